@@ -1,0 +1,1 @@
+"""Corpora, tokenising, packed windows and the deterministic order in which training sees them."""
