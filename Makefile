@@ -1,0 +1,86 @@
+# The interface of this repository: `make` lists what can be done. Variables that may be set:
+#   PYTHON=python3.12     the interpreter that .venv is made from
+#   VENV=.venv            where it is made
+#   TEST_WORKERS=4        processes that run tests side by side
+
+PYTHON ?= python3
+VENV ?= .venv
+TEST_WORKERS ?= logical
+ARGS ?=
+
+BIN := $(VENV)/bin
+# Stamps: a set-up that has been done costs nothing, and one of these files changing does it again.
+INSTALLED := $(VENV)/installed
+INSTALLED_DEV := $(VENV)/installed-dev
+REQUIREMENTS := pyproject.toml setup.py constraints.txt
+
+# Tests run on the CPU, one thread each because several run at once, and reach no network.
+TEST_ENV := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg
+# loadgroup: tests that share something expensive (mark xdist_group) stay in one process.
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --maxprocesses=4 --dist=loadgroup
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
+
+.PHONY: setup
+setup: $(INSTALLED_DEV) ## make .venv and install the package with its development tools
+
+.PHONY: demo
+demo: $(INSTALLED) ## train a small DLA model on the CPU (a few minutes)
+	$(BIN)/dla-train fit --recipe tiny $(ARGS)
+
+# The interpreter replaces the compiler for the whole process, so its tests run in a process of their own. It comes first, so
+# that the summary of the many closes the output. pytest exits with 5 where it found no such test.
+.PHONY: test
+test: $(INSTALLED_DEV) ## run the tests (CPU only)
+	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and not slow' $(ARGS) || [ $$? -eq 5 ]
+	$(TEST_ENV) $(PYTEST) $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
+	$(TEST_ENV) $(PYTEST) -m 'slow and not gpu and not cluster and not interpret' --timeout=3600 $(ARGS)
+
+.PHONY: check
+check: $(INSTALLED_DEV) ## check format, lint, types and import contracts; changes nothing
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(INSTALLED_DEV) ## format the code and apply the safe lint fixes
+	$(BIN)/ruff check --fix --exit-zero --quiet
+	$(BIN)/ruff format
+
+.PHONY: build
+build: $(INSTALLED_DEV) ## build sdist and wheel into dist/
+	$(BIN)/python -m build
+
+.PHONY: clean
+clean: ## remove .venv, build products and tool caches; runs and prepared data stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find dla_train kernels data recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv without a stamp may be half made, or its interpreter may have gone: kept if its pip answers, made anew if not.
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "dla-train needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." \
+		"Install a newer one, or name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	echo "Making $(VENV) and installing into it: about a minute and 2 GB, once."; $(PYTHON) -m venv --clear $(VENV); }
+endef
+
+$(INSTALLED_DEV): $(REQUIREMENTS)
+	$(make_venv)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED) $(INSTALLED_DEV)
+
+$(INSTALLED): $(REQUIREMENTS)
+	$(make_venv)
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	@touch $(INSTALLED)
