@@ -1,8 +1,8 @@
 """Which folder holds which package; everything else about the distribution stands in pyproject.toml.
 
-The packages come from three source roots, and one of them (`recipes`, imported as `dla_recipes`) has another name than its
-folder. setuptools' declarative `packages.find` searches several roots but cannot rename, and it cannot be mixed with
-`packages = [...]`; an explicit list would silently leave a new subpackage out of the wheel. So the search is done here.
+The packages come from three source roots, and a fourth (`recipes`, imported as `dla_recipes`) has another name than its
+folder. The declarative `packages.find` of setuptools searches several roots but cannot rename, and it cannot be mixed
+with an explicit list, which alone would silently leave a new subpackage out of the wheel. So the search is done here.
 """
 
 from setuptools import find_packages, setup
