@@ -71,7 +71,7 @@ def sdist_files(built: Path) -> set[PurePosixPath]:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel; it borrows the dependencies of the running one, so that nothing is fetched."""
+    """A fresh environment with the wheel. It borrows the dependencies of the running one and fetches nothing."""
     home = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(home, with_pip=False, symlinks=True)
     run(
