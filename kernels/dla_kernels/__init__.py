@@ -1,1 +1,20 @@
-"""Multi-state linear attention: where segments begin (a plan) and how they are read."""
+"""Multi-state linear attention: a plan says which tokens share a state, a reader reads all states (see README.md here)."""
+
+from dla_kernels.cache import Cache
+from dla_kernels.dynamic import dynamic_linear_attention
+from dla_kernels.plan import Plan, SegmentState
+from dla_kernels.positional_plans import fenwick_plan, fixed_plan, single_plan
+from dla_kernels.reader import multi_state_attention
+from dla_kernels.segmentation import segment
+
+__all__ = [
+    "Cache",
+    "Plan",
+    "SegmentState",
+    "dynamic_linear_attention",
+    "fenwick_plan",
+    "fixed_plan",
+    "multi_state_attention",
+    "segment",
+    "single_plan",
+]

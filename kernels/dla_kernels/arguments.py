@@ -1,0 +1,105 @@
+"""Checks of what a caller passes to the op: every message says the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "reference", "torch"]
+BACKENDS: tuple[str, ...] = ("auto", "reference", "torch")
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_keys_values(k: Tensor, v: Tensor) -> None:
+    """`k` `[B, T, G, K]` and `v` `[B, T, H, V]` fit together."""
+    _check_float("k", k, 4, "[B, T, G, K]")
+    _check_float("v", v, 4, "[B, T, H, V]")
+    if k.shape[:2] != v.shape[:2]:
+        raise ValueError(f"v has batch and time {tuple(v.shape[:2])}; k has {tuple(k.shape[:2])}; they must be equal")
+    if k.shape[1] < 1:
+        raise ValueError("k has no tokens (time is 0); at least one is needed")
+    if v.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"v has {v.shape[2]} heads and k has {k.shape[2]} groups; the heads must be a multiple of the groups"
+        )
+    if k.device != v.device:
+        raise ValueError(f"v is on {v.device} and k on {k.device}; they must be on one device")
+
+
+def check_reader(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None
+) -> None:
+    """All inputs of the reader, shapes as in `multi_state_attention`."""
+    check_keys_values(k, v)
+    _check_float("q", q, 4, "[B, T, G, K]")
+    if q.shape != k.shape:
+        raise ValueError(f"q has shape {tuple(q.shape)}; it must be the shape of k, {tuple(k.shape)}")
+    _check_float("slot_weight", slot_weight, 4, "[B, T, H, M]")
+    if slot_weight.shape[:3] != v.shape[:3]:
+        raise ValueError(
+            f"slot_weight has shape {tuple(slot_weight.shape)}; its first three sizes must be those of v, {tuple(v.shape[:3])}"
+        )
+    for name, x in (("log_decay", log_decay), ("beta", beta)):
+        if x is not None:
+            _check_float(name, x, 3, "[B, T, H]")
+            if x.shape != v.shape[:3]:
+                raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be {tuple(v.shape[:3])} ([B, T, H])")
+    for name, x in (("q", q), ("slot_weight", slot_weight), ("log_decay", log_decay), ("beta", beta)):
+        if x is not None and x.device != v.device:
+            raise ValueError(f"{name} is on {x.device} and v on {v.device}; they must be on one device")
+
+
+def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
+    """`cu_seqlens` `[N + 1]` cuts `[1, T]` into documents of at least one token."""
+    if cu_seqlens is None:
+        return
+    if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"cu_seqlens has shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype}; "
+            "it must be a vector of N + 1 >= 2 int32 or int64 numbers"
+        )
+    if batch != 1:
+        raise ValueError(f"cu_seqlens was given with a batch of {batch}; packed documents need a batch of 1")
+    ends = cu_seqlens.tolist()
+    if ends[0] != 0 or ends[-1] != time:
+        raise ValueError(f"cu_seqlens runs from {ends[0]} to {ends[-1]}; it must run from 0 to {time}, the time of k")
+    if any(b <= a for a, b in zip(ends, ends[1:], strict=False)):
+        raise ValueError(
+            f"cu_seqlens is {ends if len(ends) < 12 else '...'}; it must grow at every step (no empty document)"
+        )
+
+
+def check_capacity(capacity: int) -> None:
+    if capacity < 1:
+        raise ValueError(f"capacity is {capacity}; it must be at least 1")
+
+
+def threshold_of(threshold: float | Tensor, heads: int, device: torch.device) -> Tensor:
+    """`[H]` float32, differentiable where a tensor was given; a number must lie in [0, 2], the range of the score."""
+    if not isinstance(threshold, Tensor):
+        if not 0.0 <= threshold <= 2.0:
+            raise ValueError(f"threshold is {threshold}; it must lie in [0, 2], the range of the score")
+        return torch.full((heads,), float(threshold), dtype=torch.float32, device=device)
+    if threshold.shape not in ((), (heads,)):
+        raise ValueError(
+            f"threshold has shape {tuple(threshold.shape)}; it must be a number or [{heads}], one per head"
+        )
+    if threshold.device != device and threshold.ndim:
+        raise ValueError(f"threshold is on {threshold.device} and v on {device}; they must be on one device")
+    return threshold.float().expand(heads)
+
+
+def resolve_backend(backend: str) -> Literal["reference", "torch"]:
+    """The backend that `auto` stands for."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    return "reference" if backend == "reference" else "torch"
+
+
+def _check_float(name: str, x: Tensor, ndim: int, layout: str) -> None:
+    if x.ndim != ndim:
+        raise ValueError(f"{name} has {x.ndim} dimensions {tuple(x.shape)}; it must have {ndim}: {layout}")
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{name} has type {x.dtype}; it must be float64, float32, bfloat16 or float16")

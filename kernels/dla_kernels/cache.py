@@ -1,0 +1,41 @@
+"""What the op remembers between two calls on the same sequences: prefill in pieces, then decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dla_kernels.plan import SegmentState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """The slots of N sequences after `tokens` tokens. Its size does not depend on the sequence's length.
+
+    Attributes:
+        state: `[N, H, M, K, V]` float32 (float64 for float64 inputs), one matrix per physical slot.
+        age: `[N, H, M]` int32, the age of each physical slot: a permutation of `0 .. M-1` in every row. Ages that no slot has
+            yet belong to matrices of zeros. Physical slots stay where they are when ages move, so that opening a slot in decode
+            costs one addition, not a shift of all states.
+        tokens: `[N]` int64, tokens consumed so far.
+        segment: where the segmentation stands; None for plans that do not look at the content.
+    """
+
+    state: Tensor
+    age: Tensor
+    tokens: Tensor
+    segment: SegmentState | None = None
+
+    def state_by_age(self) -> Tensor:
+        """`[N, H, M, K, V]`: the states in order of age, the open slot first."""
+        order = self.age.long().argsort(-1)
+        index = order[..., None, None].expand(self.state.shape)
+        return self.state.gather(2, index)
+
+    @staticmethod
+    def in_age_order(state: Tensor, tokens: Tensor, segment: SegmentState | None) -> Cache:
+        """A cache whose physical slots are in order of age: `state` `[N, H, M, K, V]`, `tokens` `[N]`."""
+        age = torch.arange(state.shape[2], dtype=torch.int32, device=state.device).expand(state.shape[:3])
+        return Cache(state=state, age=age.contiguous(), tokens=tokens, segment=segment)

@@ -1,0 +1,90 @@
+"""What a plan is: for every token and head, which slot it enters and which slots grow older.
+
+The whole history of a partition is one integer per token (DESIGN, "the op"; PAPER, consequence 4), so a plan is a tensor, not a
+list of segments. A reader turns it into outputs without knowing how it was made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+JOIN = -1
+"""The value of `Plan.shift` at a token that joins the open slot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentState:
+    """Where `segment` stopped, so that it can go on: all that eqs. 13 to 17 need of the past.
+
+    Attributes:
+        open_sum: `[N, H, K, V]` float32, the plain sum of `k_t v_t^T` over the open segment (no decay, no delta rule).
+        score_sum: `[N, H, M]` float32, by age: the sum of the scores of the tokens in each slot (Ibar of eq. 16).
+        count: `[N, H, M]` int32, by age: tokens held by each slot; 0 where no slot exists.
+
+    `N` is the batch, or the number of documents where `cu_seqlens` was given.
+    """
+
+    open_sum: Tensor
+    score_sum: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which tokens share a state, and which states are merged when.
+
+    Attributes:
+        shift: `[B, T, H]` int32. What token t does before it is written, by slot age (0 = the open slot):
+            `-1` it joins the open slot and nothing moves; `a` in `0 .. M-2` the slots of age `a` and `a + 1` merge and the token
+            opens a slot; `M` it opens a slot and there is room. In both of the last cases every slot of age `<= shift` gets one
+            older (`age += age <= shift`).
+        score: `[B, T, H]` float32, the State Information Score of eq. 13; 0 for the first token of a document, and
+            everywhere in plans that do not look at the content.
+        capacity: M, the largest number of slots.
+        gate: None, or `[B, T, H]` float32 that holds the boundary decision (0 or 1) and carries its straight-through gradient.
+        collapse: the age map of Log-Linear attention: at a token with `shift = l >= 0`, *all* slots of age `<= l` are added
+            together and become age `l + 1`, in place of each growing older by one.
+        final: what `segment` needs to go on after the last token; None in plans that do not look at the content.
+    """
+
+    shift: Tensor
+    score: Tensor
+    capacity: int
+    gate: Tensor | None = None
+    collapse: bool = False
+    final: SegmentState | None = None
+
+    @property
+    def boundary(self) -> Tensor:
+        """`[B, T, H]` bool: the token opens a slot (the first token of a document does, too)."""
+        return self.shift != JOIN
+
+    def slots_in_use(self, cu_seqlens: Tensor | None = None) -> Tensor:
+        """`[B, T, H]` int64: how many ages exist after each token, the empty levels of a Fenwick plan counted.
+
+        Args:
+            cu_seqlens: `[N + 1]` document boundaries, if the plan was made with them. A plan that continues a cache counts
+                from its own first token.
+        """
+        starts = torch.zeros(self.shift.shape[1], dtype=torch.bool, device=self.shift.device)
+        starts[0] = True
+        if cu_seqlens is not None:
+            starts[cu_seqlens[:-1].long()] = True
+        opened = torch.where(starts[:, None], True, self.boundary)
+        if self.collapse:
+            level = torch.where(starts[:, None], 0, torch.clamp(self.shift.long() + 1, max=self.capacity - 1))
+            return _cummax_since(level, starts) + 1
+        count = opened.long().cumsum(1)
+        before = count - opened.long()
+        base = torch.where(starts[:, None], before, 0).cummax(1).values
+        return torch.clamp(count - base, max=self.capacity)
+
+
+def _cummax_since(values: Tensor, starts: Tensor) -> Tensor:
+    """Running maximum of `values >= 0` `[B, T, H]` over dimension 1 that begins anew where `starts` `[T]` is set."""
+    document = starts.long().cumsum(0)[:, None]
+    stride = int(values.max()) + 1 if values.numel() else 1
+    return (values + document * stride).cummax(1).values - document * stride

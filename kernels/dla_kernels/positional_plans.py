@@ -1,0 +1,121 @@
+"""Plans that look at positions only: the baselines of the paper's tables.
+
+A single state, fixed blocks, and the Fenwick levels of Log-Linear attention (arXiv 2506.04761, section 3) are all read by the
+same reader as DLA's dynamic plan, so a comparison between them compares the method and nothing else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dla_kernels.documents import positions
+from dla_kernels.plan import JOIN, Plan
+
+
+def single_plan(batch: int, time: int, heads: int, *, device: torch.device | str | None = None) -> Plan:
+    """One state for everything (M = 1): the plain backbone. Every token joins.
+
+    Args:
+        batch, time, heads: B, T, H.
+        device: where the plan's tensors live; torch's default device if None.
+    Raises:
+        ValueError: a size below 1.
+    """
+    _check_sizes(batch=batch, time=time, heads=heads)
+    shape = (batch, time, heads)
+    return Plan(
+        shift=torch.full(shape, JOIN, dtype=torch.int32, device=device),
+        score=torch.zeros(shape, dtype=torch.float32, device=device),
+        capacity=1,
+    )
+
+
+def fixed_plan(
+    batch: int,
+    time: int,
+    heads: int,
+    *,
+    block: int = 512,
+    capacity: int = 32,
+    cu_seqlens: Tensor | None = None,
+    start: int | Tensor = 0,
+    device: torch.device | str | None = None,
+) -> Plan:
+    """A new slot every `block` tokens; when all `capacity` are in use, the two oldest merge.
+
+    Args:
+        batch, time, heads: B, T, H.
+        block: tokens in a slot.
+        capacity: M.
+        cu_seqlens: `[N + 1]` document boundaries (then `batch` is 1): blocks begin anew with each document.
+        start: tokens that each sequence has consumed before (`cache.tokens`), a number or `[B]` (`[N]` with documents).
+        device: where the plan's tensors live; torch's default device if None.
+    Raises:
+        ValueError: a size below 1.
+    """
+    _check_sizes(batch=batch, time=time, heads=heads, block=block, capacity=capacity)
+    position = _absolute_positions(batch, time, cu_seqlens, start, device)
+    opened = (position + block - 1) // block
+    shift = torch.where(opened < capacity, capacity, capacity - 2)
+    shift = torch.where((position % block == 0) & (capacity > 1), shift, JOIN)
+    return _plan(shift, heads, capacity, collapse=False)
+
+
+def fenwick_plan(
+    batch: int,
+    time: int,
+    heads: int,
+    *,
+    capacity: int = 15,
+    cu_seqlens: Tensor | None = None,
+    start: int | Tensor = 0,
+    device: torch.device | str | None = None,
+) -> Plan:
+    """The levels of Log-Linear attention: at position t > 0 all levels `<= l` collapse into `l + 1`, l = trailing zeros of t.
+
+    Level 0 then holds the token itself and level l >= 1 a block of `2^(l-1)` tokens, those of the l-th bit of t. Beyond
+    `2^(capacity-1)` tokens the last level keeps everything older.
+
+    Args, Raises: as `fixed_plan`, without `block`.
+    """
+    _check_sizes(batch=batch, time=time, heads=heads, capacity=capacity)
+    position = _absolute_positions(batch, time, cu_seqlens, start, device)
+    lowest_bit = position & -position
+    trailing_zeros = torch.log2(lowest_bit.clamp(min=1).double()).long()
+    shift = torch.clamp(trailing_zeros, max=max(capacity - 2, 0))
+    shift = torch.where(position == 0, capacity, shift)
+    if capacity == 1:
+        shift = torch.full_like(shift, JOIN)
+    return _plan(shift, heads, capacity, collapse=True)
+
+
+def _plan(shift: Tensor, heads: int, capacity: int, *, collapse: bool) -> Plan:
+    """The same shifts `[B, T]` for every head."""
+    shift = shift.to(torch.int32)[:, :, None].expand(-1, -1, heads).contiguous()
+    return Plan(
+        shift=shift,
+        score=torch.zeros(shift.shape, dtype=torch.float32, device=shift.device),
+        capacity=capacity,
+        collapse=collapse,
+    )
+
+
+def _absolute_positions(
+    batch: int, time: int, cu_seqlens: Tensor | None, start: int | Tensor, device: torch.device | str | None
+) -> Tensor:
+    """`[B, T]` int64: the position of each token in its document, tokens consumed before included."""
+    if device is None:
+        device = start.device if isinstance(start, Tensor) else torch.get_default_device()
+    device = torch.device(device)
+    position = positions(cu_seqlens, time, device)[None].expand(batch, -1)
+    offset = torch.as_tensor(start, dtype=torch.int64, device=device).reshape(-1, 1)
+    if cu_seqlens is not None and offset.numel() > 1:
+        offset = offset[:, 0].repeat_interleave(cu_seqlens.long().diff().to(device))[None]
+    return position + offset
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -1,0 +1,111 @@
+"""`multi_state_attention`: reads M states per head for a given plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dla_kernels.arguments import Backend, check_documents, check_reader, resolve_backend
+from dla_kernels.cache import Cache
+from dla_kernels.documents import lengths_of, pack, unpack
+from dla_kernels.plan import JOIN, Plan
+from dla_kernels.reader import chunk, naive
+
+
+def multi_state_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slot_weight: Tensor,
+    plan: Plan,
+    log_decay: Tensor | None = None,
+    beta: Tensor | None = None,
+    scale: float | None = None,
+    cu_seqlens: Tensor | None = None,
+    cache: Cache | None = None,
+    return_cache: bool = False,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Cache | None]:
+    """Linear attention over the slots of a plan: `o_t = sum_i slot_weight[t, i] scale q_t^T S_i` (DLA, eq. 18), i by age.
+
+    Every token's transition, `exp(log_decay)` and with `beta` also `I - beta k k^T`, applies to all slots; its write
+    `(beta) k v^T` enters the open slot before the read, so a token sees itself. Exact gradients, for the given plan, to q, k, v,
+    slot_weight, log_decay, beta and the cache's states, and to `plan.gate` where there is one.
+
+    Args:
+        q, k: `[B, T, G, K]`. v: `[B, T, H, V]`, H a multiple of G.
+        slot_weight: `[B, T, H, M]`, lambda of eq. 18 by age (0 = the open slot).
+        plan: from `segment`, `fenwick_plan`, `fixed_plan` or `single_plan`, with M = `plan.capacity`.
+        log_decay: `[B, T, H]`, natural logarithm of the decay per token, at most 0; None for no decay.
+        beta: `[B, T, H]`; given, the gated delta rule is used, else plain accumulation.
+        scale: of the queries; `K ** -0.5` if None.
+        cu_seqlens: `[N + 1]` int, document boundaries in a batch of 1; documents share nothing.
+        cache: go on from these N sequences instead of from nothing.
+        return_cache: return the slots after the last token of each of the N sequences.
+        backend: "reference" (step by step), "torch" (chunked), or "auto".
+    Returns:
+        o `[B, T, H, V]` in the type of v, and the cache or None.
+    Raises:
+        ValueError: shapes, types, devices or sizes that do not fit; the message names the argument.
+    """
+    check_reader(q, k, v, slot_weight, log_decay, beta)
+    check_documents(cu_seqlens, k.shape[0], k.shape[1])
+    batch, time, heads, _ = v.shape
+    _check_plan(plan, (batch, time, heads), slot_weight.shape[3])
+    backend = resolve_backend(backend)
+    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    q = q.to(dtype) * (k.shape[3] ** -0.5 if scale is None else scale)
+
+    # Documents that go on from a cache, or leave one, are read one a row: a state for each is needed anyway.
+    apart = cu_seqlens is not None and (cache is not None or return_cache or backend == "reference")
+    sequences = cu_seqlens.numel() - 1 if apart and cu_seqlens is not None else batch
+    state = _starting_state(cache, (sequences, heads, plan.capacity, k.shape[3], v.shape[3]), dtype, v.device)
+    lengths = lengths_of(cu_seqlens, batch, time, v.device)
+    if apart:
+        assert cu_seqlens is not None
+        q, k, v_in, slot_weight = (unpack(x, cu_seqlens) for x in (q, k, v, slot_weight))
+        log_decay, beta = (None if x is None else unpack(x, cu_seqlens) for x in (log_decay, beta))
+        plan = replace(
+            plan,
+            shift=unpack(plan.shift, cu_seqlens, fill=JOIN),
+            gate=None if plan.gate is None else unpack(plan.gate, cu_seqlens),
+        )
+    else:
+        v_in = v
+    if backend == "reference" or q.shape[1] == 1:  # for one token the recurrence is the fast path
+        repeats = heads // k.shape[2]
+        q, k = (x.repeat_interleave(repeats, 2) for x in (q, k))
+        o, state = naive.read_sequences(q, k, v_in, slot_weight, plan, log_decay, beta, state)
+    else:
+        inside = None if apart else cu_seqlens
+        o, state = chunk.read_sequences(
+            q, k, v_in, slot_weight, plan, log_decay, beta, state, inside,
+            cache_given=cache is not None, return_state=return_cache,
+        )  # fmt: skip
+    if apart:
+        assert cu_seqlens is not None
+        o = pack(o, cu_seqlens)
+    o = o.to(v.dtype)
+    if not return_cache:
+        return o, None
+    before = torch.zeros_like(lengths) if cache is None else cache.tokens.to(v.device)
+    return o, Cache.in_age_order(state, before + lengths, plan.final)
+
+
+def _check_plan(plan: Plan, shape: tuple[int, int, int], slots: int) -> None:
+    if plan.shift.shape != shape:
+        raise ValueError(f"plan has shift of shape {tuple(plan.shift.shape)}; v needs {shape} ([B, T, H])")
+    if plan.capacity != slots:
+        raise ValueError(f"slot_weight has {slots} slots in its last size; the plan has a capacity of {plan.capacity}")
+
+
+def _starting_state(cache: Cache | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if cache is None:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    if cache.state.shape != shape:
+        raise ValueError(
+            f"cache holds states {tuple(cache.state.shape)} (sequences, heads, slots, K, V); this call needs {shape}"
+        )
+    return cache.state_by_age().to(dtype)

@@ -1,0 +1,112 @@
+"""What one chunk does to the states, whatever slots they are in (DESIGN, "Verified equations").
+
+With `G` the cumulative log decay inside the chunk and `D = exp(G_t - G_j)` for `j <= t` of the same document:
+
+    plain:  Mx = QK^T * D          Qe = exp(G) Q             P = exp(G_n)                     U_j = exp(G_n - G_j) k_j
+    delta:  Mx = (QK^T * D) Tm     Qe = exp(G) Q - (QK^T * D) W     P = exp(G_n) I - Kend^T W     U = Tm^T Kend
+            Tm = (I + strict_lower(beta * KK^T * D))^-1 diag(beta),  W = Tm (exp(G) K),  Kend_j = exp(G_n - G_j) k_j
+
+A document that begins inside a chunk needs no extra rule: it cuts `D`, and the factors `exp(G)` (from the chunk's start) and
+`exp(G_n - G_j)` (to its end) are zero across it. Everything here is ordinary autograd; all chunks at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transitions:
+    """Per chunk, for heads H (letters as above, C tokens in a chunk).
+
+    Attributes:
+        within: Mx `[B, H, N, C, C]`, how token j is read at token t. read: Qe `[B, H, N, C, K]`. write: U `[B, H, N, C, K]`.
+        carry: P, `[B, H, N]` for plain decay, `[B, H, N, K, K]` for the delta rule.
+    """
+
+    within: Tensor
+    read: Tensor
+    write: Tensor
+    carry: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkDocuments:
+    """Where documents lie in the chunks.
+
+    Attributes:
+        last: `[N, C]`, the index (in `N C`) of the last token of each token's document.
+        same: `[N, C, C]`, two tokens share a document. with_past, with_last: `[N, C]`, a token shares one with the token before the
+            chunk, with the chunk's last token.
+    """
+
+    last: Tensor
+    same: Tensor
+    with_past: Tensor
+    with_last: Tensor
+
+    @staticmethod
+    def of(document: Tensor) -> ChunkDocuments:
+        """`document` `[N, C]`: the document's number of each token."""
+        past = torch.cat((document[:1, 0], document[:-1, -1]))
+        flat = document.flatten().contiguous()
+        return ChunkDocuments(
+            last=(torch.searchsorted(flat, flat, right=True) - 1).view_as(document),
+            same=document[:, :, None] == document[:, None, :],
+            with_past=document == past[:, None],
+            with_last=document == document[:, -1:],
+        )
+
+
+def transitions(
+    q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor | None, heads: int, documents: ChunkDocuments | None
+) -> Transitions:
+    """q, k `[B, G, N, C, K]`; log_decay, beta `[B, H, N, C]` or None."""
+    batch, groups, chunks, size, key_dim = q.shape
+    causal = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+    allowed = causal if documents is None else causal & documents.same
+    similarity = _per_head(q @ k.transpose(-1, -2), heads)  # [C, K] @ [K, C] -> [C, C]
+    if log_decay is None:
+        decays = allowed.to(q.dtype).expand(batch, heads, chunks, size, size)
+        from_start = to_end = torch.ones(batch, heads, chunks, size, dtype=q.dtype, device=q.device)
+    else:
+        total = log_decay.cumsum(-1)
+        difference = total[..., :, None] - total[..., None, :]
+        decays = torch.where(allowed, difference, -torch.inf).exp()
+        from_start = total.exp()
+        to_end = (total[..., -1:] - total).exp()
+    if documents is not None:
+        from_start = from_start * documents.with_past
+        to_end = to_end * documents.with_last
+    read = _scaled(q, from_start)
+    end_keys = _scaled(k, to_end)
+    within = similarity * decays
+    if beta is None:
+        return Transitions(within=within, read=read, write=end_keys, carry=from_start[..., -1])
+
+    overlap = _per_head(k @ k.transpose(-1, -2), heads)
+    system = (beta[..., :, None] * overlap * decays).tril(-1)
+    identity = torch.eye(size, dtype=q.dtype, device=q.device)
+    inverse = torch.linalg.solve_triangular(system + identity, identity, upper=False, unitriangular=True)
+    solved = inverse * beta[..., None, :]  # Tm
+    removed = solved @ _scaled(k, from_start)  # W: [C, C] @ [C, K] -> [C, K]
+    carry = from_start[..., -1, None, None] * torch.eye(key_dim, dtype=q.dtype, device=q.device)
+    return Transitions(
+        within=within @ solved,
+        read=read - within @ removed,
+        write=solved.transpose(-1, -2) @ end_keys,
+        carry=carry - end_keys.transpose(-1, -2) @ removed,  # [K, C] @ [C, K] -> [K, K]
+    )
+
+
+def _per_head(x: Tensor, heads: int) -> Tensor:
+    """`[B, G, ...]` -> `[B, H, ...]`: each group's value for all its heads."""
+    return x.repeat_interleave(heads // x.shape[1], 1) if x.shape[1] != heads else x
+
+
+def _scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """`x` `[B, G, N, C, K]` times `factor` `[B, H, N, C]` -> `[B, H, N, C, K]`."""
+    return _per_head(x, factor.shape[1]) * factor[..., None]
