@@ -1,0 +1,53 @@
+"""One layer of a model: mix tokens, then channels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dla_train.models.attention import Attention
+from dla_train.models.cache import MixerCache
+from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, ModelConfig
+from dla_train.models.documents import Documents
+from dla_train.models.gated_deltanet import GatedDeltaNet
+from dla_train.models.mamba2 import Mamba2
+from dla_train.models.mlp import SwiGLU
+from dla_train.models.norm import RMSNorm
+
+
+class Block(nn.Module):
+    """`x + mixer(norm(x))`, then `x + mlp(norm(x))`.
+
+    Args:
+        config: the whole model's configuration; all blocks are alike.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.hidden, eps=config.norm_eps)
+        self.mixer = make_mixer(config)
+        self.mlp_norm = RMSNorm(config.hidden, eps=config.norm_eps)
+        self.mlp = SwiGLU(config.hidden, config.mlp_hidden)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        documents: Documents | None = None,
+        cache: MixerCache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, MixerCache | None]:
+        """`[B, T, hidden]` -> the same shape, and the mixer's new cache or None. Arguments as the mixers'."""
+        mixed, cache = self.mixer(self.mixer_norm(x), documents=documents, cache=cache, return_cache=return_cache)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+def make_mixer(config: ModelConfig) -> Mamba2 | GatedDeltaNet | Attention:
+    """The token mixer that `config.mixer` describes."""
+    match config.mixer:
+        case Mamba2Config():
+            return Mamba2(config.mixer, hidden=config.hidden, norm_eps=config.norm_eps)
+        case GatedDeltaNetConfig():
+            return GatedDeltaNet(config.mixer, hidden=config.hidden, norm_eps=config.norm_eps)
+        case AttentionConfig():
+            return Attention(config.mixer, hidden=config.hidden)

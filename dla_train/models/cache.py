@@ -1,0 +1,91 @@
+"""What a model remembers between two calls on the same sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+import dla_kernels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearCache:
+    """The past of one linear mixer. Its size does not depend on the number of tokens.
+
+    Attributes:
+        conv: `[B, conv_width - 1, channels]`, the last inputs of the short convolution.
+        slots: the states of the op.
+    """
+
+    conv: Tensor
+    slots: dla_kernels.Cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCache:
+    """The past of one softmax attention: all of it.
+
+    Attributes:
+        k, v: `[B, heads, tokens, head width]`, keys with their positions already turned in.
+    """
+
+    k: Tensor
+    v: Tensor
+
+
+MixerCache = LinearCache | AttentionCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCache:
+    """The past of a whole model, for sequences of equal length. Never changed in place: an old one stays usable.
+
+    Attributes:
+        layers: one cache per block.
+        tokens: how many tokens of each sequence the model has seen.
+    """
+
+    layers: tuple[MixerCache, ...]
+    tokens: int
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return next(_tensors(self.layers)).shape[0]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held by all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.layers))
+
+    def rows(self, index: Tensor) -> ModelCache:
+        """The cache of the sequences `index` `[n]` (int64), in that order: drop finished ones, or repeat one."""
+        return dataclasses.replace(self, layers=_map(self.layers, lambda tensor: tensor.index_select(0, index)))
+
+
+def _tensors(node: Any) -> Iterator[Tensor]:
+    """Every tensor below `node`, a tensor, tuple, dataclass or anything else."""
+    if isinstance(node, Tensor):
+        yield node
+    elif isinstance(node, tuple):
+        for part in node:
+            yield from _tensors(part)
+    elif dataclasses.is_dataclass(node):
+        for field in dataclasses.fields(node):
+            yield from _tensors(getattr(node, field.name))
+
+
+def _map(node: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`node` with `change` applied to every tensor below it. In all of them the first dimension counts sequences."""
+    if isinstance(node, Tensor):
+        return change(node)
+    if isinstance(node, tuple):
+        return tuple(_map(part, change) for part in node)
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        parts = {field.name: _map(getattr(node, field.name), change) for field in dataclasses.fields(node)}
+        return dataclasses.replace(node, **parts)
+    return node

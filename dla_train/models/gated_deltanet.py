@@ -1,0 +1,103 @@
+"""The Gated DeltaNet mixer (arXiv 2412.06464), with any memory in place of its one state."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dla_kernels import multi_state_attention
+from dla_train.models.cache import LinearCache
+from dla_train.models.config import GatedDeltaNetConfig
+from dla_train.models.convolution import ShortConvolution
+from dla_train.models.documents import Documents
+from dla_train.models.memory import make_memory
+from dla_train.models.norm import GatedRMSNormDeltaNet
+from dla_train.models.precision import at_least_float32
+
+L2_EPS = 1e-6
+"""Added to the squared length before the root, as in the authors' code."""
+
+
+class GatedDeltaNet(nn.Module):
+    """Linear attention that overwrites what its key already holds, with a scalar decay per head and token.
+
+        q, k, v = silu(conv(proj(x)));    q, k L2-normalised;    beta = sigmoid(b(x))
+        S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,    g = -exp(A_log) softplus(a(x) + dt_bias)
+        out_proj(RMSNorm(S_t^T q_t / sqrt(K)) * silu(gate(x)))
+
+    All projections of the input are one matrix; its rows are q, k, v, gate, b, a, each head after head. The three
+    convolutions are one, too. With `memory: single` this is Gated DeltaNet as published.
+
+    Args:
+        config: shapes and memory. hidden: width of the residual stream. norm_eps: epsilon of the gated norm.
+    """
+
+    def __init__(self, config: GatedDeltaNetConfig, *, hidden: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.keys = config.heads * config.key_dim
+        self.values = config.heads * config.value_dim
+        channels = 2 * self.keys + self.values
+        self.in_proj = nn.Linear(hidden, channels + self.values + 2 * config.heads, bias=False)
+        self.conv = ShortConvolution(channels, config.conv_width, bias=False)
+        self.A_log = nn.Parameter(torch.empty(config.heads))
+        self.dt_bias = nn.Parameter(torch.empty(config.heads))
+        self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
+        self.norm = GatedRMSNormDeltaNet(config.value_dim, eps=norm_eps)
+        self.out_proj = nn.Linear(self.values, hidden, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        documents: Documents | None = None,
+        cache: LinearCache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, LinearCache | None]:
+        """Mixes tokens.
+
+        Args:
+            x: `[B, T, hidden]`, the layer's input.
+            documents: packed documents in `x`.
+            cache: the past that `x` goes on from. return_cache: whether to return the past for the next call.
+        Returns:
+            `[B, T, hidden]`, and the new cache or None.
+        """
+        sizes = (2 * self.keys + self.values, self.values, self.heads, self.heads)
+        qkv, gate, b, a = self.in_proj(x).split(sizes, -1)
+        qkv, history = self.conv(
+            qkv, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
+        )
+        qk, v = F.silu(qkv).split((2 * self.keys, self.values), -1)
+        q, k = _unit(qk.unflatten(-1, (2, self.heads, -1))).unbind(-3)  # [B, T, H, K] each
+        v = v.unflatten(-1, (self.heads, -1))  # [B, T, H, V]
+
+        beta = at_least_float32(b).sigmoid()
+        log_decay = -at_least_float32(self.A_log).exp() * F.softplus(at_least_float32(a) + self.dt_bias)
+
+        cu_seqlens = None if documents is None else documents.cu_seqlens
+        slots = None if cache is None else cache.slots
+        o, slots = multi_state_attention(
+            q,
+            k,
+            v,
+            self.memory.slot_weight(x),
+            self.memory(k, v, cu_seqlens, slots),
+            log_decay=log_decay,
+            beta=beta,
+            cu_seqlens=cu_seqlens,
+            cache=slots,
+            return_cache=return_cache,
+        )
+        y = self.norm(o.to(v.dtype), gate.unflatten(-1, (self.heads, -1)))
+        y = self.out_proj(y.flatten(-2))
+        if slots is None or history is None:
+            return y, None
+        return y, LinearCache(conv=history, slots=slots)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """`x` with length one along the last dimension; zero stays zero. Worked out in float32."""
+    wide = at_least_float32(x)
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + L2_EPS)).to(x.dtype)

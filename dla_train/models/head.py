@@ -1,0 +1,35 @@
+"""From the residual stream to the vocabulary."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dla_train.models.loss import linear_cross_entropy, token_losses
+
+
+class Head(nn.Module):
+    """A matrix without bias. Losses are worked out here, too: sharded parameters are there while a module is called.
+
+    Args:
+        vocab_size: number of token ids. hidden: width of the residual stream.
+    """
+
+    def __init__(self, vocab_size: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden))
+
+    def forward(self, x: Tensor, targets: Tensor | None = None, *, per_token: bool = False) -> Tensor:
+        """Logits, or the loss where targets are given.
+
+        Args:
+            x: `[..., hidden]`. targets: `[...]` int64 or None; -100 does not count.
+            per_token: the loss of every target, without gradient, in place of their mean.
+        Returns:
+            logits `[..., vocab]`; with targets the mean loss, a scalar in nats; per token `[...]`.
+        """
+        if targets is None:
+            return F.linear(x, self.weight)
+        loss = token_losses if per_token else linear_cross_entropy
+        return loss(x, self.weight, targets)

@@ -1,0 +1,125 @@
+"""The whole model: embedding, blocks, norm, head."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dla_train.models.block import Block
+from dla_train.models.cache import ModelCache
+from dla_train.models.config import ModelConfig
+from dla_train.models.documents import Documents
+from dla_train.models.head import Head
+from dla_train.models.norm import RMSNorm
+from dla_train.models.parameter_groups import parameter_groups
+
+
+class LanguageModel(nn.Module):
+    """A causal language model with one kind of mixer in all its blocks.
+
+    A new model holds no usable weights: its parameters are nan until `initialize(model, seed=...)` or `load_state_dict`
+        has
+    filled them, so that a forgotten call shows at once. It can be made on the meta device.
+
+    Args:
+        config: shapes, mixer and memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden, eps=config.norm_eps)
+        self.head = Head(config.vocab_size, config.hidden)
+        if config.tie_embeddings:
+            self.head.weight = cast(nn.Parameter, self.embedding.weight)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(torch.nan)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        cu_seqlens: Tensor | None = None,
+        cache: ModelCache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, ModelCache | None]:
+        """Logits of the next token after every token.
+
+        Args:
+            tokens: `[B, T]` int64.
+            cu_seqlens: `[N + 1]`, starts of packed documents (B is 1): nothing crosses from one into another.
+            cache: the past that `tokens` goes on from. return_cache: whether to return the past for the next call.
+        Returns:
+            logits `[B, T, vocab]`, and the new cache or None.
+        Raises:
+            ValueError: shapes that do not fit, or documents together with a cache.
+        """
+        x, cache = self.hidden_states(tokens, cu_seqlens=cu_seqlens, cache=cache, return_cache=return_cache)
+        return self.head(x), cache
+
+    def hidden_states(
+        self,
+        tokens: Tensor,
+        *,
+        cu_seqlens: Tensor | None = None,
+        cache: ModelCache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, ModelCache | None]:
+        """What `forward` computes before the head: `[B, T, hidden]`, normalised, and the new cache or None."""
+        batch, time = _check_tokens(tokens)
+        if cu_seqlens is not None and (cache is not None or return_cache):
+            raise ValueError(
+                "cu_seqlens was given together with a cache; packed documents have no common past: "
+                "pass them without a cache, or one document to a row"
+            )
+        if cache is not None and cache.batch != batch:
+            raise ValueError(
+                f"tokens has {batch} rows and the cache {cache.batch} sequences; they must be equal in number"
+            )
+        documents = None if cu_seqlens is None else Documents.of(cu_seqlens, batch, time)
+
+        x = self.embedding(tokens)
+        layers = []
+        for index, block in enumerate(self.blocks):
+            past = None if cache is None else cache.layers[index]
+            x, layer = block(x, documents=documents, cache=past, return_cache=return_cache)
+            layers.append(layer)
+        x = self.norm(x)
+        if not return_cache:
+            return x, None
+        seen = 0 if cache is None else cache.tokens
+        return x, ModelCache(layers=tuple(layers), tokens=seen + time)
+
+    def loss(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Mean negative log-likelihood in nats; the logits never exist all at one time.
+
+        Args:
+            tokens: `[B, T]` int64. targets: `[B, T]` int64, the token after each; -100 does not count.
+            cu_seqlens: as in `forward`.
+        Returns:
+            a scalar, float32 or wider.
+        """
+        return self.head(self.hidden_states(tokens, cu_seqlens=cu_seqlens)[0], targets)
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """The loss of every target, `[B, T]` in nats, without gradient; 0 where it is -100. Arguments as `loss`."""
+        return self.head(self.hidden_states(tokens, cu_seqlens=cu_seqlens)[0], targets, per_token=True)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer, with and without weight decay: see `dla_train.models.parameter_groups`."""
+        return parameter_groups(self, weight_decay)
+
+
+def _check_tokens(tokens: Tensor) -> tuple[int, int]:
+    if tokens.ndim != 2 or tokens.shape[1] < 1 or tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"tokens has shape {tuple(tokens.shape)} and type {tokens.dtype}; it must be [B, T] of int64 or "
+            f"int32 with T >= 1"
+        )
+    return tokens.shape[0], tokens.shape[1]

@@ -1,0 +1,117 @@
+"""Cross-entropy of a linear head without ever holding all logits.
+
+The logits of 16,384 tokens over 32,000 entries take 2.1 GB in float32, their gradient as much again. Here a few rows at
+a time are
+made, turned into their gradient in place and used up, in the forward pass already: the loss is a scalar, so its
+    gradient is
+known up to one factor, and the backward pass only multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dla_train.models.precision import at_least_float32
+
+IGNORED = -100
+"""A target that does not count, as in `torch.nn.functional.cross_entropy`."""
+ROWS = 1024
+"""Tokens whose logits exist at one time: 131 MB of float32 at a vocabulary of 32,000."""
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int = ROWS) -> Tensor:
+    """Mean negative log-likelihood of `targets` under `softmax(hidden @ weight^T)`, differentiable once.
+
+    Args:
+        hidden: `[..., hidden]`. weight: `[vocab, hidden]`.
+        targets: `[...]` int64; `IGNORED` (-100) leaves a position out of the mean.
+        rows: positions worked on at one time.
+    Returns:
+        a scalar in nats, float32 or wider; nan if no position counts.
+    """
+    _check(hidden, targets)
+    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), rows)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int = ROWS) -> Tensor:
+    """The negative log-likelihood of every target, without gradient. Arguments as `linear_cross_entropy`.
+
+    Returns:
+        the shape of `targets`, in nats, float32 or wider; 0 where the target is `IGNORED`.
+    """
+    _check(hidden, targets)
+    parts = [loss for _, _, loss in _chunks(hidden.flatten(0, -2), weight, targets.flatten(), rows)]
+    return torch.cat(parts).view(targets.shape)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """loss = mean_t (logsumexp(W h_t) - W[y_t] h_t);   dlogits_t = (softmax(W h_t) - onehot(y_t)) / count."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+        count = (targets != IGNORED).sum()
+        needs_dhidden, needs_dweight = ctx.needs_input_grad[:2]
+        dhidden = torch.empty_like(hidden) if needs_dhidden else None
+        dweight = torch.zeros_like(weight, dtype=at_least_float32(weight).dtype) if needs_dweight else None
+        total = torch.zeros((), dtype=at_least_float32(hidden).dtype, device=hidden.device)
+        for part, logits, loss in _chunks(hidden, weight, targets, rows):
+            total += loss.sum()
+            if dhidden is None and dweight is None:
+                continue
+            dlogits = _logits_gradient(logits, targets[part]) / count
+            with torch.autocast(hidden.device.type, enabled=False):
+                dlogits = dlogits.to(_product_dtype(hidden))
+                if dhidden is not None:
+                    dhidden[part] = dlogits @ weight.to(dlogits.dtype)  # [R, vocab] @ [vocab, hidden]
+                if dweight is not None:
+                    dweight += dlogits.t() @ hidden[part].to(dlogits.dtype)  # [vocab, R] @ [R, hidden]
+        ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype))
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        dhidden, dweight = ctx.saved_tensors
+        dhidden = None if dhidden is None else dhidden * dloss.to(dhidden.dtype)
+        dweight = None if dweight is None else dweight * dloss.to(dweight.dtype)
+        return dhidden, dweight, None, None
+
+
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """For `rows` positions at a time: where they are, their logits `[R, vocab]` and their losses `[R]`, both wide."""
+    dtype = _product_dtype(hidden)
+    weight = weight.to(dtype)
+    for start in range(0, len(hidden), rows):
+        part = slice(start, start + rows)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = at_least_float32(hidden[part].to(dtype) @ weight.t())
+        counts = targets[part] != IGNORED
+        picked = logits.gather(1, targets[part].where(counts, 0)[:, None])[:, 0]
+        yield part, logits, (logits.logsumexp(1) - picked).where(counts, 0.0)
+
+
+def _logits_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """`softmax - onehot` `[R, vocab]`, zero where the target does not count. May overwrite `logits`."""
+    counts = targets != IGNORED
+    gradient = torch.softmax(logits, 1)
+    gradient.scatter_add_(1, targets.where(counts, 0)[:, None], -torch.ones_like(gradient[:, :1]))
+    return gradient.mul_(counts[:, None])
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """The type the matrix products run in: autocast's, where it is on."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _check(hidden: Tensor, targets: Tensor) -> None:
+    if hidden.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"targets has shape {tuple(targets.shape)}; it must be that of the tokens, {tuple(hidden.shape[:-1])}"
+        )

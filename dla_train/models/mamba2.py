@@ -1,0 +1,96 @@
+"""The Mamba-2 mixer (arXiv 2405.21060), with any memory in place of its one state."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dla_kernels import multi_state_attention
+from dla_train.models.cache import LinearCache
+from dla_train.models.config import Mamba2Config
+from dla_train.models.convolution import ShortConvolution
+from dla_train.models.documents import Documents
+from dla_train.models.memory import make_memory
+from dla_train.models.norm import GatedRMSNormMamba2
+from dla_train.models.precision import at_least_float32
+
+
+class Mamba2(nn.Module):
+    """Linear attention with a scalar decay per head and token.
+
+        z, (x, B, C), dt = in_proj(u);    x, B, C = silu(conv(x, B, C));    dt = softplus(dt + dt_bias)
+        S_t = exp(-exp(A_log) dt_t) S_{t-1} + B_t (dt_t x_t)^T;    y_t = S_t^T C_t + D x_t
+        out_proj(RMSNorm(y * silu(z)))
+
+    In the op's letters: k = B, q = C, v = dt x, scale 1. With `memory: single` this is Mamba-2 as published, and its
+    parameters are those of mamba_ssm in the same order (`in_proj` rows: z, x, B, C, dt).
+
+    Args:
+        config: shapes and memory. hidden: width of the residual stream. norm_eps: epsilon of the gated norm.
+    """
+
+    def __init__(self, config: Mamba2Config, *, hidden: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads, self.groups = config.heads, config.groups
+        self.inner = config.heads * config.head_dim
+        self.keys = config.groups * config.state_dim
+        channels = self.inner + 2 * self.keys
+        self.in_proj = nn.Linear(hidden, self.inner + channels + config.heads, bias=False)
+        self.conv = ShortConvolution(channels, config.conv_width, bias=True)
+        self.A_log = nn.Parameter(torch.empty(config.heads))
+        self.dt_bias = nn.Parameter(torch.empty(config.heads))
+        self.D = nn.Parameter(torch.empty(config.heads))
+        self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
+        self.norm = GatedRMSNormMamba2(self.inner, groups=config.groups, eps=norm_eps)
+        self.out_proj = nn.Linear(self.inner, hidden, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        documents: Documents | None = None,
+        cache: LinearCache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, LinearCache | None]:
+        """Mixes tokens.
+
+        Args:
+            x: `[B, T, hidden]`, the layer's input.
+            documents: packed documents in `x`.
+            cache: the past that `x` goes on from. return_cache: whether to return the past for the next call.
+        Returns:
+            `[B, T, hidden]`, and the new cache or None.
+        """
+        z, xbc, dt = self.in_proj(x).split((self.inner, self.inner + 2 * self.keys, self.heads), -1)
+        xbc, history = self.conv(
+            xbc, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
+        )
+        values, k, q = F.silu(xbc).split((self.inner, self.keys, self.keys), -1)
+        values = values.unflatten(-1, (self.heads, -1))  # [B, T, H, V]
+        k = k.unflatten(-1, (self.groups, -1))  # [B, T, G, K]
+        q = q.unflatten(-1, (self.groups, -1))
+
+        dt = F.softplus(at_least_float32(dt) + self.dt_bias)  # [B, T, H]
+        log_decay = -at_least_float32(self.A_log).exp() * dt
+        v = (values * dt[..., None]).to(values.dtype)
+
+        cu_seqlens = None if documents is None else documents.cu_seqlens
+        slots = None if cache is None else cache.slots
+        o, slots = multi_state_attention(
+            q,
+            k,
+            v,
+            self.memory.slot_weight(x),
+            self.memory(k, v, cu_seqlens, slots),
+            log_decay=log_decay,
+            scale=1.0,
+            cu_seqlens=cu_seqlens,
+            cache=slots,
+            return_cache=return_cache,
+        )
+        y = torch.addcmul(o, values, self.D[:, None]).to(values.dtype)
+        y = self.out_proj(self.norm(y.flatten(-2), z))
+        if slots is None or history is None:
+            return y, None
+        return y, LinearCache(conv=history, slots=slots)

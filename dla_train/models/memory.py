@@ -1,0 +1,138 @@
+"""How a linear mixer divides its past into slots.
+
+Each memory makes the plan that the op reads, and owns the slot weights. A forward hook on a memory sees every plan:
+boundary rates and slot use are logged that way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dla_kernels import Cache, Plan, fenwick_plan, fixed_plan, segment, single_plan
+from dla_train.models.config import DynamicMemory, FenwickMemory, FixedMemory, GateKind, MemoryConfig, SingleMemory
+from dla_train.models.slot_weight import SlotWeight, UnitSlotWeight
+
+
+class Memory(nn.Module):
+    """A way to make plans, with the weights of its slots.
+
+    Attributes:
+        capacity: M, the largest number of slots.
+        slot_weight: the layer's input `[B, T, hidden]` -> `[B, T, H, M]`.
+    """
+
+    capacity: int
+    slot_weight: SlotWeight | UnitSlotWeight
+
+    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+        """The plan for `k` `[B, T, G, K]` and `v` `[B, T, H, V]`, which go on from `cache` if one is given."""
+        raise NotImplementedError
+
+
+class Single(Memory):
+    """One state: the backbone as published. Has no parameters.
+
+    Args:
+        heads: H.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.capacity = 1
+        self.slot_weight = UnitSlotWeight(heads)
+
+    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+        """See `Memory.forward`."""
+        return single_plan(*v.shape[:3], device=v.device)
+
+
+class Fixed(Memory):
+    """Blocks of a fixed length.
+
+    Args:
+        config: block length and capacity. hidden: width of the layer's input. heads: H.
+    """
+
+    def __init__(self, config: FixedMemory, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.capacity = config.capacity
+        self.block = config.block
+        self.slot_weight = SlotWeight(hidden, heads, config.capacity)
+
+    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+        """See `Memory.forward`."""
+        start = 0 if cache is None else cache.tokens
+        return fixed_plan(
+            *v.shape[:3], block=self.block, capacity=self.capacity, cu_seqlens=cu_seqlens, start=start, device=v.device
+        )
+
+
+class Fenwick(Memory):
+    """The levels of Log-Linear attention.
+
+    Args:
+        config: capacity. hidden: width of the layer's input. heads: H.
+    """
+
+    def __init__(self, config: FenwickMemory, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.capacity = config.capacity
+        self.slot_weight = SlotWeight(hidden, heads, config.capacity)
+
+    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+        """See `Memory.forward`."""
+        start = 0 if cache is None else cache.tokens
+        return fenwick_plan(*v.shape[:3], capacity=self.capacity, cu_seqlens=cu_seqlens, start=start, device=v.device)
+
+
+class Dynamic(Memory):
+    """Dynamic Linear Attention: a slot begins where a token's score reaches the threshold (eq. 14).
+
+    `threshold` `[H]` is a parameter if it is learned, else a buffer: both are saved with the model, so that a threshold
+    which was calibrated per head survives.
+
+    Args:
+        config: capacity, threshold and gate. hidden: width of the layer's input. heads: H.
+    """
+
+    threshold: Tensor
+    gate: GateKind
+
+    def __init__(self, config: DynamicMemory, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.capacity = config.capacity
+        self.gate = config.gate
+        self.gate_width = config.gate_width
+        self.initial_threshold = float(config.threshold)
+        self.slot_weight = SlotWeight(hidden, heads, config.capacity)
+        if config.learn_threshold:
+            self.threshold = nn.Parameter(torch.empty(heads))
+        else:
+            self.register_buffer("threshold", torch.full((heads,), self.initial_threshold))
+
+    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+        """See `Memory.forward`."""
+        return segment(
+            k,
+            v,
+            capacity=self.capacity,
+            threshold=self.threshold,
+            cu_seqlens=cu_seqlens,
+            cache=cache,
+            gate=self.gate if torch.is_grad_enabled() else "hard",
+            gate_width=self.gate_width,
+        )
+
+
+def make_memory(config: MemoryConfig, *, hidden: int, heads: int) -> Memory:
+    """The memory that `config` describes, for a layer of `heads` heads on inputs of width `hidden`."""
+    match config:
+        case SingleMemory():
+            return Single(heads)
+        case FixedMemory():
+            return Fixed(config, hidden, heads)
+        case FenwickMemory():
+            return Fenwick(config, hidden, heads)
+        case DynamicMemory():
+            return Dynamic(config, hidden, heads)

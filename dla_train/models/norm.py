@@ -1,0 +1,69 @@
+"""RMSNorm, plain and gated. The two backbones gate in opposite order; both are kept as published."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dla_train.models.precision import at_least_float32
+
+
+class RMSNorm(nn.Module):
+    """`y = weight * x / sqrt(mean(x^2) + eps)` over the last dimension.
+
+    Args:
+        width: size of the last dimension.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., width]` -> the same shape and type."""
+        return F.rms_norm(at_least_float32(x), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class GatedRMSNormMamba2(nn.Module):
+    """Mamba-2: gate, then normalise each group. `RMSNorm(x * silu(gate))`.
+
+    Args:
+        width: size of the last dimension. groups: the mean square is taken over `width / groups` channels.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, width: int, *, groups: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """`[..., width]` twice -> `[..., width]` in the type of `x`."""
+        gated = at_least_float32(x) * F.silu(at_least_float32(gate))
+        if self.groups == 1:
+            return F.rms_norm(gated, self.weight.shape, self.weight, self.eps).to(x.dtype)
+        grouped = gated.unflatten(-1, (self.groups, -1))
+        return (F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2) * self.weight).to(x.dtype)
+
+
+class GatedRMSNormDeltaNet(nn.Module):
+    """Gated DeltaNet: normalise each head, then gate. `RMSNorm(x) * silu(gate)`.
+
+    Args:
+        width: size of the last dimension, a head's value width; all heads share the weight.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """`[..., width]` twice -> `[..., width]` in the type of `x`."""
+        normed = F.rms_norm(at_least_float32(x), self.weight.shape, self.weight, self.eps)
+        return (normed * F.silu(at_least_float32(gate))).to(x.dtype)

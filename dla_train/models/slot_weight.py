@@ -1,0 +1,55 @@
+"""How much each slot is read: lambda of eq. 18, one weight per token, head and slot age."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dla_train.models.precision import at_least_float32
+
+UNIT_OFFSET = math.log(math.e - 1)
+"""`softplus(UNIT_OFFSET) = 1`: with a projection of zero the model is exactly its single-state backbone."""
+
+
+class SlotWeight(nn.Module):
+    """`lambda = softplus(L * proj(x) + log(e - 1))`.
+
+    `proj` (`weight`) has no bias, and `L` (`scale`) starts at one and is kept out of weight decay, as in Log-Linear
+    attention; the offset is ours and makes the weights start near one.
+
+    Args:
+        hidden: width of the layer's input. heads: H. capacity: M.
+    """
+
+    def __init__(self, hidden: int, heads: int, capacity: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.capacity = capacity
+        self.weight = nn.Parameter(torch.empty(heads * capacity, hidden))
+        self.scale = nn.Parameter(torch.empty(heads, capacity))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's input `[B, T, hidden]` -> `[B, T, H, M]` by slot age, float32 or wider."""
+        # L is multiplied into the matrix, which has far fewer entries than the projected tokens.
+        projected = F.linear(x, self.weight * self.scale.view(-1, 1))
+        return F.softplus(at_least_float32(projected) + UNIT_OFFSET).unflatten(-1, (self.heads, self.capacity))
+
+
+class UnitSlotWeight(nn.Module):
+    """Weight one for the only slot of the single-state backbone; no parameters.
+
+    Args:
+        heads: H.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's input `[B, T, hidden]` -> ones `[B, T, H, 1]`, without memory of their own."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return torch.ones((), dtype=dtype, device=x.device).expand(*x.shape[:2], self.heads, 1)
