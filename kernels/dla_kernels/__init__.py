@@ -1,4 +1,4 @@
-"""Multi-state linear attention: a plan says which tokens share a state, a reader reads all states (see README.md here)."""
+"""Multi-state linear attention: a plan says which tokens share a state, a reader reads all states (see README.md)."""
 
 from dla_kernels.cache import Cache
 from dla_kernels.dynamic import dynamic_linear_attention

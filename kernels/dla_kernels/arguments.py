@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -39,7 +40,8 @@ def check_reader(
     _check_float("slot_weight", slot_weight, 4, "[B, T, H, M]")
     if slot_weight.shape[:3] != v.shape[:3]:
         raise ValueError(
-            f"slot_weight has shape {tuple(slot_weight.shape)}; its first three sizes must be those of v, {tuple(v.shape[:3])}"
+            f"slot_weight has shape {tuple(slot_weight.shape)}; "
+            f"its first three sizes must be those of v, {tuple(v.shape[:3])}"
         )
     for name, x in (("log_decay", log_decay), ("beta", beta)):
         if x is not None:
@@ -65,13 +67,14 @@ def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
     ends = cu_seqlens.tolist()
     if ends[0] != 0 or ends[-1] != time:
         raise ValueError(f"cu_seqlens runs from {ends[0]} to {ends[-1]}; it must run from 0 to {time}, the time of k")
-    if any(b <= a for a, b in zip(ends, ends[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(ends)):
         raise ValueError(
             f"cu_seqlens is {ends if len(ends) < 12 else '...'}; it must grow at every step (no empty document)"
         )
 
 
 def check_capacity(capacity: int) -> None:
+    """At least one slot."""
     if capacity < 1:
         raise ValueError(f"capacity is {capacity}; it must be at least 1")
 

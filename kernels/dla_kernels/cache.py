@@ -16,9 +16,9 @@ class Cache:
 
     Attributes:
         state: `[N, H, M, K, V]` float32 (float64 for float64 inputs), one matrix per physical slot.
-        age: `[N, H, M]` int32, the age of each physical slot: a permutation of `0 .. M-1` in every row. Ages that no slot has
-            yet belong to matrices of zeros. Physical slots stay where they are when ages move, so that opening a slot in decode
-            costs one addition, not a shift of all states.
+        age: `[N, H, M]` int32, the age of each physical slot: a permutation of `0 .. M-1` in every row. Ages that no
+            slot has yet belong to matrices of zeros. Physical slots stay where they are when ages move, so that opening
+            a slot in decode costs one addition, not a shift of all states.
         tokens: `[N]` int64, tokens consumed so far.
         segment: where the segmentation stands; None for plans that do not look at the content.
     """

@@ -31,8 +31,8 @@ def dynamic_linear_attention(
 ) -> tuple[Tensor, Cache | None]:
     """Dynamic Linear Attention (arXiv 2606.10650): `segment`, then `multi_state_attention`.
 
-    Args, Returns, Raises: those of the two functions; the score sees the k and v given here. A cache returned by one call
-    and given to the next makes prefill in pieces and token-by-token decode equal to one call over everything.
+    Args, Returns, Raises: those of the two functions; the score sees the k and v given here. A cache returned by one
+    call and given to the next makes prefill in pieces and token-by-token decode equal to one call over everything.
     """
     plan = segment(k, v, capacity, threshold, cu_seqlens, backend, gate=gate, gate_width=gate_width, cache=cache)
     return multi_state_attention(

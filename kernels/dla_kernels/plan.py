@@ -1,7 +1,7 @@
 """What a plan is: for every token and head, which slot it enters and which slots grow older.
 
-The whole history of a partition is one integer per token (DESIGN, "the op"; PAPER, consequence 4), so a plan is a tensor, not a
-list of segments. A reader turns it into outputs without knowing how it was made.
+The whole history of a partition is one integer per token (DESIGN, "the op"; PAPER, consequence 4), so a plan is a
+tensor, not a list of segments. A reader turns it into outputs without knowing how it was made.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ class Plan:
 
     Attributes:
         shift: `[B, T, H]` int32. What token t does before it is written, by slot age (0 = the open slot):
-            `-1` it joins the open slot and nothing moves; `a` in `0 .. M-2` the slots of age `a` and `a + 1` merge and the token
-            opens a slot; `M` it opens a slot and there is room. In both of the last cases every slot of age `<= shift` gets one
-            older (`age += age <= shift`).
+            `-1` it joins the open slot and nothing moves; `a` in `0 .. M-2` the slots of age `a` and `a + 1` merge and
+            the token opens a slot; `M` it opens a slot and there is room. In both of the last cases every slot of age
+            `<= shift` gets one older (`age += age <= shift`).
         score: `[B, T, H]` float32, the State Information Score of eq. 13; 0 for the first token of a document, and
             everywhere in plans that do not look at the content.
         capacity: M, the largest number of slots.
-        gate: None, or `[B, T, H]` float32 that holds the boundary decision (0 or 1) and carries its straight-through gradient.
-        collapse: the age map of Log-Linear attention: at a token with `shift = l >= 0`, *all* slots of age `<= l` are added
-            together and become age `l + 1`, in place of each growing older by one.
+        gate: None, or `[B, T, H]` float32 that holds the boundary decision (0 or 1) and carries its straight-through
+            gradient.
+        collapse: the age map of Log-Linear attention: at a token with `shift = l >= 0`, *all* slots of age `<= l` are
+            added together and become age `l + 1`, in place of each growing older by one.
         final: what `segment` needs to go on after the last token; None in plans that do not look at the content.
     """
 
@@ -66,8 +67,8 @@ class Plan:
         """`[B, T, H]` int64: how many ages exist after each token, the empty levels of a Fenwick plan counted.
 
         Args:
-            cu_seqlens: `[N + 1]` document boundaries, if the plan was made with them. A plan that continues a cache counts
-                from its own first token.
+            cu_seqlens: `[N + 1]` document boundaries, if the plan was made with them. A plan that continues a cache
+                counts from its own first token.
         """
         starts = torch.zeros(self.shift.shape[1], dtype=torch.bool, device=self.shift.device)
         starts[0] = True

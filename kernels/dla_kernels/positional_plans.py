@@ -1,7 +1,7 @@
 """Plans that look at positions only: the baselines of the paper's tables.
 
-A single state, fixed blocks, and the Fenwick levels of Log-Linear attention (arXiv 2506.04761, section 3) are all read by the
-same reader as DLA's dynamic plan, so a comparison between them compares the method and nothing else.
+A single state, fixed blocks, and the Fenwick levels of Log-Linear attention (arXiv 2506.04761, section 3) are all read
+by the same reader as DLA's dynamic plan, so a comparison between them compares the method and nothing else.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def fenwick_plan(
     start: int | Tensor = 0,
     device: torch.device | str | None = None,
 ) -> Plan:
-    """The levels of Log-Linear attention: at position t > 0 all levels `<= l` collapse into `l + 1`, l = trailing zeros of t.
+    """The levels of Log-Linear attention: the levels `<= l` collapse into `l + 1`, l = the zeros that end position t.
 
     Level 0 then holds the token itself and level l >= 1 a block of `2^(l-1)` tokens, those of the l-th bit of t. Beyond
     `2^(capacity-1)` tokens the last level keeps everything older.

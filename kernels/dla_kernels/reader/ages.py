@@ -1,7 +1,7 @@
 """Slot ages inside a chunk: the age maps of a plan, composed.
 
-Every step of a plan is a monotone map of ages (DESIGN, "Verified equations"), so the age a slot or token has at any step of a
-chunk follows from the shifts of that chunk alone, and all chunks are composed at once.
+Every step of a plan is a monotone map of ages (DESIGN, "Verified equations"), so the age a slot or token has at any
+step of a chunk follows from the shifts of that chunk alone, and all chunks are composed at once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ class AgeTables:
     """Ages in N chunks of C tokens.
 
     Attributes:
-        old: `[B, H, N, C, M]` int64; `old[t, i]`: the age, after step t, of the slot that had age i when the chunk began.
-        inner: `[B, H, N, C, C]` int64; `inner[t, j]`: the age, after step t, of the slot that token `j <= t` is in; 0 above.
+        old: `[B, H, N, C, M]` int64; `old[t, i]`: the age, after step t, of the slot that had age i when the chunk
+            began.
+        inner: `[B, H, N, C, C]` int64; `inner[t, j]`: the age, after step t, of the slot that token `j <= t` is in; 0
+            above.
     """
 
     old: Tensor
@@ -30,7 +32,7 @@ def age_tables(shift: Tensor, capacity: int, *, collapse: bool) -> AgeTables:
     *batch, chunk = shift.shape
     device = shift.device
     width = capacity + chunk
-    # One row of ages for the slots at the chunk's start, then for its tokens; a token not yet seen has age -1 and stays.
+    # One row of ages for the slots at the chunk's start, then for its tokens; one not yet seen has age -1.
     age = torch.full((*batch, width), -1, dtype=torch.int16, device=device)
     age[..., :capacity] = torch.arange(capacity, dtype=torch.int16, device=device)
     table = torch.empty((*batch, chunk, width), dtype=torch.int64, device=device)
@@ -47,7 +49,7 @@ def age_tables(shift: Tensor, capacity: int, *, collapse: bool) -> AgeTables:
 
 
 def slots_at_start(tables: AgeTables, cache_given: bool) -> list[int]:
-    """For each chunk, a bound on the slots that exist when it begins, over the whole batch: reads need not look further."""
+    """For each chunk, a bound on the slots that exist when it begins, over the whole batch: how far reads must look."""
     capacity = tables.old.shape[-1]
     chunks = tables.old.shape[2]
     if cache_given:

@@ -1,7 +1,8 @@
 """The chunked reader in torch, for any device: exact, memory linear in T.
 
-Inside a chunk tokens are read pairwise with the weight of the slot each is in; everything older is read from the M carried states
-in one product of inner length M K. See transitions.py for the algebra, ages.py for the ages, slots.py for the states.
+Inside a chunk tokens are read pairwise with the weight of the slot each is in; everything older is read from the M
+carried states in one product of inner length M K. See transitions.py for the algebra, ages.py for the ages, slots.py
+for the states.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dla_kernels.reader.slots import read_slots
 from dla_kernels.reader.transitions import ChunkDocuments, transitions
 
 CHUNK = 64
-"""Tokens in a chunk. Pairs inside a chunk cost C per token, states M K V / C per token to move: near the minimum of both."""
+"""Tokens in a chunk. Pairs inside one cost C per token, states M K V / C per token to move: near the least of both."""
 
 
 def read_sequences(

@@ -5,7 +5,8 @@
     S_0 <- S_0 + beta_t k_t v_t^T                     eq. 15, the open slot
     o_t  = sum_i L[t, i] scale q_t^T S_i              eq. 18, by age i
 
-without `beta` the transition is `exp(g_t)` alone and the write `k_t v_t^T`. Letters: N sequences, T time, H heads, K, V, M slots.
+without `beta` the transition is `exp(g_t)` alone and the write `k_t v_t^T`. Letters: N sequences, T time,
+H heads, K key dim, V value dim, M slots.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def read_sequences(
     Returns:
         o `[N, T, H, V]` in the type of `state`, and the state after the last token.
 
-    A gate in the plan adds a term whose value is zero and whose derivative with respect to gate s is what one more shift of all
-    older tokens would change, `sum_{t >= s > j} (L[t, age + 1] - L[t, age]) (q_t^T ... k_j) (do_t . v_j)` (DESIGN, "Gradients"):
-    with `e_t` the sum of the gates up to t, it reads `e_t S_i - E_i`, where `E_i` sums `e_j` times the write of token j.
+    A gate in the plan adds a term whose value is zero and whose derivative with respect to gate s is what one more
+    shift of all older tokens would change, `sum_{t >= s > j} (L[t, age + 1] - L[t, age]) (q_t^T ... k_j) (do_t . v_j)`
+    (DESIGN, "Gradients"): with `e_t` the sum of the gates up to t, it reads `e_t S_i - E_i`, where `E_i` sums `e_j`
+    times the write of token j.
     """
     dtype = state.dtype
     capacity = slot_weight.shape[-1]

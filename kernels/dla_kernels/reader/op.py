@@ -28,11 +28,11 @@ def multi_state_attention(
     return_cache: bool = False,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Cache | None]:
-    """Linear attention over the slots of a plan: `o_t = sum_i slot_weight[t, i] scale q_t^T S_i` (DLA, eq. 18), i by age.
+    """Linear attention over the slots of a plan: `o_t = sum_i slot_weight[t, i] scale q_t^T S_i` (DLA, eq. 18).
 
     Every token's transition, `exp(log_decay)` and with `beta` also `I - beta k k^T`, applies to all slots; its write
-    `(beta) k v^T` enters the open slot before the read, so a token sees itself. Exact gradients, for the given plan, to q, k, v,
-    slot_weight, log_decay, beta and the cache's states, and to `plan.gate` where there is one.
+    `(beta) k v^T` enters the open slot before the read, so a token sees itself. Exact gradients, for the given plan, to
+    q, k, v, slot_weight, log_decay, beta and the cache's states, and to `plan.gate` where there is one.
 
     Args:
         q, k: `[B, T, G, K]`. v: `[B, T, H, V]`, H a multiple of G.

@@ -6,8 +6,8 @@ With `G` the cumulative log decay inside the chunk and `D = exp(G_t - G_j)` for 
     delta:  Mx = (QK^T * D) Tm     Qe = exp(G) Q - (QK^T * D) W     P = exp(G_n) I - Kend^T W     U = Tm^T Kend
             Tm = (I + strict_lower(beta * KK^T * D))^-1 diag(beta),  W = Tm (exp(G) K),  Kend_j = exp(G_n - G_j) k_j
 
-A document that begins inside a chunk needs no extra rule: it cuts `D`, and the factors `exp(G)` (from the chunk's start) and
-`exp(G_n - G_j)` (to its end) are zero across it. Everything here is ordinary autograd; all chunks at once.
+A document that begins inside a chunk needs no extra rule: it cuts `D`, and the factors `exp(G)` (from the chunk's
+start) and `exp(G_n - G_j)` (to its end) are zero across it. Everything here is ordinary autograd; all chunks at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Transitions:
     """Per chunk, for heads H (letters as above, C tokens in a chunk).
 
     Attributes:
-        within: Mx `[B, H, N, C, C]`, how token j is read at token t. read: Qe `[B, H, N, C, K]`. write: U `[B, H, N, C, K]`.
+        within: Mx `[B, H, N, C, C]`, how token j is read at token t.
+        read: Qe `[B, H, N, C, K]`.
+        write: U `[B, H, N, C, K]`.
         carry: P, `[B, H, N]` for plain decay, `[B, H, N, K, K]` for the delta rule.
     """
 
@@ -39,8 +41,8 @@ class ChunkDocuments:
 
     Attributes:
         last: `[N, C]`, the index (in `N C`) of the last token of each token's document.
-        same: `[N, C, C]`, two tokens share a document. with_past, with_last: `[N, C]`, a token shares one with the token before the
-            chunk, with the chunk's last token.
+        same: `[N, C, C]`, two tokens share a document. with_past, with_last: `[N, C]`, a token shares one with the
+            token before the chunk, with the chunk's last token.
     """
 
     last: Tensor
@@ -65,7 +67,7 @@ def transitions(
     q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor | None, heads: int, documents: ChunkDocuments | None
 ) -> Transitions:
     """q, k `[B, G, N, C, K]`; log_decay, beta `[B, H, N, C]` or None."""
-    batch, groups, chunks, size, key_dim = q.shape
+    batch, _, chunks, size, key_dim = q.shape
     causal = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
     allowed = causal if documents is None else causal & documents.same
     similarity = _per_head(q @ k.transpose(-1, -2), heads)  # [C, K] @ [K, C] -> [C, C]

@@ -41,15 +41,19 @@ def scan_sequences(
     where = _Sequences(cu_seqlens, k.shape[0], k.shape[1])
     shift = np.empty(v.shape[:3], np.int32)
     score = np.empty(v.shape[:3], np.float32)
-    final = [_array(x).copy() for x in (state.open_sum, state.score_sum, state.count)]
+    open_sum, score_sum, count = (_array(x).copy() for x in (state.open_sum, state.score_sum, state.count))
     scan.segment_scan(
-        _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(threshold), *final, shift, score
-    )
-    open_sum, score_sum, count = (torch.from_numpy(x).to(k.device) for x in final)
+        _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(threshold),
+        open_sum, score_sum, count, shift, score,
+    )  # fmt: skip
     return (
         torch.from_numpy(shift).to(k.device),
         torch.from_numpy(score).to(k.device),
-        SegmentState(open_sum=open_sum, score_sum=score_sum, count=count),
+        SegmentState(
+            open_sum=torch.from_numpy(open_sum).to(k.device),
+            score_sum=torch.from_numpy(score_sum).to(k.device),
+            count=torch.from_numpy(count).to(k.device),
+        ),
     )
 
 
@@ -69,7 +73,7 @@ class StraightThroughGate(torch.autograd.Function):
         cu_seqlens: Tensor | None,
         width: float,
     ) -> Tensor:
-        """`first` `[B, T, H]` bool marks tokens before which there was no slot; `open_sum` is the one before the first token."""
+        """`first` `[B, T, H]` bool: tokens without a slot before them. `open_sum`: as the sequences start."""
         ctx.save_for_backward(k, v, threshold, shift, score, first, open_sum, cu_seqlens)
         ctx.width = width
         return ((shift != JOIN) & ~first).float()
@@ -106,7 +110,8 @@ def _use_torch_threads() -> None:
     """As many threads as torch uses: a rank that was told to use one core uses one core here, too."""
     import numba
 
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))))  # pyright: ignore[reportAttributeAccessIssue]
+    available = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    numba.set_num_threads(min(torch.get_num_threads(), int(available)))
 
 
 _warned = False
@@ -117,6 +122,7 @@ def _warn_if_copied(device: torch.device) -> None:
     if device.type != "cpu" and not _warned:
         _warned = True
         warnings.warn(
-            f"segment(backend='torch') got tensors on {device}: its scan runs on the host, and every call copies k and v there",
+            f"segment(backend='torch') got tensors on {device}: its scan runs on the host, "
+            "and every call copies k and v there",
             stacklevel=4,
         )

@@ -11,11 +11,11 @@ from torch import Tensor
 from dla_kernels.plan import JOIN, SegmentState
 
 ORTHOGONAL = 2.0**0.5
-"""The score of a token against a state when one of them is zero: no direction to compare, as if they were orthogonal."""
+"""The score of a token against a state when one of them is zero: with no direction to compare, as if orthogonal."""
 
 
 def score(token: Tensor, open_sum: Tensor) -> Tensor:
-    """Eq. 13, the State Information Score: `||s - S||_F / ||S||_F` after RMSNorm of both. `[..., K, V]` twice -> `[...]`."""
+    """Eq. 13, the State Information Score: `||s - S||_F / ||S||_F` after RMSNorm of both, `[..., K, V]` -> `[...]`."""
     token_rms = token.square().mean((-2, -1), keepdim=True).sqrt()
     sum_rms = open_sum.square().mean((-2, -1), keepdim=True).sqrt()
     defined = (token_rms > 0) & (sum_rms > 0)
@@ -64,8 +64,8 @@ def segment_sequences(
     Returns:
         shift `[N, T, H]` int32, score and gate `[N, T, H]` float32, the state after the last token.
 
-    The gate is 1 where a token is a boundary by its score. Its derivative is that of `sigmoid((I_t - tau) / gate_width)`, where
-    `I_t` depends on the new token and the open segment counts as constant (DESIGN, "Gradients").
+    The gate is 1 where a token is a boundary by its score. Its derivative is that of `sigmoid((I_t - tau) /
+    gate_width)`, where `I_t` depends on the new token and the open segment counts as constant (DESIGN, "Gradients").
     """
     open_sum, score_sum, count = state.open_sum, state.score_sum, state.count.long()
     capacity = count.shape[-1]

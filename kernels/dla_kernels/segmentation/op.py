@@ -37,9 +37,9 @@ def segment(
 ) -> Plan:
     """Cuts sequences into at most `capacity` segments by their content (DLA, arXiv 2606.10650, eqs. 13 to 17).
 
-    A token whose own state `k_t v_t^T` points away from the sum over the open segment (score `I_t >= threshold`) opens a slot;
-    when all slots are in use, the adjacent pair with the lowest score density merges first. Scores are float32 whatever
-    the inputs; neither decay nor delta rule enters them, so a plan is a function of (k, v) alone.
+    A token whose own state `k_t v_t^T` points away from the sum over the open segment (score `I_t >= threshold`) opens
+    a slot; when all slots are in use, the adjacent pair with the lowest score density merges first. Scores are float32
+    whatever the inputs; neither decay nor delta rule enters them, so a plan is a function of (k, v) alone.
 
     Args:
         k: `[B, T, G, K]`, keys. v: `[B, T, H, V]`, values, H a multiple of G.
@@ -47,8 +47,9 @@ def segment(
         threshold: tau of eq. 14 in [0, 2]: a number, or a tensor `[H]` (which may require a gradient).
         cu_seqlens: `[N + 1]` int, document boundaries in a batch of 1; documents share nothing.
         backend: "reference" (step by step), "torch", or "auto".
-        gate: "straight_through" gives the plan a `gate` through which a gradient reaches k, v and the threshold: the value is
-            the hard decision, the derivative that of `sigmoid((I_t - tau) / gate_width)`, the open segment taken as constant.
+        gate: "straight_through" gives the plan a `gate` through which a gradient reaches k, v and the threshold: the
+            value is the hard decision, the derivative that of `sigmoid((I_t - tau) / gate_width)`, the open segment
+            taken as constant.
         gate_width: of that sigmoid, in units of the score; above 0.
         cache: go on from these sequences (N of them) instead of from nothing.
     Returns:
@@ -113,7 +114,8 @@ def _starting_state(
     expected = (sequences, heads, capacity)
     if cache.segment.count.shape != expected:
         raise ValueError(
-            f"cache holds slots {tuple(cache.segment.count.shape)} (sequences, heads, capacity); this call needs {expected}"
+            f"cache holds slots {tuple(cache.segment.count.shape)} (sequences, heads, capacity); "
+            f"this call needs {expected}"
         )
     return cache.segment
 

@@ -1,9 +1,9 @@
 """The segmentation as one compiled pass over the tokens, on the host: the CPU's fast path.
 
-A scan over scalars cannot be vectorised over time, and a Python loop over T would take longer than everything else in the model,
-so this is compiled by numba, one thread per (sequence, head). It keeps the open segment's sum `S` (K x V, small enough for the
-first-level cache) and uses `I_t = sqrt(2 - 2 cos)`, `cos = k_t^T S v_t / (|k_t| |v_t| |S|)` (PAPER, consequence 1), where
-`|S|^2` grows by `2 k_t^T S v_t + |k_t|^2 |v_t|^2` with each token that joins.
+A scan over scalars cannot be vectorised over time, and a Python loop over T would take longer than everything else in
+the model, so this is compiled by numba, one thread per (sequence, head). It keeps the open segment's sum `S` (K x V,
+small enough for the first-level cache) and uses `I_t = sqrt(2 - 2 cos)`, `cos = k_t^T S v_t / (|k_t| |v_t| |S|)`
+(PAPER, consequence 1), where `|S|^2` grows by `2 k_t^T S v_t + |k_t|^2 |v_t|^2` with each token that joins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMALLEST_SCORE = 1e-3
 """`dI/dcos = -1/I` has a pole at I = 0, where a token repeats the open segment; below this score the slope is held."""
 
 _SUMS = {"contract", "reassoc", "nsz"}
-"""What the inner sums may do to be vectorised. NaN and infinity keep their meaning, which full fast-math would give up."""
+"""What the inner sums may do to be vectorised. NaN and infinity keep their meaning, unlike under full fast-math."""
 
 
 @numba.njit(fastmath=_SUMS, cache=True, inline="always")
@@ -142,8 +142,10 @@ def score_gradient(
     `dI/dk = -(S v / (|k| |v| |S|) - cos k / |k|^2) / I`, and the same for v with `S^T k`.
 
     Args:
-        k, v, row, begin, end: as in `segment_scan`. open_sum: the past; used up. shift, score: what `segment_scan` wrote.
-        dscore: `[B, T, H]` float32, zero at first tokens. dk: `[B, T, H, K]`, per value head; dv: `[B, T, H, V]`: written.
+        k, v, row, begin, end: as in `segment_scan`. open_sum: the past; used up. shift, score: what `segment_scan`
+            wrote.
+        dscore: `[B, T, H]` float32, zero at first tokens. dk: `[B, T, H, K]`, per value head; dv: `[B, T, H, V]`:
+            written.
     """
     heads = v.shape[2]
     per_group = heads // k.shape[2]
