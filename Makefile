@@ -29,6 +29,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: $(INSTALLED_DEV) ## make .venv and install the package with its development tools
+	@echo "$(VENV) is ready: . $(BIN)/activate"
 
 .PHONY: demo
 demo: $(INSTALLED) ## train a small DLA model on the CPU (a few minutes)
@@ -50,7 +51,7 @@ check: $(INSTALLED_DEV) ## check format, lint, types and import contracts; chang
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: format
 format: $(INSTALLED_DEV) ## format the code and apply the safe lint fixes
@@ -72,7 +73,7 @@ define make_venv
 	echo "dla-train needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." \
 		"Install a newer one, or name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 @$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
-	echo "Making $(VENV) and installing into it: about a minute and 2 GB, once."; $(PYTHON) -m venv --clear $(VENV); }
+	echo "Making $(VENV) and installing into it: about two minutes and 3 GB, once."; $(PYTHON) -m venv --clear $(VENV); }
 endef
 
 $(INSTALLED_DEV): $(REQUIREMENTS)
