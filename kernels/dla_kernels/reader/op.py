@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from dla_kernels.arguments import Backend, check_documents, check_reader, resolve_backend
+from dla_kernels.autocast import without_autocast
 from dla_kernels.cache import Cache
 from dla_kernels.documents import lengths_of, pack, unpack
 from dla_kernels.plan import JOIN, Plan
 from dla_kernels.reader import chunk, naive
 
 
+@without_autocast
 def multi_state_attention(
     q: Tensor,
     k: Tensor,

@@ -15,6 +15,7 @@ from dla_kernels.arguments import (
     resolve_backend,
     threshold_of,
 )
+from dla_kernels.autocast import without_autocast
 from dla_kernels.cache import Cache
 from dla_kernels.documents import first_tokens
 from dla_kernels.plan import Plan, SegmentState
@@ -23,6 +24,7 @@ from dla_kernels.segmentation import host, naive
 GateKind = Literal["hard", "straight_through"]
 
 
+@without_autocast
 def segment(
     k: Tensor,
     v: Tensor,

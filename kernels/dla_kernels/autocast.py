@@ -1,0 +1,32 @@
+"""The op chooses its own number types: states, decays and scores are float32 whatever autocast would like."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs `function` with autocast off on the device of its first tensor.
+
+    Under autocast the products inside would be taken in 16 bits: states would lose their digits over thousands of
+    tokens, decisions would differ from those made without autocast, and the backward pass, which runs outside, would
+    meet mixed types.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensors = (x for x in itertools.chain(args, kwargs.values()) if isinstance(x, Tensor))
+        device = next((x.device.type for x in tensors), "cpu")
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
