@@ -19,6 +19,7 @@ from dla_train.models.config import (
 from dla_train.models.generation import generate, stream
 from dla_train.models.initialization import initialize
 from dla_train.models.language_model import LanguageModel
+from dla_train.models.memory import Memory
 
 __all__ = [
     "MEMORIES",
@@ -30,6 +31,7 @@ __all__ = [
     "GatedDeltaNetConfig",
     "LanguageModel",
     "Mamba2Config",
+    "Memory",
     "MemoryConfig",
     "MixerConfig",
     "ModelCache",

@@ -1,8 +1,7 @@
 """What a language model is made of, as frozen dataclasses. Whoever writes a recipe writes these fields.
 
 Every class checks itself when it is made: a value that cannot work never reaches a module. Messages name the field,
-    what was
-given and what is allowed.
+what was given and what is allowed.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ class DynamicMemory:
     Attributes:
         capacity: the largest number of slots, the paper's K.
         threshold: tau of eq. 14, in [0, 2]; where it starts, if it is learned.
-        gate: "straight_through" lets a gradient into the boundaries ("soft gating"); "hard" gives none. Outputs are the
-            same.
+        gate: "straight_through" lets a gradient into the boundaries ("soft gating"); "hard" gives none. Both have the
+            same outputs.
         gate_width: width of the sigmoid whose derivative the straight-through gate uses.
         learn_threshold: tau becomes a parameter per head; needs `gate="straight_through"`.
     """
@@ -105,8 +104,8 @@ class Mamba2Config:
 
     Attributes:
         heads: number of heads H. head_dim: width of a head (of a value, V).
-        state_dim: width of B and C (keys and queries, K). groups: how many B and C there are; heads is a multiple of
-            it.
+        state_dim: width of B and C (keys and queries, K).
+        groups: how many B and C there are; heads is a multiple of it.
         conv_width: taps of the short convolution.
         memory: how the past is kept.
     """
@@ -187,9 +186,8 @@ class ModelConfig:
     Attributes:
         vocab_size: number of token ids. hidden: width of the residual stream. layers: number of blocks.
         mixer: what mixes tokens, the same in every block.
-        mlp_ratio: size of the MLP as that of a plain MLP of this ratio: SwiGLU has three matrices instead of two, so
-            its width
-            is `2 / 3 * mlp_ratio * hidden`, rounded up to a multiple of 64 (ratio 4 at 1536: 4096).
+        mlp_ratio: size of the MLP, given as that of a plain MLP of this ratio: SwiGLU has three matrices instead of
+            two, so its width is `2 / 3 * mlp_ratio * hidden`, rounded up to a multiple of 64 (ratio 4 at 1536: 4096).
         tie_embeddings: the output head is the embedding.
         norm_eps: epsilon of every RMSNorm. init_std: standard deviation of the matrices at the start.
     """
@@ -215,8 +213,7 @@ class ModelConfig:
         if isinstance(self.mixer, AttentionConfig) and self.hidden % (2 * self.mixer.heads):
             raise ValueError(
                 f"hidden is {self.hidden} and mixer.heads is {self.mixer.heads}; hidden must be a multiple of "
-                f"twice the heads "
-                "(rotary positions turn pairs of channels)"
+                "twice the heads (rotary positions turn pairs of channels)"
             )
 
     @property

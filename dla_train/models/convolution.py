@@ -40,8 +40,7 @@ class ShortConvolution(nn.Module):
         Args:
             x: `[B, T, channels]`.
             documents: packed documents in `x`; each sees zeros before its first token.
-            history: `[B, width - 1, channels]`, the inputs just before `x`, as returned by an earlier call; zeros if
-                None.
+            history: `[B, width - 1, channels]`, the inputs just before `x`, from an earlier call; zeros if None.
             return_history: whether to return the history for the next call.
         Returns:
             y `[B, T, channels]` in the type of `x`, and the new history or None.
@@ -75,10 +74,7 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight, positions)
         ctx.has_bias = bias is not None
         taps = at_least_float32(weight).t().flip(0).contiguous()  # [W, C], by lag
-        if bias is None:
-            y = x * taps[0]
-        else:
-            y = torch.addcmul(at_least_float32(bias), x, taps[0])
+        y = x * taps[0] if bias is None else torch.addcmul(at_least_float32(bias), x, taps[0])
         for lag in range(1, min(len(taps), x.shape[1])):
             y[:, lag:].addcmul_(_inside(x[:, :-lag], positions, lag), taps[lag])
         return y.to(x.dtype)

@@ -30,8 +30,7 @@ class Documents:
         """Checks `cu_seqlens` against tokens `[batch, time]`.
 
         Raises:
-            ValueError: the batch is not 1, or `cu_seqlens` does not cut `0 .. time` into documents of at least one
-                token.
+            ValueError: the batch is not 1, or `cu_seqlens` does not cut `0 .. time` into documents of a token or more.
         """
         if batch != 1:
             raise ValueError(f"cu_seqlens was given with a batch of {batch}; packed documents need a batch of 1")

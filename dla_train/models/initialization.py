@@ -56,7 +56,7 @@ def initialize(model: LanguageModel, seed: int) -> LanguageModel:
             _rule(module, name)(values, _generator(seed, f"{path}.{name}"), model)
             parameter.copy_(values)
         if isinstance(module, Dynamic):
-            module.threshold.fill_(module.initial_threshold)
+            module.threshold.copy_(torch.full_like(module.threshold, module.initial_threshold, dtype=torch.float32))
     return model
 
 

@@ -20,8 +20,7 @@ class LanguageModel(nn.Module):
     """A causal language model with one kind of mixer in all its blocks.
 
     A new model holds no usable weights: its parameters are nan until `initialize(model, seed=...)` or `load_state_dict`
-        has
-    filled them, so that a forgotten call shows at once. It can be made on the meta device.
+    has filled them, so that a forgotten call shows at once. It can be made on the meta device.
 
     Args:
         config: shapes, mixer and memory.
@@ -120,6 +119,6 @@ def _check_tokens(tokens: Tensor) -> tuple[int, int]:
     if tokens.ndim != 2 or tokens.shape[1] < 1 or tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"tokens has shape {tuple(tokens.shape)} and type {tokens.dtype}; it must be [B, T] of int64 or "
-            f"int32 with T >= 1"
+            "int32 with T >= 1"
         )
     return tokens.shape[0], tokens.shape[1]

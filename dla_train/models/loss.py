@@ -1,10 +1,8 @@
 """Cross-entropy of a linear head without ever holding all logits.
 
 The logits of 16,384 tokens over 32,000 entries take 2.1 GB in float32, their gradient as much again. Here a few rows at
-a time are
-made, turned into their gradient in place and used up, in the forward pass already: the loss is a scalar, so its
-    gradient is
-known up to one factor, and the backward pass only multiplies.
+a time are made, turned into their gradient and used up, in the forward pass already: the loss is a scalar, so its
+gradient is known up to one factor, and the backward pass only multiplies.
 """
 
 from __future__ import annotations
@@ -46,12 +44,14 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int =
         the shape of `targets`, in nats, float32 or wider; 0 where the target is `IGNORED`.
     """
     _check(hidden, targets)
-    parts = [loss for _, _, loss in _chunks(hidden.flatten(0, -2), weight, targets.flatten(), rows)]
+    rows_of_hidden, weight = _operands(hidden.flatten(0, -2), weight)
+    with torch.autocast(hidden.device.type, enabled=False):
+        parts = [loss for _, _, loss in _chunks(rows_of_hidden, weight, targets.flatten(), rows)]
     return torch.cat(parts).view(targets.shape)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """loss = mean_t (logsumexp(W h_t) - W[y_t] h_t);   dlogits_t = (softmax(W h_t) - onehot(y_t)) / count."""
+    """loss = mean_t (logsumexp(W h_t) - W[y_t] h_t);   dlogits_t = (softmax(W h_t) - onehot(y_t)) dloss / count."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
@@ -60,54 +60,53 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dhidden = torch.empty_like(hidden) if needs_dhidden else None
         dweight = torch.zeros_like(weight, dtype=at_least_float32(weight).dtype) if needs_dweight else None
         total = torch.zeros((), dtype=at_least_float32(hidden).dtype, device=hidden.device)
-        for part, logits, loss in _chunks(hidden, weight, targets, rows):
-            total += loss.sum()
-            if dhidden is None and dweight is None:
-                continue
-            dlogits = _logits_gradient(logits, targets[part]) / count
-            with torch.autocast(hidden.device.type, enabled=False):
-                dlogits = dlogits.to(_product_dtype(hidden))
+        h, w = _operands(hidden, weight)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for part, logits, loss in _chunks(h, w, targets, rows):
+                total += loss.sum()
+                if not (needs_dhidden or needs_dweight):
+                    continue
+                dlogits = _logits_gradient(logits, targets[part]).to(h.dtype)
                 if dhidden is not None:
-                    dhidden[part] = dlogits @ weight.to(dlogits.dtype)  # [R, vocab] @ [vocab, hidden]
+                    dhidden[part] = dlogits @ w  # [R, vocab] @ [vocab, hidden]
                 if dweight is not None:
-                    dweight += dlogits.t() @ hidden[part].to(dlogits.dtype)  # [vocab, R] @ [R, hidden]
-        ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype))
+                    dweight += dlogits.t() @ h[part]  # [vocab, R] @ [R, hidden]
+        ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype), count)
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
-        dhidden, dweight = ctx.saved_tensors
-        dhidden = None if dhidden is None else dhidden * dloss.to(dhidden.dtype)
-        dweight = None if dweight is None else dweight * dloss.to(dweight.dtype)
+        dhidden, dweight, count = ctx.saved_tensors
+        factor = dloss / count
+        dhidden = None if dhidden is None else dhidden * factor.to(dhidden.dtype)
+        dweight = None if dweight is None else dweight * factor.to(dweight.dtype)
         return dhidden, dweight, None, None
+
+
+def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the type that the matrix products run in: autocast's, where it is on."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return hidden.to(dtype), weight.to(dtype)
 
 
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """For `rows` positions at a time: where they are, their logits `[R, vocab]` and their losses `[R]`, both wide."""
-    dtype = _product_dtype(hidden)
-    weight = weight.to(dtype)
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits = at_least_float32(hidden[part].to(dtype) @ weight.t())
+        logits = at_least_float32(hidden[part] @ weight.t())  # [R, hidden] @ [hidden, vocab]
         counts = targets[part] != IGNORED
         picked = logits.gather(1, targets[part].where(counts, 0)[:, None])[:, 0]
         yield part, logits, (logits.logsumexp(1) - picked).where(counts, 0.0)
 
 
 def _logits_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    """`softmax - onehot` `[R, vocab]`, zero where the target does not count. May overwrite `logits`."""
+    """`softmax - onehot` `[R, vocab]`, zero where the target does not count."""
     counts = targets != IGNORED
     gradient = torch.softmax(logits, 1)
     gradient.scatter_add_(1, targets.where(counts, 0)[:, None], -torch.ones_like(gradient[:, :1]))
     return gradient.mul_(counts[:, None])
-
-
-def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """The type the matrix products run in: autocast's, where it is on."""
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _check(hidden: Tensor, targets: Tensor) -> None:

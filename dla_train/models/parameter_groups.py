@@ -1,10 +1,9 @@
 """Which parameters are pulled towards zero.
 
 Weight decay goes to matrices that multiply activations: linear layers, the embedding and the head, the projection to
-    slot weights,
-and the taps of the convolution. The authors of Mamba-2 and Gated DeltaNet exempt `A_log`, `dt_bias` and `D`, and
-Log-Linear attention its `L`: decay would pull time scales and slot weights to an arbitrary value. Norm weights, biases
-and thresholds are exempt as usual.
+slot weights, and the taps of the convolution. The authors of Mamba-2 and Gated DeltaNet exempt `A_log`, `dt_bias` and
+`D`, and Log-Linear attention its `L`: decay would pull time scales and slot weights to an arbitrary value. Norm
+weights, biases and thresholds are exempt as usual.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         model: any module built from this package's parts.
         weight_decay: for the group that decays.
     Returns:
-        `[{"name": "decay", "params": [...], "weight_decay": weight_decay}, {"name": "no_decay", ..., "weight_decay":
-        0.0}]`.
+        `[{"name": "decay", "params": [...], "weight_decay": weight_decay},
+        {"name": "no_decay", "params": [...], "weight_decay": 0.0}]`.
     Raises:
         ValueError: a negative weight decay.
     """

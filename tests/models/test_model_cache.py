@@ -1,0 +1,83 @@
+"""A model that goes on from a cache gives what one call gives: token by token, and in pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dla_train.models import ModelCache
+
+
+@torch.no_grad()
+def in_pieces(model: Any, x: torch.Tensor, pieces: list[int]) -> tuple[torch.Tensor, ModelCache]:
+    outputs, cache = [], None
+    for piece in x.split(pieces, 1):
+        logits, cache = model(piece, cache=cache, return_cache=True)
+        outputs.append(logits)
+    assert cache is not None
+    return torch.cat(outputs, 1), cache
+
+
+def test_token_by_token_equals_one_call(make_model: Any, tokens: Any, any_case: tuple[str, str]) -> None:
+    model = make_model(*any_case)
+    x = tokens(2, 40)
+    logits, cache = in_pieces(model, x, [1] * 40)
+    torch.testing.assert_close(logits, model(x)[0])
+    assert cache.tokens == 40
+    assert cache.batch == 2
+
+
+@pytest.mark.parametrize("pieces", [[17, 1, 2, 20], [3, 37], [39, 1]], ids=str)
+def test_pieces_equal_one_call(make_model: Any, tokens: Any, any_case: tuple[str, str], pieces: list[int]) -> None:
+    model = make_model(*any_case)
+    x = tokens(2, 40)
+    torch.testing.assert_close(in_pieces(model, x, pieces)[0], model(x)[0])
+
+
+def test_linear_caches_do_not_grow(make_model: Any, tokens: Any, linear_case: tuple[str, str]) -> None:
+    model = make_model(*linear_case)
+    x = tokens(1, 60)
+    sizes = [in_pieces(model, x[:, :time], [time])[1].bytes for time in (1, 2, 9, 60)]
+    assert len(set(sizes)) == 1
+
+
+def test_attention_caches_grow_with_every_token(make_model: Any, tokens: Any) -> None:
+    model = make_model("attention")
+    x = tokens(1, 60)
+    sizes = [in_pieces(model, x[:, :time], [time])[1].bytes for time in (1, 2, 60)]
+    assert sizes == [sizes[0], 2 * sizes[0], 60 * sizes[0]]
+
+
+def test_a_cache_is_not_changed_by_use(make_model: Any, tokens: Any, any_case: tuple[str, str]) -> None:
+    model = make_model(*any_case)
+    x = tokens(2, 20)
+    cache = in_pieces(model, x[:, :12], [12])[1]
+    with torch.no_grad():
+        first = model(x[:, 12:], cache=cache, return_cache=True)[0]
+        again = model(x[:, 12:], cache=cache, return_cache=True)[0]
+    assert torch.equal(first, again)
+
+
+def test_rows_of_a_cache_can_be_taken_and_repeated(make_model: Any, tokens: Any, any_case: tuple[str, str]) -> None:
+    model = make_model(*any_case)
+    x = tokens(3, 20)
+    cache = in_pieces(model, x[:, :12], [12])[1]
+    index = torch.tensor([2, 0, 2, 1])
+    with torch.no_grad():
+        logits = model(x[index, 12:], cache=cache.rows(index))[0]
+    torch.testing.assert_close(logits, model(x[index])[0][:, 12:])
+
+
+def test_what_does_not_fit_is_refused(make_model: Any, tokens: Any) -> None:
+    model = make_model("mamba2")
+    cache = in_pieces(model, tokens(2, 5), [5])[1]
+    with pytest.raises(ValueError, match="tokens has 3 rows and the cache 2 sequences"):
+        model(tokens(3, 1), cache=cache)
+    with pytest.raises(ValueError, match="cu_seqlens was given together with a cache"):
+        model(tokens(1, 5), cu_seqlens=torch.tensor([0, 2, 5]), return_cache=True)
+    with pytest.raises(ValueError, match=r"tokens has shape \(5,\)"):
+        model(tokens(1, 5)[0])
+    with pytest.raises(ValueError, match=r"tokens has shape \(1, 0\)"):
+        model(tokens(1, 0))
