@@ -1,0 +1,68 @@
+"""Cumulative log decay inside each chunk, and the gradient of the log decay.
+
+    G_t = sum of log_decay over the chunk's tokens up to t
+    dlog_decay_s = sum_{t >= s} dG_t,   dG_t = q_t . dq_t - k_t . dk_t   (+ dG_end at the chunk's last token)
+
+The second line is why no kernel differentiates a decay: a factor exp(G_t) of the query and exp(-G_j) of the key makes
+the derivative with respect to G the product of each with its own gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.pieces import Pieces, locate
+
+
+def cumulative_decay(log_decay: Tensor | None, heads: int, pieces: Pieces, device: torch.device) -> Tensor:
+    """G `[H, tokens]` float32 for `log_decay` `[tokens, H]`; zeros for None."""
+    if log_decay is None:
+        return torch.zeros(heads, pieces.tokens, dtype=torch.float32, device=device)
+    total = torch.empty(heads, pieces.tokens, dtype=torch.float32, device=device)
+    cumulative_decay_kernel[(pieces.chunks, heads)](
+        log_decay, total, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens,
+        H=heads, LONG=pieces.long, num_warps=2,
+    )  # fmt: skip
+    return total
+
+
+def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, pieces: Pieces) -> Tensor:
+    """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and dG_end `[chunks, H]`."""
+    heads = qdq.shape[0]
+    dlog_decay = torch.empty(pieces.tokens, heads, dtype=torch.float32, device=qdq.device)
+    decay_backward_kernel[(pieces.chunks, heads)](
+        qdq, kdk, ends, dlog_decay, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens,
+        H=heads, LONG=pieces.long, num_warps=2,
+    )  # fmt: skip
+    return dlog_decay
+
+
+@triton.jit
+def cumulative_decay_kernel(
+    log_decay_ptr, total_ptr, sequence_ptr, number_ptr, cu_ptr, tokens, H: tl.constexpr, LONG: tl.constexpr
+):
+    h = tl.program_id(1).to(tl.int64)
+    _, _, first, last = locate(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG)
+    t = first + tl.arange(0, LONG)
+    log_decay = tl.load(log_decay_ptr + t * H + h, mask=t < last, other=0.0).to(tl.float32)
+    tl.store(total_ptr + h * tokens + t, tl.cumsum(log_decay, 0), mask=t < last)
+
+
+@triton.jit
+def decay_backward_kernel(
+    qdq_ptr, kdk_ptr, ends_ptr, dlog_decay_ptr, sequence_ptr, number_ptr, cu_ptr, tokens,
+    H: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    _, _, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    t = first + tl.arange(0, LONG)
+    dtotal = tl.load(qdq_ptr + h * tokens + t, mask=t < last, other=0.0)
+    dtotal -= tl.load(kdk_ptr + h * tokens + t, mask=t < last, other=0.0)
+    dtotal += tl.where(t == last - 1, tl.load(ends_ptr + chunk * H + h), 0.0)
+    # sums from each token to the end; padded tokens after the end hold zeros
+    dlog_decay = tl.sum(dtotal, 0) - tl.cumsum(dtotal, 0) + dtotal
+    tl.store(dlog_decay_ptr + t * H + h, dlog_decay, mask=t < last)

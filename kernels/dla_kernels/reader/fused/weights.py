@@ -1,0 +1,101 @@
+"""Weights of the slots carried into a chunk, and of pairs of tokens in it, from weights by age.
+
+A slot of age i at its chunk's start is read at token t of tile q with `w[i, t] = L[t, old[t, slot_age[q, i]]]`. Two
+tokens of one tile have `L[t, inner[t, j]]`. A token t of tile q and one j of an earlier tile of the chunk have
+`L[t, old[t, e_j]]` with e_j the age of j's slot when tile q begins: a product of the tile's `[TILE, M]` weights and a
+0/1 matrix `[M, TILE]`, exact, on tensor cores.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.ages import AgeTables, padded_slots
+from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+
+
+def slot_weights(slot_weight: Tensor, tables: AgeTables, pieces: Pieces) -> Tensor:
+    """w `[H, M, tokens]` float32 for `slot_weight` `[tokens, H, M]`; meaningless for slots that are not in use."""
+    tokens, heads, slots = slot_weight.shape
+    weight = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)
+    slot_weights_kernel[(pieces.tiles, heads)](
+        slot_weight, weight, tables.old, tables.slot_age, tables.used,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
+        H=heads, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long, num_warps=4,
+    )  # fmt: skip
+    return weight
+
+
+@triton.jit
+def slot_weights_kernel(
+    slot_weight_ptr, weight_ptr, old_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
+    tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    _, chunk, _, _, _, first, last = locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    used = tl.load(used_ptr + chunk * H + h)
+    i = tl.arange(0, MP)
+    t = first + tl.arange(0, TILE)
+    mask = (t < last)[:, None] & (i < used)[None, :]
+    start = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + i, mask=i < used, other=0).to(tl.int32)
+    age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + start[None, :], mask=mask, other=0).to(tl.int32)
+    weight = tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + age, mask=mask, other=0.0).to(tl.float32)
+    tl.store(weight_ptr + (h * M + i)[None, :] * tokens + t[:, None], weight, mask=mask)
+
+
+@triton.jit
+def tile_weights(
+    slot_weight_ptr, old_ptr, h, t, last, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr
+):
+    """`[TILE, MP]`: at token t, the weight of the slot that had age i when the tile began; 0 for i >= M."""
+    i = tl.arange(0, MP)
+    mask = (t < last)[:, None] & (i < M)[None, :]
+    age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + i[None, :], mask=mask, other=0).to(tl.int32)
+    return tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + age, mask=mask, other=0.0)
+
+
+@triton.jit
+def tile_weights_transposed(
+    slot_weight_ptr, old_ptr, h, t, last, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr
+):
+    """`[MP, TILE]`, loaded that way around: products with a transposed accumulator are to be avoided (TRITON.md)."""
+    i = tl.arange(0, MP)
+    mask = (i < M)[:, None] & (t < last)[None, :]
+    age = tl.load(old_ptr + (h * tokens + t)[None, :] * M + i[:, None], mask=mask, other=0).to(tl.int32)
+    return tl.load(slot_weight_ptr + (t * H + h)[None, :] * M + age, mask=mask, other=0.0)
+
+
+@triton.jit
+def token_starts(token_age_ptr, h, q, j, last, tokens, TILES: tl.constexpr):
+    """`[TILE]`: the age, when tile q > 0 begins, of the slots that tokens j of an earlier tile are in; -1 if none."""
+    age = tl.load(token_age_ptr + (h * TILES + q - 1) * tokens + j, mask=j < last, other=0).to(tl.int32)
+    return tl.where(j < last, age, -1)
+
+
+@triton.jit
+def pair_weights(starts_weight, starts, MP: tl.constexpr, PRECISION: tl.constexpr):
+    """Weights of tokens j of an earlier tile at tokens t: `[TILE, MP]` by age at the tile's start, starts `[TILE]`."""
+    member = (tl.arange(0, MP)[:, None] == starts[None, :]).to(starts_weight.dtype)
+    return tl.dot(starts_weight, member, input_precision=PRECISION)  # [TILE, MP] @ [MP, TILE] -> [TILE, TILE]
+
+
+@triton.jit
+def pair_weights_transposed(starts_weight, starts, MP: tl.constexpr, PRECISION: tl.constexpr):
+    """The same with j as rows, from weights `[MP, TILE]`."""
+    member = (starts[:, None] == tl.arange(0, MP)[None, :]).to(starts_weight.dtype)
+    return tl.dot(member, starts_weight, input_precision=PRECISION)  # [TILE, MP] @ [MP, TILE] -> [TILE, TILE]
+
+
+@triton.jit
+def own_tile_weights(
+    slot_weight_ptr, inner_ptr, h, t, j, tile_first, last, tokens,
+    H: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Weights of pairs in one tile, t and j shaped to broadcast; 0 for j > t."""
+    mask = (t < last) & (j <= t)
+    age = tl.load(inner_ptr + (h * tokens + t) * TILE + (j - tile_first), mask=mask, other=0).to(tl.int32)
+    return tl.load(slot_weight_ptr + (t * H + h) * M + age, mask=mask, other=0.0)

@@ -1,0 +1,81 @@
+"""Mx, how token j is read at token t of the same chunk, tile by tile and in both orientations.
+
+Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. Delta rule (STORED): a matrix
+`[tokens, H, LONG]` that transitions.py has made. Both are zero for j > t.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def decays(total_ptr, tokens, h, t, j, allowed):
+    """`exp(G_t - G_j)` where allowed, else 0; t and j shaped to broadcast."""
+    difference = tl.load(total_ptr + h * tokens + t, mask=allowed, other=0.0)
+    difference -= tl.load(total_ptr + h * tokens + j, mask=allowed, other=0.0)
+    return tl.exp(tl.where(allowed, difference, float("-inf")))
+
+
+@triton.jit
+def within_tile(
+    q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, t_last, j, j_last, chunk_first, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`Mx[t, j]` `[TILE, TILE]` float32, 0 outside the tiles and for j > t."""
+    rows = t[:, None]
+    columns = j[None, :]
+    allowed = (rows < t_last) & (columns < j_last) & (columns <= rows)
+    if STORED:
+        at = (rows * H + h) * LONG + (columns - chunk_first)
+        return tl.load(within_ptr + at, mask=allowed, other=0.0).to(tl.float32)
+    else:
+        g = h // (H // G)
+        scores = tl.zeros((TILE, TILE), tl.float32)
+        for start in range(0, K, BK):
+            i = start + tl.arange(0, BK)
+            q = tl.load(q_ptr + (rows * G + g) * K + i[None, :], mask=(rows < t_last) & (i < K)[None, :], other=0.0)
+            k = tl.load(k_ptr + (columns * G + g) * K + i[:, None], mask=(columns < j_last) & (i < K)[:, None], other=0.0)
+            scores += tl.dot(q, k, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
+        return scores * scale * decays(total_ptr, tokens, h, rows, columns, allowed)
+
+
+@triton.jit
+def within_tile_transposed(
+    q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, t_last, j, j_last, chunk_first, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`Mx[t, j]` with j as rows, `[TILE, TILE]` float32."""
+    rows = j[:, None]
+    columns = t[None, :]
+    allowed = (rows < j_last) & (columns < t_last) & (rows <= columns)
+    if STORED:
+        at = (columns * H + h) * LONG + (rows - chunk_first)
+        return tl.load(within_ptr + at, mask=allowed, other=0.0).to(tl.float32)
+    else:
+        g = h // (H // G)
+        scores = tl.zeros((TILE, TILE), tl.float32)
+        for start in range(0, K, BK):
+            i = start + tl.arange(0, BK)
+            k = tl.load(k_ptr + (rows * G + g) * K + i[None, :], mask=(rows < j_last) & (i < K)[None, :], other=0.0)
+            q = tl.load(q_ptr + (columns * G + g) * K + i[:, None], mask=(columns < t_last) & (i < K)[:, None], other=0.0)
+            scores += tl.dot(k, q, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
+        return scores * scale * decays(total_ptr, tokens, h, columns, rows, allowed)
+
+
+@triton.jit
+def value_products(
+    do_ptr, v_ptr, h, t, t_last, j, j_last, H: tl.constexpr, V: tl.constexpr, TILE: tl.constexpr, BV: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`do_t . v_j`, rows t, columns j; swap the arguments for the transpose."""
+    products = tl.zeros((TILE, TILE), tl.float32)
+    for start in range(0, V, BV):
+        i = start + tl.arange(0, BV)
+        do = tl.load(do_ptr + (t * H + h)[:, None] * V + i[None, :], mask=(t < t_last)[:, None] & (i < V)[None, :], other=0.0)
+        v = tl.load(v_ptr + (j * H + h)[None, :] * V + i[:, None], mask=(j < j_last)[None, :] & (i < V)[:, None], other=0.0)
+        products += tl.dot(do, v, input_precision=PRECISION)  # [TILE, BV] @ [BV, TILE] -> [TILE, TILE]
+    return products
