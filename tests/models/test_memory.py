@@ -15,8 +15,11 @@ from dla_train.models.slot_weight import SlotWeight, UnitSlotWeight
 
 def plans_of(model: LanguageModel, x: torch.Tensor) -> list[Plan]:
     plans: list[Plan] = []
-    memories = [module for module in model.modules() if isinstance(module, Memory)]
-    hooks = [memory.register_forward_hook(lambda _module, _args, plan: plans.append(plan)) for memory in memories]
+
+    def keep(_module: object, _args: object, plan: Plan) -> None:
+        plans.append(plan)
+
+    hooks = [module.register_forward_hook(keep) for module in model.modules() if isinstance(module, Memory)]
     model(x)
     for hook in hooks:
         hook.remove()

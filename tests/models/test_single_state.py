@@ -36,7 +36,7 @@ def test_unit_weights_give_the_backbone(
             torch.nn.init.zeros_(module.weight)
     x = tokens(2, 70)
     expected = single(x)[0]
-    torch.testing.assert_close(many(x)[0], expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    torch.testing.assert_close(many(x)[0], expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "gated_deltanet"])
