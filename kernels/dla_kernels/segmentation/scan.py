@@ -160,13 +160,12 @@ def score_gradient(
         for t in range(begin[n], end[n]):
             kt, vt = k[b, t, h // per_group], v[b, t, h]
             k2, v2 = _square(kt), _square(vt)
-            dot = _bilinear(kt, s, vt)
+            cosine = 1.0 - 0.5 * score[b, t, h] * score[b, t, h]
             dkt, dvt = dk[b, t, h], dv[b, t, h]
             dkt[:] = 0.0
             dvt[:] = 0.0
             if dscore[b, t, h] != 0.0 and k2 > 0.0 and v2 > 0.0 and norm > 0.0:
                 scale = 1.0 / math.sqrt(k2 * v2 * norm)
-                cosine = dot * scale
                 slope = -dscore[b, t, h] / max(score[b, t, h], np.float32(SMALLEST_SCORE))
                 _add_gradient(s, kt, vt, np.float32(slope * scale), dkt, dvt)
                 for i in range(kt.shape[0]):
@@ -174,7 +173,10 @@ def score_gradient(
                 for j in range(vt.shape[0]):
                     dvt[j] -= np.float32(slope * cosine / v2) * vt[j]
             joins = shift[b, t, h] == -1
-            norm = norm + 2.0 * dot + k2 * v2 if joins else k2 * v2
+            if joins:
+                norm += 2.0 * cosine * math.sqrt(k2 * v2 * norm) + k2 * v2
+            else:
+                norm = k2 * v2
             _open(s, kt, vt, joins)
 
 
