@@ -1,0 +1,103 @@
+"""Which windows each rank takes at each step: the training order as a function of the step alone.
+
+Optimizer step s uses the global indices `s * global_batch` to `(s + 1) * global_batch` of the order: the same windows
+in the same order on any number of ranks. They are shared out in one piece per rank, then per micro-step:
+
+    share = global_batch / world_size
+    rank r, micro-step a: micro_batch indices from s * global_batch + r * share + a * micro_batch
+
+Reading the ranks in turn, and for each its micro-steps in turn, gives back the global batch. A rank's piece does not
+depend on how it is cut into micro-steps, so the micro batch may change between runs (for other memory) without moving a
+window to another rank.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from dla_data.errors import DataError
+from dla_data.order import WindowOrder
+
+
+class StepBatches(Sampler[list[int]]):
+    """Batch sampler of one rank: the window numbers of its micro-batches, step by step.
+
+    Resuming needs one integer: the number of finished optimizer steps, given as `first_step`. For
+    `DataLoader(batch_sampler=...)`; with Lightning also set `Trainer(use_distributed_sampler=False)`, or it shards and
+    shuffles once more.
+
+    Args:
+        windows: how many windows the data set has; must be what `order` was made for.
+        order: the endless sequence of windows.
+        global_batch: windows per optimizer step, over all ranks.
+        micro_batch: windows per forward pass on one rank.
+        rank, world_size: this process among all.
+        first_step, last_step: 0-based, `last_step` exclusive.
+        accumulate: forward passes per optimizer step, as the trainer has it; None takes what the other sizes need.
+
+    Raises:
+        DataError: an argument out of range, or batch sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        windows: int,
+        order: WindowOrder,
+        global_batch: int,
+        micro_batch: int,
+        last_step: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int | None = None,
+    ) -> None:
+        if windows != order.window_count:
+            raise DataError(f"the order was made for {order.window_count:,} windows, but the data has {windows:,}.")
+        if min(global_batch, micro_batch, world_size) < 1:
+            raise DataError(
+                f"global_batch {global_batch}, micro_batch {micro_batch} and world_size {world_size}: "
+                "each must be at least 1."
+            )
+        if not 0 <= rank < world_size:
+            raise DataError(f"rank {rank} is not among {world_size} ranks (0 to {world_size - 1}).")
+        if not 0 <= first_step <= last_step:
+            raise DataError(
+                f"steps {first_step} to {last_step} asked for: the first must be 0 or more and not after the last."
+            )
+        if global_batch % (micro_batch * world_size):
+            raise DataError(
+                f"global_batch {global_batch} is not a multiple of micro_batch {micro_batch} x {world_size} ranks. "
+                "Choose sizes of which global_batch is a whole multiple."
+            )
+        needed = global_batch // (micro_batch * world_size)
+        if accumulate is not None and accumulate != needed:
+            raise DataError(
+                f"global_batch {global_batch} = micro_batch {micro_batch} x {world_size} ranks x {needed} micro-steps, "
+                f"but {accumulate} micro-steps are set. Set {needed}, or another batch size."
+            )
+        self.order = order
+        self.global_batch = global_batch
+        self.micro_batch = micro_batch
+        self.rank = rank
+        self.world_size = world_size
+        self.first_step = first_step
+        self.last_step = last_step
+        self.accumulate = needed
+
+    def __len__(self) -> int:
+        """Micro-batches left for this rank."""
+        return (self.last_step - self.first_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.global_batch // self.world_size
+        for step in range(self.first_step, self.last_step):
+            begin = step * self.global_batch + self.rank * share
+            own = self.order.windows(begin, share).reshape(self.accumulate, self.micro_batch)
+            yield from own.tolist()
+
+    def step_windows(self, step: int) -> npt.NDArray[np.int64]:
+        """All windows of optimizer step `step`, over all ranks, int64 [global_batch]."""
+        return self.order.windows(step * self.global_batch, self.global_batch)

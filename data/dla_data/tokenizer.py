@@ -1,0 +1,199 @@
+"""Byte-level BPE: trained on the corpus itself, without unknown characters, the same on every run.
+
+Every text is encoded literally. In particular the characters `<|endoftext|>` in a document become ordinary
+tokens: only the writer of a token file ends a document, never its content.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dla_data.errors import DataError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+SMALLEST_VOCABULARY = 256 + 1  # every byte, and the end of a document
+
+# A merge seen once would spend a vocabulary entry on one place of the corpus.
+_MIN_FREQUENCY = 2
+# Long texts go to the encoder in pieces of about this many characters, so that one long document is encoded in parallel
+# and in bounded memory (while it exists, an encoding is many times larger than its text).
+_PIECE_CHARACTERS = 200_000
+_BATCH_CHARACTERS = 4_000_000
+# Between two lines of which neither has white space at the cut, byte-level pre-tokenising always splits.
+_SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+
+
+class Encoded(NamedTuple):
+    """One document as tokens.
+
+    ids: uint32 [tokens], without an end-of-document token.
+    text_bytes: length of its text in UTF-8.
+    """
+
+    ids: npt.NDArray[np.uint32]
+    text_bytes: int
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train byte-level BPE with exactly `vocab_size` entries, of which id 0 is `END_OF_DOCUMENT`.
+
+    Raises:
+        DataError: fewer entries asked for than bytes and special tokens need, or more than the texts support.
+    """
+    require_vocabulary(vocab_size)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=_MIN_FREQUENCY,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    with _all_cores():
+        tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True
+    reached = tokenizer.get_vocab_size()
+    if reached < vocab_size:
+        raise DataError(
+            f"vocabulary of {vocab_size:,} asked for, but the corpus supports only {reached:,}: "
+            f"no further pair of tokens occurs {_MIN_FREQUENCY} times. Ask for at most {reached:,}, or give more text."
+        )
+    return tokenizer
+
+
+def require_vocabulary(vocab_size: int) -> None:
+    """Raise DataError if no byte-level vocabulary can be as small as `vocab_size`."""
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise DataError(
+            f"vocabulary of {vocab_size:,} is too small: "
+            f"the 256 bytes and {END_OF_DOCUMENT} need {SMALLEST_VOCABULARY}. "
+            f"Ask for {SMALLEST_VOCABULARY} or more."
+        )
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
+    """Write `tokenizer.json` to `path`."""
+    Path(path).write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        DataError: missing or unreadable file, or not a tokenizer.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read the tokenizer {path}: {error.strerror}. Check the path.") from error
+    except Exception as error:  # the library raises bare Exception for every kind of bad content
+        raise DataError(f"{path} is not a tokenizer file ({error}). Delete it and prepare the corpus again.") from error
+    tokenizer.encode_special_tokens = True  # not part of the file
+    return tokenizer
+
+
+def end_of_document_id(tokenizer: Tokenizer) -> int:
+    """Return the id of `END_OF_DOCUMENT`, or raise DataError where the tokenizer has none."""
+    number = tokenizer.token_to_id(END_OF_DOCUMENT)
+    if number is None:
+        raise DataError(
+            f"the tokenizer has no token {END_OF_DOCUMENT}, which ends documents. Add it as a special token."
+        )
+    return number
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Return a SHA-256 over what decides the ids; saving, loading or reformatting the file does not change it."""
+    tree = json.loads(tokenizer.to_str())
+    deciding = {
+        "model": {key: tree["model"].get(key) for key in ("type", "vocab", "merges")},
+        "added": sorted((token["id"], token["content"]) for token in tree["added_tokens"]),
+        "normalizer": tree["normalizer"],
+        "pre_tokenizer": tree["pre_tokenizer"],
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def encode_documents(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoded]:
+    """Encode texts in parallel, in order; takes about 4 million characters from `texts` at a time."""
+    parts: list[npt.NDArray[np.uint32]] = []
+    text_bytes = 0
+    for batch in _batches(_pieces(texts, _is_cut_safe(tokenizer))):
+        with _all_cores():
+            encodings = tokenizer.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
+        for (piece, is_last), encoding in zip(batch, encodings, strict=True):
+            parts.append(np.asarray(encoding.ids, dtype=np.uint32))
+            text_bytes += len(piece.encode())
+            if is_last:
+                yield Encoded(np.concatenate(parts), text_bytes)
+                parts, text_bytes = [], 0
+
+
+def _is_cut_safe(tokenizer: Tokenizer) -> bool:
+    """Whether `_SAFE_CUT` is known not to change this tokenizer's result."""
+    pre_tokenizer = tokenizer.pre_tokenizer
+    return (
+        isinstance(pre_tokenizer, pre_tokenizers.ByteLevel)
+        and pre_tokenizer.use_regex
+        and not pre_tokenizer.add_prefix_space
+        and tokenizer.normalizer is None
+    )
+
+
+def _pieces(texts: Iterable[str], cut: bool) -> Iterator[tuple[str, bool]]:
+    """Yield (piece, is the last of its text); pieces end after a line, as soon as they are long enough."""
+    for text in texts:
+        begin = 0
+        while cut and (match := _SAFE_CUT.search(text, begin + _PIECE_CHARACTERS)):
+            yield text[begin : match.end()], False
+            begin = match.end()
+        yield text[begin:], True
+
+
+def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
+    characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece[0])
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+_parallelism_is_ours = False
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let `tokenizers` use its threads inside, and leave the variable "false" outside, unless the user has set it.
+
+    The library's thread pool does not survive a fork: a forked data loader worker that used it would wait for ever, so
+    the library prints a warning at every fork unless the variable is set. "false" silences it and is safe in the
+    worker.
+    """
+    global _parallelism_is_ours
+    if _PARALLELISM not in os.environ:
+        _parallelism_is_ours = True
+    if not _parallelism_is_ours:
+        yield
+        return
+    os.environ[_PARALLELISM] = "true"
+    try:
+        yield
+    finally:
+        os.environ[_PARALLELISM] = "false"
