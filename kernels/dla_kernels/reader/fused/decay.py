@@ -29,13 +29,14 @@ def cumulative_decay(log_decay: Tensor | None, heads: int, pieces: Pieces, devic
     return total
 
 
-def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, pieces: Pieces) -> Tensor:
-    """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and dG_end `[chunks, H]`."""
+def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces) -> Tensor:
+    """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and the two halves of dG_end: that of the writes, per tile
+    `[tiles, H]`, and that of the states carried `[chunks, H]`."""
     heads = qdq.shape[0]
     dlog_decay = torch.empty(pieces.tokens, heads, dtype=torch.float32, device=qdq.device)
     decay_backward_kernel[(pieces.chunks, heads)](
-        qdq, kdk, ends, dlog_decay, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens,
-        H=heads, LONG=pieces.long, num_warps=2,
+        qdq, kdk, ends, carry, dlog_decay, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.first_tile,
+        pieces.tokens, H=heads, TILE=pieces.tile, LONG=pieces.long, num_warps=2,
     )  # fmt: skip
     return dlog_decay
 
@@ -53,16 +54,21 @@ def cumulative_decay_kernel(
 
 @triton.jit
 def decay_backward_kernel(
-    qdq_ptr, kdk_ptr, ends_ptr, dlog_decay_ptr, sequence_ptr, number_ptr, cu_ptr, tokens,
-    H: tl.constexpr, LONG: tl.constexpr,
+    qdq_ptr, kdk_ptr, ends_ptr, carry_ptr, dlog_decay_ptr, sequence_ptr, number_ptr, cu_ptr, first_tile_ptr, tokens,
+    H: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    _, _, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    n, c, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    TILES: tl.constexpr = LONG // TILE
+    first_tile = tl.load(first_tile_ptr + n) + c * TILES
+    dend = tl.load(carry_ptr + chunk * H + h)
+    for q in range(0, ((last - first + TILE - 1) // TILE).to(tl.int32)):
+        dend += tl.load(ends_ptr + (first_tile + q) * H + h)
     t = first + tl.arange(0, LONG)
     dtotal = tl.load(qdq_ptr + h * tokens + t, mask=t < last, other=0.0)
     dtotal -= tl.load(kdk_ptr + h * tokens + t, mask=t < last, other=0.0)
-    dtotal += tl.where(t == last - 1, tl.load(ends_ptr + chunk * H + h), 0.0)
+    dtotal += tl.where(t == last - 1, dend, 0.0)
     # sums from each token to the end; padded tokens after the end hold zeros
     dlog_decay = tl.sum(dtotal, 0) - tl.cumsum(dtotal, 0) + dtotal
     tl.store(dlog_decay_ptr + t * H + h, dlog_decay, mask=t < last)

@@ -1,0 +1,85 @@
+"""What reading adds to the adjoint of the states: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
+
+All chunks and slots at once; states.carry_adjoint then goes through the chunks. With the weights `L[age + 1] - L[age]`
+in place of L the same two give the second adjoint that the boundary gradient needs.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.ages import AgeTables
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.pieces import Pieces, locate
+from dla_kernels.reader.fused.states import end_row
+from dla_kernels.reader.fused.states_layout import StateRows, slot_offset, store_state
+
+
+def slots_adjoint(
+    q: Tensor, do: Tensor, weight: Tensor, total: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+    *, has_state: bool, has_dfinal: bool,
+) -> tuple[StateRows, Tensor | None]:  # fmt: skip
+    """E of every chunk: rows of the ends of the chunks before (see states.carry_adjoint), and for sequences that began
+    with states, E of their first chunks `[N, H, M, K, V]` float32."""
+    (_, groups, key_dim), (_, heads, value_dim) = q.shape, do.shape
+    slots = weight.shape[1]
+    rows = pieces.chunks - (0 if has_dfinal else pieces.sequences)
+    adjoint = StateRows(rows, heads, slots, key_dim, value_dim, do)
+    dstate = None
+    if has_state:
+        shape = (pieces.sequences, heads, slots, key_dim, value_dim)
+        dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
+    blocks_v = triton.cdiv(value_dim, tiles.block_v)
+    grid = (triton.cdiv(key_dim, tiles.block_k) * blocks_v * slots, heads, pieces.chunks)
+    slots_adjoint_kernel[grid](
+        q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
+        pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, scale,
+        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=tiles.block_k,
+        BV=tiles.block_v, BLOCKS_V=blocks_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
+        PRECISION="ieee", num_warps=tiles.warps,
+    )  # fmt: skip
+    return adjoint, dstate
+
+
+@triton.jit
+def slots_adjoint_kernel(
+    q_ptr, do_ptr, weight_ptr, total_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, used_ptr,
+    sequence_ptr, number_ptr, cu_ptr, tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BLOCKS_V: tl.constexpr, HAS_STATE: tl.constexpr,
+    HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """E_i = sum_t (w[i, t] Qe_t)^T do_t"""
+    # neighbours in the grid share q and do of one chunk: slot slowest, so that blocks of one slot run together
+    i = tl.program_id(0) % M
+    block = tl.program_id(0) // M
+    h = tl.program_id(1).to(tl.int64)
+    chunk = tl.program_id(2)
+    n, c, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    if i < tl.load(used_ptr + chunk * H + h):
+        dtype = do_ptr.dtype.element_ty
+        g = h // (H // G)
+        row_k = (block // BLOCKS_V) * BK + tl.arange(0, BK)
+        row_v = (block % BLOCKS_V) * BV + tl.arange(0, BV)
+        in_k = row_k < K
+        in_v = row_v < V
+        acc = tl.zeros((BK, BV), tl.float32)
+        for start in range(0, (last - first).to(tl.int32), TILE):
+            t = first + start + tl.arange(0, TILE)
+            there = t < last
+            factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
+            factor *= tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
+            q = tl.load(q_ptr + (t * G + g)[None, :] * K + row_k[:, None], mask=there[None, :] & in_k[:, None], other=0.0)
+            do = tl.load(do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
+            query = (q.to(tl.float32) * factor[None, :]).to(dtype)
+            acc += tl.dot(query, do, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
+        inside = in_k[:, None] & in_v[None, :]
+        at = row_k[:, None] * V + row_v[None, :]
+        if c > 0:
+            at += slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V)
+            store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
+        elif HAS_STATE:
+            tl.store(dstate_ptr + slot_offset(n, h, i, H, M, K, V) + at, acc, mask=inside)

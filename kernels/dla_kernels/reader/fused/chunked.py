@@ -1,0 +1,176 @@
+"""The order of the stages, forward and backward, for both update rules; TRITON.md has the picture.
+
+A rule enters as four things: queries `Qe = scale exp(G) q`, writes `U = exp(G_end - G) u`, how a chunk's tokens read each
+other (`within`, or made of q and k), and how states are carried over a chunk (`removal`, or a factor). Nothing is kept
+from the forward: the backward makes the tables and states again, which costs little beside reading them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dla_kernels.reader.fused.adjoint import slots_adjoint
+from dla_kernels.reader.fused.ages import AgeTables
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.keys import keys_backward
+from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.queries import queries_backward
+from dla_kernels.reader.fused.read import read
+from dla_kernels.reader.fused.states import advance_states, carry_adjoint
+from dla_kernels.reader.fused.states_delta import advance_states_delta, carry_adjoint_delta, carry_gradient
+from dla_kernels.reader.fused.states_layout import StateRows
+from dla_kernels.reader.fused.values import values_backward
+from dla_kernels.reader.fused.weights import slot_weights
+from dla_kernels.reader.fused.weights_backward import weights_backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is read, in the terms of a rule; contiguous, tokens of the batch flattened.
+
+    Attributes:
+        q, k, u: `[tokens, G, K]` (plain decay: u is k) or `[tokens, H, K]` (delta rule: Qe, U, U).
+        v: `[tokens, H, V]`. slot_weight: `[tokens, H, M]`.
+        total: G `[H, tokens]` float32, zeros for the delta rule. scale: of the queries, one for the delta rule.
+        within: Mx `[tokens, H, LONG]`, or None: made of q and k.
+        carry, removal: for the delta rule a chunk turns S into `carry S - removal S`, `[chunks, H]` float32 and
+            `[chunks, H, K, K]`; None for plain decay, whose carry is `exp(G_end)`.
+        state: `[N, H, M, K, V]` float32 by age, or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    u: Tensor
+    v: Tensor
+    slot_weight: Tensor
+    total: Tensor
+    scale: float
+    within: Tensor | None
+    carry: Tensor | None
+    removal: Tensor | None
+    state: Tensor | None
+    tables: AgeTables
+    pieces: Pieces
+    tiles: Tiles
+
+    def states(self, *, return_state: bool) -> tuple[StateRows, Tensor | None]:
+        """The states at the starts of chunks and, if asked, at the sequences' ends."""
+        slots = self.slot_weight.shape[-1]
+        if self.removal is None:
+            return advance_states(
+                self.u, self.v, self.total, self.state, self.tables, self.pieces, self.tiles,
+                slots=slots, return_state=return_state,
+            )  # fmt: skip
+        assert self.carry is not None
+        return advance_states_delta(
+            self.u, self.v, self.carry, self.removal, self.state, self.tables, self.pieces, self.tiles,
+            slots=slots, return_state=return_state,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """Of `Problem`'s parts. dq, dk per head `[tokens, H, K]` (delta rule: of Qe and U).
+
+    qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay).
+    dwithin, dremoval: for the delta rule, else None. drows, dcolumns `[tokens, H]`: for a gate, else None.
+    """
+
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+    dslot_weight: Tensor
+    dstate: Tensor | None
+    qdq: Tensor
+    kdk: Tensor
+    ends: Tensor
+    dcarry: Tensor
+    dwithin: Tensor | None
+    dremoval: Tensor | None
+    rows: Tensor | None
+    columns: Tensor | None
+
+
+def forward(problem: Problem, *, return_state: bool) -> tuple[Tensor, Tensor | None]:
+    """o `[tokens, H, V]` and the states at the sequences' ends or None."""
+    p = problem
+    kept, final = p.states(return_state=return_state)
+    weight = slot_weights(p.slot_weight, p.tables, p.pieces)
+    o = read(
+        p.q, p.k, p.v, p.within, p.slot_weight, weight, p.total, kept, p.scale, p.tables, p.pieces, p.tiles,
+        has_state=p.state is not None,
+    )  # fmt: skip
+    return o, final
+
+
+def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool) -> Gradients:
+    """The gradients for do `[tokens, H, V]` and dfinal `[N, H, M, K, V]` float32 or None."""
+    p = problem
+    has_state = p.state is not None
+    pairs = p.within is None
+    where = p.tables, p.pieces, p.tiles
+    kept, _ = p.states(return_state=False)
+
+    # of the read, at each token
+    weight = slot_weights(p.slot_weight, p.tables, p.pieces)
+    dq, qdq, dweight = queries_backward(
+        p.q, p.k, p.v, do, p.slot_weight, weight, p.total, kept, p.scale, *where, has_state=has_state, pairs=pairs
+    )
+    dslot_weight, dwithin = weights_backward(
+        p.q, p.k, p.v, do, p.within, p.slot_weight, p.total, dweight, p.scale, *where
+    )
+    del dweight
+
+    # of the boundaries: the same adjoint and the same values_backward, with what one more shift would change
+    rows = columns = None
+    if gate:
+        slot_weight = p.slot_weight.float()
+        change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
+        rows = (change * dslot_weight).sum(-1)
+        adjoint, _ = _adjoint(p, do, slot_weights(change, p.tables, p.pieces), kept, None, has_state=False)
+        dv = values_backward(
+            p.q, p.k, p.u, do, p.within, change, p.total, adjoint, p.scale, *where, has_dfinal=False
+        )  # fmt: skip
+        columns = (p.v.float() * dv.float()).sum(-1)
+        del adjoint, change, dv
+
+    # of the writes and the carry, from the states at each chunk's end
+    adjoint, (dstate, dcarry) = _adjoint(p, do, weight, kept, dfinal, has_state=has_state)
+    dremoval = None
+    has_dfinal = dfinal is not None
+    if p.removal is not None:
+        dremoval = carry_gradient(kept, adjoint, p.tables, p.pieces, p.tiles, has_state=has_state, has_dfinal=has_dfinal)
+        dcarry = dremoval.diagonal(dim1=-2, dim2=-1).sum(-1)
+        dremoval = -dremoval
+    dk, kdk, ends = keys_backward(
+        p.q, p.u, p.v, do, p.slot_weight, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal, pairs=pairs
+    )
+    dv = values_backward(
+        p.q, p.k, p.u, do, p.within, p.slot_weight, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal
+    )
+    return Gradients(
+        dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq.sum(0), kdk=kdk.sum(0), ends=ends.sum(0),
+        dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, rows=rows, columns=columns,
+    )  # fmt: skip
+
+
+def _adjoint(
+    p: Problem, do: Tensor, weight: Tensor, kept: StateRows, dfinal: Tensor | None, *, has_state: bool
+) -> tuple[StateRows, tuple[Tensor | None, Tensor]]:
+    """The adjoint of the states at chunk ends, that of the states before, and `exp(G_end) d exp(G_end)` (plain decay)."""
+    adjoint, dstate = slots_adjoint(
+        p.q, do, weight, p.total, p.scale, p.tables, p.pieces, p.tiles,
+        has_state=has_state, has_dfinal=dfinal is not None,
+    )  # fmt: skip
+    if p.removal is None:
+        dcarry = carry_adjoint(
+            p.total, kept, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles,
+            want_carry=has_state == (p.state is not None),
+        )  # fmt: skip
+        return adjoint, (dstate, dcarry)
+    assert p.carry is not None
+    carry_adjoint_delta(p.carry, p.removal, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles)
+    return adjoint, (dstate, p.carry)

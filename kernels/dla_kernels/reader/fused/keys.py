@@ -1,0 +1,117 @@
+"""Gradient of the keys.
+
+    dU_j = sum over the slot a that j ends its chunk in of dS_a(next) v_j,   dk_j = exp(G_end - G_j) dU_j
+    dk_j += scale sum_t L[t, age(t, j)] exp(G_t - G_j) (do_t . v_j) q_t                              (plain decay only)
+
+For the delta rule k is U itself, G zero. Products are made with j as rows from the start, never by transposing a result.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.ages import AgeTables, padded_slots
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.states import end_row
+from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
+from dla_kernels.reader.fused.weights import (
+    own_tile_weights,
+    pair_weights_transposed,
+    tile_weights_transposed,
+    token_starts,
+)
+from dla_kernels.reader.fused.within import decays, value_products
+
+
+def keys_backward(
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, slot_weight: Tensor, total: Tensor, adjoint: StateRows,
+    scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool, pairs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dk per head `[tokens, H, K]`; k . dk `[K blocks, H, tokens]`; the part of it that comes from the states at the chunk's
+    end, summed over a tile, `[K blocks, tiles, H]`; the last two float32."""
+    (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
+    slots = slot_weight.shape[-1]
+    blocks_k = triton.cdiv(key_dim, tiles.block_k)
+    dk = torch.empty(tokens, heads, key_dim, dtype=k.dtype, device=k.device)
+    kdk = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=k.device)
+    ends = torch.empty(blocks_k, pieces.tiles, heads, dtype=torch.float32, device=k.device)
+    keys_backward_kernel[(pieces.tiles, heads, blocks_k)](
+        q, k, v, do, slot_weight, total, adjoint.high, dk, kdk, ends,
+        tables.old, tables.inner, tables.token_age, tables.final_token,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, pieces.tiles, scale,
+        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
+        BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee", num_warps=tiles.warps,
+    )  # fmt: skip
+    return dk, kdk, ends
+
+
+@triton.jit
+def keys_backward_kernel(
+    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, total_ptr, dhigh_ptr, dk_ptr, kdk_ptr, ends_ptr,
+    old_ptr, inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
+    tokens, all_tiles, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
+    PAIRS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dk_j = exp(G_end - G_j) dS_{final_token[j]} v_j + sum_t (dMx[t, j] exp(G_t - G_j) scale) q_t"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(2)
+    n, chunk, _, j_tile, chunk_first, first, last = locate_tile(
+        tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+    )
+    TILES: tl.constexpr = LONG // TILE
+    dtype = v_ptr.dtype.element_ty
+    g = h // (H // G)
+    j = first + tl.arange(0, TILE)
+    there = j < last
+    stop = tl.load(cu_ptr + n + 1)
+    chunk_last = tl.minimum(chunk_first + LONG, stop)
+    row_k = part * BK + tl.arange(0, BK)
+    in_k = row_k < K
+    inside = there[:, None] & in_k[None, :]
+    key = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
+    dk = tl.zeros((TILE, BK), tl.float32)
+
+    if HAS_DFINAL or chunk_last < stop:
+        to = tl.load(final_token_ptr + h * tokens + j, mask=there, other=0).to(tl.int32)
+        for a in range(tl.min(tl.where(there, to, 255)), tl.max(tl.where(there, to, 0)) + 1):
+            member = there & (to == a)
+            at = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
+            for start in range(0, V, BV):
+                row_v = start + tl.arange(0, BV)
+                in_v = row_v < V
+                v = tl.load(v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=member[:, None] & in_v[None, :], other=0.0)
+                dstate = tl.load(dhigh_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0)
+                dk += tl.dot(v, dstate, input_precision=PRECISION)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
+        total_end = tl.load(total_ptr + h * tokens + chunk_last - 1)
+        dk *= tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=there, other=float("inf")))[:, None]
+    tl.store(ends_ptr + (part * all_tiles + tile) * H + h, tl.sum(key * dk))
+
+    if PAIRS:
+        rows = j[:, None]
+        dwithin = value_products(v_ptr, do_ptr, h, j, last, j, last, H, V, TILE, BV, PRECISION)
+        dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, j[None, :], rows, first, last, tokens, H, M, TILE)
+        dwithin *= decays(total_ptr, tokens, h, j[None, :], rows, there[None, :] & (rows <= j[None, :])) * scale
+        q = tl.load(q_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
+        dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
+        tiles = ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)
+        for p in range(j_tile + 1, tiles):
+            t = chunk_first + p * TILE + tl.arange(0, TILE)
+            starts = token_starts(token_age_ptr, h, p, j, last, tokens, TILES)
+            weight = tile_weights_transposed(slot_weight_ptr, old_ptr, h, t, chunk_last, tokens, H, M, MP).to(dtype)
+            dwithin = value_products(v_ptr, do_ptr, h, j, last, t, chunk_last, H, V, TILE, BV, PRECISION)
+            dwithin *= pair_weights_transposed(weight, starts, MP, PRECISION)
+            allowed = there[:, None] & (t < chunk_last)[None, :]
+            dwithin *= decays(total_ptr, tokens, h, t[None, :], rows, allowed) * scale
+            q_mask = (t < chunk_last)[:, None] & in_k[None, :]
+            q = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=q_mask, other=0.0)
+            dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)
+
+    tl.store(dk_ptr + (j * H + h)[:, None] * K + row_k[None, :], dk.to(dtype), mask=inside)
+    tl.store(kdk_ptr + (part * H + h) * tokens + j, tl.sum(key * dk, 1), mask=there)

@@ -1,0 +1,27 @@
+"""Two sums that both update rules end their backward with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def head_sums(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """`[tokens, H, K]` per head -> `[B, T, G, K]`: the heads of a group are added in order, in float32."""
+    groups = shape[2]
+    if gradient.shape[1] == groups:
+        return gradient.view(shape)
+    tokens, heads, key_dim = gradient.shape
+    total = gradient.view(tokens, groups, heads // groups, key_dim).sum(2, dtype=torch.float32)
+    return total.to(gradient.dtype).view(shape)
+
+
+def sums_to_end(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """Sums of `x` `[B, T, H]` from each token to the end of its sequence. float64 inside: documents are differences."""
+    sums = x.double().flip(1).cumsum(1).flip(1)
+    if cu_seqlens is not None:
+        ends = cu_seqlens.to(x.device)[1:]
+        after = torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)[:, ends]  # [1, N, H]
+        index = torch.searchsorted(ends, torch.arange(x.shape[1], device=x.device), right=True)
+        sums = sums - after[:, index]
+    return sums.to(x.dtype)

@@ -1,0 +1,109 @@
+"""Gradient of the values.
+
+    dv_j = sum over the slot a that j ends its chunk in of U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t
+
+Run with `L[age + 1] - L[age]` in place of L, `v_j . dv_j` is what the boundary gradient calls the column sums.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.ages import AgeTables, padded_slots
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.states import end_row
+from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
+from dla_kernels.reader.fused.weights import (
+    own_tile_weights,
+    pair_weights_transposed,
+    tile_weights_transposed,
+    token_starts,
+)
+from dla_kernels.reader.fused.within import within_tile_transposed
+
+
+def values_backward(
+    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, slot_weight: Tensor, total: Tensor,
+    adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
+) -> Tensor:  # fmt: skip
+    """dv `[tokens, H, V]` like do. q, k make Mx where `within` is None; u makes the writes (k, or U of the delta rule)."""
+    (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
+    slots = slot_weight.shape[-1]
+    dv = torch.empty_like(do)
+    grid = (pieces.tiles, heads, triton.cdiv(value_dim, tiles.block_v))
+    values_backward_kernel[grid](
+        q, k, u, do, do if within is None else within, slot_weight, total, adjoint.high, dv,
+        tables.old, tables.inner, tables.token_age, tables.final_token,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
+        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
+        BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, STORED=within is not None, PRECISION="ieee",
+        num_warps=tiles.warps,
+    )  # fmt: skip
+    return dv
+
+
+@triton.jit
+def values_backward_kernel(
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, total_ptr, dhigh_ptr, dv_ptr,
+    old_ptr, inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
+    h = tl.program_id(1).to(tl.int64)
+    n, chunk, _, j_tile, chunk_first, first, last = locate_tile(
+        tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+    )
+    TILES: tl.constexpr = LONG // TILE
+    dtype = do_ptr.dtype.element_ty
+    g = h // (H // G)
+    j = first + tl.arange(0, TILE)
+    there = j < last
+    stop = tl.load(cu_ptr + n + 1)
+    chunk_last = tl.minimum(chunk_first + LONG, stop)
+    row_v = tl.program_id(2) * BV + tl.arange(0, BV)
+    in_v = row_v < V
+    dv = tl.zeros((TILE, BV), tl.float32)
+
+    if HAS_DFINAL or chunk_last < stop:
+        total_end = tl.load(total_ptr + h * tokens + chunk_last - 1)
+        factor = tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=there, other=float("inf")))
+        to = tl.load(final_token_ptr + h * tokens + j, mask=there, other=0).to(tl.int32)
+        for a in range(tl.min(tl.where(there, to, 255)), tl.max(tl.where(there, to, 0)) + 1):
+            member = there & (to == a)
+            at = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
+            for start in range(0, K, BK):
+                row_k = start + tl.arange(0, BK)
+                in_k = row_k < K
+                u = tl.load(u_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=member[:, None] & in_k[None, :], other=0.0)
+                key = (u.to(tl.float32) * factor[:, None]).to(dtype)
+                dstate = tl.load(dhigh_ptr + at + row_k[:, None] * V + row_v[None, :], mask=in_k[:, None] & in_v[None, :], other=0.0)
+                dv += tl.dot(key, dstate, input_precision=PRECISION)  # [TILE, BK] @ [BK, BV] -> [TILE, BV]
+
+    within = within_tile_transposed(
+        q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, j, last, j, last, chunk_first, scale,
+        H, G, K, LONG, TILE, BK, STORED, PRECISION,
+    )  # fmt: skip
+    within *= own_tile_weights(slot_weight_ptr, inner_ptr, h, j[None, :], j[:, None], first, last, tokens, H, M, TILE)
+    inside = there[:, None] & in_v[None, :]
+    do = tl.load(do_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=inside, other=0.0)
+    dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
+    tiles = ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)
+    for p in range(j_tile + 1, tiles):
+        t = chunk_first + p * TILE + tl.arange(0, TILE)
+        starts = token_starts(token_age_ptr, h, p, j, last, tokens, TILES)
+        weight = tile_weights_transposed(slot_weight_ptr, old_ptr, h, t, chunk_last, tokens, H, M, MP).to(dtype)
+        within = within_tile_transposed(
+            q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, chunk_last, j, last, chunk_first, scale,
+            H, G, K, LONG, TILE, BK, STORED, PRECISION,
+        )  # fmt: skip
+        within *= pair_weights_transposed(weight, starts, MP, PRECISION)
+        do_mask = (t < chunk_last)[:, None] & in_v[None, :]
+        do = tl.load(do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=do_mask, other=0.0)
+        dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
+    tl.store(dv_ptr + (j * H + h)[:, None] * V + row_v[None, :], dv.to(dtype), mask=inside)

@@ -1,0 +1,113 @@
+"""Gradient of the slot weights and, for the delta rule, of Mx.
+
+    dMx[t, j] = L[t, age(t, j)] (do_t . v_j)
+    dL[t, a]  = sum of Mx[t, j] (do_t . v_j) over tokens j of age a  +  sum of dw[i, t] over slots i of age a
+
+Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix, then
+both kinds are sorted into their ages at t. No atomics: a program owns its rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.ages import AgeTables, padded_slots
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.within import value_products, within_tile
+
+
+def weights_backward(
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, slot_weight: Tensor, total: Tensor,
+    dweight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """dL `[tokens, H, M]` float32, and dMx like `within` `[tokens, H, LONG]` or None; dweight as queries_backward gave it."""
+    (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
+    slots = slot_weight.shape[-1]
+    dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
+    dwithin = None if within is None else torch.zeros_like(within)
+    weights_backward_kernel[(pieces.tiles, heads)](
+        q, k, v, do, v if within is None else within, slot_weight, total, dweight,
+        dslot_weight, dslot_weight if dwithin is None else dwithin,
+        tables.old, tables.inner, tables.token_age, tables.slot_age,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
+        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
+        BK=tiles.block_k, BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
+        num_warps=tiles.warps,
+    )  # fmt: skip
+    return dslot_weight, dwithin
+
+
+@triton.jit
+def weights_backward_kernel(
+    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, slot_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr, dwithin_ptr,
+    old_ptr, inner_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dL[t, a] = sum over age(t, j) = a of Mx[t, j] (do_t . v_j) + sum over slots i of age a of dw[i, t]"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    _, _, _, q_tile, chunk_first, first, last = locate_tile(
+        tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+    )
+    TILES: tl.constexpr = LONG // TILE
+    dtype = v_ptr.dtype.element_ty
+    t = first + tl.arange(0, TILE)
+    there = t < last
+    slot = tl.arange(0, MP)
+    in_m = slot < M
+
+    # slots, by age at the tile's start
+    dslots = tl.zeros((TILE, MP), tl.float32)
+    for part in range(0, PARTS):
+        at = ((part * H + h) * M + slot)[None, :] * tokens + t[:, None]
+        dslots += tl.load(dweight_ptr + at, mask=there[:, None] & in_m[None, :], other=0.0)
+    starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
+    member = (starts[:, None] == slot[None, :]).to(dtype)
+    dstarts = tl.dot(dslots.to(dtype), member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
+
+    # tokens of earlier tiles, likewise
+    starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
+    for p in range(0, q_tile):
+        j = chunk_first + p * TILE + tl.arange(0, TILE)
+        starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
+        products = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
+        if STORED:
+            dwithin = (products * pair_weights(starts_weight, starts, MP, PRECISION)).to(dtype)
+            at = (t * H + h)[:, None] * LONG + (j - chunk_first)[None, :]
+            tl.store(dwithin_ptr + at, dwithin, mask=there[:, None] & (j < first)[None, :])
+        products *= within_tile(
+            q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, j, first, chunk_first, scale,
+            H, G, K, LONG, TILE, BK, STORED, PRECISION,
+        )  # fmt: skip
+        member = (starts[:, None] == slot[None, :]).to(dtype)
+        dstarts += tl.dot(products.to(dtype), member, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, MP]
+
+    # tokens of this tile
+    rows, columns = t[:, None], t[None, :]
+    causal = (rows < last) & (columns <= rows)
+    products = value_products(do_ptr, v_ptr, h, t, last, t, last, H, V, TILE, BV, PRECISION)
+    if STORED:
+        dwithin = products * own_tile_weights(
+            slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE
+        )  # fmt: skip
+        at = (rows * H + h) * LONG + (columns - chunk_first)
+        tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=causal)
+    products *= within_tile(
+        q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, t, last, chunk_first, scale,
+        H, G, K, LONG, TILE, BK, STORED, PRECISION,
+    )  # fmt: skip
+
+    # into the ages at t
+    own_age = tl.load(inner_ptr + (h * tokens + rows) * TILE + (columns - first), mask=causal, other=255).to(tl.int32)
+    at = (h * tokens + t)[:, None] * M + slot[None, :]
+    age = tl.load(old_ptr + at, mask=there[:, None] & in_m[None, :], other=255).to(tl.int32)
+    for a in range(0, M):
+        dL = tl.sum(tl.where(age == a, dstarts, 0.0), 1) + tl.sum(tl.where(own_age == a, products, 0.0), 1)
+        tl.store(dslot_weight_ptr + (t * H + h) * M + a, dL, mask=there)
