@@ -1,6 +1,12 @@
-"""Language models in pure torch: their configuration, modules, initialisation and generation."""
+"""Language models in pure torch: their configuration, modules, initialisation and generation.
 
-from dla_train.models.cache import ModelCache
+The configuration is there at once; what needs torch is imported when it is first asked for, so that a recipe can be
+read and shown without waiting for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dla_train.models.config import (
     MEMORIES,
     MIXERS,
@@ -16,10 +22,20 @@ from dla_train.models.config import (
     SingleMemory,
     model_config_from_dict,
 )
-from dla_train.models.generation import generate, stream
-from dla_train.models.initialization import initialize
-from dla_train.models.language_model import LanguageModel
-from dla_train.models.memory import Memory
+
+if TYPE_CHECKING:
+    from dla_train.models.cache import ModelCache
+    from dla_train.models.generation import generate, stream
+    from dla_train.models.initialization import initialize
+    from dla_train.models.language_model import LanguageModel
+
+_NEEDS_TORCH = {
+    "LanguageModel": "language_model",
+    "ModelCache": "cache",
+    "generate": "generation",
+    "initialize": "initialization",
+    "stream": "generation",
+}
 
 __all__ = [
     "MEMORIES",
@@ -31,7 +47,6 @@ __all__ = [
     "GatedDeltaNetConfig",
     "LanguageModel",
     "Mamba2Config",
-    "Memory",
     "MemoryConfig",
     "MixerConfig",
     "ModelCache",
@@ -42,3 +57,9 @@ __all__ = [
     "model_config_from_dict",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEEDS_TORCH:
+        return getattr(import_module(f"dla_train.models.{_NEEDS_TORCH[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
