@@ -1,0 +1,1 @@
+"""What happens around training, one concern per file."""

@@ -1,0 +1,72 @@
+"""When to save: every N steps, at the end, and when told to stop."""
+
+import time
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from dla_train.callbacks.step_boundary import begins_step
+from dla_train.callbacks.stop_signal import Interrupted, StopSignal
+from dla_train.checkpoints.config import CheckpointConfig
+from dla_train.checkpoints.manifest import RunIdentity
+from dla_train.checkpoints.state_file import state_bytes
+from dla_train.checkpoints.store import STATE_NAME, CheckpointStore
+
+
+class Checkpointing(Callback):
+    """Saves between two steps: after everything that belongs to the finished one, its validation included.
+
+    So whoever goes on from a checkpoint need not ask whether the validation of its step was still to come.
+
+    Args:
+        store: where to. config: when, and what to keep. identity: of this run.
+        stop: asked before every step whether to end.
+        step: the step that training goes on from, which is saved already (or is 0).
+    Attributes:
+        seconds: spent saving so far.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, config: CheckpointConfig, identity: RunIdentity, stop: StopSignal, step: int
+    ) -> None:
+        self.store = store
+        self.config = config
+        self.identity = identity
+        self.stop = stop
+        self.seconds = 0.0
+        self._saved_step = step
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        """Save if the step before was a multiple of `every`, or if this one is not to be.
+
+        Raises:
+            Interrupted: after saving, where a signal asked for the end.
+            RunError: the checkpoint cannot be written.
+        """
+        if not begins_step(trainer, batch_idx):
+            return
+        told = self.stop.agreed(trainer)
+        if told is not None or (self.config.every and trainer.global_step % self.config.every == 0):
+            self.save(trainer)
+        if told is not None:
+            raise Interrupted(told)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save the last step."""
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write the checkpoint of the step that was just finished, unless it is there."""
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        began = time.monotonic()
+        self.store.require_room(step, state_bytes(trainer.lightning_module, trainer.optimizers))
+        with self.store.new(step, self.identity) as folder:
+            trainer.save_checkpoint(folder / STATE_NAME, weights_only=False)
+        self.store.prune(self.config)
+        self._saved_step = step
+        self.seconds += time.monotonic() - began

@@ -1,0 +1,92 @@
+"""How far the run is: a bar on a terminal, a line now and then anywhere else."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from tqdm import tqdm
+
+from dla_train.callbacks.step_boundary import ends_step
+from dla_train.callbacks.step_metrics import StepMetrics
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Progress(Callback):
+    """Loss, tokens per second and time left. Must come after `StepMetrics`, whose rows it shows.
+
+    Args:
+        steps: of the whole run. metrics: where the numbers come from. seconds: between lines.
+    """
+
+    def __init__(self, steps: int, metrics: StepMetrics, seconds: float) -> None:
+        self.steps = steps
+        self.metrics = metrics
+        self.seconds = seconds
+        self._bar: tqdm | None = None
+        self._first_step = 0
+        self._began = self._said = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show where it begins."""
+        self._first_step = trainer.global_step
+        self._began = self._said = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=self.steps, initial=self._first_step, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: torch.Tensor | dict[str, Any] | None,
+        batch: Tensor,
+        batch_idx: int,
+    ) -> None:
+        """Show the step."""
+        if not ends_step(trainer, batch_idx):
+            return
+        row = self.metrics.train
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False
+            )
+            self._bar.update()
+            return
+        now = time.monotonic()
+        if now - self._said >= self.seconds or row["step"] in (self._first_step + 1, self.steps):
+            self._said = now
+            pace = (now - self._began) / (row["step"] - self._first_step)
+            _LOGGER.info(
+                "step %d/%d  loss %.4f  lr %.2e  %s tokens/s  %s left",
+                row["step"],
+                self.steps,
+                row["loss"],
+                row["lr"],
+                f"{row['tokens_per_second']:,.0f}",
+                tqdm.format_interval((self.steps - row["step"]) * pace),
+            )
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say that the pause is a validation."""
+        if self._bar is not None:
+            self._bar.set_description("validating")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show its result."""
+        if self._bar is not None:
+            self._bar.set_description("")
+        row = self.metrics.validation
+        _LOGGER.info(
+            "step %d/%d  validation loss %.4f  perplexity %.2f", row["step"], self.steps, row["loss"], row["perplexity"]
+        )
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Leave the last state of the bar on the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once.
+
+Saving from inside a signal handler is how runs deadlock (the ranks are at different places then); the handler only
+takes note, and `Checkpointing` asks at the next step boundary, where all ranks agree.
+"""
+
+import os
+import signal
+from types import FrameType
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """The run was told to stop.
+
+    Attributes:
+        signal_number: which signal; the exit code is 128 more, as shells have it.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class StopSignal(Callback):
+    """Takes note of signals from the first step on.
+
+    Before that, Ctrl-C raises KeyboardInterrupt as everywhere. Lightning installs handlers of its own at the start of
+    training; these replace them, and Lightning puts back what was there before both.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take the signals over."""
+        for number in _SIGNALS:
+            signal.signal(number, self._note)
+
+    def agreed(self, trainer: lightning.Trainer) -> int | None:
+        """The signal that this or another rank has received, or None; to be called by all ranks, at a step boundary."""
+        if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+            return self._received or signal.SIGTERM
+        return None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise Interrupted(number)
+        self._received = number
+        # Not through logging: its locks may be held by the code that was interrupted.
+        again = " (Ctrl-C again stops at once)" if number == signal.SIGINT else ""
+        os.write(2, f"\nstopping after this step{again}\n".encode())

@@ -1,0 +1,25 @@
+"""The recipe's `checkpoint` section."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep. A checkpoint is always written at the end of a run and when it is told to stop.
+
+    Attributes:
+        every: steps between checkpoints; null saves only then.
+        keep_last: how many of the newest stay. With 1, a damaged newest one leaves nothing to fall back on.
+        keep_every: checkpoints at multiples of this many steps stay for good; null keeps none for good.
+    """
+
+    every: int | None = 100
+    keep_last: int = 2
+    keep_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last is {self.keep_last}; it must be at least 1")
+        for name in ("every", "keep_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or null")

@@ -1,0 +1,121 @@
+"""`manifest.json`: what a checkpoint is a checkpoint of, and how to tell that it is whole."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+FORMAT = "dla-checkpoint"
+VERSION = 1  # raise it when an older reader would misread the files
+MANIFEST_NAME = "manifest.json"
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint is not what its manifest says; the text is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """What must agree between a checkpoint and the run that goes on from it.
+
+    Attributes:
+        recipe: the resolved recipe as plain values, its `model` section being the architecture.
+        data: fingerprints of the tokenizer and of the training tokens.
+        world_size: number of processes that trained.
+        strategy: how the state is laid out on disk; `single` is one file.
+    """
+
+    recipe: dict[str, Any]
+    data: dict[str, str]
+    world_size: int = 1
+    strategy: str = "single"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    Attributes:
+        step: finished optimizer steps.
+        identity: of the run that wrote it.
+        fingerprints: of the whole recipe and of its model, for people and for quick comparison.
+        files: size and SHA-256 of every other file, by path inside the checkpoint.
+    """
+
+    step: int
+    identity: RunIdentity
+    fingerprints: dict[str, str]
+    files: dict[str, dict[str, Any]]
+    saved: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    packages: dict[str, str] = field(
+        default_factory=lambda: {name: metadata.version(name) for name in ("torch", "lightning")}
+    )
+
+    def to_json(self) -> str:
+        """Text for `read`."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of the checkpoint `folder`.
+
+        Raises:
+            DamagedCheckpoint: it is missing, not JSON, of another format or a later version.
+        """
+        try:
+            content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DamagedCheckpoint(f"{MANIFEST_NAME} is missing") from error
+        except ValueError as error:
+            raise DamagedCheckpoint(f"{MANIFEST_NAME} is not JSON ({error})") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise DamagedCheckpoint(f"{MANIFEST_NAME} is not that of a checkpoint of dla-train")
+        if (version := content.pop("version", None)) != VERSION:
+            raise DamagedCheckpoint(f"it has format version {version}, and this program reads {VERSION}")
+        try:
+            return cls(**{**content, "identity": RunIdentity(**content["identity"])})
+        except (TypeError, KeyError) as error:
+            raise DamagedCheckpoint(
+                f"{MANIFEST_NAME} does not have the fields of version {VERSION} ({error})"
+            ) from error
+
+    def check_files(self, folder: Path) -> None:
+        """Compare every file with its record: sizes first, because that is quick, then content.
+
+        Raises:
+            DamagedCheckpoint: names the first file that is missing, short or changed.
+        """
+        for name, record in self.files.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise DamagedCheckpoint(f"{MANIFEST_NAME} names the file {name}, which lies outside")
+            path = folder / name
+            if not path.is_file():
+                raise DamagedCheckpoint(f"{name} is missing")
+            if (size := path.stat().st_size) != record["bytes"]:
+                raise DamagedCheckpoint(f"{name} has {size:,} bytes instead of {record['bytes']:,}")
+        for name, record in self.files.items():
+            if sha256(folder / name) != record["sha256"]:
+                raise DamagedCheckpoint(f"the content of {name} does not match its checksum")
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below `folder` (a sharded checkpoint has directories)."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+    }
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def architecture(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a plain recipe that decides which tensors a checkpoint holds."""
+    return dict(recipe["model"])

@@ -1,0 +1,151 @@
+"""Which checkpoint a run goes on from, and whether it may."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
+from dla_train.checkpoints.store import Checkpoint, CheckpointStore
+from dla_train.config.show import differences
+from dla_train.errors import RunError, UsageError
+
+_LOGGER = logging.getLogger(__name__)
+
+MAY_CHANGE = (
+    "description",
+    "checkpoint.",
+    "logging.",
+    "report.",
+    "data.path",  # the text may have moved; its fingerprint is compared
+    "data.workers",
+    "training.steps",
+    "training.micro_batch",
+    "training.max_minutes",
+    "training.threads",
+    "training.accelerator",
+    "training.validate_every",
+    "training.validation_windows",
+)
+"""Keys (or sections, with a dot) that may differ when a run goes on: they decide how long, how fast and what is
+written, not what is learned from which windows. (`training.steps` stretches the schedule: that is what changing it
+means.)"""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A sound checkpoint, and the damaged ones after it."""
+
+    checkpoint: Checkpoint
+    manifest: Manifest
+    damaged: tuple[Checkpoint, ...] = ()
+
+
+def newest_sound(store: CheckpointStore) -> ResumePoint | None:
+    """The newest checkpoint that is as it was written; warns of every damaged one. None where there is none at all.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged: starting again from nothing would not be what the user
+            wants.
+    """
+    damaged: list[Checkpoint] = []
+    reasons: list[str] = []
+    for checkpoint in store.all():
+        try:
+            manifest = checkpoint.verify()
+        except DamagedCheckpoint as error:
+            damaged.append(checkpoint)
+            reasons.append(f"{checkpoint.folder.name}: {error}")
+            _LOGGER.warning("the checkpoint %s is damaged (%s); trying the one before.", checkpoint.folder, error)
+            continue
+        return ResumePoint(checkpoint, manifest, tuple(damaged))
+    if damaged:
+        raise RunError(
+            f"every checkpoint in {store.folder} is damaged ({'; '.join(reasons)}). Restore one from a copy, or start "
+            "again in another folder with --run-dir."
+        )
+    return None
+
+
+def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
+    """The checkpoint that `--resume PATH` names: a `step-...` directory, or a run folder (its newest sound one).
+
+    Raises:
+        UsageError: there is no checkpoint at `path`, or `store` already has newer ones.
+        RunError: the checkpoint is damaged.
+    """
+    if path.name.startswith("step-") and path.is_dir():
+        checkpoint = Checkpoint(int(path.name.removeprefix("step-")), path)
+        try:
+            point = ResumePoint(checkpoint, checkpoint.verify())
+        except DamagedCheckpoint as error:
+            raise RunError(
+                f"the checkpoint {path} is damaged: {error}. --resume auto takes the newest sound one."
+            ) from error
+    else:
+        found = newest_sound(CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path))
+        if found is None:
+            raise UsageError(
+                f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100, or "
+                "a run folder."
+            )
+        point = found
+    newer = [other for other in store.all() if other.step > point.checkpoint.step]
+    if newer:
+        raise UsageError(
+            f"{store.folder} has a newer checkpoint (step {newer[0].step}) than {point.checkpoint.folder}. "
+            "To go on from the newest, use --resume auto; to branch off at this one, give a new folder with --run-dir."
+        )
+    return point
+
+
+def require_same_experiment(point: ResumePoint, recipe: dict[str, Any]) -> None:
+    """Refuse a checkpoint that this recipe did not make.
+
+    Raises:
+        UsageError: lists the keys that differ, with both values.
+    """
+    changed = forbidden_changes(point.manifest.identity.recipe, recipe)
+    if not changed:
+        return
+    model = {key: values for key, values in changed.items() if key.startswith("model.")}
+    what = "of another architecture" if model else "of another recipe"
+    raise UsageError(
+        f"{point.checkpoint.folder} is a checkpoint {what}: {listed(model or changed)}. "
+        "Use the recipe that it was made with, or start a new run in another folder with --run-dir."
+    )
+
+
+def require_same_data(point: ResumePoint, data: dict[str, str]) -> None:
+    """Refuse to go on with other text: the windows would not be those that the finished steps have not seen yet.
+
+    Raises:
+        UsageError: says what changed.
+    """
+    for part, before in point.manifest.identity.data.items():
+        if data.get(part) != before:
+            raise UsageError(
+                f"the {part} changed since {point.checkpoint.folder} was written (fingerprint {before[:16]}, now "
+                f"{data.get(part, 'none')[:16]}): the text is another one. Restore it, or start a new run with "
+                "--run-dir."
+            )
+
+
+def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The differing keys that `MAY_CHANGE` does not allow, with both values."""
+    return {
+        key: values
+        for key, values in differences(before, now).items()
+        if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in MAY_CHANGE)
+    }
+
+
+def listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    """`optimizer.lr 0.001 there and 0.01 here, ...`"""
+    return ", ".join(
+        f"{key} {_plainly(before)} there and {_plainly(now)} here" for key, (before, now) in changed.items()
+    )
+
+
+def _plainly(value: Any) -> str:
+    return "(absent)" if value is None else str(value)

@@ -1,0 +1,160 @@
+"""The `checkpoints/` folder of a run: directories `step-00000100` that are complete or not there.
+
+A checkpoint is written under a hidden name, brought to disk, described by a manifest, and then renamed. What a kill
+leaves behind has a hidden name, is never read, and goes at the next start. Damaged checkpoints are found by size and
+checksum, never by luck.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dla_train import atomic_files
+from dla_train.checkpoints.config import CheckpointConfig
+from dla_train.checkpoints.manifest import (
+    MANIFEST_NAME,
+    DamagedCheckpoint,
+    Manifest,
+    RunIdentity,
+    architecture,
+    describe_files,
+)
+from dla_train.config.show import fingerprint_of_plain
+from dla_train.errors import RunError
+
+STATE_NAME = "state.ckpt"
+"""What Lightning's strategy writes inside a checkpoint: a file, or a directory where the state is sharded."""
+
+_NAME = re.compile(r"step-(\d{8,})")
+_UNFINISHED = ".unfinished-"
+_SET_ASIDE = "damaged-"
+_ROOM_BESIDE = 16 * 2**20  # bytes that a save leaves free for metrics and logs
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk; `folder` holds `STATE_NAME` and the manifest."""
+
+    step: int
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        """What to hand to Lightning."""
+        return self.folder / STATE_NAME
+
+    def verify(self) -> Manifest:
+        """Read everything and return the manifest.
+
+        Raises:
+            DamagedCheckpoint: the reason.
+            RunError: the disk does not answer, which says nothing about the checkpoint.
+        """
+        try:
+            manifest = Manifest.read(self.folder)
+            manifest.check_files(self.folder)
+        except OSError as error:
+            raise RunError(f"cannot read the checkpoint {self.folder}: {error.strerror} ({error.filename}).") from error
+        if manifest.step != self.step:
+            raise DamagedCheckpoint(f"its manifest says step {manifest.step}")
+        return manifest
+
+
+class CheckpointStore:
+    """The checkpoints of one run. Only one process may hold it (the lock of the run folder)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Checkpoint]:
+        """Every checkpoint, sound or not, the newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        return sorted((Checkpoint(int(match[1]), path) for match, path in found), key=lambda one: -one.step)
+
+    @contextmanager
+    def new(self, step: int, identity: RunIdentity) -> Iterator[Path]:
+        """Yield an empty directory that becomes the checkpoint of `step` when the block ends, and goes if it raises.
+
+        Raises:
+            RunError: the operating system refuses (no space, no permission).
+        """
+        target = self.folder / f"step-{step:08d}"
+        unfinished = self.folder / f"{_UNFINISHED}{target.name}"
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            _seal(unfinished, step, identity)
+            if target.exists():  # a damaged one that training has come past once more
+                self.set_aside(Checkpoint(step, target))
+            os.rename(unfinished, target)
+            atomic_files.sync(self.folder)
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer, when the disk is full
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise RunError(
+                f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
+                f"{self.last_words()} Make room or permission there, then go on with --resume auto."
+            ) from error
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+    def require_room(self, step: int, needed: int) -> None:
+        """Refuse to begin a checkpoint of `needed` bytes that will not fit.
+
+        Raises:
+            RunError: says what is needed and what is free.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed + _ROOM_BESIDE:
+            raise RunError(
+                f"the checkpoint of step {step} needs {needed / 1e6:,.0f} MB in {self.folder}, where "
+                f"{free / 1e6:,.0f} MB are free. {self.last_words()} Make room there, or set a smaller "
+                "checkpoint.keep_last, then go on with --resume auto."
+            )
+
+    def last_words(self) -> str:
+        """What a run that ends now can be resumed from."""
+        newest = self.all()[:1]
+        return f"The newest checkpoint is that of step {newest[0].step}." if newest else "There is no checkpoint yet."
+
+    def prune(self, config: CheckpointConfig) -> None:
+        """Remove what `config` does not keep."""
+        for checkpoint in self.all()[config.keep_last :]:
+            if config.keep_every is None or checkpoint.step % config.keep_every:
+                hidden = self.folder / f"{_UNFINISHED}removed-{checkpoint.folder.name}"
+                os.rename(
+                    checkpoint.folder, hidden
+                )  # gone at once; a kill in the middle of rmtree would leave half of it
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def set_aside(self, checkpoint: Checkpoint) -> Path:
+        """Rename a damaged checkpoint, so that it is neither tried again nor counted, and a person can look at it."""
+        aside = self.folder / f"{_SET_ASIDE}{checkpoint.folder.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(checkpoint.folder, aside)
+        return aside
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes were in the middle of writing."""
+        for path in self.folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _seal(folder: Path, step: int, identity: RunIdentity) -> None:
+    """Bring a written checkpoint to disk and describe it; the manifest comes last."""
+    for path in folder.rglob("*"):
+        atomic_files.sync(path)
+    fingerprints = {
+        "recipe": fingerprint_of_plain(identity.recipe),
+        "architecture": fingerprint_of_plain(architecture(identity.recipe)),
+    }
+    manifest = Manifest(step=step, identity=identity, fingerprints=fingerprints, files=describe_files(folder))
+    atomic_files.write_text(folder / MANIFEST_NAME, manifest.to_json())

@@ -1,0 +1,100 @@
+"""`dla-train fit`: train a recipe, or go on with a run."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dla_train.errors import UsageError
+
+if TYPE_CHECKING:
+    from dla_train.config.load import LoadedRecipe
+    from dla_train.runs.folder import RunFolder
+
+_EXAMPLES = """\
+settings:
+  key=value sets any key that `dla-train show` prints; the value is written as in YAML. Naming another kind
+  (model.mixer.memory=fenwick) starts that section anew with the kind's defaults.
+
+resuming:
+  never (the default)  start at step 0; refuses a folder that already holds a run with checkpoints
+  auto                 go on from the newest sound checkpoint of the run folder; starts at step 0 if there is none,
+                       so it suits scripts that are run again until they succeed
+  PATH                 go on from this checkpoint (.../checkpoints/step-00000100) or run folder
+
+stopping:
+  Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on (exit code 130 or 143).
+
+examples:
+  dla-train fit --recipe tiny
+  dla-train fit --recipe tiny training.steps=50 optimizer.lr=1e-3 --run-dir runs/short
+  dla-train fit --run-dir runs/short --resume auto
+  dla-train fit --recipe my/recipe.yaml model.mixer.memory=fenwick
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "fit",
+        help="train a recipe, or go on with a run",
+        description=__doc__,
+        usage="dla-train fit --recipe NAME_OR_PATH [key=value ...] [--resume auto|PATH|never] [--run-dir DIR]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_PATH",
+        help="a shipped recipe's name, or the path of a .yaml file; may be left out where --run-dir holds a run",
+    )
+    parser.add_argument("--resume", metavar="auto|PATH|never", default="never", help="where to start; see below")
+    parser.add_argument(
+        "--run-dir", "--out", dest="run_dir", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    """Train, print the report, return the exit code."""
+    from dla_train.runs.folder import RunFolder
+
+    loaded = _load(options, settings)
+    folder = RunFolder(options.run_dir or Path("runs") / loaded.name)
+    return _fit(loaded, folder, options.resume)
+
+
+def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
+    from dataclasses import replace
+
+    from dla_train.config.catalog import find
+    from dla_train.config.load import load
+
+    if options.recipe is not None:
+        return load(find(options.recipe), settings)
+    if options.run_dir is None:
+        raise UsageError("dla-train fit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
+    saved = options.run_dir / "recipe.yaml"
+    if not saved.is_file():
+        raise UsageError(f"{options.run_dir} holds no run to take the recipe from: give --recipe NAME_OR_PATH.")
+    return replace(load(find(str(saved)), settings), name=options.run_dir.name)
+
+
+def _fit(loaded: "LoadedRecipe", folder: "RunFolder", resume: str) -> int:
+    from dla_train.runs.console import start_console
+
+    start_console()
+    from dla_train.training.fit import fit
+
+    outcome = fit(loaded, folder, resume)
+    if outcome.signal_number is None:
+        print(f"\n{outcome.report}", end="")
+        return 0
+    again = f"dla-train fit --run-dir {shlex.quote(str(folder))} --resume auto"
+    if outcome.resumable_step is None:
+        print(f"stopped before the first step was done; start again with: {again}", file=sys.stderr)
+    else:
+        print(f"stopped; step {outcome.resumable_step} is saved. Go on with: {again}", file=sys.stderr)
+    return 128 + outcome.signal_number

@@ -1,0 +1,87 @@
+"""`dla-train`: reads the command line, and turns failures into one sentence and an exit code.
+
+Exit codes: 0 done; 1 the run failed; 2 wrong usage, recipe, data or folder; 130 stopped by Ctrl-C; 143 stopped by
+SIGTERM. Everything heavy is imported inside the commands that need it, so that help and errors come at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from dla_train.cli import fit, recipes, show
+from dla_train.errors import RunError, UsageError
+
+_COMMANDS = (fit, recipes, show)
+_EXAMPLES = """\
+examples:
+  dla-train recipes                                           list what is there
+  dla-train show tiny                                         print a recipe with every value
+  dla-train fit --recipe tiny                                 train it, in runs/tiny
+  dla-train fit --recipe tiny --resume auto                   go on after a stop of any kind
+  dla-train fit --recipe tiny training.steps=50 --run-dir runs/short
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    try:
+        parser = _parser()
+        options, rest = parser.parse_known_args([argument for argument in arguments if argument != "--debug"])
+        if options.command is None:
+            parser.print_help()
+            return 2
+        return options.run(options, _settings(rest, options.command))
+    except (UsageError, RunError) as error:
+        if debug:
+            raise
+        print(f"dla-train: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("\ndla-train: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `dla-train show tiny | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"dla-train: unexpected {type(error).__name__}: {error}\nThis is a fault of dla-train, not of yours; "
+            "--debug shows where.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dla-train",
+        description="Train language models with Dynamic Linear Attention.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dla-train {metadata.version('dla-train')}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (may stand anywhere)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    for command in _COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+def _settings(rest: list[str], command: str) -> list[str]:
+    """What argparse did not know must be `key=value`; options in another program's style get a hint."""
+    for text in rest:
+        if text.startswith("-"):
+            name = text.lstrip("-").partition("=")[0]
+            hint = f" To set a key of the recipe, write {name}=VALUE." if "." in name else ""
+            raise UsageError(
+                f"dla-train {command} has no option {text}.{hint} `dla-train {command} --help` lists its options."
+            )
+    return rest

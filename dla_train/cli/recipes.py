@@ -1,0 +1,25 @@
+"""`dla-train recipes`: what is there, with one line each."""
+
+import argparse
+from typing import Any
+
+from dla_train.errors import UsageError
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("recipes", help="list the shipped recipes", description=__doc__, allow_abbrev=False)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    """Print them."""
+    from dla_train.config.catalog import shipped
+
+    if settings:
+        raise UsageError(f"dla-train recipes takes no arguments, given {settings[0]}.")
+    found = shipped()
+    width = max((len(recipe.name) for recipe in found), default=0)
+    for recipe in found:
+        print(f"{recipe.name:<{width}}  {recipe.description}")
+    return 0

@@ -1,0 +1,96 @@
+"""From a recipe file and `key=value` to a `Recipe`; every error says where the value was written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dla_train.config.catalog import RecipeFile
+from dla_train.config.overrides import apply_overrides, nearest, parse_override
+from dla_train.config.recipe import Recipe
+from dla_train.config.typed import KeyProblem, build, known_keys
+from dla_train.config.yaml_tree import Key, YamlTree, dotted, parse_tree
+from dla_train.errors import UsageError
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe and where its values come from.
+
+    Attributes:
+        name: what its runs are called.
+        recipe: the recipe itself.
+    """
+
+    name: str
+    recipe: Recipe
+    _tree: YamlTree
+    _overridden: frozenset[Key]
+    _shown_as: str
+
+    def problem(self, key: str, text: str) -> UsageError:
+        """An error about the value of `key`, such as `data.path`, found later than the recipe was read."""
+        return UsageError(_located(KeyProblem(tuple(key.split(".")), f": {text}"), self))
+
+
+def load(file: RecipeFile, settings: Sequence[str] = ()) -> LoadedRecipe:
+    """Read `file`, lay `settings` (`key=value`) over it, and check everything.
+
+    Raises:
+        UsageError: anything is wrong; the message has the key, the place, the value, what is allowed and the nearest
+            key.
+    """
+    tree = parse_tree(file.text, file.shown_as)
+    if not isinstance(tree.values, dict):
+        found = "is empty" if tree.values is None else "does not hold keys and values"
+        raise UsageError(f"{file.shown_as} {found}: a recipe has the sections {', '.join(_sections())}.")
+    values, overridden = apply_overrides(tree.values, [parse_override(text) for text in settings])
+    # Only its places are looked at until the recipe is there.
+    loaded = LoadedRecipe(file.name, None, tree, frozenset(overridden), file.shown_as)  # type: ignore[arg-type]
+    try:
+        recipe = build(Recipe, _resolved(values))
+    except KeyProblem as problem:
+        raise UsageError(_located(problem, loaded)) from problem
+    return LoadedRecipe(file.name, recipe, tree, frozenset(overridden), file.shown_as)
+
+
+def _resolved(values: dict[str, Any]) -> Any:
+    """Fill in `${data.vocab_size}` and the like."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
+        key = tuple(str(getattr(error, "full_key", "") or "").split("."))
+        raise KeyProblem(key, f": {str(error).splitlines()[0]}.") from error
+
+
+def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
+    """`tiny.yaml:12: KEY TEXT`; the place is that of the key, or of the nearest section that was written."""
+    if not problem.key:
+        return f"{loaded._shown_as}: the recipe{problem.text}"
+    if problem.key in loaded._overridden:
+        return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
+    for depth in range(len(problem.key), 0, -1):
+        key = problem.key[:depth]
+        if key in loaded._overridden:
+            return f"on the command line: {problem}"
+        if key in loaded._tree.lines:
+            return f"{loaded._shown_as}:{loaded._tree.lines[key]}: {problem}"
+    return f"{loaded._shown_as}: {problem}"
+
+
+def _same_name_elsewhere(problem: KeyProblem) -> str:
+    """For `steps=5` on the command line: the keys of other sections that end in `steps`."""
+    if " is not a key" not in problem.text:
+        return ""
+    known = {dotted(key): str(key[-1]) for key in known_keys(Recipe)}
+    last = str(problem.key[-1])
+    places = [key for key, name in known.items() if name == last]
+    if not places and (guess := nearest(last, set(known.values()))):
+        places = [key for key, name in known.items() if name == guess]
+    return f" A key of that name: {' or '.join(dict.fromkeys(places))}." if places else ""
+
+
+def _sections() -> list[str]:
+    return list(dict.fromkeys(str(key[0]) for key in known_keys(Recipe)))

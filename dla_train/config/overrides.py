@@ -1,0 +1,93 @@
+"""`key=value` from the command line, laid over the values of a recipe file."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dla_train.config.yaml_tree import Key, dotted, parse_value
+from dla_train.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value`."""
+
+    key: Key
+    value: Any
+
+
+def parse_override(text: str) -> Override:
+    """Split `key=value`; the value is YAML (`2`, `1e-3`, `true`, `null`, `[0.9, 0.95]`, `{kind: dynamic}`) or plain
+    text.
+
+    Raises:
+        UsageError: there is no `=`, or no key before it.
+    """
+    name, equals, value = text.partition("=")
+    parts = name.strip().split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"'{text}' is not a setting: write key=value, for example training.steps=100.")
+    return Override(tuple(parts), parse_value(value))
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], set[Key]]:
+    """Lay `overrides` over `values`; later ones win. Returns the new values and the keys that came from overrides.
+
+    Where an override gives a section another `kind` (`model.mixer.memory=fenwick` or
+    `model.mixer.memory.kind=fenwick`), the section starts anew with that kind's defaults: the fields of the old kind
+    mean nothing, or something else, to the new one. Such overrides come first, whatever their place on the command
+    line, so that fields set beside them stay.
+    """
+    result = _copy(values)
+    origins: set[Key] = set()
+    by_section = sorted(overrides, key=lambda override: len(_section_of(override.key)))
+    for override in by_section:
+        _assign(result, override)
+        origins -= {key for key in origins if key[: len(override.key)] == override.key}
+        origins.update(_keys_below(override.key, override.value))
+    return result, origins
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Find the choice that `word` was probably meant to be."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def _section_of(key: Key) -> Key:
+    return key[:-1] if key[-1] == "kind" else key
+
+
+def _assign(values: dict[str, Any], override: Override) -> None:
+    *path, last = override.key
+    section: dict[str, Any] = values
+    for depth, part in enumerate(path):
+        inner: Any = section.get(str(part))
+        if isinstance(inner, str):
+            inner = {"kind": inner}  # `memory: dynamic` is short for this
+        elif inner is None:
+            inner = {}
+        elif not isinstance(inner, dict):
+            here = dotted(override.key[: depth + 1])
+            raise UsageError(
+                f"{dotted(override.key)} (given on the command line): {here} is a value, it has no {last} inside."
+            )
+        section[str(part)] = inner
+        section = inner
+    if last == "kind" and section.get("kind") not in (None, override.value):
+        section.clear()
+    section[str(last)] = _copy(override.value)
+
+
+def _keys_below(key: Key, value: Any) -> Iterable[Key]:
+    yield key
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _keys_below((*key, str(name)), inner)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _copy(inner) for name, inner in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,47 @@
+"""The whole recipe: one dataclass whose sections belong to whoever reads them."""
+
+from dataclasses import dataclass, field
+
+from dla_train.callbacks.config import LoggingConfig
+from dla_train.checkpoints.config import CheckpointConfig
+from dla_train.data.config import DataConfig
+from dla_train.models.config import ModelConfig
+from dla_train.report.config import ReportConfig
+from dla_train.training.config import OptimizerConfig, TrainingConfig
+from dla_train.training.schedules import ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment.
+
+    Attributes:
+        description: one line for `dla-train recipes`.
+        seed: of the initial weights, of the order of the windows and of everything else that is drawn.
+        model, data, optimizer, schedule, training, checkpoint, logging, report: see their classes.
+    """
+
+    description: str
+    seed: int = 0
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0 and below 2**63")
+        if self.model.vocab_size < self.data.vocab_size:
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}, but the tokenizer of data.vocab_size makes ids up to "
+                f"{self.data.vocab_size - 1}; set both to one number"
+            )
+        if self.schedule.warmup >= self.training.steps:
+            raise ValueError(
+                f"schedule.warmup is {self.schedule.warmup}, but training.steps is only {self.training.steps}; "
+                "the warm-up must end before the run does"
+            )

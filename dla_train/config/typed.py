@@ -1,0 +1,225 @@
+"""From plain values to frozen dataclasses: which keys exist, which types they take, and what to say when one does not
+fit.
+
+Each dataclass becomes an OmegaConf structured config of its plain fields, which converts and checks the values. What
+OmegaConf
+cannot express is done here: a field that may be one of several dataclasses (`Mamba2Config | AttentionConfig`), chosen
+by `kind`.
+"""
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Literal, TypeVar, Union
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dla_train.config.overrides import nearest
+from dla_train.config.yaml_tree import Key, dotted
+
+Config = TypeVar("Config")
+_NO_VALUE = "???"  # OmegaConf's mark for a value that the user must give
+
+
+class KeyProblem(Exception):
+    """Something is wrong with one key; the caller adds where it was written.
+
+    Attributes:
+        key: the key itself.
+        text: what is wrong, what is allowed, what to do; to be read right after the key.
+    """
+
+    def __init__(self, key: Key, text: str) -> None:
+        super().__init__(f"{dotted(key)}{text}")
+        self.key = key
+        self.text = text
+
+
+def build(config_class: type[Config], values: Any, key: Key = ()) -> Config:
+    """Make a `config_class` from plain values.
+
+    Raises:
+        KeyProblem: an unknown key, a missing one, a wrong type, or a value that the dataclass itself refuses
+            (ValueError).
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_class) if field.init}  # type: ignore[arg-type]
+    annotations = _annotations(config_class)
+    if not isinstance(values, dict):
+        raise KeyProblem(key, f" must be a section with keys ({', '.join(fields)}), but is {_shown(values)}.")
+    for name in values:
+        if name not in fields:
+            raise _unknown(key, name, values[name], list(fields))
+    arguments: dict[str, Any] = {}
+    for name, field in fields.items():
+        inner = (*key, name)
+        if name not in values or values[name] == _NO_VALUE:
+            if _has_default(field):
+                continue
+            raise KeyProblem(
+                inner, f" has no value: set it in the recipe or with {dotted(inner)}={_example(annotations[name])}."
+            )
+        arguments[name] = _convert(annotations[name], values[name], inner)
+    try:
+        return config_class(**arguments)
+    except ValueError as error:
+        name = _mentioned(str(error), fields)
+        message = str(error).rstrip(".")
+        raise KeyProblem((*key, name) if name else key, f": {message}.") from error
+
+
+def known_keys(config_class: type) -> Iterator[Key]:
+    """Every key that exists somewhere below `config_class`, for whatever kinds."""
+    for name, annotation in _annotations(config_class).items():
+        yield (name,)
+        for choice in _section_choices(annotation).values():
+            for inner in known_keys(choice):
+                yield (name, *inner)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A dataclass as dicts, lists and scalars, ready for YAML or JSON."""
+    return {field.name: _plain_value(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init}
+
+
+def _plain_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return plain(value)
+    if isinstance(value, tuple | list):
+        return [_plain_value(item) for item in value]
+    return value
+
+
+def _convert(annotation: Any, value: Any, key: Key) -> Any:
+    choices = _section_choices(annotation)
+    if not choices:
+        return _convert_plain(annotation, value, key)
+    if value is None and type(None) in typing.get_args(annotation):
+        return None
+    if "" in choices:
+        return build(choices[""], value, key)
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, dict):
+        raise KeyProblem(key, f" must be one of {', '.join(choices)} or a section with a kind, but is {_shown(value)}.")
+    return build(_chosen(choices, value, key), value, key)
+
+
+def _chosen(choices: dict[str, type], value: dict[str, Any], key: Key) -> type:
+    listed = ", ".join(choices)
+    if "kind" not in value or value["kind"] == _NO_VALUE:
+        if len(choices) == 1:
+            return next(iter(choices.values()))
+        raise KeyProblem((*key, "kind"), f" has no value: it must be one of {listed}.")
+    kind = value["kind"]
+    if kind not in choices:
+        guess = nearest(str(kind), choices)
+        hint = f" Did you mean {guess}?" if guess else ""
+        raise KeyProblem((*key, "kind"), f" must be one of {listed}, but is {_shown(kind)}.{hint}")
+    return choices[kind]
+
+
+def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
+    allowed = _described(annotation)
+    bare = _without_none(annotation)
+    # OmegaConf takes 3 for true and .nan for a number; both are slips of the pen here.
+    slip = (bare is bool and value not in (True, False, None)) or (
+        isinstance(value, float) and not math.isfinite(value)
+    )
+    try:
+        if slip:
+            raise KeyProblem(key, "")
+        structured = OmegaConf.structured(_leaf_class(annotation))
+        converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": value}))
+    except (OmegaConfBaseException, KeyProblem) as error:
+        hint = ""
+        if bare is int and isinstance(value, float) and math.isfinite(value) and value == int(value):
+            hint = f" Write {int(value)}."
+        raise KeyProblem(key, f" must be {allowed}, but is {_shown(value)}.{hint}") from error
+    assert isinstance(converted, dict)
+    result = converted["value"]
+    return tuple(result) if isinstance(result, list) and typing.get_origin(bare) is tuple else result
+
+
+@cache
+def _leaf_class(annotation: Any) -> type:
+    return dataclasses.make_dataclass("Leaf", [("value", annotation, dataclasses.field(default=MISSING))])
+
+
+@cache
+def _annotations(config_class: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class) if field.init}
+
+
+@cache
+def _section_choices(annotation: Any) -> dict[str, type]:
+    """The dataclasses that `annotation` admits, by kind ("" for one without kinds); empty for a plain field."""
+    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    sections = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
+    return {str(getattr(section, "kind", "")): section for section in sections}
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
+
+
+def _without_none(annotation: Any) -> Any:
+    members = [member for member in typing.get_args(annotation) if member is not type(None)]
+    return members[0] if _is_union(annotation) and len(members) == 1 else annotation
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _unknown(section: Key, name: str, value: Any, allowed: list[str]) -> KeyProblem:
+    guess = nearest(name, allowed)
+    hint = f" Did you mean {dotted((*section, guess))}?" if guess else ""
+    where = f"in {dotted(section)}" if section else "at the top level"
+    return KeyProblem(
+        (*section, name), f" is not a key (given {_shown(value)}).{hint} Keys {where}: {', '.join(allowed)}."
+    )
+
+
+def _mentioned(message: str, fields: dict[str, Any]) -> str | None:
+    """The field that an error message of a dataclass is about: the first one it names."""
+    return next((word for word in re.findall(r"\w+", message) if word in fields), None)
+
+
+_SIMPLE: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "100"),
+    float: ("a number", "0.1"),
+    bool: ("true or false", "true"),
+    str: ("a text", "TEXT"),
+}
+
+
+def _described(annotation: Any) -> str:
+    bare = _without_none(annotation)
+    optional = " or null" if bare is not annotation else ""
+    if typing.get_origin(bare) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(bare)))}{optional}"
+    if typing.get_origin(bare) in (tuple, list):
+        arguments = typing.get_args(bare)
+        count = "" if Ellipsis in arguments or typing.get_origin(bare) is list else f"{len(arguments)} values, each "
+        return f"a list of {count}{_described(arguments[0])}{optional}"
+    return _SIMPLE.get(bare, (str(bare), ""))[0] + optional
+
+
+def _example(annotation: Any) -> str:
+    bare = _without_none(annotation)
+    if choices := _section_choices(annotation):
+        return next(iter(choices)) or "..."
+    if typing.get_origin(bare) is Literal:
+        return str(typing.get_args(bare)[0])
+    return _SIMPLE.get(bare, ("", "..."))[1]
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

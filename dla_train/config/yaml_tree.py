@@ -1,0 +1,127 @@
+"""YAML with the line of every value, so that a later error can say where the value was written.
+
+The scalars are those of YAML 1.2's core schema: `1e-3` is a number (YAML 1.1 reads a text), `on`, `no` and `12:30`
+are texts (YAML 1.1 reads true, false and 750), and only decimal whole numbers are numbers.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dla_train.errors import UsageError
+
+Key = tuple[str | int, ...]
+"""Where a value stands: `("model", "mixer", "heads")`; items of a list by their number."""
+
+
+@dataclass(frozen=True)
+class YamlTree:
+    """The values of one YAML text and the line (from 1) on which each key begins."""
+
+    values: Any
+    lines: dict[Key, int] = field(default_factory=dict)
+
+
+class CoreSchemaLoader(yaml.SafeLoader):
+    """SafeLoader (no Python objects) with YAML 1.2 core scalars."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  the base class declares it as a class attribute
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9][0-9_]*$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
+):
+    CoreSchemaLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first]
+    )
+
+
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(str(node.value).replace("_", ""))
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(?=inf|nan)", "", str(node.value).lower().replace("_", "")))
+
+
+CoreSchemaLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+CoreSchemaLoader.add_constructor("tag:yaml.org,2002:float", _number)
+
+
+def parse_tree(text: str, shown_as: str) -> YamlTree:
+    """Parse YAML text.
+
+    Args:
+        text: of the file. shown_as: how messages name the file.
+    Raises:
+        UsageError: not YAML, or a key is given twice.
+    """
+    loader = CoreSchemaLoader(text)
+    lines: dict[Key, int] = {}
+    try:
+        node = loader.get_single_node()
+        values = None if node is None else _construct(loader, node, (), lines, shown_as, open_nodes=())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{shown_as}, line {mark.line + 1}" if mark else shown_as
+        raise UsageError(f"{place}: not valid YAML: {error.problem or error.context}.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{shown_as}: not valid YAML: {' '.join(str(error).split())}.") from error
+    finally:
+        loader.dispose()
+    return YamlTree(values, lines)
+
+
+def parse_value(text: str) -> Any:
+    """Read the right side of `key=value`: a YAML scalar, list or `{...}`; anything else is taken as plain text."""
+    try:
+        value = yaml.load(text, Loader=CoreSchemaLoader)
+    except yaml.YAMLError:
+        return text
+    # `a: b` is a mapping to YAML, but a text to the person who typed a prompt.
+    return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
+
+
+def _construct(
+    loader: CoreSchemaLoader,
+    node: yaml.Node,
+    key: Key,
+    lines: dict[Key, int],
+    shown_as: str,
+    open_nodes: tuple[yaml.Node, ...],
+) -> Any:
+    line = node.start_mark.line + 1
+    lines.setdefault(key, line)
+    if node in open_nodes:
+        raise UsageError(f"{shown_as}, line {line}: an alias (*name) stands inside what it refers to.")
+    open_nodes = (*open_nodes, node)
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _construct(loader, item, (*key, index), lines, shown_as, open_nodes)
+            for index, item in enumerate(node.value)
+        ]
+    if isinstance(node, yaml.MappingNode):
+        values: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            name = str(name_node.value)
+            inner = (*key, name)
+            here = name_node.start_mark.line + 1
+            if name in values:
+                raise UsageError(
+                    f"{shown_as}, line {here}: {dotted(inner)} is given twice, first in line {lines[inner]}. Keep one."
+                )
+            lines[inner] = here
+            values[name] = _construct(loader, value_node, inner, lines, shown_as, open_nodes)
+        return values
+    return loader.construct_object(node)
+
+
+def dotted(key: Key) -> str:
+    """Write a key as users do: `model.mixer.heads`."""
+    return ".".join(str(part) for part in key)

@@ -1,0 +1,63 @@
+"""The recipe's `data` section: which text, how it becomes tokens, how it is read."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdlibData:
+    """The source of the running Python's standard library: real text with nothing to download.
+
+    Attributes:
+        vocab_size: entries of the byte-level BPE tokenizer that is trained on the text.
+        window: tokens that the model sees at once.
+        workers: processes that read ahead; 0 reads in the training process. The order is the same for any number.
+    """
+
+    kind: Literal["stdlib"] = "stdlib"
+    vocab_size: int
+    window: int
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """A text file, or a directory of text files, in UTF-8.
+
+    Attributes:
+        path: the file (one document) or directory (each file one document).
+        suffixes: which files of a directory are read.
+        vocab_size: entries of the byte-level BPE tokenizer that is trained on the text.
+        window: tokens that the model sees at once.
+        workers: processes that read ahead; 0 reads in the training process. The order is the same for any number.
+    """
+
+    kind: Literal["text"] = "text"
+    path: str
+    suffixes: tuple[str, ...] = (".txt", ".md", ".rst", ".py")
+    vocab_size: int
+    window: int
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+        for suffix in self.suffixes:
+            if not suffix.startswith("."):
+                raise ValueError(f"suffixes holds {suffix!r}; each must begin with a dot: '.{suffix}'")
+
+
+DataConfig = StdlibData | TextData
+
+
+def _check(config: DataConfig) -> None:
+    if config.window < 1:
+        raise ValueError(f"window is {config.window}; it must be at least 1 token")
+    if config.vocab_size < 257:
+        raise ValueError(
+            f"vocab_size is {config.vocab_size}; it must be at least 257: one entry per byte, one to end a document"
+        )
+    if config.workers < 0:
+        raise ValueError(f"workers is {config.workers}; it must be at least 0")

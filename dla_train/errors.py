@@ -1,0 +1,13 @@
+"""The two kinds of failure that a user sees as one sentence, each with its exit code."""
+
+
+class UsageError(Exception):
+    """Wrong usage, recipe, data or folder: what was given, what is allowed, what to do. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """Something failed in a run that was asked for rightly. Exit code 1."""
+
+    exit_code = 1

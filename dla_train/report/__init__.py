@@ -1,0 +1,1 @@
+"""What a finished run says about itself: a table, a picture, a sample."""

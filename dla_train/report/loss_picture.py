@@ -1,0 +1,55 @@
+"""The loss curve as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Points = Sequence[tuple[int, float]]
+
+_SMOOTHING_SHARE = 0.03  # of the run, for the bold line through the noise of single batches
+
+
+def draw_losses(path: Path, title: str, train: Points, validation: Points, bigram: float | None) -> None:
+    """Write a PNG: training loss (each step, and smoothed), validation loss, and the bigram's level.
+
+    Args:
+        path: of the PNG. title: above the curve. train, validation: (step, nats per token), by step. bigram: nats per
+            token.
+    """
+    figure = Figure(figsize=(8, 4.8), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)  # no display and no global state, unlike pyplot
+    axes = figure.add_subplot()
+    steps = [step for step, _ in train]
+    losses = [loss for _, loss in train]
+    axes.plot(steps, losses, color="#9db7d5", linewidth=0.8, label="training, each step")
+    axes.plot(steps, _smoothed(losses), color="#1f5a99", linewidth=1.8, label="training, smoothed")
+    if validation:
+        axes.plot(
+            [step for step, _ in validation],
+            [loss for _, loss in validation],
+            color="#c8501e",
+            marker="o",
+            markersize=4,
+            linewidth=1.4,
+            label=f"validation ({validation[-1][1]:.3f} at the end)",
+        )
+    if bigram is not None:
+        axes.axhline(bigram, color="#555555", linestyle="--", linewidth=1.2, label=f"bigram model ({bigram:.3f})")
+    axes.set(title=title, xlabel="step", ylabel="loss, nats per token")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Exponential mean that starts without bias."""
+    keep = 1 - 1 / max(1.0, _SMOOTHING_SHARE * len(values))
+    total = weight = 0.0
+    smooth = []
+    for value in values:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append(total / weight)
+    return smooth

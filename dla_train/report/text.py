@@ -1,0 +1,57 @@
+"""The report as text: plain on a terminal, and Markdown for whoever opens `report.md`."""
+
+import textwrap
+
+from dla_train.report.facts import Facts
+
+
+def render(name: str, facts: Facts, prompt: str | None, sample: str | None, folder: str) -> str:
+    """Write the report.
+
+    Args:
+        name: of the recipe. facts: the numbers. prompt, sample: what was continued, and how, or None. folder: of the
+            run.
+    """
+    parts = [f"# {name}", _table(_rows(facts), ("", ""))]
+    if facts.boundary_rate:
+        layers = [
+            (str(layer), f"{rate:.1%}", f"{facts.slots_in_use[layer]:.1f}")
+            for layer, rate in sorted(facts.boundary_rate.items())
+        ]
+        parts.append(_table(layers, ("layer", "boundary rate", "slots in use")))
+    if prompt is not None and sample is not None:
+        parts.append(
+            f"Sample; the model's part begins after the mark ▸\n\n{textwrap.indent(f'{prompt}▸{sample}', '    ')}"
+        )
+    parts.append(f"Run folder: {folder} (loss curve: loss.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(facts: Facts) -> list[tuple[str, str]]:
+    early = "" if facts.steps == facts.planned_steps else f" of {facts.planned_steps:,}"
+    rows = [
+        ("steps", f"{facts.steps:,}{early}"),
+        ("tokens", f"{facts.tokens:,}"),
+        ("time", f"{facts.seconds:,.0f} s"),
+        ("speed", f"{facts.tokens_per_second:,.0f} tokens/s"),
+        ("parameters", f"{facts.parameters:,}"),
+        ("validation loss", f"{facts.validation_loss:.4f} nats per token"),
+        ("validation perplexity", f"{facts.validation_perplexity:.2f}"),
+    ]
+    if facts.bigram_loss is not None:
+        gap = facts.bigram_loss - facts.validation_loss
+        verdict = f"the model is {abs(gap):.3f} {'better' if gap > 0 else 'worse'}"
+        rows.append(("bigram loss", f"{facts.bigram_loss:.4f} ({verdict})"))
+    return rows
+
+
+def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...]) -> str:
+    """A Markdown table whose columns line up in plain text."""
+    lines = [heads, *rows]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(heads))]
+
+    def line_of(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line_of(heads), rule, *(line_of(row) for row in rows)])

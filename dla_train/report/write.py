@@ -1,0 +1,49 @@
+"""The report of a run: `report.md`, `report.json`, `loss.png`."""
+
+import json
+from dataclasses import asdict
+
+import torch
+
+from dla_train import atomic_files
+from dla_train.config.load import LoadedRecipe
+from dla_train.models import LanguageModel
+from dla_train.report.facts import gather
+from dla_train.report.loss_picture import draw_losses
+from dla_train.report.sample import write_sample
+from dla_train.report.text import render
+from dla_train.report.yardstick import bigram_loss
+from dla_train.runs.folder import RunFolder
+from dla_train.runs.metrics_file import TRAIN, VALIDATION, read_rows
+from dla_train.training.start import Start
+
+
+def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel) -> str:
+    """Write the report of a run that is over, and return its text.
+
+    Args:
+        loaded: the recipe. folder: of the run. start: for corpus and windows. model: trained, on the CPU.
+    """
+    recipe = loaded.recipe
+    rows = read_rows(folder.metrics)
+    bigram = None
+    if recipe.report.bigram:
+        bigram = bigram_loss(start.corpus.train, start.windows.validation_windows, recipe.data.vocab_size)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = gather(rows, planned_steps=recipe.training.steps, parameters=parameters, bigram_loss=bigram)
+    sample = None
+    if recipe.report.prompt is not None:
+        with torch.no_grad():
+            sample = write_sample(model, folder.tokenizer, recipe.report, recipe.seed)
+    text = render(loaded.name, facts, recipe.report.prompt, sample, str(folder))
+    draw_losses(
+        folder.loss_picture,
+        f"{loaded.name}: {parameters / 1e6:.1f} M parameters",
+        [(row["step"], row["loss"]) for row in rows if row["split"] == TRAIN],
+        [(row["step"], row["loss"]) for row in rows if row["split"] == VALIDATION],
+        bigram,
+    )
+    data = {"recipe": loaded.name, **asdict(facts), "prompt": recipe.report.prompt, "sample": sample}
+    atomic_files.write_text(folder.report_data, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    atomic_files.write_text(folder.report_text, text)  # last: its presence says that the report is whole
+    return text

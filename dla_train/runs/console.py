@@ -1,0 +1,70 @@
+"""What a run says: to the person watching (standard error) and to `logs/run.log`, with the time.
+
+Packages log as usual; this decides what is shown. Lightning's remarks (tips, device tables) are not, its warnings are.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+_QUIET = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning")
+
+# Advice of Lightning that does not fit here, each with the reason.
+_BESIDE_THE_POINT = (
+    r".*does not have many workers.*",  # reading windows from a memory map is much faster than training on them
+    r".*GPU available but not used.*",  # `training.accelerator: cpu` was asked for
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*smaller than the logging interval.*",  # logging is done by a callback at every step
+    r".*treespec.*LeafSpec.*deprecated.*",  # Lightning's own use of torch
+)
+
+
+class _Console(logging.Handler):
+    """Writes above a progress bar, if there is one, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+            tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def start_console() -> None:
+    """Show what our packages and warnings say on standard error."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.handlers = [_Console()]
+    for name in _QUIET:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.handlers = []
+        logger.propagate = True
+    for name in ("fsspec", "matplotlib", "numba", "torch", "urllib3", "filelock", "asyncio", "PIL", "tensorboard"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _BESIDE_THE_POINT:
+        warnings.filterwarnings("ignore", message=message)
+    warnings.showwarning = _show_warning
+
+
+def start_log(path: Path) -> logging.Handler:
+    """Also append everything to `path`, with time and origin; returns the handler, to be closed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    logging.getLogger("warnings").warning("%s (%s, %s:%d)", message, category.__name__, Path(filename).name, lineno)

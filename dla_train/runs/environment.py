@@ -1,0 +1,87 @@
+"""What a run ran on: versions, commit, command, host. One entry per start, because a run may be resumed elsewhere."""
+
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dla_train import atomic_files
+
+_PACKAGES = (
+    "dla-train",
+    "torch",
+    "triton",
+    "lightning",
+    "torchmetrics",
+    "datasets",
+    "tokenizers",
+    "omegaconf",
+    "deepspeed",
+)
+
+
+def record_start(path: Path, *, step: int, device: str, threads: int) -> None:
+    """Add an entry for this process to `environment.json`.
+
+    Args:
+        path: the file.
+        step: where this start begins. device: what it trains on. threads: of the CPU.
+    """
+    starts = _earlier(path)
+    starts.append(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "first_step": step,
+            "command": shlex.join(sys.argv),
+            "folder": os.getcwd(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": device,
+            "threads": threads,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "commit": commit(),
+        }
+    )
+    atomic_files.write_text(path, json.dumps({"starts": starts}, indent=2) + "\n")
+
+
+def commit() -> str | None:
+    """The checkout that this package runs from, `+changes` where files differ; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    head = _git(root, "rev-parse", "HEAD")
+    return f"{head}+changes" if head and _git(root, "status", "--porcelain", "--untracked-files=no") else head
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["starts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

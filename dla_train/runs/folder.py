@@ -1,0 +1,101 @@
+"""The run folder: where everything about one run lies, and who may use it.
+
+recipe.yaml        the resolved recipe         metrics.csv   every step and every validation
+environment.json   each start of the run       tensorboard/  the same for TensorBoard
+tokenizer.json     a copy                      checkpoints/  step-00000100/, ...
+logs/run.log       what was said               report.md, report.json, loss.png at the end
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dla_train.errors import UsageError
+from dla_train.runs.lock import exclusive
+
+
+class RunFolder:
+    """Paths inside one run folder.
+
+    Attributes:
+        path: the folder, as the user wrote it.
+        is_started: whether a run has begun to write here; until then `occupied` may remove what it made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.environment = path / "environment.json"
+        self.tokenizer = path / "tokenizer.json"
+        self.metrics = path / "metrics.csv"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "logs" / "run.log"
+        self.report_text = path / "report.md"
+        self.report_data = path / "report.json"
+        self.loss_picture = path / "loss.png"
+        self.lock = path / ".lock"
+        self.is_started = False
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def is_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.recipe.is_file()
+
+    def is_foreign(self) -> bool:
+        """Whether the folder holds something, but no run: somebody else's folder."""
+        try:
+            names = {entry.name for entry in self.path.iterdir()}
+        except OSError:
+            return False
+        return not self.is_run() and bool(names - {self.lock.name})
+
+
+@contextmanager
+def occupied(folder: RunFolder) -> Iterator[None]:
+    """Make the folder if need be and hold its lock; if no run starts in it, leave nothing behind that was not there
+    before.
+
+    Raises:
+        UsageError: it cannot be made or written, holds something that is no run, or another process is using it.
+    """
+    path = folder.path
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"the run folder {path} is a file. Choose another one with --run-dir.")
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = exclusive(folder.lock, f"the run folder {path}")
+        lock.__enter__()
+    except OSError as error:
+        _remove(made)
+        raise UsageError(
+            f"cannot write the run folder {path}: {error.strerror}. Make it writable, or choose another one with "
+            "--run-dir."
+        ) from error
+    try:
+        if folder.is_foreign():
+            raise UsageError(
+                f"{path} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty "
+                "this one."
+            )
+        yield
+    finally:
+        if not folder.is_started:
+            if not folder.is_run():
+                folder.lock.unlink(missing_ok=True)
+            _remove(made)
+        lock.__exit__(None, None, None)
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove directories of our own making; a parent only if nothing else has appeared in it."""
+    if made:
+        shutil.rmtree(made[0], ignore_errors=True)
+    for parent in made[1:]:
+        with contextlib.suppress(OSError):
+            parent.rmdir()

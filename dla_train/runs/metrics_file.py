@@ -1,0 +1,91 @@
+"""`metrics.csv`: one row per training step and per validation, floats to their last bit.
+
+A run that was killed and resumed has the file of one that never stopped (but for the times): rows after the step that
+it goes on from are dropped, and each row is one write, so that a kill can at most tear the last one, which is then
+dropped too.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dla_train import atomic_files
+
+TRAIN, VALIDATION = "train", "validation"
+FIRST_COLUMNS = (
+    "step",
+    "split",
+    "loss",
+    "perplexity",
+    "lr",
+    "grad_norm",
+    "tokens",
+    "tokens_per_second",
+    "seconds",
+)
+"""Steps finished, train or validation, nats per token, its exponential, rate and gradient norm of the step, training
+tokens seen so far, speed of the step, seconds since the run began (pauses between kill and resume left out)."""
+
+
+class MetricsFile:
+    """Appends rows; made for one start of a run.
+
+    Args:
+        path: the file.
+        columns: further columns after `FIRST_COLUMNS`.
+        step: the step that training goes on from; later rows are dropped.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
+        self.columns = (*FIRST_COLUMNS, *columns)
+        kept = [row for row in read_rows(path) if row["step"] <= step] if step else []
+        atomic_files.write_text(path, _lines([dict(zip(self.columns, self.columns, strict=True)), *kept], self.columns))
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row; columns that it does not have stay empty."""
+        os.write(self._descriptor, _lines([row], self.columns).encode())
+
+    def sync(self) -> None:
+        """Bring all rows to disk: before a checkpoint, which must not be newer than they are."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """No more rows."""
+        os.close(self._descriptor)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All whole rows, numbers as numbers, empty fields left out; none if there is no file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    for fields in csv.DictReader(io.StringIO(whole)):
+        row = {name: _number(name, value) for name, value in fields.items() if name and value}
+        if isinstance(row.get("step"), int) and "split" in row:
+            rows.append(row)
+    return rows
+
+
+def _lines(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writerows(
+        {name: repr(value) if isinstance(value, float) else value for name, value in row.items()} for row in rows
+    )
+    return text.getvalue()
+
+
+def _number(name: str, value: str) -> Any:
+    if name == "split":
+        return value
+    try:
+        return int(value) if name in ("step", "tokens") else float(value)
+    except ValueError:
+        return value

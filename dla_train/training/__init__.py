@@ -1,0 +1,1 @@
+"""Training of one language model: optimizers, schedules, and the LightningModule that joins them."""

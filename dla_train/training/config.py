@@ -1,0 +1,88 @@
+"""The recipe's `training` and `optimizer` sections."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long to train and on how much at a time.
+
+    Attributes:
+        steps: optimizer steps of the whole run.
+        global_batch: windows per optimizer step, over all devices.
+        micro_batch: windows that go through the model at once on one device; `global_batch` is a multiple of it, and
+            the gradients of the pieces are averaged.
+        clip: largest norm of the whole gradient; null leaves it as it is.
+        precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
+        accelerator: where to train; `auto` takes a GPU if there is one.
+        threads: CPU threads per process; null leaves the choice to PyTorch. Another number may change the last bits
+            of a loss.
+        max_minutes: stop at the next step after this many minutes of this process, save and report; null: no limit. The
+            schedule stays that of `steps`.
+        validate_every: steps between validations; null validates only at the end.
+        validation_windows: how many windows, spread evenly over the validation text; null takes all.
+    """
+
+    steps: int
+    global_batch: int
+    micro_batch: int
+    clip: float | None = 1.0
+    precision: Precision = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    threads: int | None = None
+    max_minutes: float | None = None
+    validate_every: int | None = None
+    validation_windows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch", "micro_batch"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("threads", "validate_every", "validation_windows"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or null")
+        for name in ("clip", "max_minutes"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be above 0, or null")
+        if self.global_batch % self.micro_batch:
+            below = self.global_batch - self.global_batch % self.micro_batch
+            fits = f"{below} or {below + self.micro_batch}" if below else f"{self.micro_batch}"
+            raise ValueError(
+                f"global_batch is {self.global_batch}, not a multiple of micro_batch {self.micro_batch}; "
+                f"{fits} would be"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """AdamW (arXiv 1711.05101).
+
+    Attributes:
+        lr: the peak learning rate, reached after the schedule's warm-up.
+        betas: decay of the running means of the gradient and of its square.
+        eps: added to the root of the second.
+        weight_decay: multiplied by the learning rate; matrices only (`LanguageModel.parameter_groups`).
+    """
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}; it must be above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
+        if self.eps <= 0:
+            raise ValueError(f"eps is {self.eps}; it must be above 0")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0")
+
+
+OptimizerConfig = AdamWConfig
+"""What the recipe's `optimizer` may be; further kinds join with `|`."""

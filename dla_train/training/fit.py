@@ -1,0 +1,178 @@
+"""One run from beginning to end: start, train, report."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dla_train import atomic_files
+from dla_train.callbacks.checkpointing import Checkpointing
+from dla_train.callbacks.ending import Ending
+from dla_train.callbacks.memory_watch import MemoryWatch
+from dla_train.callbacks.progress import Progress
+from dla_train.callbacks.resume_position import ResumePosition
+from dla_train.callbacks.step_metrics import StepMetrics
+from dla_train.callbacks.stop_signal import Interrupted, StopSignal
+from dla_train.checkpoints.manifest import RunIdentity
+from dla_train.checkpoints.store import CheckpointStore
+from dla_train.config.load import LoadedRecipe
+from dla_train.config.show import to_yaml
+from dla_train.config.typed import plain
+from dla_train.data.corpus import fingerprints
+from dla_train.errors import RunError
+from dla_train.models import LanguageModel, initialize
+from dla_train.report.write import write_report
+from dla_train.runs.console import start_log
+from dla_train.runs.environment import record_start
+from dla_train.runs.folder import RunFolder, occupied
+from dla_train.runs.metrics_file import MetricsFile
+from dla_train.training.module import LanguageModelTraining
+from dla_train.training.start import Start, prepare_start
+from dla_train.training.trainer import build_trainer
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        signal_number: what told it to stop, or None if it came to its end. resumable_step: of its newest checkpoint,
+            if any.
+        report: text for the user; empty for a run that was told to stop.
+    """
+
+    signal_number: int | None
+    resumable_step: int | None
+    report: str = ""
+
+
+def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
+    """Train what `loaded` describes in `folder`.
+
+    Args:
+        loaded: the recipe. folder: of the run, made if it is not there. resume: `auto`, `never` or the path of a
+            checkpoint.
+    Raises:
+        UsageError: recipe, folder, checkpoint and data do not go together; nothing was written.
+        RunError: training failed; the folder holds what was there before and the newest checkpoint.
+    """
+    with occupied(folder):
+        if loaded.recipe.training.threads is not None:
+            torch.set_num_threads(loaded.recipe.training.threads)
+        store = CheckpointStore(folder.checkpoints)
+        start = prepare_start(loaded, folder, store, resume)
+        folder.is_started = True
+        log = start_log(folder.log)
+        try:
+            return _run(loaded, folder, store, start)
+        except Exception:
+            _LOGGER.debug("the run failed", exc_info=True)
+            raise
+        finally:
+            logging.getLogger().removeHandler(log)
+            log.close()
+
+
+def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> Outcome:
+    recipe = loaded.recipe
+    model = initialize(LanguageModel(recipe.model), recipe.seed)
+    ending = Ending(recipe.training.steps, recipe.training.max_minutes)
+    _write_beginning(loaded, folder, store, start)
+    _announce(loaded, folder, start, model)
+
+    identity = RunIdentity(recipe=plain(recipe), data=fingerprints(start.corpus))
+    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step)
+    watch = MemoryWatch(model)
+    metrics = StepMetrics(
+        MetricsFile(folder.metrics, watch.columns, start.step),
+        watch,
+        recipe.logging.memory_every,
+        recipe.training.global_batch * recipe.data.window,
+        checkpointing,
+    )
+    trainer = build_trainer(
+        recipe.training,
+        callbacks=[
+            ResumePosition(),
+            stop,
+            ending,
+            checkpointing,
+            metrics,
+            Progress(recipe.training.steps, metrics, recipe.logging.console_seconds),
+        ],
+        logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard else None,
+        folder=folder.path,
+    )
+    module = LanguageModelTraining(model, recipe.optimizer, recipe.schedule, recipe.training, recipe.seed)
+    try:
+        trainer.fit(
+            module,
+            datamodule=start.windows,
+            ckpt_path=start.point.checkpoint.state if start.point else None,
+            weights_only=True,
+        )
+    except Interrupted as interrupted:
+        newest = store.all()[:1]
+        return Outcome(interrupted.signal_number, newest[0].step if newest else None)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"out of GPU memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
+            f"{recipe.training.micro_batch}; the result stays the same) or data.window. {store.last_words()}"
+        ) from error
+    if start.step == trainer.global_step and folder.report_text.is_file():
+        return Outcome(None, trainer.global_step, folder.report_text.read_text(encoding="utf-8"))
+    return Outcome(None, trainer.global_step, write_report(loaded, folder, start, model.to("cpu")))
+
+
+def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:
+    text = f"# {loaded.name}, every value written out; a recipe itself.\n" + to_yaml(loaded.recipe)
+    atomic_files.write_text(folder.recipe, text)
+    shutil.copyfile(start.corpus.tokenizer_path, folder.tokenizer)
+    device = (
+        "cpu"
+        if loaded.recipe.training.accelerator == "cpu" or not torch.cuda.is_available()
+        else torch.cuda.get_device_name()
+    )
+    record_start(folder.environment, step=start.step, device=device, threads=torch.get_num_threads())
+    store.remove_leftovers()
+    for checkpoint in start.point.damaged if start.point else ():
+        _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))
+
+
+def _announce(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel) -> None:
+    recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
+    memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    _LOGGER.info(
+        "%s: %.1f M parameters, %d layers of %s%s, width %d",
+        loaded.name,
+        parameters / 1e6,
+        recipe.model.layers,
+        mixer.kind,
+        memory,
+        recipe.model.hidden,
+    )
+    per_step = recipe.training.global_batch * recipe.data.window
+    _LOGGER.info(
+        "%s training tokens; %d steps of %s tokens (%.2f epochs); %d validation windows of %d",
+        f"{start.corpus.train.tokens:,}",
+        recipe.training.steps,
+        f"{per_step:,}",
+        recipe.training.steps * recipe.training.global_batch / len(start.windows.train_windows),
+        len(start.windows.validation_windows),
+        recipe.data.window,
+    )
+    if start.point:
+        _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
+    _LOGGER.info("run folder: %s", folder)
+
+
+def _tensorboard(folder: RunFolder, step: int) -> TensorBoardLogger:
+    # purge_step: TensorBoard forgets what an earlier start wrote beyond the step that this one goes on from.
+    return TensorBoardLogger(
+        folder.path, name=folder.tensorboard.name, version="", default_hp_metric=False, purge_step=step + 1
+    )

@@ -1,0 +1,97 @@
+"""The language model as Lightning sees it: loss, validation metrics, optimizer, rate, clipping. Nothing else lives
+here."""
+
+import lightning
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from dla_train.errors import RunError
+from dla_train.models import LanguageModel
+from dla_train.training.config import OptimizerConfig, TrainingConfig
+from dla_train.training.optimizers import build_optimizer
+from dla_train.training.schedules import ScheduleConfig
+
+
+class LanguageModelTraining(lightning.LightningModule):
+    """Next-token training.
+
+    Args:
+        model: initialised, or about to be restored from a checkpoint.
+        optimizer, schedule, training: sections of the recipe.
+        seed: with the step, seeds whatever is drawn inside a step.
+    Attributes:
+        gradient_norm: of the last step, before clipping.
+        rate: the learning rate of the last step.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        training: TrainingConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer_config = optimizer
+        self.schedule = schedule
+        self.training_config = training
+        self.seed = seed
+        self.gradient_norm = torch.zeros(())
+        self.rate = 0.0
+        # float64: a mean over many batches must not depend on the order of summation in any digit that is shown.
+        self.validation_loss = MeanMetric().set_dtype(torch.float64)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimizer and no Lightning scheduler: `on_train_batch_start` sets the rate from the step."""
+        return build_optimizer(self.optimizer_config, self.model)
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Set rate and random state as functions of the step: what has no state cannot be restored wrongly."""
+        self.rate = self.optimizer_config.lr * self.schedule.factor(self.global_step, self.training_config.steps)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.rate
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step * 1_009 + batch_idx) % 2**63)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Mean loss of windows `[B, window + 1]`, in nats per token."""
+        return self.model.loss(batch[:, :-1], batch[:, 1:])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Measure the norm of the whole gradient, and scale the gradient down where it exceeds `training.clip`.
+
+        Raises:
+            RunError: the norm is infinite or not a number. Nothing has been changed by this step.
+        """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if not torch.isfinite(norm):
+            step, batch = self.global_step, self.training_config.global_batch
+            raise RunError(
+                f"the gradient of step {step + 1} is {norm.item()}: training diverged. Its windows have the global "
+                f"indices {step * batch} to {(step + 1) * batch - 1}. Lower optimizer.lr (now "
+                f"{self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or lower "
+                f"training.clip ({self.training_config.clip})."
+            )
+        if self.training_config.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.training_config.clip, norm)
+        self.gradient_norm = norm
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens."""
+        targets = batch[:, 1:]
+        self.validation_loss.update(self.model.loss(batch[:, :-1], targets), weight=targets.numel())
+
+    def on_validation_epoch_end(self) -> None:
+        """Publish `validation_loss` (nats per token) and `validation_perplexity` as Lightning's metrics."""
+        loss = self.validation_loss.compute()
+        self.validation_loss.reset()
+        self.log_dict({"validation_loss": loss, "validation_perplexity": loss.exp()}, logger=False)

@@ -1,0 +1,104 @@
+"""What is decided before a run may write anything: the checkpoint to go on from, the text, the device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dla_data.errors import DataError
+from dla_data.prepare import PreparedCorpus
+from dla_train.checkpoints.resume import (
+    ResumePoint,
+    forbidden_changes,
+    from_path,
+    listed,
+    newest_sound,
+    require_same_data,
+    require_same_experiment,
+)
+from dla_train.checkpoints.store import CheckpointStore
+from dla_train.config.catalog import RecipeFile
+from dla_train.config.load import LoadedRecipe, load
+from dla_train.config.typed import plain
+from dla_train.data.config import TextData
+from dla_train.data.corpus import fingerprints, prepare
+from dla_train.data.windows import WindowsDataModule
+from dla_train.errors import UsageError
+from dla_train.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Start:
+    """Everything that training needs, checked.
+
+    Attributes:
+        point: the checkpoint to go on from; None begins at step 0.
+        corpus, windows: the text as tokens, and as batches.
+    """
+
+    point: ResumePoint | None
+    corpus: PreparedCorpus
+    windows: WindowsDataModule
+
+    @property
+    def step(self) -> int:
+        """Finished optimizer steps."""
+        return self.point.checkpoint.step if self.point else 0
+
+
+def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> Start:
+    """Check recipe against folder, checkpoint, data and machine; writes nothing into the folder.
+
+    Args:
+        loaded: the recipe. folder: locked. store: of the folder. resume: `auto`, `never` or a path.
+    Raises:
+        UsageError: they do not go together; the message says what to do.
+        RunError: all checkpoints are damaged.
+    """
+    recipe = loaded.recipe
+    if recipe.training.accelerator == "gpu" and not torch.cuda.is_available():
+        raise loaded.problem("training.accelerator", "it is gpu, but PyTorch sees no GPU here. Use auto or cpu.")
+    point = _resume_point(loaded, folder, store, resume)
+    if point and point.checkpoint.step > recipe.training.steps:
+        raise loaded.problem(
+            "training.steps",
+            f"it is {recipe.training.steps}, but {point.checkpoint.folder} is past that. Set more steps.",
+        )
+    try:
+        corpus = prepare(recipe.data)
+    except DataError as error:
+        key = "data.path" if isinstance(recipe.data, TextData) and "vocabulary" not in str(error) else "data"
+        raise loaded.problem("data.vocab_size" if "vocabulary of" in str(error) else key, str(error)) from error
+    if point:
+        require_same_data(point, fingerprints(corpus))
+    try:
+        windows = WindowsDataModule(corpus, recipe.data, recipe.training, recipe.seed)
+    except DataError as error:
+        raise loaded.problem("data.window", str(error)) from error
+    return Start(point, corpus, windows)
+
+
+def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> ResumePoint | None:
+    recipe = plain(loaded.recipe)
+    if folder.is_run():
+        _require_same_recipe(folder, recipe)
+    if resume == "never":
+        if newest := store.all()[:1]:
+            raise UsageError(
+                f"{folder} already holds this run, at step {newest[0].step} of {loaded.recipe.training.steps}. Go on "
+                "with --resume auto, or start another run in another folder with --run-dir DIR."
+            )
+        return None
+    point = newest_sound(store) if resume == "auto" else from_path(Path(resume), store)
+    if point:
+        require_same_experiment(point, recipe)
+    return point
+
+
+def _require_same_recipe(folder: RunFolder, recipe: dict) -> None:
+    saved = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    if changed := forbidden_changes(plain(saved.recipe), recipe):
+        raise UsageError(
+            f"the run folder {folder} holds a run of another recipe: {listed(changed)}. Choose another folder with "
+            "--run-dir DIR, or use the recipe of that run."
+        )

@@ -1,0 +1,47 @@
+"""The Lightning Trainer, with what it would do on its own and must not."""
+
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from dla_train.checkpoints.state_file import StateFileIO
+from dla_train.training.config import TrainingConfig
+
+
+def build_trainer(
+    config: TrainingConfig, *, callbacks: list[Callback], logger: Logger | None, folder: Path, devices: int = 1
+) -> lightning.Trainer:
+    """A trainer for `config.steps` optimizer steps.
+
+    Args:
+        config: the recipe's section. callbacks: in the order in which they are to be called. logger: besides
+            `metrics.csv`.
+        folder: of the run. devices: processes, each with one device.
+    """
+    accumulate = config.global_batch // (config.micro_batch * devices)
+    return lightning.Trainer(
+        accelerator=config.accelerator,
+        devices=devices,
+        precision=config.precision,
+        max_steps=config.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        # Counted in micro-batches over the whole run; `Ending` sees to the last validation.
+        val_check_interval=(config.validate_every or config.steps + 1) * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        # Lightning's own sampler shuffles, and shards what `StepBatches` has sharded already.
+        use_distributed_sampler=False,
+        # Each of these is one of our callbacks.
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=None,
+        logger=logger or False,
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        plugins=[StateFileIO()],
+        default_root_dir=folder,
+    )
