@@ -75,11 +75,12 @@ def transitions(
         decays = allowed.to(q.dtype).expand(batch, heads, chunks, size, size)
         from_start = to_end = torch.ones(batch, heads, chunks, size, dtype=q.dtype, device=q.device)
     else:
-        total = log_decay.cumsum(-1)
-        difference = total[..., :, None] - total[..., None, :]
-        decays = torch.where(allowed, difference, -torch.inf).exp()
-        from_start = total.exp()
-        to_end = (total[..., -1:] - total).exp()
+        # Sums over (j, t] term by term. A difference of two cumulative sums would lose the digits of a mild decay next
+        # to a strong one, in the value and in the gradient.
+        between = torch.where(causal.tril(-1), log_decay[..., :, None], 0.0).cumsum(-2)
+        decays = torch.where(allowed, between, -torch.inf).exp()
+        from_start = log_decay.cumsum(-1).exp()
+        to_end = between[..., -1, :].exp()
     if documents is not None:
         from_start = from_start * documents.with_past
         to_end = to_end * documents.with_last

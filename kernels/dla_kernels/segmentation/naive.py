@@ -16,11 +16,12 @@ ORTHOGONAL = 2.0**0.5
 
 def score(token: Tensor, open_sum: Tensor) -> Tensor:
     """Eq. 13, the State Information Score: `||s - S||_F / ||S||_F` after RMSNorm of both, `[..., K, V]` -> `[...]`."""
-    token_rms = token.square().mean((-2, -1), keepdim=True).sqrt()
-    sum_rms = open_sum.square().mean((-2, -1), keepdim=True).sqrt()
-    defined = (token_rms > 0) & (sum_rms > 0)
-    token = token / torch.where(defined, token_rms, 1.0)
-    open_sum = open_sum / torch.where(defined, sum_rms, 1.0)
+    token_square = token.square().mean((-2, -1), keepdim=True)
+    sum_square = open_sum.square().mean((-2, -1), keepdim=True)
+    defined = (token_square > 0) & (sum_square > 0)
+    # The root comes after the choice: its slope at zero is infinite, and infinity times zero is no gradient.
+    token = token / torch.where(defined, token_square, 1.0).sqrt()
+    open_sum = open_sum / torch.where(defined, sum_square, 1.0).sqrt()
     distance = torch.linalg.matrix_norm(token - open_sum) / torch.where(
         defined[..., 0, 0], torch.linalg.matrix_norm(open_sum), 1.0
     )

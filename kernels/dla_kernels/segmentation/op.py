@@ -77,8 +77,10 @@ def segment(
         shift, score, final = host.scan_sequences(k.detach(), v.detach(), tau.detach(), state, cu_seqlens)
         gates = None
         if width is not None:
-            first = _nothing_before(state, cu_seqlens, k.shape[1])
-            gates = host.StraightThroughGate.apply(k, v, tau, shift, score, first, state.open_sum, cu_seqlens, width)
+            undecided = _nothing_before(state, cu_seqlens, k.shape[1]) | (capacity == 1)
+            gates = host.StraightThroughGate.apply(
+                k, v, tau, shift, score, undecided, state.open_sum, cu_seqlens, width
+            )
     return Plan(shift=shift, score=score, capacity=capacity, gate=gates if width is not None else None, final=final)
 
 
