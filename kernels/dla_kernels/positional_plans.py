@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dla_kernels.arguments import check_documents
 from dla_kernels.documents import positions
 from dla_kernels.plan import JOIN, Plan
 
@@ -52,7 +53,7 @@ def fixed_plan(
         start: tokens that each sequence has consumed before (`cache.tokens`), a number or `[B]` (`[N]` with documents).
         device: where the plan's tensors live; torch's default device if None.
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1, `start` or `cu_seqlens` that do not fit.
     """
     _check_sizes(batch=batch, time=time, heads=heads, block=block, capacity=capacity)
     position = _absolute_positions(batch, time, cu_seqlens, start, device)
@@ -105,11 +106,18 @@ def _absolute_positions(
     batch: int, time: int, cu_seqlens: Tensor | None, start: int | Tensor, device: torch.device | str | None
 ) -> Tensor:
     """`[B, T]` int64: the position of each token in its document, tokens consumed before included."""
+    check_documents(cu_seqlens, batch, time)
+    if isinstance(start, int) and start < 0:
+        raise ValueError(f"start is {start}; it must be at least 0")
     if device is None:
         device = start.device if isinstance(start, Tensor) else torch.get_default_device()
     device = torch.device(device)
     position = positions(cu_seqlens, time, device)[None].expand(batch, -1)
-    offset = torch.as_tensor(start, dtype=torch.int64, device=device).reshape(-1, 1)
+    offset = torch.as_tensor(start, dtype=torch.int64, device=device)
+    sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
+    if offset.ndim > 1 or offset.numel() not in (1, sequences):
+        raise ValueError(f"start has shape {tuple(offset.shape)}; it must be a number or [{sequences}], one per sequence")
+    offset = offset.reshape(-1, 1)
     if cu_seqlens is not None and offset.numel() > 1:
         offset = offset[:, 0].repeat_interleave(cu_seqlens.long().diff().to(device))[None]
     return position + offset
