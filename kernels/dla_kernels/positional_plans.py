@@ -116,7 +116,9 @@ def _absolute_positions(
     offset = torch.as_tensor(start, dtype=torch.int64, device=device)
     sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
     if offset.ndim > 1 or offset.numel() not in (1, sequences):
-        raise ValueError(f"start has shape {tuple(offset.shape)}; it must be a number or [{sequences}], one per sequence")
+        raise ValueError(
+            f"start has shape {tuple(offset.shape)}; it must be a number or [{sequences}], one per sequence"
+        )
     offset = offset.reshape(-1, 1)
     if cu_seqlens is not None and offset.numel() > 1:
         offset = offset[:, 0].repeat_interleave(cu_seqlens.long().diff().to(device))[None]
