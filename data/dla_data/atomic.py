@@ -39,12 +39,17 @@ def new_directory(target: Path, replace: bool = False) -> Iterator[Path]:
         _flush(target.parent)
     except OSError as error:
         raise DataError(
-            f"cannot write {target}: {error.strerror or error} ({error.filename or unfinished or target.parent}). "
+            f"cannot write {target}: {_reason(error)} ({error.filename or unfinished or target.parent}). "
             "Make room or permission there, or choose another directory."
         ) from error
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _reason(error: OSError) -> str:
+    # What mkdir says where a file stands in the place of a directory is "File exists", which sends the reader astray.
+    return "not a directory" if isinstance(error, FileExistsError) else error.strerror or str(error)
 
 
 def remove_leftovers(target: Path) -> None:

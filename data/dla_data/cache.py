@@ -47,7 +47,7 @@ def exclusive(target: Path) -> Iterator[bool]:
         file = path.open("a")
     except OSError as error:
         raise DataError(
-            f"cannot write the cache directory {path.parent}: {error.strerror}. "
+            f"cannot write the cache directory {path.parent}: {error.strerror} ({error.filename}). "
             f"Make it writable, or set {CACHE_VARIABLE} to another directory."
         ) from error
     with file:
