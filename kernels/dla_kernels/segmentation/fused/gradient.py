@@ -1,0 +1,133 @@
+"""The gradient that a straight-through gate sends through the score, the open segment taken as constant.
+
+    dI/dk_t = -(S v_t / (|k_t| |v_t| |S|) - cos_t k_t / |k_t|^2) / I_t,      dI/dv_t likewise with S^T k_t
+
+S v_t is linear attention whose state begins anew at every boundary. The boundaries are known by now, so states at chunk
+starts come from one pass that is parallel over blocks of K x V, and all chunks follow at once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.pieces import Pieces, locate
+from dla_kernels.segmentation.fused.scores import gram
+
+SMALLEST_SCORE = 1e-3
+"""As in segmentation/scan.py: `dI/dcos = -1/I` has a pole where a token repeats the open segment."""
+
+
+def score_gradients(
+    k: Tensor, v: Tensor, shift: Tensor, score: Tensor, norm: Tensor, dscore: Tensor, open_sum: Tensor, pieces: Pieces,
+    block_k: int, block_v: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dk `[tokens, H, K]` per head and dv `[tokens, H, V]`, float32.
+
+    k `[tokens, G, K]`, v `[tokens, H, V]`; shift, score, norm (|S|^2 before the token) and dscore `[tokens, H]`; open_sum
+    `[N, H, K, V]` float32 before the first tokens.
+    """
+    (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
+    k2 = k.float().square().sum(-1).repeat_interleave(heads // groups, 1)
+    v2 = v.float().square().sum(-1)
+    slope = -dscore / score.clamp(min=SMALLEST_SCORE)
+    defined = (k2 > 0) & (v2 > 0) & (norm > 0)
+    slope = torch.where(defined, slope, 0.0)
+    pull = slope * torch.where(defined, k2 * v2 * norm, 1.0).rsqrt()
+    push = slope * (1.0 - score.square() / 2.0)  # the cosine, from the score
+    push_k = push / torch.where(k2 > 0, k2, 1.0)
+    push_v = push / torch.where(v2 > 0, v2, 1.0)
+    boundary = (shift != -1).to(torch.uint8)
+
+    states = torch.empty(pieces.tiles, heads, key_dim, value_dim, dtype=torch.float32, device=k.device)
+    blocks_k, blocks_v = triton.cdiv(key_dim, block_k), triton.cdiv(value_dim, block_v)
+    open_sums_kernel[(pieces.sequences * heads, blocks_k, blocks_v)](
+        k, v, boundary, open_sum, states, pieces.cu, pieces.first_tile,
+        H=heads, G=groups, K=key_dim, V=value_dim, C=pieces.tile, BK=block_k, BV=block_v, PRECISION="ieee", num_warps=4,
+    )  # fmt: skip
+    dk = torch.empty(tokens, heads, key_dim, dtype=torch.float32, device=k.device)
+    dv = torch.empty(tokens, heads, value_dim, dtype=torch.float32, device=k.device)
+    where = pieces.tile_sequence, pieces.tile_number, pieces.cu
+    score_gradient_kernel[(pieces.tiles, heads, blocks_k)](
+        k, v, boundary, states, pull.contiguous(), push_k.contiguous(), dk, *where,
+        H=heads, GX=groups, GY=heads, DX=key_dim, DY=value_dim, STRIDE_X=value_dim, STRIDE_Y=1, C=pieces.tile,
+        BX=block_k, BY=block_v, PRECISION="ieee", num_warps=4,
+    )  # fmt: skip
+    score_gradient_kernel[(pieces.tiles, heads, blocks_v)](
+        v, k, boundary, states, pull.contiguous(), push_v.contiguous(), dv, *where,
+        H=heads, GX=heads, GY=groups, DX=value_dim, DY=key_dim, STRIDE_X=1, STRIDE_Y=value_dim, C=pieces.tile,
+        BX=block_v, BY=block_k, PRECISION="ieee", num_warps=4,
+    )  # fmt: skip
+    return dk, dv
+
+
+@triton.jit
+def open_sums_kernel(
+    k_ptr, v_ptr, boundary_ptr, open_ptr, states_ptr, cu_ptr, first_tile_ptr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The sum over the open segment at the start of every chunk, one block of K x V"""
+    n = tl.program_id(0) // H
+    h = (tl.program_id(0) % H).to(tl.int64)
+    g = h // (H // G)
+    i = tl.program_id(1) * BK + tl.arange(0, BK)
+    j = tl.program_id(2) * BV + tl.arange(0, BV)
+    inside = (i < K)[:, None] & (j < V)[None, :]
+    block = i[:, None] * V + j[None, :]
+    begin = tl.load(cu_ptr + n)
+    stop = tl.load(cu_ptr + n + 1)
+    first_tile = tl.load(first_tile_ptr + n)
+    row = tl.arange(0, C)
+    s = tl.load(open_ptr + (n * H + h) * (K * V) + block, mask=inside, other=0.0)
+    for c in range(0, tl.load(first_tile_ptr + n + 1) - first_tile):
+        tl.store(states_ptr + ((first_tile + c).to(tl.int64) * H + h) * (K * V) + block, s, mask=inside)
+        t = begin + c * C + row
+        boundary = tl.load(boundary_ptr + t * H + h, mask=t < stop, other=0).to(tl.int32)
+        last = tl.max(tl.where(boundary > 0, row, -1))
+        member = (t < stop) & (row >= last)
+        key = tl.load(k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0)
+        v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=member[:, None] & (j < V)[None, :], other=0.0)
+        s = s * tl.where(last >= 0, 0.0, 1.0)
+        s += tl.dot(key.to(tl.float32), v.to(tl.float32), input_precision=PRECISION)  # [BK, C] @ [C, BV] -> [BK, BV]
+
+
+@triton.jit
+def score_gradient_kernel(
+    x_ptr, y_ptr, boundary_ptr, states_ptr, pull_ptr, push_ptr, dx_ptr, sequence_ptr, number_ptr, cu_ptr,
+    H: tl.constexpr, GX: tl.constexpr, GY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, STRIDE_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr, C: tl.constexpr, BX: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dx_t = pull_t S y_t - push_t x_t, x and y the keys and the values or the other way around"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    x_group = h // (H // GX)
+    y_group = h // (H // GY)
+    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
+    row = tl.arange(0, C)
+    t = first + row
+    there = t < last
+    i = tl.program_id(2) * BX + tl.arange(0, BX)
+    inside = there[:, None] & (i < DX)[None, :]
+    boundary = tl.load(boundary_ptr + t * H + h, mask=there, other=0).to(tl.int32)
+    segment = tl.cumsum(boundary, 0)
+    looks_at = segment - boundary  # the segment that was open before token t
+
+    x = tl.load(x_ptr + (t * GX + x_group)[:, None] * DX + i[None, :], mask=inside, other=0.0).to(tl.float32)
+    pairs = gram(y_ptr, tl.zeros((C, C), tl.float32), y_group, t, last, GY, DY, C, BY, PRECISION)
+    member = (looks_at[:, None] == segment[None, :]) & (row[None, :] < row[:, None])
+    acc = tl.dot(tl.where(member, pairs, 0.0), x, input_precision=PRECISION)  # [C, C] @ [C, BX] -> [C, BX]
+    carried = there & (looks_at == 0)
+    base = (tile.to(tl.int64) * H + h) * (DX * DY)
+    for start in range(0, DY, BY):
+        j = start + tl.arange(0, BY)
+        y = tl.load(y_ptr + (t * GY + y_group)[:, None] * DY + j[None, :], mask=carried[:, None] & (j < DY)[None, :], other=0.0)
+        s = tl.load(
+            states_ptr + base + i[None, :] * STRIDE_X + j[:, None] * STRIDE_Y, mask=(i < DX)[None, :] & (j < DY)[:, None], other=0.0
+        )
+        acc += tl.dot(y.to(tl.float32), s, input_precision=PRECISION)  # [C, BY] @ [BY, BX] -> [C, BX]
+    pull = tl.load(pull_ptr + t * H + h, mask=there, other=0.0)
+    push = tl.load(push_ptr + t * H + h, mask=there, other=0.0)
+    tl.store(dx_ptr + (t * H + h)[:, None] * DX + i[None, :], pull[:, None] * acc - push[:, None] * x, mask=inside)
