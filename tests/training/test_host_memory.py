@@ -1,0 +1,19 @@
+import resource
+
+import torch
+
+from dla_train.training.host_memory import keep_freed_memory
+
+
+def _page_faults(repeats: int) -> int:
+    """Page faults of allocating and freeing 32 MB `repeats` times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        torch.ones(8 * 1024 * 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_freed_memory_is_used_again_without_page_faults():
+    assert keep_freed_memory()
+    _page_faults(1)
+    assert _page_faults(10) < 8192, "32 MB are 8,192 pages; ten tensors in the same place fault for none of them again"
