@@ -5,10 +5,12 @@ SIGTERM. Everything heavy is imported inside the commands that need it, so that 
 """
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import NoReturn
 
 from dla_train.cli import fit, recipes, show
 from dla_train.errors import RunError, UsageError
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         parser = _parser()
+        _require_command(arguments)
         options, rest = parser.parse_known_args([argument for argument in arguments if argument != "--debug"])
         if options.command is None:
             parser.print_help()
@@ -59,8 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one sentence, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. `{self.prog} --help` shows what is allowed.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dla-train",
         description="Train language models with Dynamic Linear Attention.",
         epilog=_EXAMPLES,
@@ -69,10 +79,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dla-train {metadata.version('dla-train')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error (may stand anywhere)")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in _COMMANDS:
         command.add_to(commands)
     return parser
+
+
+def _require_command(arguments: Sequence[str]) -> None:
+    """The first word must be a command; argparse would answer with a list of them and no guess."""
+    word = next((argument for argument in arguments if not argument.startswith("-")), None)
+    names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
+    if word is not None and word not in names:
+        guess = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+        hint = f" Did you mean {guess[0]}?" if guess else ""
+        raise UsageError(f"there is no command '{word}'.{hint} The commands are {', '.join(names)}.")
 
 
 def _settings(rest: list[str], command: str) -> list[str]:

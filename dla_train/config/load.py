@@ -69,27 +69,25 @@ def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
     """`tiny.yaml:12: KEY TEXT`; the place is that of the key, or of the nearest section that was written."""
     if not problem.key:
         return f"{loaded._shown_as}: the recipe{problem.text}"
-    if problem.key in loaded._overridden:
+    parents = [problem.key[:depth] for depth in range(len(problem.key), 0, -1)]
+    if any(key in loaded._overridden for key in parents):
         return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
-    for depth in range(len(problem.key), 0, -1):
-        key = problem.key[:depth]
-        if key in loaded._overridden:
-            return f"on the command line: {problem}"
-        if key in loaded._tree.lines:
-            return f"{loaded._shown_as}:{loaded._tree.lines[key]}: {problem}"
-    return f"{loaded._shown_as}: {problem}"
+    written_below = any(key[: len(problem.key)] == problem.key for key in loaded._overridden)
+    if problem.key not in loaded._tree.lines and written_below:  # `treining.steps=3`: treining is the problem
+        return f"on the command line: {problem}"
+    line = next((loaded._tree.lines[key] for key in parents if key in loaded._tree.lines), None)
+    return f"{loaded._shown_as}{f':{line}' if line else ''}: {problem}"
 
 
 def _same_name_elsewhere(problem: KeyProblem) -> str:
     """For `steps=5` on the command line: the keys of other sections that end in `steps`."""
-    if " is not a key" not in problem.text:
+    if " is not a key" not in problem.text or "Did you mean" in problem.text:
         return ""
-    known = {dotted(key): str(key[-1]) for key in known_keys(Recipe)}
+    known = {dotted(key): str(key[-1]) for key in known_keys(Recipe) if key != problem.key}
     last = str(problem.key[-1])
-    places = [key for key, name in known.items() if name == last]
-    if not places and (guess := nearest(last, set(known.values()))):
-        places = [key for key, name in known.items() if name == guess]
-    return f" A key of that name: {' or '.join(dict.fromkeys(places))}." if places else ""
+    wanted = last if last in known.values() else nearest(last, set(known.values()))
+    places = [key for key, name in known.items() if name == wanted]
+    return f" Did you mean {' or '.join(places)}?" if places else ""
 
 
 def _sections() -> list[str]:

@@ -43,15 +43,15 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[Override]) -> tu
     origins: set[Key] = set()
     by_section = sorted(overrides, key=lambda override: len(_section_of(override.key)))
     for override in by_section:
-        _assign(result, override)
-        origins -= {key for key in origins if key[: len(override.key)] == override.key}
-        origins.update(_keys_below(override.key, override.value))
+        anew = _assign(result, override)
+        # A key here stands for everything below it.
+        origins.add(_section_of(override.key) if anew else override.key)
     return result, origins
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Find the choice that `word` was probably meant to be."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return found[0] if found else None
 
 
@@ -59,7 +59,8 @@ def _section_of(key: Key) -> Key:
     return key[:-1] if key[-1] == "kind" else key
 
 
-def _assign(values: dict[str, Any], override: Override) -> None:
+def _assign(values: dict[str, Any], override: Override) -> bool:
+    """Put the override in its place; returns whether its section was emptied for it."""
     *path, last = override.key
     section: dict[str, Any] = values
     for depth, part in enumerate(path):
@@ -75,16 +76,11 @@ def _assign(values: dict[str, Any], override: Override) -> None:
             )
         section[str(part)] = inner
         section = inner
-    if last == "kind" and section.get("kind") not in (None, override.value):
+    anew = last == "kind" and section.get("kind") not in (None, override.value)
+    if anew:
         section.clear()
     section[str(last)] = _copy(override.value)
-
-
-def _keys_below(key: Key, value: Any) -> Iterable[Key]:
-    yield key
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _keys_below((*key, str(name)), inner)
+    return anew
 
 
 def _copy(value: Any) -> Any:

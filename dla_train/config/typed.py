@@ -53,23 +53,21 @@ def build(config_class: type[Config], values: Any, key: Key = ()) -> Config:
         raise KeyProblem(key, f" must be a section with keys ({', '.join(fields)}), but is {_shown(values)}.")
     for name in values:
         if name not in fields:
-            raise _unknown(key, name, values[name], list(fields))
+            raise _unknown(key, name, values, list(fields))
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         inner = (*key, name)
         if name not in values or values[name] == _NO_VALUE:
             if _has_default(field):
                 continue
-            raise KeyProblem(
-                inner, f" has no value: set it in the recipe or with {dotted(inner)}={_example(annotations[name])}."
-            )
+            kind = f" (kind {values['kind']} needs it)" if "kind" in values else ""
+            example = f"{dotted(inner)}={_example(annotations[name])}"
+            raise KeyProblem(inner, f" has no value{kind}: set it in the recipe or with {example}.")
         arguments[name] = _convert(annotations[name], values[name], inner)
     try:
         return config_class(**arguments)
     except ValueError as error:
-        name = _mentioned(str(error), fields)
-        message = str(error).rstrip(".")
-        raise KeyProblem((*key, name) if name else key, f": {message}.") from error
+        raise _refused(key, str(error), fields) from error
 
 
 def known_keys(config_class: type) -> Iterator[Key]:
@@ -177,23 +175,29 @@ def _has_default(field: "dataclasses.Field[Any]") -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
-def _unknown(section: Key, name: str, value: Any, allowed: list[str]) -> KeyProblem:
+def _unknown(section: Key, name: str, values: dict[str, Any], allowed: list[str]) -> KeyProblem:
     guess = nearest(name, allowed)
     hint = f" Did you mean {dotted((*section, guess))}?" if guess else ""
     where = f"in {dotted(section)}" if section else "at the top level"
-    return KeyProblem(
-        (*section, name), f" is not a key (given {_shown(value)}).{hint} Keys {where}: {', '.join(allowed)}."
-    )
+    kind = f" (kind {values['kind']})" if "kind" in values else ""
+    text = f" is not a key (given {_shown(values[name])}).{hint} Keys {where}{kind}: {', '.join(allowed)}."
+    return KeyProblem((*section, name), text)
 
 
-def _mentioned(message: str, fields: dict[str, Any]) -> str | None:
-    """The field that an error message of a dataclass is about: the first one it names."""
-    return next((word for word in re.findall(r"\w+", message) if word in fields), None)
+def _refused(section: Key, message: str, fields: dict[str, Any]) -> KeyProblem:
+    """What a dataclass says about itself, put on the field that it names first: `steps is 0; it must be at least 1`."""
+    words = re.findall(r"[\w.]*\w", message)
+    name = next((word for word in words if word.partition(".")[0] in fields), None)
+    if name is None:
+        return KeyProblem(section, f": {message.rstrip('.')}.")
+    rest = message.rstrip(".")
+    text = rest.removeprefix(name) if rest.startswith(f"{name} ") else f": {rest}"
+    return KeyProblem((*section, *name.split(".")), f"{text}.")
 
 
 _SIMPLE: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "100"),
-    float: ("a number", "0.1"),
+    float: ("a finite number", "0.1"),
     bool: ("true or false", "true"),
     str: ("a text", "TEXT"),
 }

@@ -1,6 +1,6 @@
 """What a run says: to the person watching (standard error) and to `logs/run.log`, with the time.
 
-Packages log as usual; this decides what is shown. Lightning's remarks (tips, device tables) are not, its warnings are.
+Packages log as usual; this decides what is shown. Lightning's warnings are, its remarks (tips, device tables) are not.
 """
 
 import logging
@@ -38,16 +38,20 @@ def start_console() -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.handlers = [_Console()]
-    for name in _QUIET:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.WARNING)
-        logger.handlers = []
-        logger.propagate = True
     for name in ("fsspec", "matplotlib", "numba", "torch", "urllib3", "filelock", "asyncio", "PIL", "tensorboard"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = _show_warning
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's remarks to itself; to be called once it has been imported, because it then turns them on."""
+    for name in _QUIET:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.handlers = []
+        logger.propagate = True
 
 
 def start_log(path: Path) -> logging.Handler:

@@ -24,12 +24,14 @@ from dla_train.data.corpus import fingerprints
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.write import write_report
-from dla_train.runs.console import start_log
+from dla_train.runs.console import quiet_lightning, start_log
 from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.metrics_file import MetricsFile
+from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
+from dla_train.training.threads import set_threads
 from dla_train.training.trainer import build_trainer
 
 _LOGGER = logging.getLogger(__name__)
@@ -60,9 +62,10 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
         UsageError: recipe, folder, checkpoint and data do not go together; nothing was written.
         RunError: training failed; the folder holds what was there before and the newest checkpoint.
     """
+    quiet_lightning()
     with occupied(folder):
-        if loaded.recipe.training.threads is not None:
-            torch.set_num_threads(loaded.recipe.training.threads)
+        set_threads(loaded.recipe.training.threads)
+        keep_freed_memory()
         store = CheckpointStore(folder.checkpoints)
         start = prepare_start(loaded, folder, store, resume)
         folder.is_started = True

@@ -84,9 +84,12 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         _require_same_recipe(folder, recipe)
     if resume == "never":
         if newest := store.all()[:1]:
+            done, steps = newest[0].step, loaded.recipe.training.steps
+            state = f"finished at step {done}" if done >= steps else f"at step {done} of {steps}"
+            goes_on = "shows its report again" if done >= steps else "goes on with it"
             raise UsageError(
-                f"{folder} already holds this run, at step {newest[0].step} of {loaded.recipe.training.steps}. Go on "
-                "with --resume auto, or start another run in another folder with --run-dir DIR."
+                f"{folder} already holds this run, {state}: --resume auto {goes_on}. "
+                "Another run needs another folder: --run-dir DIR."
             )
         return None
     point = newest_sound(store) if resume == "auto" else from_path(Path(resume), store)
