@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "reference", "torch"]
-BACKENDS: tuple[str, ...] = ("auto", "reference", "torch")
+Backend = Literal["auto", "reference", "torch", "triton"]
+BACKENDS: tuple[str, ...] = ("auto", "reference", "torch", "triton")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -94,11 +94,52 @@ def threshold_of(threshold: float | Tensor, heads: int, device: torch.device) ->
     return threshold.float().expand(heads)
 
 
-def resolve_backend(backend: str) -> Literal["reference", "torch"]:
-    """The backend that `auto` stands for."""
+def resolve_backend(backend: str, k: Tensor, v: Tensor, capacity: int) -> Literal["reference", "torch", "triton"]:
+    """The backend to run on k `[B, T, G, K]` and v `[B, T, H, V]`.
+
+    "auto" is "triton" for tensors on a GPU that it can take, "torch" for all others (on the CPU, in float64, or larger
+    than the kernels' limits).
+    """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
-    return "reference" if backend == "reference" else "torch"
+    if backend == "reference":
+        return "reference"
+    if backend == "torch" or (backend == "auto" and v.device.type != "cuda"):
+        return "torch"
+    obstacle = _obstacle_to_triton(k, v, capacity)
+    if obstacle is None:
+        return "triton"
+    if backend == "auto":
+        return "torch"
+    raise ValueError(f"backend is 'triton', but {obstacle}; pass backend='torch' or 'auto'")
+
+
+def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
+    """Why the Triton kernels cannot take these inputs, or None."""
+    if v.device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return "Triton has no working driver here (Linux with a CUDA or ROCm GPU is needed)"
+    elif v.device.type != "cpu" or not _interpreting():
+        return f"v is on {v.device}; it needs a GPU (on the CPU: start Python with TRITON_INTERPRET=1, for tests only)"
+    for name, x in (("k", k), ("v", v)):
+        if x.dtype == torch.float64:
+            return f"{name} has type {x.dtype}; it takes float32, bfloat16 and float16"
+    if capacity > 64:
+        return f"capacity is {capacity}; it takes up to 64 slots"
+    if k.shape[3] > 256 or v.shape[3] > 512:
+        return f"K is {k.shape[3]} and V {v.shape[3]}; it takes K up to 256 and V up to 512"
+    return None
+
+
+def _interpreting() -> bool:
+    """Triton is here and was imported to interpret its kernels on the CPU."""
+    try:
+        import triton
+    except ImportError:
+        return False
+    return bool(triton.knobs.runtime.interpret)
 
 
 def _check_float(name: str, x: Tensor, ndim: int, layout: str) -> None:

@@ -46,7 +46,7 @@ def multi_state_attention(
         cu_seqlens: `[N + 1]` int, document boundaries in a batch of 1; documents share nothing.
         cache: go on from these N sequences instead of from nothing.
         return_cache: return the slots after the last token of each of the N sequences.
-        backend: "reference" (step by step), "torch" (chunked), or "auto".
+        backend: "reference" (step by step), "torch" (chunked), "triton" (chunked, on a GPU), or "auto".
     Returns:
         o `[B, T, H, V]` in the type of v, and the cache or None.
     Raises:
@@ -56,12 +56,15 @@ def multi_state_attention(
     check_documents(cu_seqlens, k.shape[0], k.shape[1])
     batch, time, heads, _ = v.shape
     _check_plan(plan, (batch, time, heads), slot_weight.shape[3])
-    backend = resolve_backend(backend)
+    chosen = resolve_backend(backend, k, v, plan.capacity)
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
-    q = q.to(dtype) * (k.shape[3] ** -0.5 if scale is None else scale)
+    scale = k.shape[3] ** -0.5 if scale is None else scale
+    if chosen == "triton":
+        return _fused(q, k, v, slot_weight, plan, log_decay, beta, scale, cu_seqlens, cache, return_cache)
+    q = q.to(dtype) * scale
 
     # Documents that go on from a cache, or leave one, are read one a row: a state for each is needed anyway.
-    apart = cu_seqlens is not None and (cache is not None or return_cache or backend == "reference")
+    apart = cu_seqlens is not None and (cache is not None or return_cache or chosen == "reference")
     sequences = cu_seqlens.numel() - 1 if apart and cu_seqlens is not None else batch
     state = _starting_state(cache, (sequences, heads, plan.capacity, k.shape[3], v.shape[3]), dtype, v.device)
     lengths = lengths_of(cu_seqlens, batch, time, v.device)
@@ -76,7 +79,7 @@ def multi_state_attention(
         )
     else:
         v_in = v
-    if backend == "reference" or q.shape[1] == 1:  # for one token the recurrence is the fast path
+    if chosen == "reference" or q.shape[1] == 1:  # for one token the recurrence is the fast path
         repeats = heads // k.shape[2]
         q, k = (x.repeat_interleave(repeats, 2) for x in (q, k))
         o, state = naive.read_sequences(q, k, v_in, slot_weight, plan, log_decay, beta, state)
@@ -90,6 +93,26 @@ def multi_state_attention(
         assert cu_seqlens is not None
         o = pack(o, cu_seqlens)
     o = o.to(v.dtype)
+    if not return_cache:
+        return o, None
+    before = torch.zeros_like(lengths) if cache is None else cache.tokens.to(v.device)
+    return o, Cache.in_age_order(state, before + lengths, plan.final)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, plan: Plan, log_decay: Tensor | None, beta: Tensor | None,
+    scale: float, cu_seqlens: Tensor | None, cache: Cache | None, return_cache: bool,
+) -> tuple[Tensor, Cache | None]:  # fmt: skip
+    from dla_kernels.reader.fused.op import read_sequences  # imports triton, which only some platforms have
+
+    lengths = lengths_of(cu_seqlens, v.shape[0], v.shape[1], v.device)
+    state = None
+    if cache is not None:
+        shape = (lengths.numel(), v.shape[2], plan.capacity, k.shape[3], v.shape[3])
+        state = _starting_state(cache, shape, torch.float32, v.device)
+    o, state = read_sequences(
+        q, k, v, slot_weight, plan, log_decay, beta, state, cu_seqlens, scale, return_state=return_cache
+    )
     if not return_cache:
         return o, None
     before = torch.zeros_like(lengths) if cache is None else cache.tokens.to(v.device)

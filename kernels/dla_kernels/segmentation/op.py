@@ -48,7 +48,7 @@ def segment(
         capacity: M, the largest number of slots; with 1 every token joins.
         threshold: tau of eq. 14 in [0, 2]: a number, or a tensor `[H]` (which may require a gradient).
         cu_seqlens: `[N + 1]` int, document boundaries in a batch of 1; documents share nothing.
-        backend: "reference" (step by step), "torch", or "auto".
+        backend: "reference" (step by step), "torch", "triton", or "auto".
         gate: "straight_through" gives the plan a `gate` through which a gradient reaches k, v and the threshold: the
             value is the hard decision, the derivative that of `sigmoid((I_t - tau) / gate_width)`, the open segment
             taken as constant.
@@ -71,16 +71,17 @@ def segment(
     sequences = k.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
     state = _starting_state(cache, sequences, heads, capacity, k.shape[3], v.shape[3], k.device)
     width = gate_width if gate == "straight_through" else None
-    if resolve_backend(backend) == "reference":
+    chosen = resolve_backend(backend, k, v, capacity)
+    if chosen == "reference":
         shift, score, gates, final = _reference(k, v, tau, state, cu_seqlens, width)
+    elif chosen == "triton":
+        shift, score, gates, final = _fused(k, v, tau, state, cu_seqlens, width)
     else:
         shift, score, final = host.scan_sequences(k.detach(), v.detach(), tau.detach(), state, cu_seqlens)
         gates = None
         if width is not None:
-            undecided = _nothing_before(state, cu_seqlens, k.shape[1]) | (capacity == 1)
-            gates = host.StraightThroughGate.apply(
-                k, v, tau, shift, score, undecided, state.open_sum, cu_seqlens, width
-            )
+            first = _nothing_before(state, cu_seqlens, k.shape[1])
+            gates = host.StraightThroughGate.apply(k, v, tau, shift, score, first, state.open_sum, cu_seqlens, width)
     return Plan(shift=shift, score=score, capacity=capacity, gate=gates if width is not None else None, final=final)
 
 
@@ -106,6 +107,19 @@ def _reference(
         )
         shift, score, gates = (torch.cat([part[i] for part in parts], 1) for i in range(3))
         return shift, score, gates, final
+
+
+def _fused(
+    k: Tensor, v: Tensor, tau: Tensor, state: SegmentState, cu_seqlens: Tensor | None, width: float | None
+) -> tuple[Tensor, Tensor, Tensor | None, SegmentState]:
+    from dla_kernels.segmentation.fused import gated  # imports triton, which only some platforms have
+
+    shift, score, norm, final = gated.segment_sequences(k.detach(), v.detach(), tau.detach(), state, cu_seqlens)
+    if width is None:
+        return shift, score, None, final
+    first = _nothing_before(state, cu_seqlens, k.shape[1])
+    gates = gated.straight_through_gate(k, v, tau, shift, score, norm, first, state.open_sum, cu_seqlens, width)
+    return shift, score, gates, final
 
 
 def _starting_state(

@@ -77,9 +77,9 @@ def slots_adjoint_kernel(
             query = (q.to(tl.float32) * factor[None, :]).to(dtype)
             acc += tl.dot(query, do, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
         inside = in_k[:, None] & in_v[None, :]
-        at = row_k[:, None] * V + row_v[None, :]
+        block_at = row_k[:, None] * V + row_v[None, :]
         if c > 0:
-            at += slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V)
+            at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block_at
             store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
         elif HAS_STATE:
-            tl.store(dstate_ptr + slot_offset(n, h, i, H, M, K, V) + at, acc, mask=inside)
+            tl.store(dstate_ptr + slot_offset(n, h, i, H, M, K, V) + block_at, acc, mask=inside)

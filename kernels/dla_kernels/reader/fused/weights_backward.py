@@ -68,9 +68,9 @@ def weights_backward_kernel(
     for part in range(0, PARTS):
         at = ((part * H + h) * M + slot)[None, :] * tokens + t[:, None]
         dslots += tl.load(dweight_ptr + at, mask=there[:, None] & in_m[None, :], other=0.0)
-    starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
-    member = (starts[:, None] == slot[None, :]).to(dtype)
-    dstarts = tl.dot(dslots.to(dtype), member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
+    slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
+    slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
+    dstarts = tl.dot(dslots.to(dtype), slot_member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
     # tokens of earlier tiles, likewise
     starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)

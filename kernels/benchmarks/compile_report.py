@@ -1,0 +1,242 @@
+"""Compiles every Triton kernel of dla_kernels for GPUs that are not here, and reports what it needs of one.
+
+The launchers run as they would on a GPU, at the paper's shapes and with the shipped sizes, while launches are recorded
+instead of executed; each recorded kernel is then compiled for each target. Compiling proves little by itself (a tile of
+any size compiles), so the report looks at registers spilled to the stack and at shared memory, and `--check` fails on
+more than a GPU has. It says nothing about results or speed.
+
+    python kernels/benchmarks/compile_report.py [--check] [--target sm_90 ...] [--type bf16 ...] [--kernel NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+"""Bytes of shared memory that one program may have (opt-in maximum)."""
+STACK_LIMIT = 256
+"""Bytes of stack, which is where registers spill to, that a thread of a 16-bit kernel may have. Not zero: the number
+differs between versions of Triton. float32 kernels are there to be right, not fast: they may have four times as much."""
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+POINTERS = {
+    torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
+    torch.int64: "*i64", torch.uint8: "*u8", torch.bool: "*i1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of one layer: H, G, K, V, M."""
+
+    heads: int
+    groups: int
+    key_dim: int
+    value_dim: int
+    slots: int
+    delta: bool
+
+
+SHAPES = {
+    "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, slots=30, delta=False),
+    "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, slots=30, delta=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A kernel and what it was called with."""
+
+    kernel: JITFunction[Any]
+    arguments: dict[str, Any]
+    warps: int
+
+    def source(self) -> ASTSource:
+        """For the compiler: types of arguments and values of constants, specialised as a launch would."""
+        signature, constants, attributes = {}, {}, {}
+        for index, parameter in enumerate(self.kernel.params):
+            value = self.arguments[parameter.name]
+            if parameter.is_constexpr:
+                signature[parameter.name] = "constexpr"
+                constants[(index,)] = value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name] = POINTERS[value.dtype]
+                attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, float):
+                signature[parameter.name] = "fp32"
+            else:
+                signature[parameter.name] = "i32"
+                if value % 16 == 0:
+                    attributes[(index,)] = [["tt.divisibility", 16]]
+        return ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
+
+    def key(self) -> str:
+        """Two launches with the same key compile to the same thing."""
+        source = self.source()
+        return f"{self.kernel.__name__} {source.signature} {source.constants} {self.warps}"
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Within the context, launches are put on the list instead of on a GPU."""
+    launches: list[Launch] = []
+
+    def run(self: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        warps = kwargs.pop("num_warps")
+        names = [parameter.name for parameter in self.params]
+        launches.append(Launch(kernel=self, arguments=dict(zip(names, args, strict=False)) | kwargs, warps=warps))
+
+    original = JITFunction.run
+    JITFunction.run = run  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield launches
+    finally:
+        JITFunction.run = original
+
+
+def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
+    """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
+    from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
+    from dla_kernels.reader.fused.configs import tiles_for
+    from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
+    from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
+
+    time, h, g, key, value, m = 1024, shape.heads, shape.groups, shape.key_dim, shape.value_dim, shape.slots
+    k = torch.zeros(1, time, g, key, dtype=dtype)
+    v = torch.zeros(1, time, h, value, dtype=dtype)
+    weight = torch.zeros(1, time, h, m, dtype=dtype)
+    shift = torch.zeros(1, time, h, dtype=torch.int32)
+    scalar = torch.zeros(1, time, h)
+    state = torch.zeros(1, h, m, key, value)
+    tau, count = torch.zeros(h), torch.zeros(1, h, m, dtype=torch.int32)
+    with recording() as launches:
+        segment_operator(k, v, tau, state[:, :, 0], torch.zeros(1, h, m), count, None)
+        score_gradient(k, v, shift, scalar, scalar, scalar, state[:, :, 0], None)
+        for past in (None, state):
+            keep = past is not None
+            if shape.delta:
+                long = tiles_for(key, value, m, dtype).long
+                chunks = -(-time // long)
+                made = (
+                    torch.zeros(time, h, long, dtype=dtype), torch.zeros(time, h, key, dtype=dtype),
+                    torch.zeros(time, h, key, dtype=dtype), torch.zeros(chunks, h, key, key, dtype=dtype),
+                    torch.zeros(chunks, h),
+                )  # fmt: skip
+                read_chunks(*made, v, weight, shift, None, past, None, False, keep)
+                read_chunks_backward(v, past, *made, v, weight, shift, past, None, False, True)
+            else:
+                read_plain(k, k, v, weight, shift, scalar, None, past, None, 1.0, False, keep)
+                read_plain_backward(v, past, k, k, v, weight, shift, scalar, past, None, 1.0, False, True)
+    unique = {launch.key(): launch for launch in launches}
+    return list(unique.values())
+
+
+def target_of(name: str) -> GPUTarget:
+    """`sm_90` or `gfx942`."""
+    return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one compiled kernel needs. registers, stack: per thread; shared: bytes per program."""
+
+    registers: int
+    stack: int
+    shared: int
+    products: str
+
+
+def compile_launch(launch: Launch, target: str) -> Reading:
+    """Compiles, and reads what the assembler reports."""
+    options = {"num_warps": launch.warps}
+    compiled = triton.compile(launch.source(), target=target_of(target), options=options)
+    if target.startswith("sm_"):
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+            cubin.write(compiled.asm["cubin"])
+            cubin.flush()
+            tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+            usage = subprocess.run([tool, "--dump-resource-usage", cubin.name], capture_output=True, text=True, check=True)
+        found = dict(re.findall(r"(REG|STACK):(\d+)", usage.stdout + usage.stderr))
+        kinds = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
+        registers, stack, text = int(found["REG"]), int(found["STACK"]), compiled.asm["ptx"]
+    else:
+        text = compiled.asm["amdgcn"]
+        kinds = ("v_mfma",)
+        registers = _number(r"\.vgpr_count:\s*(\d+)", text)
+        stack = _number(r"\.private_segment_fixed_size:\s*(\d+)", text)
+    products = ", ".join(kind for kind in kinds if kind in text) or "-"
+    return Reading(registers=registers, stack=stack, shared=compiled.metadata.shared, products=products)
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    return int(found[1]) if found else 0
+
+
+def violations(reading: Reading, target: str, dtype: str) -> list[str]:
+    """What this kernel needs and the GPU does not have."""
+    allowed = STACK_LIMIT * (4 if dtype == "fp32" else 1)
+    found = []
+    if reading.shared > SHARED_LIMIT[target]:
+        found.append(f"shared memory {reading.shared} B, of {SHARED_LIMIT[target]} B")
+    if reading.stack > allowed:
+        found.append(f"stack {reading.stack} B, allowed are {allowed} B")
+    return found
+
+
+def main() -> int:
+    """Prints the table; with `--check`, 1 if a kernel does not compile or fit."""
+    parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
+    parser.add_argument("--check", action="store_true", help="exit with 1 on a compile error, too much memory or spills")
+    parser.add_argument("--target", nargs="*", default=list(SHARED_LIMIT), choices=list(SHARED_LIMIT))
+    parser.add_argument("--type", nargs="*", default=["bf16", "fp32"], choices=list(TYPES))
+    parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--kernel", nargs="*", help="only kernels whose name contains one of these")
+    arguments = parser.parse_args()
+    bad = 0
+    print("| kernel | shape | target | type | registers | stack | shared | products | verdict |")
+    print("| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |")
+    for shape in arguments.shape:
+        for dtype in arguments.type:
+            for launch in launches_of(SHAPES[shape], TYPES[dtype]):
+                name = launch.kernel.__name__
+                if arguments.kernel and not any(part in name for part in arguments.kernel):
+                    continue
+                for target in arguments.target:
+                    head = f"| {name} | {shape} | {target} | {dtype} |"
+                    try:
+                        reading = compile_launch(launch, target)
+                    except Exception as error:
+                        bad += 1
+                        print(f"{head} | | | | does not compile: {type(error).__name__}: {str(error)[-300:]!r} |", flush=True)
+                        continue
+                    found = violations(reading, target, dtype)
+                    bad += bool(found)
+                    print(
+                        f"{head} {reading.registers} | {reading.stack} | {reading.shared} | {reading.products} | "
+                        f"{'; '.join(found) or 'fits'} |",
+                        flush=True,
+                    )
+    print(f"\n{bad} kernels that do not compile or do not fit; triton {triton.__version__}")
+    return 1 if arguments.check and bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
