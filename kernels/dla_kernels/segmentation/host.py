@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,12 +40,12 @@ def scan_sequences(
     from dla_kernels.segmentation import scan
 
     _warn_if_copied(k.device)
-    _use_torch_threads()
     where = _Sequences(cu_seqlens, k.shape[0], k.shape[1])
     shift = np.empty(v.shape[:3], np.int32)
     score = np.empty(v.shape[:3], np.float32)
     open_sum, score_sum, count = (_array(x).copy() for x in (state.open_sum, state.score_sum, state.count))
-    scan.segment_scan(
+    _run_jobs(
+        scan.segment_scan, len(where.row) * v.shape[2],
         _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(threshold),
         open_sum, score_sum, count, shift, score,
     )  # fmt: skip
@@ -89,11 +92,11 @@ class StraightThroughGate(torch.autograd.Function):
         dthreshold = -dscore.sum((0, 1)) if ctx.needs_input_grad[2] else None
         if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
             return None, None, dthreshold, *(None,) * 6
-        _use_torch_threads()
         where = _Sequences(cu_seqlens, k.shape[0], k.shape[1])
         dk = np.empty((*v.shape[:3], k.shape[3]), np.float32)
         dv = np.empty(v.shape, np.float32)
-        scan.score_gradient(
+        _run_jobs(
+            scan.score_gradient, len(where.row) * v.shape[2],
             _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(open_sum).copy(),
             _array(shift), _array(score), _array(dscore), dk, dv,
         )  # fmt: skip
@@ -106,12 +109,20 @@ def _array(x: Tensor) -> np.ndarray[Any, Any]:
     return x.detach().contiguous().cpu().numpy()
 
 
-def _use_torch_threads() -> None:
-    """As many threads as torch uses: a rank that was told to use one core uses one core here, too."""
-    import numba
+def _run_jobs(function: Callable[..., None], jobs: int, *arrays: np.ndarray[Any, Any]) -> None:
+    """Calls `function(first_job, last_job, *arrays)` on as many threads as torch uses.
 
-    available = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
-    numba.set_num_threads(min(torch.get_num_threads(), int(available)))
+    Not numba's own threads: they set the number of OpenMP threads for the whole process, torch's included, and a rank
+    that was told to use one core would use all of them from then on.
+    """
+    threads = min(torch.get_num_threads(), jobs)
+    if threads == 1:
+        function(0, jobs, *arrays)
+        return
+    bounds = [jobs * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(function, a, b, *arrays) for a, b in pairwise(bounds)]:
+            done.result()
 
 
 _warned = False

@@ -1,7 +1,8 @@
 """The segmentation as one compiled pass over the tokens, on the host: the CPU's fast path.
 
 A scan over scalars cannot be vectorised over time, and a Python loop over T would take longer than everything else in
-the model, so this is compiled by numba, one thread per (sequence, head). It keeps the open segment's sum `S` (K x V,
+the model, so this is compiled by numba and releases the interpreter lock: callers run it for several (sequence, head)
+    pairs at once. It keeps the open segment's sum `S` (K x V,
 small enough for the first-level cache) and uses `I_t = sqrt(2 - 2 cos)`, `cos = k_t^T S v_t / (|k_t| |v_t| |S|)`
 (PAPER, consequence 1), where `|S|^2` grows by `2 k_t^T S v_t + |k_t|^2 |v_t|^2` with each token that joins.
 """
@@ -68,14 +69,16 @@ def _merge_age(score_sum: Any, count: Any) -> Any:
     return best
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def segment_scan(
-    k: Any, v: Any, row: Any, begin: Any, end: Any, threshold: Any, open_sum: Any, score_sum: Any, count: Any,
+    first_job: int, last_job: int, k: Any, v: Any, row: Any, begin: Any, end: Any, threshold: Any, open_sum: Any,
+        score_sum: Any, count: Any,
     shift: Any, score: Any,
 ) -> None:  # fmt: skip
-    """Segments sequence n = tokens `begin[n]:end[n]` of row `row[n]`, for all n and heads.
+    """Segments sequence n = tokens `begin[n]:end[n]` of row `row[n]`; job `n H + h` is its head h.
 
     Args:
+        first_job, last_job: the jobs to do, the last one not included.
         k, v: `[B, T, G, K]`, `[B, T, H, V]` float32. threshold: `[H]` float32.
         open_sum, score_sum, count: the past of each sequence, as in `SegmentState`; replaced by the state at the end.
         shift, score: `[B, T, H]` int32, float32: written.
@@ -83,7 +86,7 @@ def segment_scan(
     heads = v.shape[2]
     per_group = heads // k.shape[2]
     capacity = count.shape[2]
-    for job in numba.prange(row.shape[0] * heads):
+    for job in range(first_job, last_job):
         n = job // heads
         h = job % heads
         b = row[n]
@@ -133,23 +136,24 @@ def segment_scan(
             score[b, t, h] = information
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def score_gradient(
-    k: Any, v: Any, row: Any, begin: Any, end: Any, open_sum: Any, shift: Any, score: Any, dscore: Any, dk: Any, dv: Any
-) -> None:
+    first_job: int, last_job: int, k: Any, v: Any, row: Any, begin: Any, end: Any, open_sum: Any, shift: Any,
+    score: Any, dscore: Any, dk: Any, dv: Any,
+) -> None:  # fmt: skip
     """`dk_t`, `dv_t` of `sum_t dscore_t I_t`, where the open segment counts as constant.
 
     `dI/dk = -(S v / (|k| |v| |S|) - cos k / |k|^2) / I`, and the same for v with `S^T k`.
 
     Args:
-        k, v, row, begin, end: as in `segment_scan`. open_sum: the past; used up. shift, score: what `segment_scan`
-            wrote.
+        first_job, last_job, k, v, row, begin, end: as in `segment_scan`. open_sum: the past; used up. shift, score:
+            what `segment_scan` wrote.
         dscore: `[B, T, H]` float32, zero at first tokens. dk: `[B, T, H, K]`, per value head; dv: `[B, T, H, V]`:
             written.
     """
     heads = v.shape[2]
     per_group = heads // k.shape[2]
-    for job in numba.prange(row.shape[0] * heads):
+    for job in range(first_job, last_job):
         n = job // heads
         h = job % heads
         b = row[n]
