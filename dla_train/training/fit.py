@@ -31,7 +31,6 @@ from dla_train.runs.metrics_file import MetricsFile
 from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
-from dla_train.training.threads import set_threads
 from dla_train.training.trainer import build_trainer
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,7 +63,8 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
     """
     quiet_lightning()
     with occupied(folder):
-        set_threads(loaded.recipe.training.threads)
+        if loaded.recipe.training.threads is not None:
+            torch.set_num_threads(loaded.recipe.training.threads)
         keep_freed_memory()
         store = CheckpointStore(folder.checkpoints)
         start = prepare_start(loaded, folder, store, resume)
