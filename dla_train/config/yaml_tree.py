@@ -42,6 +42,9 @@ for _tag, _pattern, _first in (
     )
 
 
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(str(node.value).replace("_", ""))
 
@@ -69,7 +72,7 @@ def parse_tree(text: str, shown_as: str) -> YamlTree:
         values = None if node is None else _construct(loader, node, (), lines, shown_as, open_nodes=())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{shown_as}, line {mark.line + 1}" if mark else shown_as
+        place = f"{shown_as}:{mark.line + 1}" if mark else shown_as
         raise UsageError(f"{place}: not valid YAML: {error.problem or error.context}.") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{shown_as}: not valid YAML: {' '.join(str(error).split())}.") from error
@@ -99,8 +102,10 @@ def _construct(
     line = node.start_mark.line + 1
     lines.setdefault(key, line)
     if node in open_nodes:
-        raise UsageError(f"{shown_as}, line {line}: an alias (*name) stands inside what it refers to.")
+        raise UsageError(f"{shown_as}:{line}: an alias (*name) stands inside what it refers to.")
     open_nodes = (*open_nodes, node)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+        raise UsageError(f"{shown_as}:{line}: the YAML tag {node.tag} is not known here. Write the value without a tag.")
     if isinstance(node, yaml.SequenceNode):
         return [
             _construct(loader, item, (*key, index), lines, shown_as, open_nodes)
@@ -114,7 +119,7 @@ def _construct(
             here = name_node.start_mark.line + 1
             if name in values:
                 raise UsageError(
-                    f"{shown_as}, line {here}: {dotted(inner)} is given twice, first in line {lines[inner]}. Keep one."
+                    f"{shown_as}:{here}: {dotted(inner)} is given twice, first in line {lines[inner]}. Keep one."
                 )
             lines[inner] = here
             values[name] = _construct(loader, value_node, inner, lines, shown_as, open_nodes)

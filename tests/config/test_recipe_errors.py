@@ -1,0 +1,118 @@
+import re
+
+import pytest
+
+
+@pytest.fixture
+def recipe_text(micro_recipe):
+    return micro_recipe.read_text()
+
+
+def _line(text, fragment):
+    return next(number for number, line in enumerate(text.splitlines(), 1) if fragment in line)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "expected"),
+    [
+        (
+            "threshold: 0.9",
+            "treshold: 0.9",
+            "model.mixer.memory.treshold is not a key (given 0.9). Did you mean model.mixer.memory.threshold?",
+        ),
+        ("steps: 20", "steps: many", "training.steps must be a whole number, but is 'many'."),
+        ("steps: 20", "steps: 2e1", "training.steps must be a whole number, but is 20.0. Write 20."),
+        ("steps: 20", "steps: true", "training.steps must be a whole number, but is true."),
+        ("steps: 20", "steps: null", "training.steps must be a whole number, but is null."),
+        ("lr: 1e-2", "lr: -1", "optimizer.lr is -1.0; it must be above 0."),
+        ("lr: 1e-2", "lr: .nan", "optimizer.lr must be a finite number, but is nan."),
+        ("lr: 1e-2", "lr: 1, betas: [0.9]", "optimizer.betas must be a list of 2 values, each a finite number"),
+        ("lr: 1e-2", "lr: '???'", "optimizer.lr has no value (kind adamw needs it): set it in the recipe or with"),
+        ("capacity: 4", "capacity: 0", "model.mixer.memory.capacity is 0; it must be a whole number of at least 1."),
+        ("kind: cosine", "kind: cosin", "schedule.kind must be one of cosine, linear, wsd, but is 'cosin'."),
+        ("kind: cosine", "kind: cosin", "Did you mean cosine?"),
+        ("micro_batch: 2", "micro_batch: 3", "training.global_batch is 4, not a multiple of micro_batch 3; 3 or 6"),
+        ("accelerator: cpu", "accelerator: tpu", "training.accelerator must be one of auto, cpu, gpu, but is 'tpu'."),
+        ("tensorboard: false", "tensorboard: 3", "logging.tensorboard must be true or false, but is 3."),
+        (
+            "warmup: 3",
+            "warmup: 30",
+            "schedule.warmup is 30, but training.steps is only 20; the warm-up must end before",
+        ),
+        ("window: 24", "window: 0", "data.window is 0; it must be at least 1 token."),
+        ("vocab_size: 300", "vocab_size: 200", "data.vocab_size is 200; it must be at least 257"),
+        ("${data.vocab_size}", "${data.vocab}", "model.vocab_size: Interpolation key 'data.vocab' not found."),
+        ("checkpoint: {every: 4}", "checkpoint: never", "checkpoint must be a section with keys (every, keep_last, "),
+        (
+            "optimizer: {kind: adamw, lr: 1e-2}",
+            "optimizer: 3",
+            "optimizer must be one of adamw or a section with a kind",
+        ),
+    ],
+)
+def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp_path, cli, written, instead, expected):
+    path = tmp_path / "mine.yaml"
+    changed = recipe_text.replace(written, instead)
+    assert changed != recipe_text
+    path.write_text(changed)
+    done = cli("show", "mine.yaml")
+    # `micro_batch` is what was changed in one case, `global_batch` what is complained about: both stand in one line.
+    assert f"dla-train: error: mine.yaml:{_line(changed, instead)}: " in done.err
+    assert expected in done.err
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1, "one message, no traceback"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("steps=5", "steps is not a key (given 5). Keys at the top level: "),
+        ("steps=5", "Did you mean training.steps?"),
+        ("treining.steps=5", "treining is not a key (given {'steps': 5}). Did you mean training?"),
+        ("training.stepps=5", "Did you mean training.steps?"),
+        ("model.mixer.memory=dynamc", "must be one of single, fixed, fenwick, dynamic, but is 'dynamc'."),
+        ("model.mixer.memory=fenwick model.mixer.memory.block=3", "Keys in model.mixer.memory (kind fenwick): kind, "),
+        ("schedule=wsd", "schedule.warmup has no value (kind wsd needs it)"),
+        ("training.steps.x=5", "training.steps is a value, it has no x inside."),
+        ("model.vocab_size=280", "model.vocab_size is 280, but the tokenizer of data.vocab_size makes ids up to 299"),
+        ("model.mixer.memory.threshold=3", "model.mixer.memory.threshold is 3.0; it must lie in [0, 2]"),
+    ],
+)
+def test_an_error_in_a_setting_says_so(cli, micro_recipe, settings, expected):
+    done = cli("show", micro_recipe, *settings.split())
+    assert done.err.startswith("dla-train: error: ")
+    assert "on the command line" in done.err
+    assert expected in done.err
+    assert done.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "mine.yaml is empty: a recipe has the sections description, seed, model"),
+        ("- 1\n", "mine.yaml does not hold keys and values"),
+        ("seed: 1\nmodel: {}\nseed: 2\n", "mine.yaml:3: seed is given twice, first in line 1. Keep one."),
+        ("seed: [1\nmodel: 2", "mine.yaml:2: not valid YAML"),
+        ("seed: &a [*a]\n", "an alias (*name) stands inside what it refers to."),
+        ("seed: !!python/object/apply:os.getcwd []\n", "mine.yaml:1: the YAML tag tag:yaml.org,2002:python/"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_in_one_sentence(cli, tmp_path, text, expected):
+    (tmp_path / "mine.yaml").write_text(text)
+    done = cli("show", "mine.yaml")
+    assert expected in done.err
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+
+
+def test_a_file_that_is_not_text_is_refused(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"seed: \xff\n")
+    assert "mine.yaml is not UTF-8 text (byte 6)" in cli("show", "mine.yaml").err
+
+
+def test_debug_shows_the_traceback(cli, micro_recipe):
+    from dla_train.errors import UsageError
+
+    with pytest.raises(UsageError, match=re.escape("training.steps is 0")):
+        cli("--debug", "show", micro_recipe, "training.steps=0")

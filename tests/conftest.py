@@ -1,0 +1,120 @@
+"""A micro experiment: real corpus, tokenizer, model, Trainer and command line; twenty steps take a second or two."""
+
+import contextlib
+import io
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+MICRO_RECIPE = """\
+description: a micro model for tests
+model:
+  vocab_size: ${data.vocab_size}
+  hidden: 16
+  layers: 2
+  mixer:
+    kind: mamba2
+    heads: 2
+    head_dim: 8
+    state_dim: 8
+    memory: {kind: dynamic, capacity: 4, threshold: 0.9}
+data: {kind: text, path: CORPUS, vocab_size: 300, window: 24}
+optimizer: {kind: adamw, lr: 1e-2}
+schedule: {kind: cosine, warmup: 3}
+training: {steps: 20, global_batch: 4, micro_batch: 2, accelerator: cpu, validate_every: 5, validation_windows: 4}
+checkpoint: {every: 4}
+logging: {console_seconds: 0, tensorboard: false}
+report: {prompt: alpha beta, max_tokens: 8}
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def text_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of about 6,000 tokens."""
+    words = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "state", "slot", "merge", "token"]
+    choose = random.Random(0).choice
+    path = tmp_path_factory.mktemp("corpus") / "words.txt"
+    path.write_text("\n".join(" ".join(choose(words) for _ in range(9)) for _ in range(600)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def micro_recipe(text_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe file `micro.yaml`."""
+    path = tmp_path_factory.mktemp("recipe") / "micro.yaml"
+    path.write_text(MICRO_RECIPE.replace("CORPUS", str(text_corpus)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where these tests keep prepared corpora."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cli(cache_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+    """Run a command in this process, in `tmp_path`: quick, as everything is imported already."""
+    import torch
+
+    from dla_train.cli.main import main
+
+    def run(*arguments: object) -> Finished:
+        out, err = io.StringIO(), io.StringIO()
+        root = logging.getLogger()
+        before = root.handlers[:], root.level, warnings.showwarning, torch.get_num_threads(), warnings.filters[:]
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    code = main([str(argument) for argument in arguments])
+                except SystemExit as exit:  # --help and --version
+                    code = int(exit.code or 0)
+        finally:
+            root.handlers, level, warnings.showwarning, threads, filters = before
+            root.setLevel(level)
+            warnings.filters[:] = filters  # type: ignore[index]
+            torch.set_num_threads(threads)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return Finished(code, out.getvalue(), err.getvalue())
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DLA_TRAIN_CACHE", str(cache_directory))
+    return run
+
+
+@pytest.fixture
+def start_process(cache_directory: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start `python ARGUMENTS` in `tmp_path`; for what only a process of its own can show."""
+    environment = {**os.environ, "DLA_TRAIN_CACHE": str(cache_directory), "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return start
