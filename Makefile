@@ -17,7 +17,7 @@ REQUIREMENTS := pyproject.toml setup.py constraints.txt
 # Tests run on the CPU, one thread each because several run at once, and reach no network.
 TEST_ENV := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 # As `fit` does on the CPU (dla_train/training/host_memory.py): freed memory is kept, not mapped and cleared anew.
-TEST_ENV += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
+TEST_ENV += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 OMP_WAIT_POLICY=PASSIVE
 # loadgroup: tests that share something expensive (mark xdist_group) stay in one process.
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --maxprocesses=4 --dist=loadgroup
 

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
+    # Threads that wait for others sleep instead of spinning; read when torch is imported. On cores shared with anything
+    # else, spinning made a step many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parser = _parser()
         _require_command(arguments)
