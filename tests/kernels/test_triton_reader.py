@@ -1,0 +1,160 @@
+"""The Triton reader, interpreted, gives what the recurrence gives: outputs, states and every gradient.
+
+Exact is the recurrence in float64 on the same (rounded) inputs. The yardstick for an error is the recurrence itself in the
+kernels' type, tokens, products and states. bfloat16 is not here: the interpreter computes on its bits as if they were
+integers (tests/kernels/test_triton_gpu.py has it).
+"""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dla_kernels import Cache, multi_state_attention
+from dla_kernels.documents import pack, unpack
+from dla_kernels.plan import JOIN
+from dla_kernels.reader import naive
+
+pytestmark = pytest.mark.interpret
+
+
+@contextmanager
+def sizes(**chosen):
+    from dla_kernels.reader.fused import configs
+
+    with configs.override(**chosen):
+        yield
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Memory that a kernel forgets to write shows: NaN, or a number that no table holds."""
+
+    def poison(make):
+        def made(*args, **kwargs):
+            x = make(*args, **kwargs)
+            return x.fill_(float("nan") if x.is_floating_point() else 111) if x.device.type == "cpu" else x
+
+        return made
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
+
+
+def recurrence(inputs, plan, cache_state, cu_seqlens, dtype):
+    """The definition with everything in `dtype`, documents one a row."""
+    inputs = inputs.map(lambda x: x.to(dtype))
+    heads, (key_dim, value_dim) = inputs.v.shape[2], (inputs.k.shape[3], inputs.v.shape[3])
+    if cu_seqlens is not None:
+        inputs = inputs.map(lambda x: unpack(x, cu_seqlens))
+        shift = unpack(plan.shift, cu_seqlens, fill=JOIN)
+        plan = replace(plan, shift=shift, gate=None if plan.gate is None else unpack(plan.gate, cu_seqlens))
+    shape = (inputs.v.shape[0], heads, plan.capacity, key_dim, value_dim)
+    state = torch.zeros(shape, dtype=dtype) if cache_state is None else cache_state.to(dtype)
+    q, k = (x.repeat_interleave(heads // x.shape[2], 2) for x in (inputs.q * key_dim**-0.5, inputs.k))
+    o, state = naive.read_sequences(q, k, inputs.v, inputs.slot_weight, plan, inputs.log_decay, inputs.beta, state)
+    return o if cu_seqlens is None else pack(o, cu_seqlens), state
+
+
+def results(inputs, plan, cache_state, cu_seqlens, return_state, dtype, backend):
+    """Outputs and gradients by name; leaves are in `dtype`, except states and gates, which are float32 in the op."""
+    leaves = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.named().items()}
+    inputs = replace(inputs, **leaves)
+    wide = dtype if backend == "recurrence" else torch.float32
+    cache = None
+    if plan.gate is not None:
+        leaves["gate"] = plan.gate.detach().to(wide).requires_grad_()
+        plan = replace(plan, gate=leaves["gate"])
+    if cache_state is not None:
+        leaves["state before"] = cache_state = cache_state.to(wide).requires_grad_()
+        cache = Cache.in_age_order(cache_state, torch.ones(cache_state.shape[0], dtype=torch.int64), None)
+    if backend == "recurrence":
+        o, state = recurrence(inputs, plan, cache_state, cu_seqlens, dtype)
+    else:
+        o, ended = multi_state_attention(
+            **inputs.named(), plan=plan, cu_seqlens=cu_seqlens, cache=cache, return_cache=return_state, backend="triton"
+        )
+        state = None if ended is None else ended.state_by_age()
+    found = {"o": o}
+    generator = torch.Generator().manual_seed(1)
+    total = (o * torch.randn(o.shape, generator=generator).to(o.dtype)).sum()
+    if return_state:
+        found["state"] = state
+        total = total + (state * torch.randn(state.shape, generator=generator).to(state.dtype)).sum()
+    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+    return {k: x.detach() for k, x in found.items()} | {f"d {n}": x for n, x in zip(leaves, gradients, strict=True)}
+
+
+@pytest.fixture
+def check(draw_inputs, make_plan, error, poisoned):
+    def compare(
+        kind, time, capacity, *, dtype=torch.float32, cu_seqlens=None, cached=False, gate=True, return_state=True,
+        tile=32, long=64, **shape,
+    ):  # fmt: skip
+        shape = {"heads": 2, "groups": 1, "key_dim": 24, "value_dim": 40, "seed": time + capacity} | shape
+        inputs = draw_inputs(time, capacity, **shape).to(dtype)
+        plan = make_plan(kind, inputs.to(torch.float32), cu_seqlens=cu_seqlens, threshold=0.4)
+        if gate:
+            plan = replace(plan, gate=(plan.shift != JOIN).float())
+        state = None
+        if cached:
+            sequences = inputs.v.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+            size = (sequences, inputs.v.shape[2], capacity, inputs.k.shape[3], inputs.v.shape[3])
+            state = torch.randn(size, generator=torch.Generator().manual_seed(2)).to(dtype).float()
+        given = inputs, plan, state, cu_seqlens, return_state
+        exact = results(*given, torch.float64, "recurrence")
+        definition = results(*given, dtype, "recurrence")
+        with sizes(tile=tile, long=long, block_k=16, block_v=32):
+            fast = results(*given, dtype, "triton")
+        assert fast.keys() == exact.keys()
+        for name, x in fast.items():
+            allowed = 2 * error(definition[name], exact[name]) + torch.finfo(dtype).eps
+            assert error(x, exact[name]) <= allowed, f"{name}: {error(x, exact[name]):.1e}, allowed {allowed:.1e}"
+
+    return compare
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("time", [1, 63, 64, 65, 130])
+def test_any_length(check, time, delta):
+    check("dynamic", time, 4, delta=delta, gate=time > 1, return_state=time != 64)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize(
+    ("kind", "capacity"), [("single", 1), ("fixed", 3), ("fenwick", 5), ("dynamic", 30), ("dynamic", 2)]
+)
+def test_every_plan(check, kind, capacity, delta):
+    check(kind, 97, capacity, delta=delta, decay=not (kind == "single" and delta), tile=16, long=32)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("cached", [False, True], ids=["from nothing", "from a cache"])
+def test_documents_inside_chunks(check, cached, delta):
+    check("dynamic", 90, 4, delta=delta, cached=cached, cu_seqlens=torch.tensor([0, 5, 40, 41, 90]), return_state=cached)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_half_precision(check, delta):
+    """States in two parts, products of 16 bits; several chunks, a cache and groups of heads."""
+    check("dynamic", 130, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2)
+
+
+def test_two_rows_without_decay(check):
+    check("dynamic", 70, 4, batch=2, heads=4, groups=2, decay=False, cached=True, key_dim=16, value_dim=16)
+
+
+def test_decode_after_prefill_equals_one_call(draw_inputs, make_plan):
+    """Prefill in pieces, the boundary in the middle of a tile."""
+    inputs = draw_inputs(50, 4, key_dim=16, value_dim=16).to(torch.float32)
+    plan = make_plan("dynamic", inputs)
+    whole, _ = multi_state_attention(**inputs.named(), plan=plan, backend="reference")
+    with sizes(tile=16, long=32):
+        first, cache = multi_state_attention(
+            **inputs.tokens(0, 37).named(), plan=replace(plan, shift=plan.shift[:, :37]), return_cache=True, backend="triton"
+        )
+        second, _ = multi_state_attention(
+            **inputs.tokens(37, 50).named(), plan=replace(plan, shift=plan.shift[:, 37:]), cache=cache, backend="triton"
+        )
+    torch.testing.assert_close(torch.cat((first, second), 1), whole, rtol=1e-5, atol=1e-5)
