@@ -1,0 +1,218 @@
+import json
+import shutil
+import signal
+from collections import namedtuple
+
+import pytest
+
+from dla_train.checkpoints.config import CheckpointConfig
+from dla_train.checkpoints.manifest import DamagedCheckpoint, RunIdentity
+from dla_train.checkpoints.resume import newest_sound
+from dla_train.checkpoints.store import Checkpoint, CheckpointStore
+from dla_train.errors import RunError
+
+IDENTITY = RunIdentity(recipe={"model": {"hidden": 16}, "seed": 0}, data={"tokenizer": "abc"})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def _write(store, step, content=b"weights"):
+    with store.new(step, IDENTITY) as folder:
+        (folder / "state.ckpt").write_bytes(content)
+        (folder / "shards").mkdir()
+        (folder / "shards" / "rank-0").write_bytes(b"optimizer")
+
+
+def _steps(store):
+    return [checkpoint.step for checkpoint in store.all()]
+
+
+def test_a_checkpoint_describes_every_file_and_whose_it_is(store):
+    _write(store, 20)
+    (checkpoint,) = store.all()
+    manifest = checkpoint.verify()
+    assert checkpoint.folder.name == "step-00000020"
+    assert manifest.step == 20
+    assert manifest.identity == IDENTITY
+    assert manifest.files["state.ckpt"]["bytes"] == 7
+    assert set(manifest.files) == {"state.ckpt", "shards/rank-0"}
+    assert len(manifest.fingerprints["architecture"]) == 16
+
+
+def test_a_checkpoint_is_invisible_until_it_is_complete(store):
+    with store.new(20, IDENTITY) as folder:
+        (folder / "state.ckpt").write_bytes(b"half")
+        assert store.all() == []
+        assert folder.parent == store.folder, "a rename within one file system"
+    assert _steps(store) == [20]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_failed_save_leaves_nothing(store, error):
+    def save():
+        with store.new(20, IDENTITY) as folder:
+            (folder / "state.ckpt").write_bytes(b"half")
+            raise error
+
+    _write(store, 10)
+    with pytest.raises(error):
+        save()
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000010"]
+
+
+def test_a_full_disk_is_a_clear_failure_that_leaves_nothing(store):
+    _write(store, 10)
+    message = r"checkpoint of step 20 could not be written .*No space left.* The newest checkpoint is that of step 10\."
+    with pytest.raises(RunError, match=message), store.new(20, IDENTITY):
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000010"]
+
+
+def test_room_is_asked_for_before_writing(store, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 9 * 10**8, 10**8))
+    store.require_room(20, 5 * 10**7)
+    with pytest.raises(
+        RunError, match=r"step 20 needs 200 MB in .*, where 100 MB are free\. There is no checkpoint yet\."
+    ):
+        store.require_room(20, 2 * 10**8)
+
+
+@pytest.mark.parametrize("where", ["in the middle of the state", "before the manifest", "after the manifest"])
+def test_a_kill_while_saving_leaves_the_checkpoints_before(store, start_process, where):
+    _write(store, 10)
+    script = """
+import os, signal, sys
+from dla_train.checkpoints import store as module
+from dla_train.checkpoints.manifest import RunIdentity
+def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)
+where, folder = sys.argv[1:]
+if where == "before the manifest": module.describe_files = die
+if where == "after the manifest": module.os.rename = die
+with module.CheckpointStore(module.Path(folder)).new(20, RunIdentity(recipe={"model": {}}, data={})) as unfinished:
+    file = (unfinished / "state.ckpt").open("wb", buffering=0)
+    file.write(b"weig")
+    if where == "in the middle of the state": die()
+    file.write(b"hts")
+"""
+    process = start_process("-c", script, where, store.folder)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(store.folder.iterdir())) == 2, "the kill did leave something behind"
+
+    assert _steps(store) == [10]
+    assert newest_sound(store).checkpoint.step == 10
+    store.remove_leftovers()
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000010"]
+    _write(store, 20)
+    assert _steps(store) == [20, 10]
+
+
+def _truncate(folder):
+    path = folder / "state.ckpt"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def _flip_a_bit(folder):
+    path = folder / "shards" / "rank-0"
+    content = bytearray(path.read_bytes())
+    content[4] ^= 1
+    path.write_bytes(content)
+
+
+def _edit_manifest(**changes):
+    def edit(folder):
+        path = folder / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return edit
+
+
+DAMAGE = {
+    "truncated": (_truncate, r"state.ckpt has 4 bytes instead of 7"),
+    "bit flipped": (_flip_a_bit, r"the content of shards/rank-0 does not match its checksum"),
+    "file missing": (lambda folder: (folder / "state.ckpt").unlink(), r"state.ckpt is missing"),
+    "directory missing": (lambda folder: shutil.rmtree(folder / "shards"), r"shards/rank-0 is missing"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest.json is missing"),
+    "half a manifest": (
+        lambda folder: (folder / "manifest.json").write_text('{"format"'),
+        r"manifest.json is not JSON",
+    ),
+    "another file": (
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        r"is not that of a checkpoint of dla-train",
+    ),
+    "later version": (_edit_manifest(version=2), r"it has format version 2, and this program reads 1"),
+    "unknown field": (_edit_manifest(colour="red"), r"does not have the fields of version 1"),
+    "another step": (_edit_manifest(step=30), r"its manifest says step 30"),
+    "file outside": (
+        _edit_manifest(files={"../x": {"bytes": 1, "sha256": ""}}),
+        r"names the file ../x, which lies outside",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(store, caplog, damage):
+    spoil, reason = DAMAGE[damage]
+    _write(store, 10)
+    _write(store, 20)
+    spoil(store.folder / "step-00000020")
+    with pytest.raises(DamagedCheckpoint, match=reason):
+        store.all()[0].verify()
+    point = newest_sound(store)
+    assert point.checkpoint.step == 10
+    assert [checkpoint.step for checkpoint in point.damaged] == [20]
+    assert "step-00000020 is damaged" in caplog.text
+    assert "trying the one before" in caplog.text
+
+
+def test_starting_from_nothing_in_place_of_damaged_checkpoints_is_refused(store):
+    _write(store, 10)
+    _truncate(store.folder / "step-00000010")
+    with pytest.raises(RunError, match=r"every checkpoint in .* is damaged \(step-00000010: state.ckpt has 4 bytes"):
+        newest_sound(store)
+
+
+def test_an_empty_or_missing_folder_has_no_checkpoint(store):
+    assert newest_sound(store) is None
+    store.folder.mkdir()
+    (store.folder / "step-x").mkdir()
+    assert newest_sound(store) is None
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_replaced(store):
+    _write(store, 20)
+    _truncate(store.folder / "step-00000020")
+    store.set_aside(store.all()[0])
+    assert store.all() == []
+    _write(store, 20, b"new")
+    assert store.all()[0].verify().files["state.ckpt"]["bytes"] == 3
+    assert (store.folder / "damaged-step-00000020").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        (CheckpointConfig(keep_last=1), [60]),
+        (CheckpointConfig(keep_last=2), [60, 50]),
+        (CheckpointConfig(keep_last=1, keep_every=20), [60, 40, 20]),
+        (CheckpointConfig(keep_last=9), [60, 50, 40, 30, 20, 10]),
+    ],
+)
+def test_old_checkpoints_go(store, config, kept):
+    for step in (10, 20, 30, 40, 50, 60):
+        _write(store, step)
+    store.prune(config)
+    assert _steps(store) == kept
+    assert len(list(store.folder.iterdir())) == len(kept), "nothing else stays"
+
+
+def test_steps_are_numbers_not_text(store):
+    for step in (99_999_999, 100_000_000):
+        _write(store, step)
+    assert _steps(store) == [100_000_000, 99_999_999]
+    assert Checkpoint(99_999_999, store.folder / "step-99999999").verify().step == 99_999_999

@@ -1,0 +1,147 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def run(finished_run, cli, micro_recipe, tmp_path):
+    """A folder `runs/micro` with checkpoints of steps 4 and 6, made once and copied."""
+    if not (finished_run / "micro").exists():
+        assert cli("fit", "--recipe", micro_recipe, "training.steps=6").code == 0
+        shutil.copytree("runs/micro", finished_run / "micro")
+    else:
+        shutil.copytree(finished_run / "micro", tmp_path / "runs" / "micro")
+    return Path("runs/micro")
+
+
+def _fit(cli, recipe, *arguments):
+    return cli("fit", "--recipe", recipe, "training.steps=6", *arguments)
+
+
+def _content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_a_new_run_does_not_write_into_an_old_one(cli, micro_recipe, run):
+    before = _content(run)
+    done = _fit(cli, micro_recipe)
+    assert done.code == 2
+    assert "runs/micro already holds this run, finished at step 6: --resume auto shows its report again." in done.err
+    assert "--run-dir DIR" in done.err
+    assert _content(run) == before
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr 0.01 there and 0.5 here"),
+        ("seed=1", "seed 0 there and 1 here"),
+        ("training.global_batch=8", "training.global_batch 4 there and 8 here"),
+        ("model.hidden=32", "model.hidden 16 there and 32 here"),
+        ("model.mixer.memory=single", "model.mixer.memory.capacity 4 there and (absent) here"),
+    ],
+)
+def test_another_recipe_is_refused_with_the_keys_that_differ(cli, micro_recipe, run, resume, setting, named):
+    before = _content(run)
+    done = _fit(cli, micro_recipe, setting, "--resume", resume)
+    assert done.code == 2
+    assert "the run folder runs/micro holds a run of another recipe: " in done.err
+    assert named in done.err
+    assert _content(run) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["training.steps=8"],
+        ["training.steps=8", "training.micro_batch=4", "training.validate_every=3"],
+        ["training.steps=8", "data.workers=1", "checkpoint.every=3", "report.prompt=null", "description=longer"],
+    ],
+)
+def test_what_does_not_change_the_experiment_may_change(cli, micro_recipe, run, settings):
+    done = cli("fit", "--recipe", micro_recipe, "--resume", "auto", *settings)
+    assert done.code == 0, done.err
+    assert "going on from step 6" in done.err
+    assert (run / "checkpoints" / "step-00000008").is_dir()
+
+
+def test_a_finished_run_shows_its_report_again_and_changes_nothing_of_it(cli, micro_recipe, run):
+    before = _content(run)
+    done = _fit(cli, micro_recipe, "--resume", "auto")
+    assert done.code == 0
+    assert done.out.strip() == (run / "report.md").read_text().strip()
+    for name in ("metrics.csv", "report.md", "report.json", "recipe.yaml"):
+        assert before[run / name] == (run / name).read_bytes()
+
+
+def test_fewer_steps_than_done_are_refused(cli, micro_recipe, run):
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=5", "--resume", "auto")
+    assert done.code == 2
+    assert (
+        "on the command line: training.steps: it is 5, but runs/micro/checkpoints/step-00000006 is past that."
+        in done.err
+    )
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(cli, micro_recipe, run):
+    done = _fit(
+        cli, micro_recipe, "--run-dir", "other", "--resume", run / "checkpoints/step-00000004", "model.hidden=32"
+    )
+    assert done.code == 2
+    assert "step-00000004 is a checkpoint of another architecture: model.hidden 16 there and 32 here." in done.err
+    assert not Path("other").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(cli, micro_recipe, run):
+    done = _fit(
+        cli, micro_recipe, "--run-dir", "other", "--resume", run / "checkpoints/step-00000004", "optimizer.lr=1"
+    )
+    assert done.code == 2
+    assert "step-00000004 is a checkpoint of another recipe: optimizer.lr 0.01 there and 1.0 here." in done.err
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize("path", ["runs/micro/checkpoints/step-00000004", "runs/micro"])
+def test_a_run_can_branch_off_into_a_new_folder(cli, micro_recipe, run, path):
+    before = _content(run)
+    done = _fit(cli, micro_recipe, "training.steps=8", "--run-dir", "branch", "--resume", path)
+    assert done.code == 0, done.err
+    assert Path("branch/checkpoints/step-00000008").is_dir()
+    assert _content(run) == before
+
+
+def test_going_back_within_a_folder_is_refused(cli, micro_recipe, run):
+    done = _fit(cli, micro_recipe, "--resume", run / "checkpoints/step-00000004")
+    assert done.code == 2
+    assert "has a newer checkpoint (step 6)" in done.err
+    assert "to branch off at this one, give a new folder with --run-dir" in done.err
+
+
+def test_a_path_without_checkpoint_is_refused(cli, micro_recipe, run):
+    done = _fit(cli, micro_recipe, "--run-dir", "other", "--resume", "nowhere")
+    assert done.code == 2
+    assert "there is no checkpoint at nowhere." in done.err
+    assert not Path("other").exists()
+
+
+def test_other_text_under_the_same_name_is_refused(cli, micro_recipe, run, tmp_path, text_corpus):
+    other = tmp_path / "other.txt"
+    other.write_text(text_corpus.read_text() + "\nomega alpha token state\n" * 3)
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=8", f"data.path={other}", "--resume", "auto")
+    assert done.code == 2
+    assert "changed since runs/micro/checkpoints/step-00000006 was written" in done.err
+    assert "the text is another one" in done.err
+
+
+def test_the_recipe_can_come_from_the_run_folder(cli, run):
+    done = cli("fit", "--run-dir", run, "--resume", "auto", "training.steps=7")
+    assert done.code == 0, done.err
+    assert "going on from step 6" in done.err
+    assert (run / "checkpoints" / "step-00000007").is_dir()

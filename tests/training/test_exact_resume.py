@@ -1,0 +1,108 @@
+"""The promise: stop a run anywhere, however rudely; `--resume auto` goes on as if nothing had happened."""
+
+import csv
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dla_train.runs.metrics_file import read_rows
+
+TIMES = ("tokens_per_second", "seconds")
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from dla_train.checkpoints import store
+from dla_train.cli.main import main
+seal = store._seal
+def seal_or_die(folder, step, identity):
+    if step == 12: os.kill(os.getpid(), signal.SIGKILL)
+    seal(folder, step, identity)
+store._seal = seal_or_die
+main(sys.argv[1:])
+"""
+
+
+def _rows(folder):
+    """Every field of metrics.csv as it is written there, but for times."""
+    with (folder / "metrics.csv").open() as file:
+        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def _kill_at(process, folder, step):
+    """Wait until `step` stands in metrics.csv, then kill."""
+    deadline = time.monotonic() + 120
+    while not any(row["step"] >= step for row in read_rows(folder / "metrics.csv")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "the run does not get there"
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before the kill"
+
+
+@pytest.mark.xdist_group("exact resume")
+def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stopped(
+    cli, start_process, micro_recipe, tmp_path
+):
+    arguments = ["fit", "--recipe", micro_recipe, "training.threads=1"]
+    assert cli(*arguments, "--run-dir", "straight").code == 0
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    arguments += ["--run-dir", "killed", "--resume", "auto"]
+
+    # Once from outside at some moment, before or after the checkpoint of step 4, ...
+    _kill_at(start_process("-m", "dla_train", *arguments), killed, step=5)
+    # ... once in the middle of writing the checkpoint of step 12: the state is there, its manifest is not.
+    process = start_process("-c", KILLED_WHILE_SAVING, *arguments)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, err
+    assert [path.name for path in (killed / "checkpoints").glob(".*")] == [".unfinished-step-00000012"]
+    assert not (killed / "checkpoints" / "step-00000012").exists()
+    finished = cli(*arguments)
+    assert finished.code == 0, finished.err
+    assert "going on from step 8" in finished.err
+
+    rows = _rows(straight)
+    assert [int(row["step"]) for row in rows if row["split"] == "train"] == list(range(1, 21))
+    assert [int(row["step"]) for row in rows if row["split"] == "validation"] == [5, 10, 15, 20]
+    assert all(re.fullmatch(r"\d\.\d{10,}", row["loss"]) for row in rows), "losses are written to the last bit"
+    assert _rows(killed) == rows
+    assert len({row["loss"] for row in rows}) == len(rows)
+
+    names = sorted(path.name for path in (killed / "checkpoints").iterdir())
+    assert names == ["step-00000016", "step-00000020"], "nothing half-written stays"
+    assert _sample(killed) == _sample(straight), "weights too: the same sample"
+
+
+def _sample(folder):
+    return re.search(r"▸.*?(?=\n\nRun folder)", (folder / "report.md").read_text(), re.DOTALL)[0]
+
+
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_gives_the_same_losses(cli, micro_recipe, tmp_path):
+    arguments = ["fit", "--recipe", micro_recipe]
+    assert cli(*arguments, "--run-dir", "straight").code == 0
+    rows = _rows(tmp_path / "straight")
+
+    newest = tmp_path / "straight" / "checkpoints" / "step-00000020" / "state.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    done = cli(*arguments, "--run-dir", "straight", "--resume", "auto")
+    assert done.code == 0, done.err
+    assert re.search(
+        r"warning: the checkpoint straight/checkpoints/step-00000020 is damaged \(state.ckpt has 1,000 bytes instead "
+        r"of [\d,]+\); trying the one before\.",
+        done.err,
+    )
+    assert "going on from step 16" in done.err
+    assert "the damaged checkpoint is kept as straight/checkpoints/damaged-step-00000020." in done.err
+    assert _rows(tmp_path / "straight") == rows
+
+
+def test_resume_before_the_first_checkpoint_starts_again(cli, start_process, micro_recipe, tmp_path):
+    arguments = ["fit", "--recipe", micro_recipe, "checkpoint.every=null", "--run-dir", "run"]
+    _kill_at(start_process("-m", "dla_train", *arguments), tmp_path / "run", step=2)
+    done = cli(*arguments, "--resume", "auto")
+    assert done.code == 0, done.err
+    assert "going on" not in done.err
+    assert [row["step"] for row in read_rows(Path("run/metrics.csv")) if row["split"] == "train"] == list(range(1, 21))
