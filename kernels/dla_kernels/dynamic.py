@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from dla_kernels.arguments import Backend
+from dla_kernels.arguments import Backend, check_reader, resolve_backend, threshold_of
 from dla_kernels.cache import Cache
 from dla_kernels.reader import multi_state_attention
 from dla_kernels.segmentation import segment
@@ -32,9 +33,37 @@ def dynamic_linear_attention(
     """Dynamic Linear Attention (arXiv 2606.10650): `segment`, then `multi_state_attention`.
 
     Args, Returns, Raises: those of the two functions; the score sees the k and v given here. A cache returned by one
-    call and given to the next makes prefill in pieces and token-by-token decode equal to one call over everything.
+    call and given to the next makes prefill in pieces and token-by-token decode equal to one call over everything. With
+    the Triton backend, a single token after a cache that needs no gradient is one launch (decode.py).
     """
+    inputs = [q, k, v, slot_weight, log_decay, beta]
+    if cache is not None and _decodes(inputs, threshold, cache, capacity, cu_seqlens, backend):
+        from dla_kernels.decode import decode_step  # imports triton, which only some platforms have
+
+        check_reader(q, k, v, slot_weight, log_decay, beta)
+        tau = threshold_of(threshold, v.shape[2], v.device)
+        o, after = decode_step(
+            q, k, v, slot_weight, tau, log_decay, beta, k.shape[3] ** -0.5 if scale is None else scale, cache
+        )
+        return o, after if return_cache else None
     plan = segment(k, v, capacity, threshold, cu_seqlens, backend, gate=gate, gate_width=gate_width, cache=cache)
     return multi_state_attention(
         q, k, v, slot_weight, plan, log_decay, beta, scale, cu_seqlens, cache, return_cache, backend
     )  # fmt: skip
+
+
+def _decodes(
+    inputs: list[Tensor | None], threshold: float | Tensor, cache: Cache, capacity: int, cu_seqlens: Tensor | None,
+    backend: Backend,
+) -> bool:  # fmt: skip
+    """Whether the fused step applies: one token of each sequence, a cache that fits, Triton, and no gradient wanted."""
+    _, k, v, *_ = inputs
+    assert k is not None
+    assert v is not None
+    fits = k.ndim == 4 and v.ndim == 4 and k.shape[1] == 1 and cu_seqlens is None and cache.segment is not None
+    if not fits or cache.state.shape != (k.shape[0], v.shape[2], capacity, k.shape[3], v.shape[3]):
+        return False  # the general path says what is wrong
+    if cache.state.dtype != torch.float32 or resolve_backend(backend, k, v, capacity) != "triton":
+        return False
+    watched = [*inputs, threshold, cache.state]
+    return not (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in watched))

@@ -18,6 +18,9 @@ from dla_kernels.reader import naive
 
 pytestmark = pytest.mark.interpret
 
+RUNNING_SUMS = ("d log_decay", "d gate")
+"""Sums over up to all later tokens of differences of terms: a rounding each time the number of terms doubles, not one."""
+
 
 @contextmanager
 def sizes(**chosen):
@@ -105,28 +108,34 @@ def check(draw_inputs, make_plan, error, poisoned):
         given = inputs, plan, state, cu_seqlens, return_state
         exact = results(*given, torch.float64, "recurrence")
         definition = results(*given, dtype, "recurrence")
-        with sizes(tile=tile, long=long, block_k=16, block_v=32):
+        with sizes(tile=tile, long=long, block_k=16, block_v=32):  # two blocks of each, the second not full
             fast = results(*given, dtype, "triton")
         assert fast.keys() == exact.keys()
         for name, x in fast.items():
-            allowed = 2 * error(definition[name], exact[name]) + torch.finfo(dtype).eps
+            roundings = time.bit_length() if name in RUNNING_SUMS else 1
+            allowed = 2 * error(definition[name], exact[name]) + roundings * torch.finfo(dtype).eps
             assert error(x, exact[name]) <= allowed, f"{name}: {error(x, exact[name]):.1e}, allowed {allowed:.1e}"
 
     return compare
 
 
-@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-@pytest.mark.parametrize("time", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize(
+    ("time", "delta"), [(1, False), (1, True), (63, False), (64, True), (65, False), (65, True), (130, False)]
+)
 def test_any_length(check, time, delta):
     check("dynamic", time, 4, delta=delta, gate=time > 1, return_state=time != 64)
 
 
-@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize(
-    ("kind", "capacity"), [("single", 1), ("fixed", 3), ("fenwick", 5), ("dynamic", 30), ("dynamic", 2)]
-)
+    ("kind", "capacity", "delta"),
+    [
+        ("single", 1, False), ("single", 1, True), ("fixed", 3, False), ("fenwick", 5, False), ("fenwick", 5, True),
+        ("dynamic", 30, False), ("dynamic", 30, True), ("dynamic", 2, False),
+    ],
+)  # fmt: skip
 def test_every_plan(check, kind, capacity, delta):
-    check(kind, 97, capacity, delta=delta, decay=not (kind == "single" and delta), tile=16, long=32)
+    """Several chunks; one head, since all of them do the same."""
+    check(kind, 70, capacity, delta=delta, decay=not (kind == "single" and delta), tile=16, long=32, heads=1)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
@@ -138,11 +147,11 @@ def test_documents_inside_chunks(check, cached, delta):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_half_precision(check, delta):
     """States in two parts, products of 16 bits; several chunks, a cache and groups of heads."""
-    check("dynamic", 130, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2)
+    check("dynamic", 80, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2, tile=16, long=32)
 
 
 def test_two_rows_without_decay(check):
-    check("dynamic", 70, 4, batch=2, heads=4, groups=2, decay=False, cached=True, key_dim=16, value_dim=16)
+    check("dynamic", 70, 4, batch=2, decay=False, cached=True, key_dim=16, value_dim=16)
 
 
 def test_decode_after_prefill_equals_one_call(draw_inputs, make_plan):

@@ -97,5 +97,8 @@ def own_tile_weights(
 ):  # fmt: skip
     """Weights of pairs in one tile, t and j shaped to broadcast; 0 for j > t."""
     mask = (t < last) & (j <= t)
-    age = tl.load(inner_ptr + (h * tokens + t) * TILE + (j - tile_first), mask=mask, other=0).to(tl.int32)
-    return tl.load(slot_weight_ptr + (t * H + h) * M + age, mask=mask, other=0.0)
+    # offsets from the tile's first token fit 32 bits, which halves the registers they take
+    row = (t - tile_first).to(tl.int32)
+    column = (j - tile_first).to(tl.int32)
+    age = tl.load(inner_ptr + (h * tokens + tile_first) * TILE + row * TILE + column, mask=mask, other=0).to(tl.int32)
+    return tl.load(slot_weight_ptr + (tile_first * H + h) * M + row * (H * M) + age, mask=mask, other=0.0)

@@ -18,7 +18,7 @@ from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import value_products, within_tile
+from dla_kernels.reader.fused.within import stored_offset, value_products, within_tile
 
 
 def weights_backward(
@@ -80,8 +80,8 @@ def weights_backward_kernel(
         products = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
         if STORED:
             dwithin = (products * pair_weights(starts_weight, starts, MP, PRECISION)).to(dtype)
-            at = (t * H + h)[:, None] * LONG + (j - chunk_first)[None, :]
-            tl.store(dwithin_ptr + at, dwithin, mask=there[:, None] & (j < first)[None, :])
+            at = stored_offset(t[:, None], j[None, :], chunk_first, H, LONG)
+            tl.store(dwithin_ptr + (chunk_first * H + h) * LONG + at, dwithin, mask=there[:, None] & (j < first)[None, :])
         products *= within_tile(
             q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, j, first, chunk_first, scale,
             H, G, K, LONG, TILE, BK, STORED, PRECISION,
@@ -97,17 +97,18 @@ def weights_backward_kernel(
         dwithin = products * own_tile_weights(
             slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE
         )  # fmt: skip
-        at = (rows * H + h) * LONG + (columns - chunk_first)
-        tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=causal)
+        at = stored_offset(rows, columns, chunk_first, H, LONG)
+        tl.store(dwithin_ptr + (chunk_first * H + h) * LONG + at, dwithin.to(dtype), mask=causal)
     products *= within_tile(
         q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, t, last, chunk_first, scale,
         H, G, K, LONG, TILE, BK, STORED, PRECISION,
     )  # fmt: skip
 
-    # into the ages at t
-    own_age = tl.load(inner_ptr + (h * tokens + rows) * TILE + (columns - first), mask=causal, other=255).to(tl.int32)
+    # into the ages at t; those of pairs are loaded anew for each, since all registers are taken
     at = (h * tokens + t)[:, None] * M + slot[None, :]
-    age = tl.load(old_ptr + at, mask=there[:, None] & in_m[None, :], other=255).to(tl.int32)
+    age = tl.load(old_ptr + at, mask=there[:, None] & in_m[None, :], other=255)
     for a in range(0, M):
+        own = (rows - first).to(tl.int32) * TILE + (columns - first).to(tl.int32)
+        own_age = tl.load(inner_ptr + (h * tokens + first) * TILE + own, mask=causal, other=255)
         dL = tl.sum(tl.where(age == a, dstarts, 0.0), 1) + tl.sum(tl.where(own_age == a, products, 0.0), 1)
         tl.store(dslot_weight_ptr + (t * H + h) * M + a, dL, mask=there)

@@ -19,6 +19,12 @@ def decays(total_ptr, tokens, h, t, j, allowed):
 
 
 @triton.jit
+def stored_offset(t, j, chunk_first, H: tl.constexpr, LONG: tl.constexpr):
+    """Where Mx[t, j] is, from the chunk's first row: 32 bits, since a tile of 64-bit offsets takes half the registers."""
+    return (t - chunk_first).to(tl.int32) * (H * LONG) + (j - chunk_first).to(tl.int32)
+
+
+@triton.jit
 def within_tile(
     q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, t_last, j, j_last, chunk_first, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
@@ -29,8 +35,8 @@ def within_tile(
     columns = j[None, :]
     allowed = (rows < t_last) & (columns < j_last) & (columns <= rows)
     if STORED:
-        at = (rows * H + h) * LONG + (columns - chunk_first)
-        return tl.load(within_ptr + at, mask=allowed, other=0.0).to(tl.float32)
+        at = stored_offset(rows, columns, chunk_first, H, LONG)
+        return tl.load(within_ptr + (chunk_first * H + h) * LONG + at, mask=allowed, other=0.0).to(tl.float32)
     else:
         g = h // (H // G)
         scores = tl.zeros((TILE, TILE), tl.float32)
@@ -53,8 +59,8 @@ def within_tile_transposed(
     columns = t[None, :]
     allowed = (rows < j_last) & (columns < t_last) & (rows <= columns)
     if STORED:
-        at = (columns * H + h) * LONG + (rows - chunk_first)
-        return tl.load(within_ptr + at, mask=allowed, other=0.0).to(tl.float32)
+        at = stored_offset(columns, rows, chunk_first, H, LONG)
+        return tl.load(within_ptr + (chunk_first * H + h) * LONG + at, mask=allowed, other=0.0).to(tl.float32)
     else:
         g = h // (H // G)
         scores = tl.zeros((TILE, TILE), tl.float32)

@@ -1,0 +1,162 @@
+"""One token of dynamic linear attention in one launch: score, boundary, merge, transition, write and read.
+
+Slots stay where they are (`Cache.age` says how old each is). At a boundary one physical slot becomes the new open slot: the
+younger member of the pair that merges, after its content was added to the older one; or, where there is room, the slot
+of the highest age, which is empty. Nothing is shifted, nothing waits for the host.
+
+A cache is never changed: a step writes a new one, because a caller may hold the old one (beam search, a second prompt from
+one prefix) and nothing here could tell. That costs one write of the states beside the one read.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.cache import Cache
+from dla_kernels.plan import SegmentState
+from dla_kernels.segmentation.fused.merges import age_slots, youngest_of_sparsest_pair
+
+
+def decode_step(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, threshold: Tensor, log_decay: Tensor | None,
+    beta: Tensor | None, scale: float, cache: Cache,
+) -> tuple[Tensor, Cache]:  # fmt: skip
+    """The next token of N sequences: o `[N, 1, H, V]` and the cache after it.
+
+    q, k `[N, 1, G, K]`, v `[N, 1, H, V]`, slot_weight `[N, 1, H, M]`, threshold `[H]`, log_decay, beta `[N, 1, H]` or None.
+    Not differentiable; the cache must come with a segmentation.
+    """
+    assert cache.segment is not None
+    tensors = (None if x is None else x[:, 0] for x in (q, k, v, slot_weight, log_decay, beta))
+    o, state, age, open_sum, score_sum, count = decode_operator(
+        *tensors, threshold, cache.state, cache.age, cache.segment.open_sum, cache.segment.score_sum,
+        cache.segment.count, scale,
+    )  # fmt: skip
+    segment = SegmentState(open_sum=open_sum, score_sum=score_sum, count=count)
+    return o[:, None], Cache(state=state, age=age, tokens=cache.tokens + 1, segment=segment)
+
+
+@torch.library.custom_op("dla::decode", mutates_args=())
+def decode_operator(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None,
+    threshold: Tensor, state: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """o `[N, H, V]`, then state, age, open_sum, score_sum and count after the token; shapes without time."""
+    (sequences, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
+    slots = slot_weight.shape[-1]
+    q, k, v, slot_weight, threshold, state, age, open_sum, score_sum, count = (
+        x.contiguous() for x in (q, k, v, slot_weight, threshold, state, age, open_sum, score_sum, count)
+    )
+    after = [torch.empty_like(x) for x in (v, state, age, open_sum, score_sum, count)]
+    # all of K in one block, for the delta rule's k^T S: K x 16 float32 in registers, twice
+    block_v = 16
+    decode_kernel[(sequences * heads, triton.cdiv(value_dim, block_v))](
+        q, k, v, slot_weight, v if log_decay is None else log_decay.contiguous(), v if beta is None else beta.contiguous(),
+        threshold, state, age, open_sum, score_sum, count, *after, scale,
+        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=max(2, triton.next_power_of_2(slots)),
+        BK=triton.next_power_of_2(key_dim), BV=block_v, HAS_DECAY=log_decay is not None, HAS_BETA=beta is not None,
+        num_warps=4,
+    )  # fmt: skip
+    o, *rest = after
+    return o, *rest  # pyright: ignore[reportReturnType]
+
+
+@decode_operator.register_fake
+def _(q, k, v, slot_weight, log_decay, beta, threshold, state, age, open_sum, score_sum, count, scale):  # noqa: ANN001, ANN202
+    return tuple(x.new_empty(x.shape) for x in (v, state, age, open_sum, score_sum, count))
+
+
+@triton.jit
+def decode_kernel(
+    q_ptr, k_ptr, v_ptr, slot_weight_ptr, log_decay_ptr, beta_ptr, threshold_ptr,
+    state_ptr, age_ptr, open_ptr, sums_ptr, count_ptr,
+    o_ptr, new_state_ptr, new_age_ptr, new_open_ptr, new_sums_ptr, new_count_ptr, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr,
+):  # fmt: skip
+    """One program per sequence, head and block of V. Each scores the token anew (one matrix of M + 1), so all agree."""
+    ORTHOGONAL: tl.constexpr = 1.4142135623730951
+    nh = tl.program_id(0).to(tl.int64)
+    n = nh // H
+    h = nh % H
+    i = tl.arange(0, BK)
+    in_k = i < K
+    slot = tl.arange(0, MP)
+    q = tl.load(q_ptr + (n * G + h // (H // G)) * K + i, mask=in_k, other=0.0).to(tl.float32) * scale
+    k = tl.load(k_ptr + (n * G + h // (H // G)) * K + i, mask=in_k, other=0.0).to(tl.float32)
+
+    # eq. 13: the score
+    dot = 0.0
+    norm = 0.0
+    v2 = 0.0
+    for start in range(0, V, BV):
+        j = start + tl.arange(0, BV)
+        v = tl.load(v_ptr + nh * V + j, mask=j < V, other=0.0).to(tl.float32)
+        s = tl.load(open_ptr + nh * (K * V) + i[:, None] * V + j[None, :], mask=in_k[:, None] & (j < V)[None, :], other=0.0)
+        dot += tl.sum(tl.sum(s * v[None, :], 1) * k)
+        norm += tl.sum(s * s)
+        v2 += tl.sum(v * v)
+    own = v2 * tl.sum(k * k)
+    sums = tl.load(sums_ptr + nh * M + slot, mask=slot < M, other=0.0)
+    count = tl.load(count_ptr + nh * M + slot, mask=slot < M, other=0)
+    age = tl.load(age_ptr + nh * M + slot, mask=slot < M, other=MP)
+    used = tl.sum((count > 0).to(tl.int32))
+    defined = (own > 0.0) & (norm > 0.0)
+    cosine = dot * tl.rsqrt(tl.where(defined, own * norm, 1.0))
+    score = tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)
+    score = tl.where(used == 0, 0.0, score)
+
+    # eqs. 14, 16, 17: the boundary, the merge
+    opens = (used == 0) | (score >= tl.load(threshold_ptr + h))
+    if M == 1:
+        opens = used < 0
+    merges = opens & (used == M)
+    younger = youngest_of_sparsest_pair(sums, count, slot, M, MP)
+    shift = tl.where(opens, tl.where(merges, younger, M), -1)
+    sums = tl.where(opens, age_slots(sums, slot, shift, 0.0), sums) + tl.where(slot == 0, score, 0.0)
+    count = tl.where(opens, age_slots(count, slot, shift, 0), count) + (slot == 0).to(tl.int32)
+    freed = tl.where(merges, younger, M - 1)  # the age of the physical slot that becomes the open one
+    source = tl.sum(tl.where(age == freed, slot, 0))
+    new_age = tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
+    if tl.program_id(1) == 0:
+        tl.store(new_sums_ptr + nh * M + slot, sums, mask=slot < M)
+        tl.store(new_count_ptr + nh * M + slot, count, mask=slot < M)
+        tl.store(new_age_ptr + nh * M + slot, new_age, mask=slot < M)
+
+    # eq. 15 and the transition of all slots, one block of V
+    j = tl.program_id(1) * BV + tl.arange(0, BV)
+    in_v = j < V
+    inside = in_k[:, None] & in_v[None, :]
+    block = i[:, None] * V + j[None, :]
+    v = tl.load(v_ptr + nh * V + j, mask=in_v, other=0.0).to(tl.float32)
+    write = k[:, None] * v[None, :]
+    s = tl.load(open_ptr + nh * (K * V) + block, mask=inside, other=0.0)
+    tl.store(new_open_ptr + nh * (K * V) + block, tl.where(opens, 0.0, s) + write, mask=inside)
+    decay = 1.0
+    if HAS_DECAY:
+        decay = tl.exp(tl.load(log_decay_ptr + nh).to(tl.float32))
+    beta = 0.0
+    if HAS_BETA:
+        beta = tl.load(beta_ptr + nh).to(tl.float32)
+        write *= beta
+    acc = tl.zeros((BV,), tl.float32)
+    base = nh * M * (K * V) + block
+    merged = decay * tl.load(state_ptr + base + source * (K * V), mask=inside, other=0.0)
+    if HAS_BETA:
+        merged -= beta * k[:, None] * tl.sum(k[:, None] * merged, 0)[None, :]
+    for p in range(0, M):
+        a = tl.sum(tl.where(slot == p, new_age, 0))
+        before = tl.sum(tl.where(slot == p, age, 0))
+        state = decay * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
+        if HAS_BETA:
+            state -= beta * k[:, None] * tl.sum(k[:, None] * state, 0)[None, :]
+        state = tl.where(opens & (before == freed), 0.0, state)
+        state += tl.where(merges & (before == freed + 1), merged, 0.0)
+        state += tl.where(a == 0, write, 0.0)
+        tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)
+        weight = tl.load(slot_weight_ptr + nh * M + a).to(tl.float32)
+        acc += weight * tl.sum(q[:, None] * state, 0)
+    tl.store(o_ptr + nh * V + j, acc.to(o_ptr.dtype.element_ty), mask=in_v)
