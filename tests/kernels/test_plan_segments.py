@@ -115,9 +115,7 @@ def test_slots_in_use_with_documents(draw_inputs, make_plan, documents_of, backe
 
 def sparsest_by_hand(score_sum, count):
     """Age of the younger member of the pair of lowest density, in exact arithmetic; the oldest of equals."""
-    densities = [
-        Fraction(score_sum[a] + score_sum[a + 1], count[a] + count[a + 1]) for a in range(len(count) - 1)
-    ]
+    densities = [Fraction(score_sum[a] + score_sum[a + 1], count[a] + count[a + 1]) for a in range(len(count) - 1)]
     return max(a for a, density in enumerate(densities) if density == min(densities))
 
 
