@@ -74,15 +74,43 @@ class AdamWConfig:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {list(self.betas)}; each must be at least 0 and below 1")
-        if self.eps <= 0:
-            raise ValueError(f"eps is {self.eps}; it must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0")
+        _check_optimizer(self)
 
 
-OptimizerConfig = AdamWConfig
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig:
+    """Muon for the matrices of the blocks, AdamW for the rest: see `dla_train.training.muon`.
+
+    Attributes:
+        lr: the peak learning rate of both, reached after the schedule's warm-up.
+        momentum: of Muon.
+        betas, eps: of AdamW.
+        weight_decay: multiplied by the learning rate; matrices only, as with AdamW.
+    """
+
+    kind: Literal["muon"] = "muon"
+    lr: float
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_optimizer(self)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+
+
+def _check_optimizer(config: AdamWConfig | MuonConfig) -> None:
+    if config.lr <= 0:
+        raise ValueError(f"lr is {config.lr}; it must be above 0")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"betas are {list(config.betas)}; each must be at least 0 and below 1")
+    if config.eps <= 0:
+        raise ValueError(f"eps is {config.eps}; it must be above 0")
+    if config.weight_decay < 0:
+        raise ValueError(f"weight_decay is {config.weight_decay}; it must be at least 0")
+
+
+OptimizerConfig = AdamWConfig | MuonConfig
 """What the recipe's `optimizer` may be; further kinds join with `|`."""

@@ -1,12 +1,28 @@
 """Optimizers from the recipe."""
 
 import torch
+from torch import nn
 
 from dla_train.models import LanguageModel
-from dla_train.training.config import OptimizerConfig
+from dla_train.training.config import AdamWConfig, OptimizerConfig
+from dla_train.training.muon import MuonWithAdamW
 
 
 def build_optimizer(config: OptimizerConfig, model: LanguageModel) -> torch.optim.Optimizer:
-    """AdamW over the model's groups with and without weight decay; the rate is set anew at every step."""
+    """The optimizer of `config` over all parameters; the training module sets the rate anew at every step."""
     groups = model.parameter_groups(config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    if isinstance(config, AdamWConfig):
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    linear = [module for module in model.blocks.modules() if isinstance(module, nn.Linear)]
+    matrices = [module.get_parameter("weight") for module in linear]
+    apart = {id(weight) for weight in matrices}
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in apart]} for group in groups]
+    return MuonWithAdamW(
+        matrices,
+        others,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        betas=config.betas,
+        eps=config.eps,
+    )
