@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,7 @@ def scan_sequences(
 
     Tensors of another device are copied to the host and back; a warning says so once, since that is slow.
     """
-    from dla_kernels.segmentation import scan
-
+    scan = _compiled_scan()
     _warn_if_copied(k.device)
     where = _Sequences(cu_seqlens, k.shape[0], k.shape[1])
     shift = np.empty(v.shape[:3], np.int32)
@@ -84,8 +84,7 @@ class StraightThroughGate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from dla_kernels.segmentation import scan
-
+        scan = _compiled_scan()
         k, v, threshold, shift, score, first, open_sum, cu_seqlens = ctx.saved_tensors
         soft = torch.sigmoid((score - threshold) / ctx.width)
         dscore = torch.where(first, 0.0, grads[0] * soft * (1.0 - soft) / ctx.width)
@@ -103,6 +102,18 @@ class StraightThroughGate(torch.autograd.Function):
         batch, time, groups, key_dim = k.shape
         dk_groups = torch.from_numpy(dk).view(batch, time, groups, -1, key_dim).sum(3)
         return dk_groups.to(k), torch.from_numpy(dv).to(v), dthreshold, *(None,) * 6
+
+
+def _compiled_scan() -> ModuleType:
+    """The compiled functions, imported when they are first needed."""
+    try:
+        from dla_kernels.segmentation import scan
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "segment(backend='torch') needs numba, which is not installed: install it, or use backend='reference'
+            (slow)"
+        ) from error
+    return scan
 
 
 def _array(x: Tensor) -> np.ndarray[Any, Any]:
