@@ -42,7 +42,8 @@ def test_muon_moves_matrices_along_orthogonal_directions(model):
     _train(model, optimizer, 1)
     step = (before - weight.detach()) / (1e-2 * 0.2 * max(weight.shape) ** 0.5)
     singular = torch.linalg.svdvals(step)
-    assert singular.min() > 0.5 and singular.max() < 1.5, (name, singular)
+    assert singular.max() < 1.3, (name, singular)
+    assert singular.median() > 0.6, "the gradient's own spectrum falls off much faster"
 
 
 def test_muon_goes_on_from_a_state_dict_exactly(model):

@@ -110,8 +110,8 @@ def _compiled_scan() -> ModuleType:
         from dla_kernels.segmentation import scan
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "segment(backend='torch') needs numba, which is not installed: install it, or use backend='reference'
-            (slow)"
+            "segment(backend='torch') needs numba, which is not installed: "
+            "install it, or use backend='reference', which is slow"
         ) from error
     return scan
 
