@@ -22,6 +22,7 @@ from dla_kernels.reader.fused.read import read
 from dla_kernels.reader.fused.states import advance_states, carry_adjoint
 from dla_kernels.reader.fused.states_delta import advance_states_delta, carry_adjoint_delta, carry_gradient
 from dla_kernels.reader.fused.states_layout import StateRows
+from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.reader.fused.values import values_backward
 from dla_kernels.reader.fused.weights import slot_weights
 from dla_kernels.reader.fused.weights_backward import weights_backward
@@ -73,7 +74,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """Of `Problem`'s parts. dq, dk per head `[tokens, H, K]` (delta rule: of Qe and U).
+    """Of `Problem`'s parts. dq, dk `[tokens, G, K]` (delta rule: of Qe and U).
 
     qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay).
     dwithin, dremoval: for the delta rule, else None. drows, dcolumns `[tokens, H]`: for a gate, else None.
@@ -123,18 +124,20 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         p.q, p.k, p.v, do, p.within, p.slot_weight, p.total, dweight, p.scale, *where
     )
     del dweight
+    dq = group_sums(dq, p.q.shape[1])  # here, since 16-bit gradients per head are the size of the states of a few chunks
 
     # of the boundaries: the same adjoint and the same values_backward, with what one more shift would change
     rows = columns = None
     if gate:
         slot_weight = p.slot_weight.float()
         change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
-        rows = (change * dslot_weight).sum(-1)
+        rows = torch.einsum("thm,thm->th", change, dslot_weight)
         adjoint, _ = _adjoint(p, do, slot_weights(change, p.tables, p.pieces), kept, None, has_state=False)
         dv = values_backward(
             p.q, p.k, p.u, do, p.within, change, p.total, adjoint, p.scale, *where, has_dfinal=False
         )  # fmt: skip
-        columns = (p.v.float() * dv.float()).sum(-1)
+        parts = zip(p.v.split(4096), dv.split(4096), strict=True)  # float32 copies of a part at a time
+        columns = torch.cat([(x.float() * y.float()).sum(-1) for x, y in parts])
         del adjoint, change, dv
 
     # of the writes and the carry, from the states at each chunk's end
@@ -145,9 +148,11 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         dremoval = carry_gradient(kept, adjoint, p.tables, p.pieces, p.tiles, has_state=has_state, has_dfinal=has_dfinal)
         dcarry = dremoval.diagonal(dim1=-2, dim2=-1).sum(-1)
         dremoval = -dremoval
+    del kept, weight  # memory
     dk, kdk, ends = keys_backward(
         p.q, p.u, p.v, do, p.slot_weight, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal, pairs=pairs
     )
+    dk = group_sums(dk, p.u.shape[1])
     dv = values_backward(
         p.q, p.k, p.u, do, p.within, p.slot_weight, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal
     )

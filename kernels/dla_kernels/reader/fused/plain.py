@@ -15,7 +15,7 @@ from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import tiles_for
 from dla_kernels.reader.fused.decay import cumulative_decay, decay_backward
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.fused.sums import head_sums, sums_to_end
+from dla_kernels.reader.fused.sums import sums_to_end
 
 
 def _problem(
@@ -74,8 +74,8 @@ def read_plain_backward(
     if found.rows is not None and found.columns is not None:
         dgate = sums_to_end((found.rows - found.columns).view(shift.shape), cu_seqlens)
     return (
-        head_sums(found.dq, q.shape),
-        head_sums(found.dk, k.shape),
+        found.dq.view(q.shape),
+        found.dk.view(k.shape),
         found.dv.view(v.shape),
         found.dslot_weight.view(slot_weight.shape).to(slot_weight.dtype),
         dlog_decay,

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 
-def head_sums(gradient: Tensor, shape: torch.Size) -> Tensor:
-    """`[tokens, H, K]` per head -> `[B, T, G, K]`: the heads of a group are added in order, in float32."""
-    groups = shape[2]
-    if gradient.shape[1] == groups:
-        return gradient.view(shape)
+def group_sums(gradient: Tensor, groups: int) -> Tensor:
+    """`[tokens, H, K]` per head -> `[tokens, G, K]`: the heads of a group are added in order, in float32."""
     tokens, heads, key_dim = gradient.shape
+    if heads == groups:
+        return gradient
     total = gradient.view(tokens, groups, heads // groups, key_dim).sum(2, dtype=torch.float32)
-    return total.to(gradient.dtype).view(shape)
+    return total.to(gradient.dtype)
 
 
 def sums_to_end(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:

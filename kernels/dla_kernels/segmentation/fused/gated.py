@@ -10,7 +10,7 @@ from torch import Tensor
 from dla_kernels.plan import JOIN, SegmentState
 from dla_kernels.reader.fused.configs import tiles_for
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.fused.sums import head_sums
+from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.segmentation.fused.gradient import score_gradients
 from dla_kernels.segmentation.fused.merges import merge_slots
 from dla_kernels.segmentation.fused.scores import score_tokens
@@ -89,7 +89,7 @@ def score_gradient(
     pieces, block_k, block_v = _pieces(k, v, 1, cu_seqlens)
     flat = [x.flatten(0, 1).contiguous() for x in (k, v, shift, score, norm, dscore)]
     dk, dv = score_gradients(*flat, open_sum.contiguous(), pieces, block_k, block_v)
-    return head_sums(dk, k.shape).to(k.dtype), dv.view(v.shape).to(v.dtype)
+    return group_sums(dk, k.shape[2]).view(k.shape).to(k.dtype), dv.view(v.shape).to(v.dtype)
 
 
 @score_gradient.register_fake

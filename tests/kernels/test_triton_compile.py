@@ -1,0 +1,35 @@
+"""Kernels compile for GPUs that are not here, and fit: shared memory, and registers spilled to the stack."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPORT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
+
+
+def report(tmp_path, *arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    return subprocess.run(
+        [sys.executable, REPORT, "--check", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.timeout(600)
+def test_paper_shape_compiles_for_hopper(tmp_path):
+    """Every kernel of plain decay at the paper's Mamba-2 shape; the other shape and targets: `make test-slow`."""
+    found = report(tmp_path, "--target", "sm_90", "--type", "bf16", "--shape", "mamba2")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "wgmma" in found.stdout, "no kernel uses the tensor cores"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["mamba2", "gdn"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_every_kernel_compiles_everywhere(tmp_path, target, shape):
+    types = ["bf16"] if target == "gfx942" else ["bf16", "fp16", "fp32"]
+    found = report(tmp_path, "--target", target, "--type", *types, "--shape", shape)
+    assert found.returncode == 0, found.stdout + found.stderr

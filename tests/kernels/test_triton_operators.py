@@ -1,0 +1,131 @@
+"""The Triton kernels as torch operators: torch's own checks of an operator, what is refused, and the memory they take."""
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dla_kernels import dynamic_linear_attention, segment
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("rule", ["plain", "delta"])
+def test_opcheck_of_the_reader(rule):
+    from dla_kernels.reader.fused import configs
+    from dla_kernels.reader.fused.delta import read_chunks
+    from dla_kernels.reader.fused.plain import read_plain
+
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape):
+        return (0.1 * torch.randn(shape, generator=generator)).requires_grad_()
+
+    v, weight, gate, state = leaf(1, 20, 2, 16), leaf(1, 20, 2, 3), leaf(1, 20, 2), leaf(1, 2, 3, 16, 16)
+    shift = torch.full((1, 20, 2), -1, dtype=torch.int32)
+    shift[:, 0], shift[:, 7] = 3, 3
+    with configs.override(tile=16, long=16):
+        if rule == "plain":
+            decay = torch.full((1, 20, 2), -0.1, requires_grad=True)
+            inputs = leaf(1, 20, 1, 16), leaf(1, 20, 1, 16), v, weight, shift, decay, gate, state, None, 0.25, False, True
+            torch.library.opcheck(read_plain, inputs)
+        else:
+            made = leaf(20, 2, 16), leaf(20, 2, 16), leaf(20, 2, 16), leaf(2, 2, 16, 16), torch.ones(2, 2)
+            torch.library.opcheck(read_chunks, (*made, v, weight, shift, gate, state, None, False, True))
+
+
+@pytest.mark.interpret
+def test_opcheck_of_the_segmentation():
+    from dla_kernels.reader.fused import configs
+    from dla_kernels.segmentation.fused.gated import segment_operator, straight_through_gate
+
+    generator = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(1, 20, 2, 16, generator=generator) for _ in range(2))
+    tau, open_sum = torch.full((2,), 1.3), torch.zeros(1, 2, 16, 16)
+    start = open_sum, torch.zeros(1, 2, 3), torch.zeros(1, 2, 3, dtype=torch.int32)
+    with configs.override(tile=16):
+        torch.library.opcheck(segment_operator, (k, v, tau, *start, None))
+        shift, score, norm, *_ = segment_operator(k, v, tau, *start, None)
+        first = torch.zeros(1, 20, 2, dtype=torch.bool)
+        first[:, 0] = True
+        leaves = [x.clone().requires_grad_() for x in (k, v, tau)]
+        torch.library.opcheck(straight_through_gate, (*leaves, shift, score, norm, first, open_sum, None, 0.1))
+
+
+@pytest.mark.interpret
+def test_compiled_model_code():
+    """torch.compile goes through the whole op, plan and read, forward and backward."""
+    from dla_kernels.reader.fused import configs
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 20, 2, 16, generator=generator) for _ in range(3))
+    weight = torch.rand(1, 20, 2, 3, generator=generator).requires_grad_()
+
+    def call(q, k, v, weight):
+        return dynamic_linear_attention(q, k, v, weight, 3, 1.3, backend="triton", gate="straight_through")[0].sum()
+
+    with configs.override(tile=16, long=16):
+        eager = torch.autograd.grad(call(q, k, v, weight), weight)[0]
+        compiled = torch.autograd.grad(torch.compile(call, backend="aot_eager")(q, k, v, weight), weight)[0]
+    torch.testing.assert_close(compiled, eager)
+
+
+def test_refusals_say_what_to_do():
+    """In a process that does not interpret, on the CPU."""
+    k = torch.randn(1, 4, 1, 16)
+    with pytest.raises(ValueError, match=r"v is on cpu; it needs a GPU .* pass backend='torch'"):
+        segment(k, k, backend="triton")
+    with pytest.raises(ValueError, match="must be one of auto, reference, torch, triton"):
+        segment(k, k, backend="cuda")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize(
+    ("k", "v", "capacity", "message"),
+    [
+        (torch.zeros(1, 4, 1, 16).double(), torch.zeros(1, 4, 1, 16), 4, "k has type torch.float64"),
+        (torch.zeros(1, 4, 1, 16), torch.zeros(1, 4, 1, 16), 65, "capacity is 65; it takes up to 64"),
+        (torch.zeros(1, 4, 1, 257), torch.zeros(1, 4, 1, 16), 4, "K is 257 and V 16; it takes K up to 256"),
+    ],
+)
+def test_refusals_of_sizes_and_types(k, v, capacity, message):
+    with pytest.raises(ValueError, match=message):
+        segment(k, v, capacity, backend="triton")
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made within the context have taken at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(made):
+            if isinstance(x, torch.Tensor) and x.device.type == "meta":
+                storage = x.untyped_storage()
+                self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+        return made
+
+
+def test_memory_of_forward_and_backward(monkeypatch):
+    """At the paper's shape and 16,384 tokens, everything but inputs and what the caller gets back: at most 4 GB."""
+    from triton.runtime.jit import JITFunction
+
+    from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
+
+    def meta(*shape, dtype=torch.bfloat16):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    time, heads, slots = 16_384, 48, 30
+    q, v, weight = meta(1, time, 1, 128), meta(1, time, heads, 64), meta(1, time, heads, slots)
+    shift, decay = meta(1, time, heads, dtype=torch.int32), meta(1, time, heads, dtype=torch.float32)
+    monkeypatch.setattr(JITFunction, "run", lambda *args, **kwargs: None)  # launches go nowhere
+    with PeakMemory() as forward:
+        read_plain._init_fn(q, q, v, weight, shift, decay, None, None, None, 1.0, False, False)
+    with PeakMemory() as backward:
+        read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, True)
+    assert 0.5e9 < forward.peak < 2.5e9
+    assert 1.5e9 < backward.peak < 4e9
