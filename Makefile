@@ -48,6 +48,26 @@ test: $(INSTALLED_DEV) ## run the tests (CPU only)
 test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
 	$(TEST_ENV) $(PYTEST) -m 'slow and not gpu and not cluster and not interpret' --timeout=3600 $(ARGS)
 
+# Straight from a checkout, also where the package is not installed: a GPU machine may have torch, Triton and pytest only.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_ENV := PYTHONPATH=.:kernels:data
+
+.PHONY: test-gpu
+test-gpu: ## test the Triton kernels on this machine's GPU
+	$(GPU_ENV) $(GPU_PYTHON) -m pytest --confcutdir=tests/kernels -m gpu tests/kernels/test_triton_gpu.py -q -x --timeout=500 $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: ## time the kernels on this machine's GPU (8 minutes; call again to go on)
+	$(GPU_ENV) $(GPU_PYTHON) kernels/benchmarks/bench_gpu.py $(ARGS)
+
+.PHONY: test-interpret
+test-interpret: $(INSTALLED_DEV) ## run the Triton kernels in the interpreter against the definition
+	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and not slow' tests/kernels $(ARGS)
+
+.PHONY: kernels-report
+kernels-report: $(INSTALLED_DEV) ## compile every kernel for GPUs that are not here: registers, spills, shared memory
+	$(BIN)/python kernels/benchmarks/compile_report.py $(ARGS)
+
 .PHONY: check
 check: $(INSTALLED_DEV) ## check format, lint, types and import contracts; changes nothing
 	$(BIN)/ruff format --check

@@ -114,8 +114,8 @@ def recording() -> Iterator[list[Launch]]:
 def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
     """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
     from dla_kernels.decode import decode_operator
-    from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
     from dla_kernels.reader.fused.configs import tiles_for
+    from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
 
@@ -177,7 +177,9 @@ def compile_launch(launch: Launch, target: str) -> Reading:
             cubin.write(compiled.asm["cubin"])
             cubin.flush()
             tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-            usage = subprocess.run([tool, "--dump-resource-usage", cubin.name], capture_output=True, text=True, check=True)
+            usage = subprocess.run(
+                [tool, "--dump-resource-usage", cubin.name], capture_output=True, text=True, check=True
+            )
         found = dict(re.findall(r"(REG|STACK):(\d+)", usage.stdout + usage.stderr))
         kinds = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
         registers, stack, text = int(found["REG"]), int(found["STACK"]), compiled.asm["ptx"]
@@ -209,7 +211,9 @@ def violations(reading: Reading, target: str, dtype: str) -> list[str]:
 def main() -> int:
     """Prints the table; with `--check`, 1 if a kernel does not compile or fit."""
     parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
-    parser.add_argument("--check", action="store_true", help="exit with 1 on a compile error, too much memory or spills")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 on a compile error, too much memory or spills"
+    )
     parser.add_argument("--target", nargs="*", default=list(SHARED_LIMIT), choices=list(SHARED_LIMIT))
     parser.add_argument("--type", nargs="*", default=["bf16", "fp32"], choices=list(TYPES))
     parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
@@ -230,7 +234,10 @@ def main() -> int:
                         reading = compile_launch(launch, target)
                     except Exception as error:
                         bad += 1
-                        print(f"{head} | | | | does not compile: {type(error).__name__}: {str(error)[-300:]!r} |", flush=True)
+                        print(
+                            f"{head} | | | | does not compile: {type(error).__name__}: {str(error)[-300:]!r} |",
+                            flush=True,
+                        )
                         continue
                     found = violations(reading, target, dtype)
                     bad += bool(found)

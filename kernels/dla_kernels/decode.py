@@ -95,7 +95,9 @@ def decode_kernel(
     for start in range(0, V, BV):
         j = start + tl.arange(0, BV)
         v = tl.load(v_ptr + nh * V + j, mask=j < V, other=0.0).to(tl.float32)
-        s = tl.load(open_ptr + nh * (K * V) + i[:, None] * V + j[None, :], mask=in_k[:, None] & (j < V)[None, :], other=0.0)
+        s = tl.load(
+            open_ptr + nh * (K * V) + i[:, None] * V + j[None, :], mask=in_k[:, None] & (j < V)[None, :], other=0.0
+        )
         dot += tl.sum(tl.sum(s * v[None, :], 1) * k)
         norm += tl.sum(s * s)
         v2 += tl.sum(v * v)

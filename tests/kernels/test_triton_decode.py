@@ -11,7 +11,9 @@ pytestmark = pytest.mark.interpret
 @pytest.mark.parametrize("capacity", [1, 2, 4])
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_token_by_token(draw_inputs, capacity, delta):
-    inputs = draw_inputs(24, capacity, delta=delta, batch=2, heads=2, groups=1, key_dim=5, value_dim=20).to(torch.float32)
+    inputs = draw_inputs(24, capacity, delta=delta, batch=2, heads=2, groups=1, key_dim=5, value_dim=20).to(
+        torch.float32
+    )
     options = {"capacity": capacity, "threshold": 0.4}
     begin = inputs.tokens(0, 6).named()
     _, cache = dynamic_linear_attention(**begin, **options, return_cache=True, backend="reference")

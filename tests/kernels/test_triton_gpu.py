@@ -87,9 +87,7 @@ def test_every_plan(check, kind, capacity, delta, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    ("key_dim", "value_dim"), [(16, 16), (24, 40), (128, 64), (192, 384), (256, 512), (128, 128)]
-)
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(16, 16), (24, 40), (128, 64), (192, 384), (256, 512), (128, 128)])
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_every_size(check, key_dim, value_dim, delta, dtype):
     check("dynamic", 600, 8, dtype, delta=delta, key_dim=key_dim, value_dim=value_dim, heads=2, groups=1, cached=True)

@@ -26,7 +26,20 @@ def test_opcheck_of_the_reader(rule):
     with configs.override(tile=16, long=16):
         if rule == "plain":
             decay = torch.full((1, 20, 2), -0.1, requires_grad=True)
-            inputs = leaf(1, 20, 1, 16), leaf(1, 20, 1, 16), v, weight, shift, decay, gate, state, None, 0.25, False, True
+            inputs = (
+                leaf(1, 20, 1, 16),
+                leaf(1, 20, 1, 16),
+                v,
+                weight,
+                shift,
+                decay,
+                gate,
+                state,
+                None,
+                0.25,
+                False,
+                True,
+            )
             torch.library.opcheck(read_plain, inputs)
         else:
             made = leaf(20, 2, 16), leaf(20, 2, 16), leaf(20, 2, 16), leaf(2, 2, 16, 16), torch.ones(2, 2)

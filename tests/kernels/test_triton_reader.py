@@ -141,7 +141,9 @@ def test_every_plan(check, kind, capacity, delta):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("cached", [False, True], ids=["from nothing", "from a cache"])
 def test_documents_inside_chunks(check, cached, delta):
-    check("dynamic", 90, 4, delta=delta, cached=cached, cu_seqlens=torch.tensor([0, 5, 40, 41, 90]), return_state=cached)
+    check(
+        "dynamic", 90, 4, delta=delta, cached=cached, cu_seqlens=torch.tensor([0, 5, 40, 41, 90]), return_state=cached
+    )
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
@@ -161,7 +163,10 @@ def test_decode_after_prefill_equals_one_call(draw_inputs, make_plan):
     whole, _ = multi_state_attention(**inputs.named(), plan=plan, backend="reference")
     with sizes(tile=16, long=32):
         first, cache = multi_state_attention(
-            **inputs.tokens(0, 37).named(), plan=replace(plan, shift=plan.shift[:, :37]), return_cache=True, backend="triton"
+            **inputs.tokens(0, 37).named(),
+            plan=replace(plan, shift=plan.shift[:, :37]),
+            return_cache=True,
+            backend="triton",
         )
         second, _ = multi_state_attention(
             **inputs.tokens(37, 50).named(), plan=replace(plan, shift=plan.shift[:, 37:]), cache=cache, backend="triton"

@@ -13,9 +13,7 @@ CLOSE = 1e-4
 
 @pytest.fixture
 def check(draw_inputs, error):
-    def compare(
-        time, capacity, threshold, *, cu_seqlens=None, cached=False, gate=True, dtype=torch.float32, **shape
-    ):
+    def compare(time, capacity, threshold, *, cu_seqlens=None, cached=False, gate=True, dtype=torch.float32, **shape):
         from dla_kernels.reader.fused import configs
 
         shape = {"heads": 2, "groups": 1, "key_dim": 24, "value_dim": 40, "seed": time + capacity} | shape

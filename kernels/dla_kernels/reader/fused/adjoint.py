@@ -72,8 +72,12 @@ def slots_adjoint_kernel(
             there = t < last
             factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
             factor *= tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
-            q = tl.load(q_ptr + (t * G + g)[None, :] * K + row_k[:, None], mask=there[None, :] & in_k[:, None], other=0.0)
-            do = tl.load(do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
+            q = tl.load(
+                q_ptr + (t * G + g)[None, :] * K + row_k[:, None], mask=there[None, :] & in_k[:, None], other=0.0
+            )
+            do = tl.load(
+                do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
+            )
             query = (q.to(tl.float32) * factor[None, :]).to(dtype)
             acc += tl.dot(query, do, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
         inside = in_k[:, None] & in_v[None, :]

@@ -129,7 +129,9 @@ def chunk_ages_kernel(
     slot_age = tl.minimum(slot, M - 1)
     token_age = tl.zeros((LONG,), tl.int32)
     for q in range(0, (length + TILE - 1) // TILE):
-        tl.store(slot_age_ptr + ((first_tile + q).to(tl.int64) * H + h) * M + slot, slot_age.to(tl.uint8), mask=slot < M)
+        tl.store(
+            slot_age_ptr + ((first_tile + q).to(tl.int64) * H + h) * M + slot, slot_age.to(tl.uint8), mask=slot < M
+        )
         end = tl.minimum((q + 1) * TILE, length)
         row = h * tokens + first + end - 1  # the tile's last token: its row holds the whole tile's map
         slot_age = tl.load(old_ptr + row * M + slot_age).to(tl.int32)

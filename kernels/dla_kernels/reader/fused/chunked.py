@@ -124,7 +124,9 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         p.q, p.k, p.v, do, p.within, p.slot_weight, p.total, dweight, p.scale, *where
     )
     del dweight
-    dq = group_sums(dq, p.q.shape[1])  # here, since 16-bit gradients per head are the size of the states of a few chunks
+    dq = group_sums(
+        dq, p.q.shape[1]
+    )  # here, since 16-bit gradients per head are the size of the states of a few chunks
 
     # of the boundaries: the same adjoint and the same values_backward, with what one more shift would change
     rows = columns = None
@@ -145,7 +147,9 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     dremoval = None
     has_dfinal = dfinal is not None
     if p.removal is not None:
-        dremoval = carry_gradient(kept, adjoint, p.tables, p.pieces, p.tiles, has_state=has_state, has_dfinal=has_dfinal)
+        dremoval = carry_gradient(
+            kept, adjoint, p.tables, p.pieces, p.tiles, has_state=has_state, has_dfinal=has_dfinal
+        )
         dcarry = dremoval.diagonal(dim1=-2, dim2=-1).sum(-1)
         dremoval = -dremoval
     del kept, weight  # memory

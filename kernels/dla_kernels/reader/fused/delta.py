@@ -99,7 +99,7 @@ def read_chunks(
 
 
 @read_chunks.register_fake
-def _(within, read, write, removal, carry, v, slot_weight, shift, gate, state, cu_seqlens, collapse, return_state):  # noqa: ANN001, ANN202
+def _(within, read, write, removal, carry, v, slot_weight, shift, gate, state, cu_seqlens, collapse, return_state):
     sequences = v.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     shape = (sequences, v.shape[2], slot_weight.shape[3], read.shape[2], v.shape[3]) if return_state else (0,)
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
@@ -128,7 +128,7 @@ def read_chunks_backward(
 
 
 @read_chunks_backward.register_fake
-def _(do, dfinal, within, read, write, removal, carry, v, slot_weight, shift, state, cu_seqlens, collapse, gate):  # noqa: ANN001, ANN202
+def _(do, dfinal, within, read, write, removal, carry, v, slot_weight, shift, state, cu_seqlens, collapse, gate):
     return (
         within.new_empty(within.shape),
         read.new_empty(read.shape),

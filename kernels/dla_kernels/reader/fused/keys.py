@@ -86,8 +86,12 @@ def keys_backward_kernel(
             for start in range(0, V, BV):
                 row_v = start + tl.arange(0, BV)
                 in_v = row_v < V
-                v = tl.load(v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=member[:, None] & in_v[None, :], other=0.0)
-                dstate = tl.load(dhigh_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0)
+                v = tl.load(
+                    v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=member[:, None] & in_v[None, :], other=0.0
+                )
+                dstate = tl.load(
+                    dhigh_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0
+                )
                 dk += tl.dot(v, dstate, input_precision=PRECISION)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
         total_end = tl.load(total_ptr + h * tokens + chunk_last - 1)
         dk *= tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=there, other=float("inf")))[:, None]

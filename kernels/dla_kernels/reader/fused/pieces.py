@@ -59,9 +59,7 @@ class Pieces:
 
 
 @lru_cache(maxsize=64)
-def _pieces(
-    batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long: int, device: torch.device
-) -> Pieces:
+def _pieces(batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long: int, device: torch.device) -> Pieces:
     assert long % tile == 0
     cu = torch.arange(batch + 1) * time if ends is None else torch.tensor(ends)
     lengths = cu.diff()
@@ -102,9 +100,7 @@ def locate(piece, sequence_ptr, number_ptr, cu_ptr, SIZE: tl.constexpr):
 
 
 @triton.jit
-def locate_tile(
-    tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE: tl.constexpr, LONG: tl.constexpr
-):
+def locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE: tl.constexpr, LONG: tl.constexpr):
     """For a tile: its sequence, its chunk, the chunk's number in the sequence, the tile's number in the chunk, the first
     token of the chunk, and the tile's first token and the one after its last."""
     n, number, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)

@@ -52,7 +52,7 @@ def read_plain(
 
 
 @read_plain.register_fake
-def _(q, k, v, slot_weight, shift, log_decay, gate, state, cu_seqlens, scale, collapse, return_state):  # noqa: ANN001, ANN202
+def _(q, k, v, slot_weight, shift, log_decay, gate, state, cu_seqlens, scale, collapse, return_state):
     sequences = v.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     shape = (sequences, v.shape[2], slot_weight.shape[3], k.shape[3], v.shape[3]) if return_state else (0,)
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
@@ -85,7 +85,7 @@ def read_plain_backward(
 
 
 @read_plain_backward.register_fake
-def _(do, dfinal, q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse, gate):  # noqa: ANN001, ANN202
+def _(do, dfinal, q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse, gate):
     return (
         q.new_empty(q.shape),
         k.new_empty(k.shape),

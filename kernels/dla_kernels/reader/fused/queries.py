@@ -1,7 +1,7 @@
 """Gradient of the queries and, on the way, of the weights of slots.
 
-    dQe_t = sum_i w[i, t] (do_t S_i^T),   dw[i, t] = Qe_t . (do_t S_i^T),   dq_t = scale exp(G_t) dQe_t
-    dq_t += scale sum_j L[t, age(t, j)] exp(G_t - G_j) (do_t . v_j) k_j                              (plain decay only)
+dQe_t = sum_i w[i, t] (do_t S_i^T),   dw[i, t] = Qe_t . (do_t S_i^T),   dq_t = scale exp(G_t) dQe_t
+dq_t += scale sum_j L[t, age(t, j)] exp(G_t - G_j) (do_t . v_j) k_j                              (plain decay only)
 """
 
 from __future__ import annotations
@@ -74,8 +74,12 @@ def queries_backward_kernel(
         for start in range(0, V, BV):
             row_v = start + tl.arange(0, BV)
             in_v = row_v < V
-            do = tl.load(do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
-            state = tl.load(high_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0)
+            do = tl.load(
+                do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
+            )
+            state = tl.load(
+                high_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0
+            )
             seen += tl.dot(do, state, input_precision=PRECISION)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
         weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
         dq += weight[:, None] * seen
@@ -90,7 +94,9 @@ def queries_backward_kernel(
             starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
             dwithin = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
             dwithin *= pair_weights(starts_weight, starts, MP, PRECISION)
-            dwithin *= decays(total_ptr, tokens, h, t[:, None], j[None, :], there[:, None] & (j < first)[None, :]) * scale
+            dwithin *= (
+                decays(total_ptr, tokens, h, t[:, None], j[None, :], there[:, None] & (j < first)[None, :]) * scale
+            )
             k = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=in_k[None, :], other=0.0)
             dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
         rows, columns = t[:, None], t[None, :]

@@ -68,13 +68,17 @@ def read_kernel(
     factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
     for start in range(0, K, BK):
         row_k = start + tl.arange(0, BK)
-        query = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=there[:, None] & (row_k < K)[None, :], other=0.0)
+        query = tl.load(
+            q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=there[:, None] & (row_k < K)[None, :], other=0.0
+        )
         query = query.to(tl.float32) * factor[:, None]
         for i in range(0, used):
             weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
             at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[:, None] * V + row_v[None, :]
             state = tl.load(high_ptr + at, mask=(row_k < K)[:, None] & in_v[None, :], other=0.0)
-            acc += tl.dot((query * weight[:, None]).to(dtype), state, input_precision=PRECISION)  # [TILE, BK] @ [BK, BV]
+            acc += tl.dot(
+                (query * weight[:, None]).to(dtype), state, input_precision=PRECISION
+            )  # [TILE, BK] @ [BK, BV]
 
     # tokens of earlier tiles of the chunk
     starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)

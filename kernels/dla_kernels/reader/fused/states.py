@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
-from dla_kernels.reader.fused.pieces import Pieces, locate
+from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
 
 
@@ -105,8 +105,12 @@ def written(
         mask = index < end
         j = first + index
         factor = tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=mask, other=float("inf")))
-        k = tl.load(k_ptr + (j * G + g)[None, :] * K + row_k[:, None], mask=mask[None, :] & (row_k < K)[:, None], other=0.0)
-        v = tl.load(v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & (row_v < V)[None, :], other=0.0)
+        k = tl.load(
+            k_ptr + (j * G + g)[None, :] * K + row_k[:, None], mask=mask[None, :] & (row_k < K)[:, None], other=0.0
+        )
+        v = tl.load(
+            v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & (row_v < V)[None, :], other=0.0
+        )
         key = (k.to(tl.float32) * factor[None, :]).to(dtype)
         acc += tl.dot(key, v, input_precision=PRECISION)  # [BK, BJ] @ [BJ, BV] -> [BK, BV]
     return acc
@@ -148,7 +152,9 @@ def advance_states_kernel(
         used_next = tl.load(used_end_ptr + n * H + h)
         if c + 1 < chunks:
             used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-        slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(tl.int32)
+        slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
+            tl.int32
+        )
         token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
         token_to = tl.where(index < length, token_to, -1)
         total_end = tl.load(total_ptr + h * tokens + first + length - 1)

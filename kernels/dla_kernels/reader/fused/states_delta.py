@@ -126,7 +126,9 @@ def advance_states_delta_kernel(
         used_next = tl.load(used_end_ptr + n * H + h)
         if c + 1 < chunks:
             used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-        slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(tl.int32)
+        slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
+            tl.int32
+        )
         token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
         token_to = tl.where(index < length, token_to, -1)
         carry = tl.load(carry_ptr + chunk * H + h)
@@ -149,14 +151,20 @@ def advance_states_delta_kernel(
                         state = slots_sum(
                             high_ptr, low_ptr, base, i0, i1, row_l, row_v, in_l[:, None] & in_v[None, :], K, V, BK, BV, SPLIT
                         )  # fmt: skip
-                        r = tl.load(removal + row_k[:, None] * K + row_l[None, :], mask=in_k[:, None] & in_l[None, :], other=0.0)
+                        r = tl.load(
+                            removal + row_k[:, None] * K + row_l[None, :], mask=in_k[:, None] & in_l[None, :], other=0.0
+                        )
                         acc -= tl.dot(r, state.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
                 for at_j in range(j0, j1, BJ):
                     token = at_j + tl.arange(0, BJ)
                     mask = token < j1
                     j = first + token
-                    u = tl.load(u_ptr + (j * H + h)[None, :] * K + row_k[:, None], mask=mask[None, :] & in_k[:, None], other=0.0)
-                    v = tl.load(v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & in_v[None, :], other=0.0)
+                    u = tl.load(
+                        u_ptr + (j * H + h)[None, :] * K + row_k[:, None], mask=mask[None, :] & in_k[:, None], other=0.0
+                    )
+                    v = tl.load(
+                        v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & in_v[None, :], other=0.0
+                    )
                     acc += tl.dot(u, v, input_precision=PRECISION)  # [BK, BJ] @ [BJ, BV] -> [BK, BV]
                 block = row_k[:, None] * V + row_v[None, :]
                 if c + 1 < chunks:
@@ -213,7 +221,9 @@ def carry_adjoint_delta_kernel(
                     in_l = row_l < K
                     at = base + row_l[:, None] * V + row_v[None, :]
                     dnext = load_state(dhigh_ptr, dlow_ptr, at, in_l[:, None] & in_v[None, :], SPLIT)
-                    r = tl.load(removal + row_l[None, :] * K + row_k[:, None], mask=in_k[:, None] & in_l[None, :], other=0.0)
+                    r = tl.load(
+                        removal + row_l[None, :] * K + row_k[:, None], mask=in_k[:, None] & in_l[None, :], other=0.0
+                    )
                     acc -= tl.dot(r, dnext.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
                 if c > 0:
                     at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
@@ -251,10 +261,14 @@ def carry_gradient_kernel(
                 row_v = start + tl.arange(0, BV)
                 in_v = row_v < V
                 dnext = tl.load(
-                    dhigh_ptr + dat + row_k[:, None] * V + row_v[None, :], mask=(row_k < K)[:, None] & in_v[None, :], other=0.0
+                    dhigh_ptr + dat + row_k[:, None] * V + row_v[None, :],
+                    mask=(row_k < K)[:, None] & in_v[None, :],
+                    other=0.0,
                 )
                 state = tl.load(
-                    high_ptr + at + row_l[None, :] * V + row_v[:, None], mask=(row_l < K)[None, :] & in_v[:, None], other=0.0
+                    high_ptr + at + row_l[None, :] * V + row_v[:, None],
+                    mask=(row_l < K)[None, :] & in_v[:, None],
+                    other=0.0,
                 )
                 acc += tl.dot(dnext, state, input_precision=PRECISION)  # [BK, BV] @ [BV, BK] -> [BK, BK]
         at = (chunk.to(tl.int64) * H + h) * (K * K) + row_k[:, None] * K + row_l[None, :]

@@ -80,9 +80,13 @@ def values_backward_kernel(
             for start in range(0, K, BK):
                 row_k = start + tl.arange(0, BK)
                 in_k = row_k < K
-                u = tl.load(u_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=member[:, None] & in_k[None, :], other=0.0)
+                u = tl.load(
+                    u_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=member[:, None] & in_k[None, :], other=0.0
+                )
                 key = (u.to(tl.float32) * factor[:, None]).to(dtype)
-                dstate = tl.load(dhigh_ptr + at + row_k[:, None] * V + row_v[None, :], mask=in_k[:, None] & in_v[None, :], other=0.0)
+                dstate = tl.load(
+                    dhigh_ptr + at + row_k[:, None] * V + row_v[None, :], mask=in_k[:, None] & in_v[None, :], other=0.0
+                )
                 dv += tl.dot(key, dstate, input_precision=PRECISION)  # [TILE, BK] @ [BK, BV] -> [TILE, BV]
 
     within = within_tile_transposed(

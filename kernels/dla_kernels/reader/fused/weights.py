@@ -48,9 +48,7 @@ def slot_weights_kernel(
 
 
 @triton.jit
-def tile_weights(
-    slot_weight_ptr, old_ptr, h, t, last, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr
-):
+def tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr):
     """`[TILE, MP]`: at token t, the weight of the slot that had age i when the tile began; 0 for i >= M."""
     i = tl.arange(0, MP)
     mask = (t < last)[:, None] & (i < M)[None, :]

@@ -81,7 +81,9 @@ def weights_backward_kernel(
         if STORED:
             dwithin = (products * pair_weights(starts_weight, starts, MP, PRECISION)).to(dtype)
             at = stored_offset(t[:, None], j[None, :], chunk_first, H, LONG)
-            tl.store(dwithin_ptr + (chunk_first * H + h) * LONG + at, dwithin, mask=there[:, None] & (j < first)[None, :])
+            tl.store(
+                dwithin_ptr + (chunk_first * H + h) * LONG + at, dwithin, mask=there[:, None] & (j < first)[None, :]
+            )
         products *= within_tile(
             q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, j, first, chunk_first, scale,
             H, G, K, LONG, TILE, BK, STORED, PRECISION,

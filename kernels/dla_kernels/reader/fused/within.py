@@ -43,7 +43,9 @@ def within_tile(
         for start in range(0, K, BK):
             i = start + tl.arange(0, BK)
             q = tl.load(q_ptr + (rows * G + g) * K + i[None, :], mask=(rows < t_last) & (i < K)[None, :], other=0.0)
-            k = tl.load(k_ptr + (columns * G + g) * K + i[:, None], mask=(columns < j_last) & (i < K)[:, None], other=0.0)
+            k = tl.load(
+                k_ptr + (columns * G + g) * K + i[:, None], mask=(columns < j_last) & (i < K)[:, None], other=0.0
+            )
             scores += tl.dot(q, k, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
         return scores * scale * decays(total_ptr, tokens, h, rows, columns, allowed)
 
@@ -67,7 +69,9 @@ def within_tile_transposed(
         for start in range(0, K, BK):
             i = start + tl.arange(0, BK)
             k = tl.load(k_ptr + (rows * G + g) * K + i[None, :], mask=(rows < j_last) & (i < K)[None, :], other=0.0)
-            q = tl.load(q_ptr + (columns * G + g) * K + i[:, None], mask=(columns < t_last) & (i < K)[:, None], other=0.0)
+            q = tl.load(
+                q_ptr + (columns * G + g) * K + i[:, None], mask=(columns < t_last) & (i < K)[:, None], other=0.0
+            )
             scores += tl.dot(k, q, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
         return scores * scale * decays(total_ptr, tokens, h, columns, rows, allowed)
 
@@ -81,7 +85,11 @@ def value_products(
     products = tl.zeros((TILE, TILE), tl.float32)
     for start in range(0, V, BV):
         i = start + tl.arange(0, BV)
-        do = tl.load(do_ptr + (t * H + h)[:, None] * V + i[None, :], mask=(t < t_last)[:, None] & (i < V)[None, :], other=0.0)
-        v = tl.load(v_ptr + (j * H + h)[None, :] * V + i[:, None], mask=(j < j_last)[None, :] & (i < V)[:, None], other=0.0)
+        do = tl.load(
+            do_ptr + (t * H + h)[:, None] * V + i[None, :], mask=(t < t_last)[:, None] & (i < V)[None, :], other=0.0
+        )
+        v = tl.load(
+            v_ptr + (j * H + h)[None, :] * V + i[:, None], mask=(j < j_last)[None, :] & (i < V)[:, None], other=0.0
+        )
         products += tl.dot(do, v, input_precision=PRECISION)  # [TILE, BV] @ [BV, TILE] -> [TILE, TILE]
     return products

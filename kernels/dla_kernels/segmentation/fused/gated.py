@@ -42,9 +42,7 @@ def segment_operator(
     shape = v.shape[:3]
     pieces, block_k, block_v = _pieces(k, v, count.shape[-1], cu_seqlens)
     k, v = (x.flatten(0, 1).contiguous() for x in (k, v))
-    open_sum, score_sum, count = (
-        x.clone(memory_format=torch.contiguous_format) for x in (open_sum, score_sum, count)
-    )
+    open_sum, score_sum, count = (x.clone(memory_format=torch.contiguous_format) for x in (open_sum, score_sum, count))
     score, norm, boundary = score_tokens(k, v, threshold.contiguous(), open_sum, count, pieces, block_k, block_v)
     shift, by_token = merge_slots(score, boundary, score_sum, count, pieces)
     norm = norm.t().contiguous()
@@ -52,7 +50,7 @@ def segment_operator(
 
 
 @segment_operator.register_fake
-def _(k, v, threshold, open_sum, score_sum, count, cu_seqlens):  # noqa: ANN001, ANN202
+def _(k, v, threshold, open_sum, score_sum, count, cu_seqlens):
     return (
         v.new_empty(v.shape[:3], dtype=torch.int32),
         v.new_empty(v.shape[:3], dtype=torch.float32),
@@ -76,7 +74,7 @@ def straight_through_gate(
 
 
 @straight_through_gate.register_fake
-def _(k, v, threshold, shift, score, norm, first, open_sum, cu_seqlens, width):  # noqa: ANN001, ANN202
+def _(k, v, threshold, shift, score, norm, first, open_sum, cu_seqlens, width):
     return v.new_empty(shift.shape, dtype=torch.float32)
 
 
@@ -93,7 +91,7 @@ def score_gradient(
 
 
 @score_gradient.register_fake
-def _(k, v, shift, score, norm, dscore, open_sum, cu_seqlens):  # noqa: ANN001, ANN202
+def _(k, v, shift, score, norm, dscore, open_sum, cu_seqlens):
     return k.new_empty(k.shape), v.new_empty(v.shape)
 
 

@@ -123,9 +123,13 @@ def score_gradient_kernel(
     base = (tile.to(tl.int64) * H + h) * (DX * DY)
     for start in range(0, DY, BY):
         j = start + tl.arange(0, BY)
-        y = tl.load(y_ptr + (t * GY + y_group)[:, None] * DY + j[None, :], mask=carried[:, None] & (j < DY)[None, :], other=0.0)
+        y = tl.load(
+            y_ptr + (t * GY + y_group)[:, None] * DY + j[None, :], mask=carried[:, None] & (j < DY)[None, :], other=0.0
+        )
         s = tl.load(
-            states_ptr + base + i[None, :] * STRIDE_X + j[:, None] * STRIDE_Y, mask=(i < DX)[None, :] & (j < DY)[:, None], other=0.0
+            states_ptr + base + i[None, :] * STRIDE_X + j[:, None] * STRIDE_Y,
+            mask=(i < DX)[None, :] & (j < DY)[:, None],
+            other=0.0,
         )
         acc += tl.dot(y.to(tl.float32), s, input_precision=PRECISION)  # [C, BY] @ [BY, BX] -> [C, BX]
     pull = tl.load(pull_ptr + t * H + h, mask=there, other=0.0)

@@ -10,7 +10,9 @@ from torch import Tensor
 from dla_kernels.reader.fused.pieces import Pieces
 
 
-def merge_slots(score: Tensor, boundary: Tensor, score_sum: Tensor, count: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
+def merge_slots(
+    score: Tensor, boundary: Tensor, score_sum: Tensor, count: Tensor, pieces: Pieces
+) -> tuple[Tensor, Tensor]:
     """shift int32 and score float32 `[tokens, H]`, from score and boundary `[H, tokens]`.
 
     score_sum, count `[N, H, M]` (as in SegmentState) become those at the end, in place.

@@ -92,11 +92,15 @@ def score_tokens_kernel(
             seen = tl.zeros((C, BV), tl.float32)
             for k0 in range(0, K, BK):
                 i = k0 + tl.arange(0, BK)
-                key = tl.load(k_ptr + (t * G + g)[:, None] * K + i[None, :], mask=there[:, None] & (i < K)[None, :], other=0.0)
+                key = tl.load(
+                    k_ptr + (t * G + g)[:, None] * K + i[None, :], mask=there[:, None] & (i < K)[None, :], other=0.0
+                )
                 mask = (i < K)[:, None] & (j < V)[None, :]
                 s = tl.load(open_ptr + at + i[:, None] * V + j[None, :], mask=mask, other=0.0)
                 seen += tl.dot(key.to(tl.float32), s, input_precision=PRECISION)  # [C, BK] @ [BK, BV] -> [C, BV]
-            v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0)
+            v = tl.load(
+                v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0
+            )
             carried += tl.sum(seen * v.to(tl.float32), 1)
         pairs = gram(k_ptr, tl.zeros((C, C), tl.float32), g, t, stop, G, K, C, BK, PRECISION)
         pairs *= gram(v_ptr, tl.zeros((C, C), tl.float32), h, t, stop, H, V, C, BV, PRECISION)
@@ -141,13 +145,19 @@ def score_tokens_kernel(
         tl.debug_barrier()
         for k0 in range(0, K, BK):
             i = k0 + tl.arange(0, BK)
-            key = tl.load(k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0)
+            key = tl.load(
+                k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0
+            )
             for v0 in range(0, V, BV):
                 j = v0 + tl.arange(0, BV)
-                v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0)
+                v = tl.load(
+                    v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0
+                )
                 mask = (i < K)[:, None] & (j < V)[None, :]
                 s = keep * tl.load(open_ptr + at + i[:, None] * V + j[None, :], mask=mask, other=0.0)
-                s += tl.dot(key.to(tl.float32), v.to(tl.float32), input_precision=PRECISION)  # [BK, C] @ [C, BV] -> [BK, BV]
+                s += tl.dot(
+                    key.to(tl.float32), v.to(tl.float32), input_precision=PRECISION
+                )  # [BK, C] @ [C, BV] -> [BK, BV]
                 tl.store(open_ptr + at + i[:, None] * V + j[None, :], s, mask=mask)
                 norm_open += tl.sum(s * s)
         tl.debug_barrier()

@@ -1,0 +1,285 @@
+"""Times the op on a GPU beside its peers, and writes `results/<gpu>.json` and a table. `make bench-gpu`.
+
+Every case is checked for correctness in the same run (the case's own shape at 1,024 tokens, in the timed type, against the
+torch backend in float32); a case that fails its check is reported as failed and gets no time. The run stops before
+`--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing.
+
+Peers are timed where they can be imported: `fla` (simple_gla, gated delta rule, log-linear attention), SDPA always.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time as clock
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from dla_kernels import dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
+
+RESULTS = Path(__file__).parent / "results"
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
+"""Dense bf16 FLOP/s, as the vendor prints them."""
+ALLOWED_ERROR = 3e-2
+"""Relative, in bfloat16: eight roundings of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """H, G, K, V of one layer, and its rule."""
+
+    heads: int
+    groups: int
+    key_dim: int
+    value_dim: int
+    delta: bool
+
+
+SHAPES = {
+    "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, delta=False),
+    "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, delta=True),
+    "square": Shape(heads=16, groups=16, key_dim=128, value_dim=128, delta=False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row: a method at a shape, a length and a direction ("forward", "training", "segment" or "decode")."""
+
+    method: str
+    shape: str
+    tokens: int
+    direction: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.shape} {self.tokens} {self.direction}"
+
+
+def cases() -> list[Case]:
+    """16K, the length of the targets, first."""
+    found = []
+    for tokens in (16_384, 2_048, 65_536, 131_072):
+        for shape in SHAPES:
+            for method in ("dla30", "dla15", "fenwick15", "sdpa", "fla single", "fla log-linear"):
+                found += [Case(method=method, shape=shape, tokens=tokens, direction=d) for d in ("forward", "training")]
+            found.append(Case(method="dla30", shape=shape, tokens=tokens, direction="segment"))
+    return found + [Case(method="dla30", shape=shape, tokens=1, direction="decode") for shape in SHAPES]
+
+
+def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1) -> dict[str, Tensor]:
+    """Features that resemble their neighbours, so that segments mean something; unit keys."""
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def smooth(heads: int, size: int) -> Tensor:
+        coarse = torch.randn(batch, -(-tokens // 16), heads, size, device="cuda", generator=generator)
+        noise = torch.randn(batch, tokens, heads, size, device="cuda", generator=generator)
+        return coarse.repeat_interleave(16, 1)[:, :tokens] + 0.15 * noise
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(batch, tokens, shape.heads, *size, device="cuda", generator=generator)
+
+    k = torch.nn.functional.normalize(smooth(shape.groups, shape.key_dim), dim=-1)
+    found = {
+        "q": torch.randn(k.shape, device="cuda", generator=generator), "k": k, "v": smooth(shape.heads, shape.value_dim),
+        "slot_weight": 0.5 + uniform(slots), "log_decay": -0.1 * uniform(),
+    }  # fmt: skip
+    if shape.delta:
+        found["beta"] = uniform()
+    return {name: x if name == "log_decay" else x.to(dtype) for name, x in found.items()}
+
+
+def plan_of(method: str, inputs: dict[str, Tensor]) -> Any:
+    batch, tokens, heads, slots = inputs["slot_weight"].shape
+    if method.startswith("fenwick"):
+        return fenwick_plan(batch, tokens, heads, capacity=slots, device="cuda")
+    return segment(inputs["k"], inputs["v"], slots, 0.6)
+
+
+def call_of(case: Case) -> Callable[[], Any] | str:
+    """What to time, or why it cannot be."""
+    shape, dtype = SHAPES[case.shape], torch.bfloat16
+    slots = 30 if case.method == "dla30" else 15
+    inputs = draw(shape, case.tokens, slots, dtype)
+    if case.direction == "decode":
+        inputs = draw(shape, 1, slots, dtype, batch=16)
+        cache = dynamic_linear_attention(**draw(shape, 512, slots, dtype, batch=16), capacity=slots, return_cache=True)[
+            1
+        ]
+
+        def step() -> Any:
+            with torch.no_grad():
+                return dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
+
+        return step
+    if case.direction == "segment":
+        return lambda: segment(inputs["k"], inputs["v"], slots, 0.6)
+    run = forward_of(case, shape, inputs)
+    if isinstance(run, str) or case.direction == "forward":
+        return run
+
+    leaves = [x.requires_grad_() for x in inputs.values()]
+    do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device="cuda", dtype=dtype)
+
+    def train() -> Any:
+        return torch.autograd.grad(run(), leaves, do, allow_unused=True)
+
+    return train
+
+
+def forward_of(case: Case, shape: Shape, inputs: dict[str, Tensor]) -> Callable[[], Tensor] | str:
+    """The read alone: for our methods the plan is made before, for peers there is none."""
+    if case.method in ("dla30", "dla15", "fenwick15"):
+        plan = plan_of(case.method, inputs)
+        return lambda: multi_state_attention(**inputs, plan=plan)[0]  # type: ignore[arg-type]
+    repeats = shape.heads // shape.groups
+    if case.method == "sdpa":
+
+        def sdpa() -> Tensor:
+            q, k = (inputs[n].repeat_interleave(repeats, 2).transpose(1, 2) for n in ("q", "k"))
+            v = inputs["v"].transpose(1, 2)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+        return sdpa
+    try:
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
+        from fla.ops.log_linear_attn import chunk_log_linear_attn  # pyright: ignore[reportMissingImports]
+        from fla.ops.simple_gla import chunk_simple_gla  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        return f"fla cannot be imported: {error}"
+    if case.method == "fla log-linear":
+        if shape.delta:
+            return "fla has log-linear attention without the delta rule only"
+        return lambda: chunk_log_linear_attn(
+            inputs["q"], inputs["k"], inputs["v"], inputs["log_decay"], inputs["slot_weight"].float()
+        )[0]
+
+    def single() -> Tensor:
+        q, k = (inputs[n].repeat_interleave(repeats, 2) for n in ("q", "k"))
+        if shape.delta:
+            return chunk_gated_delta_rule(q, k, inputs["v"], inputs["log_decay"], inputs["beta"])[0]
+        return chunk_simple_gla(q, k, inputs["v"], inputs["log_decay"])[0]
+
+    return single
+
+
+def check(case: Case) -> float | None:
+    """The largest relative error of output and gradients at 1,024 tokens; None for peers, which are not ours to check."""
+    if case.method not in ("dla30", "dla15", "fenwick15"):
+        return None
+    inputs = draw(SHAPES[case.shape], 1024, 30 if case.method == "dla30" else 15, torch.bfloat16)
+    plan = plan_of(case.method, inputs)
+    found = []
+    for backend, dtype in (("torch", torch.float32), ("triton", None)):
+        leaves = {n: x.detach().to(dtype or x.dtype).requires_grad_() for n, x in inputs.items()}
+        o, _ = multi_state_attention(**leaves, plan=plan, backend=backend)  # type: ignore[arg-type]
+        do = torch.randn(o.shape, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+        gradients = torch.autograd.grad(o, list(leaves.values()), do.to(torch.bfloat16).to(o.dtype))
+        found.append([o.detach(), *gradients])
+    errors = [((x.float() - y.float()).norm() / y.float().norm()).item() for y, x in zip(*found, strict=True)]
+    return max(errors) if all(e == e for e in errors) else float("nan")
+
+
+def floor_seconds(case: Case) -> float | None:
+    """The cost floor of DESIGN section 2: `2 M K V` FLOP a token and head forward, three times that for training."""
+    slots = {"dla30": 30, "dla15": 15, "fenwick15": 15}.get(case.method)
+    peak = next((x for name, x in PEAK_FLOPS.items() if name in torch.cuda.get_device_name()), None)
+    if slots is None or peak is None or case.direction not in ("forward", "training"):
+        return None
+    shape = SHAPES[case.shape]
+    products = 2 * slots * shape.key_dim * shape.value_dim * shape.heads * case.tokens
+    return products * (3 if case.direction == "training" else 1) / peak
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Median of at least 5 and at most 30 calls, about a second of them."""
+    error = check(case)
+    row: dict[str, Any] = asdict(case) | {"error": error}
+    if error is not None and not error <= ALLOWED_ERROR:
+        return row | {"failed": f"error {error:.1e} above {ALLOWED_ERROR}: not timed"}
+    run = call_of(case)
+    if isinstance(run, str):
+        return row | {"failed": run}
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    times: list[float] = []
+    while len(times) < 5 or (len(times) < 30 and sum(times) < 1.0):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    median, floor = statistics.median(times), floor_seconds(case)
+    return row | {
+        "seconds": median, "calls": len(times), "extra_bytes": torch.cuda.max_memory_allocated() - before,
+        "times_floor": None if floor is None else median / floor,
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, one line a case."""
+    lines = [
+        "| method | shape | tokens | direction | ms | x floor | extra GB | error |",
+        "|---|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        head = f"| {row['method']} | {row['shape']} | {row['tokens']} | {row['direction']} |"
+        error = "" if row["error"] is None else f"{row['error']:.1e}"
+        if "failed" in row:
+            lines.append(f"{head} {row['failed']} | | | {error} |")
+            continue
+        ratio = "" if row["times_floor"] is None else f"{row['times_floor']:.2f}"
+        lines.append(f"{head} {1e3 * row['seconds']:.3f} | {ratio} | {row['extra_bytes'] / 1e9:.2f} | {error} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measures what is not yet measured, writes after each case, prints the table."""
+    parser = argparse.ArgumentParser(description="Time the op on this GPU.")
+    parser.add_argument("--minutes", type=float, default=8.0, help="stop before this; call again to go on")
+    parser.add_argument("--anew", action="store_true", help="forget earlier results")
+    parser.add_argument("--only", nargs="*", help="cases whose name contains one of these")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no CUDA device: nothing to time", file=sys.stderr)
+        return 1
+    begin = clock.monotonic()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"{torch.cuda.get_device_name().replace(' ', '-').lower()}.json"
+    done: dict[str, dict[str, Any]] = {}
+    if path.exists() and not arguments.anew:
+        done = json.loads(path.read_text())["rows"]
+    for case in cases():
+        if case.name in done or (arguments.only and not any(part in case.name for part in arguments.only)):
+            continue
+        if clock.monotonic() - begin > 60 * arguments.minutes:
+            print("stopped: time is up; call again to go on")
+            break
+        try:
+            done[case.name] = measure(case)
+        except Exception as error:  # one case must not take the others with it: out of memory, a peer that refuses
+            done[case.name] = asdict(case) | {"error": None, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
+        torch.cuda.empty_cache()
+        versions = {"torch": torch.__version__, "triton": triton.__version__, "gpu": torch.cuda.get_device_name()}
+        path.write_text(json.dumps({"versions": versions, "rows": done}, indent=1))
+        print(table([done[case.name]]).splitlines()[-1], flush=True)
+    print("\n" + table(list(done.values())))
+    path.with_suffix(".md").write_text(table(list(done.values())) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
