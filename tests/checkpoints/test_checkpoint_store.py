@@ -104,7 +104,9 @@ with module.CheckpointStore(module.Path(folder)).new(20, RunIdentity(recipe={"mo
     assert len(list(store.folder.iterdir())) == 2, "the kill did leave something behind"
 
     assert _steps(store) == [10]
-    assert newest_sound(store).checkpoint.step == 10
+    point = newest_sound(store)
+    assert point is not None
+    assert point.checkpoint.step == 10
     store.remove_leftovers()
     assert [path.name for path in store.folder.iterdir()] == ["step-00000010"]
     _write(store, 20)
@@ -164,6 +166,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(store, caplog,
     with pytest.raises(DamagedCheckpoint, match=reason):
         store.all()[0].verify()
     point = newest_sound(store)
+    assert point is not None
     assert point.checkpoint.step == 10
     assert [checkpoint.step for checkpoint in point.damaged] == [20]
     assert "step-00000020 is damaged" in caplog.text

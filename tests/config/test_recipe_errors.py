@@ -46,7 +46,7 @@ def _line(text, fragment):
         (
             "optimizer: {kind: adamw, lr: 1e-2}",
             "optimizer: 3",
-            "optimizer must be one of adamw or a section with a kind",
+            "optimizer must be one of adamw, muon or a section with a kind",
         ),
     ],
 )

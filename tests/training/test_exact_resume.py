@@ -77,11 +77,15 @@ def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stoppe
 
 
 def _sample(folder):
-    return re.search(r"▸.*?(?=\n\nRun folder)", (folder / "report.md").read_text(), re.DOTALL)[0]
+    (sample,) = re.findall(r"▸.*?(?=\n\nRun folder)", (folder / "report.md").read_text(), re.DOTALL)
+    return sample
 
 
-def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_gives_the_same_losses(cli, micro_recipe, tmp_path):
-    arguments = ["fit", "--recipe", micro_recipe]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_gives_the_same_losses(
+    cli, micro_recipe, tmp_path, optimizer
+):
+    arguments = ["fit", "--recipe", micro_recipe, f"optimizer={{kind: {optimizer}, lr: 1e-2}}"]
     assert cli(*arguments, "--run-dir", "straight").code == 0
     rows = _rows(tmp_path / "straight")
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from dla_kernels import Plan
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.models import (
     AttentionConfig,
@@ -13,6 +12,7 @@ from dla_train.models import (
     SingleMemory,
     initialize,
 )
+from dla_train.models.memory import Memory
 
 
 def _model(memory):
@@ -27,7 +27,8 @@ def test_rates_and_slots_are_means_over_all_tokens_seen():
     for _ in range(3):
         model(torch.zeros(2, 16, dtype=torch.int64))
     # Blocks of 4 in 16 tokens, at most 3 slots: 1, 2, 3 and 3 in use. The plan decides about the first token.
-    plan: Plan = model.blocks[0].mixer.memory(torch.zeros(1, 16, 1, 8), torch.zeros(1, 16, 2, 8))
+    memory = next(module for module in model.modules() if isinstance(module, Memory))
+    plan = memory(torch.zeros(1, 16, 1, 8), torch.zeros(1, 16, 2, 8))
     expected = plan.boundary.double().mean().item()
     assert expected in (3 / 16, 4 / 16)
     assert watch.collect() == {

@@ -1,0 +1,54 @@
+"""Data, folders and sizes that do not work: one sentence with value and way out, exit code 2, nothing left behind."""
+
+import os
+
+import pytest
+
+CASES = {
+    "missing corpus": (["data.path=nowhere"], "on the command line: data.path: no corpus at nowhere"),
+    "empty corpus": (["data.path=empty.txt"], "empty.txt is empty"),
+    "empty directory": (["data.path=folder"], "data.path: no text in folder"),
+    "not text": (["data.path=binary.txt"], "binary.txt is not UTF-8 text: byte 0xff"),
+    "corpus shorter than a window": (["data.window=100000"], "data.window: "),
+    "validation shorter than a window": (["data.window=2000"], "too few for one window of 2,000"),
+    "vocabulary too large": (["data.vocab_size=90000"], "data.vocab_size: vocabulary of 90,000 asked for"),
+    "batches that do not divide": (["training.global_batch=5"], "global_batch is 5, not a multiple of micro_batch 2"),
+    "no GPU": (["training.accelerator=gpu"], "it is gpu, but PyTorch sees no GPU here. Use auto or cpu."),
+    "run folder is a file": (["--run-dir", "empty.txt"], "the run folder empty.txt is a file."),
+    "run folder below a file": (
+        ["--run-dir", "empty.txt/run"],
+        "cannot write the run folder empty.txt/run: Not a directory.",
+    ),
+    "run folder of others": (["--run-dir", "folder/full"], "folder/full is not empty and holds no run"),
+    "run folder nobody may write": (["--run-dir", "/proc/run"], "cannot write the run folder /proc/run: "),
+    "no checkpoint": (["--resume", "nowhere"], "there is no checkpoint at nowhere."),
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    (tmp_path / "folder" / "full" / "thesis.tex").write_text("x")
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(cli, micro_recipe, place, cache_directory, case):
+    import torch
+
+    if case == "no GPU" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    arguments, expected = CASES[case]
+    before = sorted(os.walk(place)), sorted(path.name for path in (cache_directory / "corpora").glob(".*.tmp"))
+    done = cli("fit", "--recipe", micro_recipe, *arguments)
+    assert done.code == 2
+    error = done.err.splitlines()[-1]
+    assert error.startswith("dla-train: error: ")
+    assert expected in error
+    assert "Traceback" not in done.err
+    assert (
+        sorted(os.walk(place)),
+        sorted(path.name for path in (cache_directory / "corpora").glob(".*.tmp")),
+    ) == before

@@ -1,0 +1,94 @@
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["show", "--help"], ["recipes", "--help"]])
+def test_help_has_the_usage(cli, arguments):
+    done = cli(*arguments)
+    assert done.code == 0
+    assert done.out.startswith("usage: dla-train")
+    assert done.err == ""
+
+
+def test_help_has_examples_that_parse(cli):
+    text = cli("--help").out + cli("fit", "--help").out
+    examples = re.findall(r"^  dla-train (show [^#\n]*?|recipes)(?: {2,}.*)?$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert cli(*example.split()).code == 0
+
+
+def test_version(cli):
+    assert cli("--version").out == f"dla-train {metadata.version('dla-train')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "there is no command 'trian'."),
+        (["recipe"], "there is no command 'recipe'. Did you mean recipes?"),
+        (["fit"], "dla-train fit needs --recipe NAME_OR_PATH"),
+        (["fit", "--recipe"], "argument --recipe: expected one argument."),
+        (["show"], "the following arguments are required: NAME_OR_PATH."),
+        (
+            ["fit", "--recipe", "tiny", "--training.steps", "5"],
+            "To set a key of the recipe, write training.steps=VALUE.",
+        ),
+        (["fit", "--recipe", "tiny", "--lr=3"], "dla-train fit has no option --lr=3."),
+        (["fit", "--recipe", "tiny", "fast"], "'fast' is not a setting: write key=value"),
+        (["recipes", "tiny"], "dla-train recipes takes no arguments, given tiny."),
+        (["fit", "--run-dir", "nowhere", "--resume", "auto"], "nowhere holds no run to take the recipe from"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(cli, arguments, expected):
+    done = cli(*arguments)
+    assert done.code == 2
+    assert expected in done.err
+    assert done.err.startswith("dla-train: error: ")
+    assert done.err.count("\n") == 1
+    assert done.out == ""
+
+
+def test_without_a_command_it_says_what_there_is(cli):
+    done = cli()
+    assert done.code == 2
+    assert "recipes" in done.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recipes"], ["show", "tiny"], ["fit", "--recipe", "tiny", "steps=1"]]
+)
+def test_what_trains_nothing_does_not_wait_for_torch(arguments):
+    script = (
+        "import sys; from dla_train.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'datasets', 'tokenizers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m dla_train show tiny | head -n 1", shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("description: ")
+    assert done.stderr == ""
+
+
+def test_a_fault_of_ours_is_owned_up_to(cli, monkeypatch):
+    from dla_train.config import catalog
+
+    monkeypatch.setattr(catalog, "shipped", lambda: 1 / 0)
+    done = cli("recipes")
+    assert done.code == 1
+    assert done.err.startswith("dla-train: unexpected ZeroDivisionError: division by zero\n")
+    assert "--debug shows where" in done.err
+    with pytest.raises(ZeroDivisionError):
+        cli("recipes", "--debug")

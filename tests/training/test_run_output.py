@@ -1,0 +1,157 @@
+"""What a finished run leaves and says."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dla_data.corpora import TextCorpus
+from dla_data.ngram import BigramModel
+from dla_data.prepare import prepare_corpus
+from dla_data.windows import PackedWindows
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.runs.metrics_file import read_rows
+
+
+@pytest.fixture
+def run(cli, micro_recipe):
+    done = cli(
+        "fit", "--recipe", micro_recipe, "training.steps=6", "logging.tensorboard=true", "logging.memory_every=2"
+    )
+    assert done.code == 0, done.err
+    return done, Path("runs/micro")
+
+
+def test_the_folder_of_a_run(run, micro_recipe):
+    _, folder = run
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "recipe.yaml",
+        "environment.json",
+        "tokenizer.json",
+        "metrics.csv",
+        "logs/run.log",
+        "report.md",
+        "report.json",
+        "loss.png",
+        "checkpoints/step-00000006/state.ckpt",
+        "checkpoints/step-00000006/manifest.json",
+    } <= names
+    settings = ["training.steps=6", "logging.tensorboard=true", "logging.memory_every=2"]
+    assert load(find(str(folder / "recipe.yaml"))).recipe == load(find(str(micro_recipe)), settings).recipe
+    (start,) = json.loads((folder / "environment.json").read_text())["starts"]
+    assert start["first_step"] == 0
+    assert start["packages"]["torch"]
+    assert "step 6/6  validation loss" in (folder / "logs" / "run.log").read_text()
+
+
+def test_metrics_have_every_step_and_the_memories(run):
+    _, folder = run
+    rows = read_rows(folder / "metrics.csv")
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (1, "train"), (2, "train"), (3, "train"), (4, "train"), (5, "train"), (5, "validation"),
+        (6, "train"), (6, "validation"),
+    ]  # fmt: skip
+    train = [row for row in rows if row["split"] == "train"]
+    assert [row["tokens"] for row in train] == [96 * step for step in range(1, 7)]
+    assert [row["lr"] for row in train][:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
+    assert all(row["grad_norm"] > 0 and row["tokens_per_second"] > 0 for row in train)
+    assert all(before["seconds"] < after["seconds"] for before, after in pairwise(train))
+    measured = [row["step"] for row in train if "boundary_rate.1" in row]
+    assert measured == [1, 3, 5], "every second step, the first one included"
+    assert all(
+        0 <= row["boundary_rate.0"] <= 1 <= row["slots_in_use.0"] <= 4 for row in train if "slots_in_use.0" in row
+    )
+    validation = rows[-1]
+    assert validation["perplexity"] == pytest.approx(2.718281828459045 ** validation["loss"])
+    assert "boundary_rate.0" in validation
+
+
+def test_the_report_agrees_with_the_metrics(run, text_corpus, cache_directory):
+    done, folder = run
+    data = json.loads((folder / "report.json").read_text())
+    last = read_rows(folder / "metrics.csv")[-1]
+    assert data["validation_loss"] == last["loss"]
+    assert data["steps"] == 6
+    assert data["tokens"] == 576
+    assert data["boundary_rate"] == {"0": last["boundary_rate.0"], "1": last["boundary_rate.1"]}
+
+    corpus = prepare_corpus(TextCorpus(text_corpus), 300, cache_directory)
+    windows = PackedWindows(corpus.validation, 24)
+    chosen = [windows[index * len(windows) // 4] for index in range(4)]
+    bigram = BigramModel.fit(corpus.train.read(0, corpus.train.tokens), 300)
+    expected = sum(bigram.nll(window[:-1].numpy(), window[1:].numpy()) for window in chosen) / 4
+    assert data["bigram_loss"] == pytest.approx(expected)
+
+    text = (folder / "report.md").read_text()
+    assert done.out.strip() == text.strip()
+    assert f"{last['loss']:.4f} nats per token" in text
+    assert f"{expected:.4f} (the model is" in text
+    assert re.search(r"\| 1 +\| +\d+\.\d% +\| \d\.\d +\|", text)
+    assert "alpha beta▸" in text
+    assert "Run folder: runs/micro" in text
+
+
+def test_the_picture_of_the_loss_is_one(run):
+    _, folder = run
+    with Image.open(folder / "loss.png") as picture:
+        assert picture.size[0] >= 800
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50, "not an empty page"
+
+
+def test_tensorboard_has_the_same_numbers_and_forgets_steps_that_were_undone(run, cli, micro_recipe):
+    _, folder = run
+    rows = read_rows(folder / "metrics.csv")
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert logged == [(row["step"], pytest.approx(row["loss"])) for row in rows if row["split"] == "train"]
+    assert "validation/perplexity" in events.Tags()["scalars"]
+
+    # The checkpoint of step 6 is lost: the run goes on from step 4, and steps 5 and 6 are there once.
+    (folder / "checkpoints" / "step-00000006" / "manifest.json").unlink()
+    assert (
+        cli("fit", "--recipe", micro_recipe, "training.steps=6", "--resume", "auto", "logging.tensorboard=true").code
+        == 0
+    )
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_lightning_is_quiet_and_progress_is_told(run):
+    done, _ = run
+    assert "GPU available" not in done.err
+    assert "Tip" not in done.err
+    assert "`Trainer.fit` stopped" not in done.err
+    assert "does not have many workers" not in done.err
+    assert re.search(r"step 3/6  loss \d\.\d{4}  lr 1\.00e-02  [\d,]+ tokens/s  \d\d:\d\d left", done.err)
+
+
+def test_lines_are_as_far_apart_as_asked(cli, micro_recipe):
+    done = cli(
+        "fit", "--recipe", micro_recipe, "logging.console_seconds=1000", "report.prompt=null", "report.bigram=false"
+    )
+    assert len(re.findall(r"^step \d+/20  loss", done.err, re.MULTILINE)) == 2, "the first and the last"
+    assert "bigram" not in done.out
+    assert "Sample" not in done.out
+
+
+def test_warnings_of_others_still_show(cli, micro_recipe, monkeypatch):
+    import warnings
+
+    from dla_train.training.module import LanguageModelTraining
+
+    step = LanguageModelTraining.training_step
+
+    def warn(self, batch, batch_idx):
+        warnings.warn("the moon is full", stacklevel=1)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LanguageModelTraining, "training_step", warn)
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=4")
+    assert "warning: the moon is full" in done.err
+    assert "the moon is full" in Path("runs/micro/logs/run.log").read_text()

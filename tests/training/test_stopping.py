@@ -1,0 +1,127 @@
+"""Told to stop, a run finishes its step, saves it, and says how to go on."""
+
+import re
+import signal
+import time
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+
+from dla_train.callbacks.stop_signal import Interrupted, StopSignal
+from dla_train.runs.metrics_file import read_rows
+from dla_train.training import fit as fit_module
+
+
+class Raise(Callback):
+    """Sends signals to this very process in the middle of step 6."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 6:  # of the steps after 6 finished ones: the seventh
+            for number in self.numbers:
+                signal.raise_signal(number)
+
+
+@pytest.fixture
+def told(cli, micro_recipe, monkeypatch, tmp_path):
+    """Run `fit`, send it signals; returns what it said and its folder."""
+    build = fit_module.build_trainer
+
+    def run(*numbers):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                fit_module,
+                "build_trainer",
+                lambda config, *, callbacks, **rest: build(config, callbacks=[*callbacks, Raise(*numbers)], **rest),
+            )
+            return cli("fit", "--recipe", micro_recipe), tmp_path / "runs" / "micro"
+
+    return run
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_step_and_says_how_to_go_on(told, cli, number, code):
+    done, folder = told(number)
+    assert done.code == code
+    assert "stopped; step 7 is saved. Go on with: dla-train fit --run-dir runs/micro --resume auto" in done.err
+    assert "Traceback" not in done.err
+    assert [row["step"] for row in read_rows(folder / "metrics.csv") if row["split"] == "train"] == list(range(1, 8))
+
+    (command,) = re.findall(r"Go on with: dla-train (.*)", done.err)
+    again = cli(*command.split())
+    assert again.code == 0, again.err
+    assert "going on from step 7" in again.err
+    assert [row["step"] for row in read_rows(folder / "metrics.csv") if row["split"] == "train"] == list(range(1, 21))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_a_sound_state(told, cli, micro_recipe):
+    done, folder = told(signal.SIGINT, signal.SIGINT)
+    assert done.code == 130
+    assert "stopped; step 4 is saved." in done.err, "the last regular checkpoint, not the step that was cut short"
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000004"]
+    assert cli("fit", "--recipe", micro_recipe, "--resume", "auto").code == 0
+
+
+def test_ctrl_c_on_a_real_process(start_process, micro_recipe, tmp_path):
+    process = start_process(
+        "-m", "dla_train", "fit", "--recipe", micro_recipe, "data.workers=1", "training.steps=100000"
+    )
+    metrics = tmp_path / "runs" / "micro" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not read_rows(metrics):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping after this step (Ctrl-C again stops at once)" in err
+    (step,) = map(int, re.findall(r"stopped; step (\d+) is saved", err))
+    assert (tmp_path / "runs" / "micro" / "checkpoints" / f"step-{step:08d}").is_dir()
+    assert "Traceback" not in err
+
+
+def test_another_rank_s_signal_counts():
+    """The rank that received nothing agrees to stop, too."""
+
+    class Strategy:
+        def reduce_boolean_decision(self, decision, all):
+            assert not all
+            return True
+
+    class Trainer:
+        strategy = Strategy()
+
+    assert StopSignal().agreed(Trainer()) == signal.SIGTERM  # type: ignore[arg-type]
+    assert str(Interrupted(signal.SIGTERM)) == "SIGTERM"
+
+
+def test_a_time_budget_ends_the_run_with_validation_checkpoint_and_report(cli, micro_recipe, tmp_path):
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=100000", "training.max_minutes=0.02")
+    assert done.code == 0, done.err
+    rows = read_rows(tmp_path / "runs/micro/metrics.csv")
+    last = rows[-1]["step"]
+    assert rows[-1]["split"] == "validation"
+    assert 1 < last < 100_000
+    assert (tmp_path / f"runs/micro/checkpoints/step-{last:08d}").is_dir()
+    assert re.search(rf"\| steps +\| {last:,} of 100,000", done.out)
+
+
+def test_a_diverged_run_says_so_and_saves_nothing_of_it(cli, micro_recipe, monkeypatch, tmp_path):
+    from dla_train.models import LanguageModel
+
+    loss = LanguageModel.loss
+    calls = []
+
+    def diverge(self, *arguments):
+        calls.append(1)
+        return loss(self, *arguments) * (float("nan") if len(calls) > 12 else 1.0)
+
+    monkeypatch.setattr(LanguageModel, "loss", diverge)
+    done = cli("fit", "--recipe", micro_recipe, "training.validate_every=null", "checkpoint.every=1")
+    assert done.code == 1
+    assert "the gradient of step 7 is nan: training diverged. Its windows have the global indices 24 to 27." in done.err
+    assert "Lower optimizer.lr (now 0.01)" in done.err
+    assert sorted(path.name for path in (tmp_path / "runs/micro/checkpoints").iterdir())[-1] == "step-00000006"

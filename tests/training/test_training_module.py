@@ -1,0 +1,103 @@
+"""The step itself: accumulation, clipping, decay groups, rate."""
+
+import copy
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dla_train.models import LanguageModel, Mamba2Config, ModelConfig, SingleMemory, initialize
+from dla_train.training.config import AdamWConfig, TrainingConfig
+from dla_train.training.module import LanguageModelTraining
+from dla_train.training.schedules import CosineSchedule
+from dla_train.training.trainer import build_trainer
+
+MODEL = ModelConfig(
+    vocab_size=40,
+    hidden=16,
+    layers=2,
+    mixer=Mamba2Config(heads=2, head_dim=8, state_dim=8, memory=SingleMemory()),
+)
+WINDOWS = torch.randint(0, 40, (48, 17), generator=torch.Generator().manual_seed(0))
+OPTIMIZER = AdamWConfig(lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+SCHEDULE = CosineSchedule(warmup=2, floor=0.1)
+
+
+def _train(tmp_path, micro_batch, clip: float | None = 0.5, steps=4):
+    """Train on `WINDOWS` in order; 12 windows per step. Returns the module."""
+    config = TrainingConfig(
+        steps=steps, global_batch=12, micro_batch=micro_batch, clip=clip, accelerator="cpu", validate_every=None
+    )
+    module = LanguageModelTraining(initialize(LanguageModel(MODEL), 0), OPTIMIZER, SCHEDULE, config, seed=0)
+    trainer = build_trainer(config, callbacks=[], logger=None, folder=tmp_path)
+    trainer.fit(module, DataLoader(WINDOWS, batch_size=micro_batch))  # type: ignore[arg-type]
+    assert trainer.global_step == steps
+    return module
+
+
+def _by_hand(clip: float | None = 0.5, steps=4):
+    """The same in a dozen lines of plain torch."""
+    model = initialize(LanguageModel(MODEL), 0)
+    optimizer = torch.optim.AdamW(
+        model.parameter_groups(OPTIMIZER.weight_decay), lr=OPTIMIZER.lr, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps
+    )
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = OPTIMIZER.lr * SCHEDULE.factor(step, steps)
+        batch = WINDOWS[12 * step : 12 * (step + 1)]
+        optimizer.zero_grad()
+        model.loss(batch[:, :-1], batch[:, 1:]).backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+    return model
+
+
+def _distance(one, other):
+    return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("micro_batch", [12, 3])
+@pytest.mark.parametrize("clip", [0.5, None])
+def test_training_is_what_plain_torch_does(tmp_path, micro_batch, clip):
+    expected = _by_hand(clip)
+    start = initialize(LanguageModel(MODEL), 0)
+    moved = _distance(expected, start)
+    assert _distance(_train(tmp_path, micro_batch, clip).model, expected) < 2e-3 * moved
+
+
+def test_the_norm_is_that_before_clipping_and_clipping_changes_the_result(tmp_path):
+    tight, loose = _train(tmp_path, 12, clip=1e-4, steps=1), _train(tmp_path, 12, clip=1e4, steps=1)
+    assert tight.gradient_norm.item() == loose.gradient_norm.item() > 1e-2
+    assert _distance(_by_hand(0.5), _by_hand(None)) > 0, "the clip of the other tests does clip"
+
+
+def test_norms_and_biases_are_not_decayed(tmp_path):
+    """With no gradient at all, only decay moves a weight."""
+    module = _train(tmp_path, 12, steps=1)
+    before = copy.deepcopy(dict(module.model.named_parameters()))
+    optimizer = module.configure_optimizers()
+    for parameter in module.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = {name for name, parameter in module.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert "head.weight" in moved
+    assert not any("norm" in name or name.endswith(("bias", "A_log", "dt_bias", ".D")) for name in moved)
+
+
+def test_the_rate_follows_the_schedule(tmp_path):
+    module = _train(tmp_path, 12, steps=4)
+    assert module.rate == OPTIMIZER.lr * SCHEDULE.factor(3, 4) == pytest.approx(0.001)
+
+
+def test_validation_is_the_mean_over_tokens_not_over_batches(tmp_path):
+    """The last batch is smaller: 48 windows in batches of 20, 20 and 8."""
+    module = _train(tmp_path, 12, steps=1)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.validate(module, DataLoader(WINDOWS, batch_size=20), verbose=False)  # type: ignore[arg-type]
+    metrics = trainer.callback_metrics
+    with torch.no_grad():
+        expected = module.model.loss(WINDOWS[:, :-1], WINDOWS[:, 1:]).item()
+    assert metrics["validation_loss"].item() == pytest.approx(expected, rel=1e-6)
+    assert metrics["validation_perplexity"].item() == pytest.approx(torch.tensor(expected).exp().item(), rel=1e-5)
