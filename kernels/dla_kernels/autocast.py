@@ -26,6 +26,8 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         tensors = (x for x in itertools.chain(args, kwargs.values()) if isinstance(x, Tensor))
         device = next((x.device.type for x in tensors), "cpu")
+        if not torch.amp.is_autocast_available(device):  # "meta", for one
+            return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
