@@ -1,9 +1,10 @@
-"""What the tests of the op share: inputs whose segments mean something, plans of every kind, and one derived tolerance."""
+"""What the tests of the op share: inputs whose segments mean something, plans of every kind, one derived tolerance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -164,6 +165,6 @@ def documents_of() -> Callable[[Tensor], Iterator[tuple[int, int]]]:
 
     def cut(cu_seqlens: Tensor) -> Iterator[tuple[int, int]]:
         ends = cu_seqlens.tolist()
-        return zip(ends[:-1], ends[1:], strict=True)
+        return pairwise(ends)
 
     return cut

@@ -24,8 +24,10 @@ def single_state(q, k, v, log_decay, beta, scale):
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-@pytest.mark.parametrize(("kind", "capacity"), [("dynamic", 1), ("dynamic", 2), ("dynamic", 6), ("fixed", 4)]
-                         + [("fenwick", 5), ("single", 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "capacity"),
+    [("dynamic", 1), ("dynamic", 2), ("dynamic", 6), ("fixed", 4), ("fenwick", 5), ("single", 1)],
+)
 def test_backbone_for_every_plan(draw_inputs, make_plan, read, kind, capacity, delta, backend):
     inputs = draw_inputs(90, capacity, delta=delta, batch=2)
     inputs.slot_weight.fill_(1.0)

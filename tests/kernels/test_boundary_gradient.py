@@ -1,15 +1,15 @@
-"""The gradient of a gate by its definition: what one more shift of all older tokens would change at every later token."""
+"""The gradient of a gate by its definition: what one more shift of all older tokens would change at later tokens."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from dla_kernels import segment
+from dla_kernels import multi_state_attention, segment
 
 
 def mixing(inputs, scale):
-    """`Mx[t, j]` `[H, T, T]`: how much of token j's value token t reads at weight one, through all transitions between."""
+    """`Mx[t, j]` `[H, T, T]`: how much of token j's value token t reads at weight one, all transitions included."""
     heads, time = inputs.v.shape[2], inputs.v.shape[1]
     q, k = (x[0].repeat_interleave(heads // x.shape[2], 1) for x in (inputs.q, inputs.k))  # [T, H, K]
     carried = q.new_zeros(heads, time, q.shape[2])  # what is left of every token's write
@@ -105,11 +105,9 @@ def test_the_gates_value_changes_nothing(draw_inputs, make_plan, read, backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_a_gate_that_should_fall(draw_inputs, backend):
+def test_a_gate_that_should_fall(backend):
     """The sign, on a case one can follow: an old token with a useful value and an open slot weighed above older ones.
     Making the second token a boundary would lower the first one's weight, so its gate's gradient is negative."""
-    from dla_kernels import multi_state_attention
-
     one = torch.ones(1, 2, 1, 1, dtype=torch.float64)
     weight = torch.tensor([1.0, 0.2], dtype=torch.float64).expand(1, 2, 1, 2)
     plan = segment(one, one, 2, 0.6)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -143,8 +144,8 @@ def test_merge_choice_against_brute_force(capacity, backend):
         plan = merge_of(score_sum, count, backend)
         a = sparsest_by_hand(score_sum, count)
         assert plan.shift.item() == a
-        merged = score_sum[:a] + [score_sum[a] + score_sum[a + 1]] + score_sum[a + 2 :]
-        tokens = count[:a] + [count[a] + count[a + 1]] + count[a + 2 :]
+        merged = [*score_sum[:a], score_sum[a] + score_sum[a + 1], *score_sum[a + 2 :]]
+        tokens = [*count[:a], count[a] + count[a + 1], *count[a + 2 :]]
         assert plan.final.score_sum.flatten().tolist() == [2.0, *merged]  # the boundary's score is its new slot's
         assert plan.final.count.flatten().tolist() == [1, *tokens]
 
@@ -190,7 +191,7 @@ def segment_by_lists(keys, values, tau, capacity):
             slots.append([own, score, 1])
             shifts.append(capacity)
         else:
-            densities = [(x[1] + y[1]) / (x[2] + y[2]) for x, y in zip(slots[:-1], slots[1:], strict=True)]
+            densities = [(x[1] + y[1]) / (x[2] + y[2]) for x, y in pairwise(slots)]
             lowest = min(range(len(densities)), key=densities.__getitem__)
             if sum(d - densities[lowest] < 1e-5 for d in densities) > 1:
                 break

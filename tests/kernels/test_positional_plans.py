@@ -7,8 +7,8 @@ from dla_kernels import fenwick_plan, fixed_plan, single_plan
 
 
 def fenwick_level(t, j):
-    """Log-Linear attention: t = the sum of its binary digits cuts the tokens before t into blocks, the largest first; the
-    block of digit b is level b + 1, the token itself level 0."""
+    """Log-Linear attention: the binary digits of t cut the tokens before t into blocks, the largest first; the block of
+    digit b is level b + 1, the token itself level 0."""
     if j == t:
         return 0
     begin = 0

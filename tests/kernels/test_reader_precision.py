@@ -32,9 +32,9 @@ def assert_precise(read, assert_as_precise):
 
 
 UNLIKE = {"persistence": 0.2, "key_dim": 16}
-"""Keys as a model has them: 64 keys that are alike, or that share five dimensions, make the triangular system of the delta
-rule badly conditioned. Its gradients (beta and decay first) then have three to five times the error of the recurrence, still
-about 1e-6."""
+"""Keys as a model has them: 64 keys that are alike, or that share five dimensions, make the triangular system of the
+delta rule badly conditioned. Its gradients (beta and decay first) then have three to five times the error of the
+recurrence, still about 1e-6."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

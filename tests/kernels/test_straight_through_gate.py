@@ -78,8 +78,8 @@ def test_derivative_against_finite_differences(draw_inputs, documents_of, backen
 @pytest.mark.parametrize("capacity", [1, 2, 15])
 @pytest.mark.parametrize("time", [1, 63, 64, 65, 500])
 def test_torch_equals_reference(draw_inputs, thresholds, error, time, capacity, delta):
-    """Through both steps: the gradients of k, v and the thresholds with everything that reaches them. Scores are float32,
-    so the gradients through them are, too."""
+    """Through both steps: the gradients of k, v and the thresholds with all that reaches them. Scores are float32, and
+    so are the gradients through them."""
     inputs = draw_inputs(time, capacity, delta=delta)
     found = []
     for backend in BACKENDS:
