@@ -1,7 +1,7 @@
 """Times the op on a GPU beside its peers, and writes `results/<gpu>.json` and a table. `make bench-gpu`.
 
-Every case is checked for correctness in the same run (the case's own shape at 1,024 tokens, in the timed type, against the
-torch backend in float32); a case that fails its check is reported as failed and gets no time. The run stops before
+Every case is checked for correctness in the same run (the case's own shape at 1,024 tokens, in the timed type, against
+the torch backend in float32); a case that fails its check is reported as failed and gets no time. The run stops before
 `--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing.
 
 Peers are timed where they can be imported: `fla` (simple_gla, gated delta rule, log-linear attention), SDPA always.
@@ -75,7 +75,7 @@ def cases() -> list[Case]:
     return found + [Case(method="dla30", shape=shape, tokens=1, direction="decode") for shape in SHAPES]
 
 
-def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1) -> dict[str, Tensor]:
+def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1) -> dict[str, Any]:
     """Features that resemble their neighbours, so that segments mean something; unit keys."""
     generator = torch.Generator("cuda").manual_seed(0)
 
@@ -89,15 +89,16 @@ def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int =
 
     k = torch.nn.functional.normalize(smooth(shape.groups, shape.key_dim), dim=-1)
     found = {
-        "q": torch.randn(k.shape, device="cuda", generator=generator), "k": k, "v": smooth(shape.heads, shape.value_dim),
-        "slot_weight": 0.5 + uniform(slots), "log_decay": -0.1 * uniform(),
+        "q": torch.randn(k.shape, device="cuda", generator=generator), "k": k,
+        "v": smooth(shape.heads, shape.value_dim), "slot_weight": 0.5 + uniform(slots), "log_decay": -0.1 * uniform(),
     }  # fmt: skip
     if shape.delta:
         found["beta"] = uniform()
     return {name: x if name == "log_decay" else x.to(dtype) for name, x in found.items()}
 
 
-def plan_of(method: str, inputs: dict[str, Tensor]) -> Any:
+def plan_of(method: str, inputs: dict[str, Any]) -> Any:
+    """By content for `dla..`, by position for `fenwick..`."""
     batch, tokens, heads, slots = inputs["slot_weight"].shape
     if method.startswith("fenwick"):
         return fenwick_plan(batch, tokens, heads, capacity=slots, device="cuda")
@@ -135,7 +136,7 @@ def call_of(case: Case) -> Callable[[], Any] | str:
     return train
 
 
-def forward_of(case: Case, shape: Shape, inputs: dict[str, Tensor]) -> Callable[[], Tensor] | str:
+def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[], Tensor] | str:
     """The read alone: for our methods the plan is made before, for peers there is none."""
     if case.method in ("dla30", "dla15", "fenwick15"):
         plan = plan_of(case.method, inputs)
@@ -172,7 +173,7 @@ def forward_of(case: Case, shape: Shape, inputs: dict[str, Tensor]) -> Callable[
 
 
 def check(case: Case) -> float | None:
-    """The largest relative error of output and gradients at 1,024 tokens; None for peers, which are not ours to check."""
+    """The largest relative error of output and gradients at 1,024 tokens; None for peers."""
     if case.method not in ("dla30", "dla15", "fenwick15"):
         return None
     inputs = draw(SHAPES[case.shape], 1024, 30 if case.method == "dla30" else 15, torch.bfloat16)

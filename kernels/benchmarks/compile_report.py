@@ -33,8 +33,8 @@ from triton.runtime.jit import JITFunction
 SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 """Bytes of shared memory that one program may have (opt-in maximum)."""
 STACK_LIMIT = {"bf16": 512, "fp16": 512, "fp32": 3072}
-"""Bytes of stack, which is where registers spill to, that a thread may have. Not zero: the number differs between versions
-of Triton. float32 products run on ordinary units and take all registers; those kernels are there to be right, not fast."""
+"""Bytes of stack, which is where registers spill to, that a thread may have. Not zero: it differs between versions of
+Triton. float32 products run on ordinary units and take all registers; those kernels are there to be right, not fast."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 POINTERS = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",

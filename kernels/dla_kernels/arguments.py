@@ -136,10 +136,10 @@ def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
 def _interpreting() -> bool:
     """Triton is here and was imported to interpret its kernels on the CPU."""
     try:
-        import triton
+        from triton import knobs
     except ImportError:
         return False
-    return bool(triton.knobs.runtime.interpret)
+    return bool(knobs.runtime.interpret)
 
 
 def _check_float(name: str, x: Tensor, ndim: int, layout: str) -> None:

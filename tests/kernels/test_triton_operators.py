@@ -1,9 +1,10 @@
-"""The Triton kernels as torch operators: torch's own checks of an operator, what is refused, and the memory they take."""
+"""The Triton kernels as torch operators: torch's own checks, what is refused, and the memory they take."""
 
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dla_kernels import dynamic_linear_attention, segment
 
@@ -114,7 +115,7 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(made):
+        for x in tree_leaves(made):
             if isinstance(x, torch.Tensor) and x.device.type == "meta":
                 storage = x.untyped_storage()
                 self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))

@@ -1,8 +1,8 @@
 """The Triton reader, interpreted, gives what the recurrence gives: outputs, states and every gradient.
 
-Exact is the recurrence in float64 on the same (rounded) inputs. The yardstick for an error is the recurrence itself in the
-kernels' type, tokens, products and states. bfloat16 is not here: the interpreter computes on its bits as if they were
-integers (tests/kernels/test_triton_gpu.py has it).
+Exact is the recurrence in float64 on the same (rounded) inputs. The yardstick for an error is the recurrence itself in
+the kernels' type, tokens, products and states. bfloat16 is not here: the interpreter computes on its bits as if they
+were integers (tests/kernels/test_triton_gpu.py has it).
 """
 
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from dla_kernels.reader import naive
 pytestmark = pytest.mark.interpret
 
 RUNNING_SUMS = ("d log_decay", "d gate")
-"""Sums over up to all later tokens of differences of terms: a rounding each time the number of terms doubles, not one."""
+"""Sums over up to all later tokens of differences of terms: a rounding each time the number of terms doubles."""
 
 
 @contextmanager
@@ -83,6 +83,7 @@ def results(inputs, plan, cache_state, cu_seqlens, return_state, dtype, backend)
     generator = torch.Generator().manual_seed(1)
     total = (o * torch.randn(o.shape, generator=generator).to(o.dtype)).sum()
     if return_state:
+        assert state is not None
         found["state"] = state
         total = total + (state * torch.randn(state.shape, generator=generator).to(state.dtype)).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)

@@ -58,10 +58,10 @@ def multi_state_attention(
     _check_plan(plan, (batch, time, heads), slot_weight.shape[3])
     chosen = resolve_backend(backend, k, v, plan.capacity)
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
-    scale = k.shape[3] ** -0.5 if scale is None else scale
+    scaled_by = k.shape[3] ** -0.5 if scale is None else scale
     if chosen == "triton":
-        return _fused(q, k, v, slot_weight, plan, log_decay, beta, scale, cu_seqlens, cache, return_cache)
-    q = q.to(dtype) * scale
+        return _fused(q, k, v, slot_weight, plan, log_decay, beta, scaled_by, cu_seqlens, cache, return_cache)
+    q = q.to(dtype) * scaled_by
 
     # Documents that go on from a cache, or leave one, are read one a row: a state for each is needed anyway.
     apart = cu_seqlens is not None and (cache is not None or return_cache or chosen == "reference")

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """What reading adds to the adjoint of the states: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
 
 All chunks and slots at once; states.carry_adjoint then goes through the chunks. With the weights `L[age + 1] - L[age]`

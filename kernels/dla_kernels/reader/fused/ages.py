@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Ages of slots and tokens, from a plan's shifts: what every other kernel asks.
 
 A step of a plan is a monotone map of ages, so tables per tile can be made for all tiles at once and composed after:
@@ -46,7 +47,7 @@ class AgeTables:
 
 def padded_slots(slots: int) -> int:
     """M rounded up to a power of two that tensor cores take."""
-    return max(16, triton.next_power_of_2(slots))
+    return max(16, 1 << (slots - 1).bit_length())
 
 
 def age_tables(shift: Tensor, pieces: Pieces, slots: int, *, collapse: bool, cache_given: bool) -> AgeTables:

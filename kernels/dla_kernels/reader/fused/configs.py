@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
-import triton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,4 +58,4 @@ def tiles_for(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> T
 
 
 def _block(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))
+    return max(16, 1 << (size - 1).bit_length())

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Cumulative log decay inside each chunk, and the gradient of the log decay.
 
     G_t = sum of log_decay over the chunk's tokens up to t

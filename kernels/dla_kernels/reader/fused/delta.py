@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The gated delta rule as a torch operator, `dla::read_delta`, after its chunk algebra.
 
 The algebra (reader/transitions.py: one triangular solve and a few products per chunk, no state in sight) runs on batched

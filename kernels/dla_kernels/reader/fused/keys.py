@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Gradient of the keys.
 
     dU_j = sum over the slot a that j ends its chunk in of dS_a(next) v_j,   dk_j = exp(G_end - G_j) dU_j

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Where sequences, chunks and tiles lie in a batch: the index tables that all kernels share, and how a kernel reads them.
 
 Tokens are numbered through the whole batch, `[B, T]` flattened, and sequence n is the range `cu[n]:cu[n + 1]`: a row of

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Plain decay as torch operators: `dla::read_plain` and its backward. torch.compile sees them whole.
 
 Operators cannot return None, so what does not exist is an empty tensor.

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The states at the start of every chunk, for plain decay, and the adjoint of that pass.
 
     S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + sum_{j: final_token[j] = a} exp(G_end - G_j) k_j v_j^T

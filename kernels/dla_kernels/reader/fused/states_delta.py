@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The states at the start of every chunk for the delta rule, the adjoint of that pass, and the gradient of the carry.
 
     S_a(next) = P sum_{i: final_slot[i] = a} S_i + sum_{j: final_token[j] = a} U_j v_j^T,   P = carry I - R
@@ -245,7 +246,7 @@ def carry_gradient_kernel(
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
     chunk = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    n, c, _, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    n, _, _, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
     has_end = last < tl.load(cu_ptr + n + 1)
     if HAS_DFINAL:
         has_end = last > 0

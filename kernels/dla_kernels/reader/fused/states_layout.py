@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """How states of slots are stored: once per chunk, as a high and a low part.
 
 A state is a sum over up to all tokens, carried from chunk to chunk, so it must not be rounded to 16 bits at every step;

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Weights of the slots carried into a chunk, and of pairs of tokens in it, from weights by age.
 
 A slot of age i at its chunk's start is read at token t of tile q with `w[i, t] = L[t, old[t, slot_age[q, i]]]`. Two

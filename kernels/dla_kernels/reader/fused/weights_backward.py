@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Gradient of the slot weights and, for the delta rule, of Mx.
 
     dMx[t, j] = L[t, age(t, j)] (do_t . v_j)

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Mx, how token j is read at token t of the same chunk, tile by tile and in both orientations.
 
 Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. Delta rule (STORED): a matrix

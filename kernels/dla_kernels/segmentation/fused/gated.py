@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """`dla::segment` and `dla::straight_through_gate`: the segmentation as torch operators."""
 
 from __future__ import annotations

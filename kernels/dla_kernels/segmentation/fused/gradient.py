@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The gradient that a straight-through gate sends through the score, the open segment taken as constant.
 
     dI/dk_t = -(S v_t / (|k_t| |v_t| |S|) - cos_t k_t / |k_t|^2) / I_t,      dI/dv_t likewise with S^T k_t

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Merges (eqs. 16 and 17): from scores and boundaries to shifts. Only scalars and vectors of M, one token after the other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Scores and boundaries (eqs. 13 to 15): which tokens open a segment.
 
 `cos_t = k_t^T S v_t / (|k_t| |v_t| |S|)` with S the sum over the open segment. Inside a chunk S is not needed: with the Gram
@@ -60,7 +61,7 @@ def score_tokens_kernel(
     BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """I_t = sqrt(2 - 2 cos_t), boundary where I_t >= tau; one program per sequence and head"""
-    ORTHOGONAL: tl.constexpr = 1.4142135623730951
+    ORTHOGONAL: tl.constexpr = 1.4142135623730951  # pyright: ignore[reportAssignmentType]
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     g = h // (H // G)
