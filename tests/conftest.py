@@ -107,14 +107,14 @@ def start_process(cache_directory: Path, tmp_path: Path) -> Callable[..., subpro
     """Start `python ARGUMENTS` in `tmp_path`; for what only a process of its own can show."""
     environment = {**os.environ, "DLA_TRAIN_CACHE": str(cache_directory), "OMP_NUM_THREADS": "1"}
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=tmp_path,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
         )
 
     return start

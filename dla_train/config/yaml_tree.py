@@ -105,7 +105,7 @@ def _construct(
         raise UsageError(f"{shown_as}:{line}: an alias (*name) stands inside what it refers to.")
     open_nodes = (*open_nodes, node)
     if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
-        raise UsageError(f"{shown_as}:{line}: the YAML tag {node.tag} is not known here. Write the value without a tag.")
+        raise UsageError(f"{shown_as}:{line}: the YAML tag {node.tag} is unknown here. Write the value without a tag.")
     if isinstance(node, yaml.SequenceNode):
         return [
             _construct(loader, item, (*key, index), lines, shown_as, open_nodes)

@@ -12,7 +12,7 @@ def render(name: str, facts: Facts, prompt: str | None, sample: str | None, fold
         name: of the recipe. facts: the numbers. prompt, sample: what was continued, and how, or None. folder: of the
             run.
     """
-    parts = [f"# {name}", _table(_rows(facts), ("", ""))]
+    parts = [f"# {name}", _table(_rows(facts), ("quantity", "value"))]
     if facts.boundary_rate:
         layers = [
             (str(layer), f"{rate:.1%}", f"{facts.slots_in_use[layer]:.1f}")
@@ -23,8 +23,22 @@ def render(name: str, facts: Facts, prompt: str | None, sample: str | None, fold
         parts.append(
             f"Sample; the model's part begins after the mark ▸\n\n{textwrap.indent(f'{prompt}▸{sample}', '    ')}"
         )
-    parts.append(f"Run folder: {folder} (loss curve: loss.png)")
+    parts.append(f"Run folder: {folder}\nLoss curve: {folder}/loss.png")
     return "\n\n".join(parts) + "\n"
+
+
+def parameter_count(count: int) -> str:
+    """Short: `3.7 M`, `18 K`."""
+    return f"{count / 1e6:.1f} M" if count >= 10**5 else f"{count / 1e3:.0f} K"
+
+
+def duration(seconds: float) -> str:
+    """`4 min 05 s`, `2 h 03 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_rest = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes_rest:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _rows(facts: Facts) -> list[tuple[str, str]]:
@@ -32,7 +46,7 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     rows = [
         ("steps", f"{facts.steps:,}{early}"),
         ("tokens", f"{facts.tokens:,}"),
-        ("time", f"{facts.seconds:,.0f} s"),
+        ("time", duration(facts.seconds)),
         ("speed", f"{facts.tokens_per_second:,.0f} tokens/s"),
         ("parameters", f"{facts.parameters:,}"),
         ("validation loss", f"{facts.validation_loss:.4f} nats per token"),

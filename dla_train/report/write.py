@@ -11,7 +11,7 @@ from dla_train.models import LanguageModel
 from dla_train.report.facts import gather
 from dla_train.report.loss_picture import draw_losses
 from dla_train.report.sample import write_sample
-from dla_train.report.text import render
+from dla_train.report.text import parameter_count, render
 from dla_train.report.yardstick import bigram_loss
 from dla_train.runs.folder import RunFolder
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, read_rows
@@ -38,7 +38,7 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
     text = render(loaded.name, facts, recipe.report.prompt, sample, str(folder))
     draw_losses(
         folder.loss_picture,
-        f"{loaded.name}: {parameters / 1e6:.1f} M parameters",
+        f"{loaded.name}: {parameter_count(parameters)} parameters",
         [(row["step"], row["loss"]) for row in rows if row["split"] == TRAIN],
         [(row["step"], row["loss"]) for row in rows if row["split"] == VALIDATION],
         bigram,

@@ -21,7 +21,7 @@ _BESIDE_THE_POINT = (
 
 
 class _Console(logging.Handler):
-    """Writes above a progress bar, if there is one, not into it."""
+    """Writes above a progress bar, if there is one, not into it. Tracebacks are for the file."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -37,7 +37,8 @@ def start_console() -> None:
     """Show what our packages and warnings say on standard error."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.handlers = [_Console()]
+    root.handlers = [_Console(logging.INFO)]
+    logging.getLogger("dla_train").setLevel(logging.DEBUG)  # for the file
     for name in ("fsspec", "matplotlib", "numba", "torch", "urllib3", "filelock", "asyncio", "PIL", "tensorboard"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _BESIDE_THE_POINT:

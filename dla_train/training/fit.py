@@ -23,6 +23,7 @@ from dla_train.config.typed import plain
 from dla_train.data.corpus import fingerprints
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel, initialize
+from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
 from dla_train.runs.console import quiet_lightning, start_log
 from dla_train.runs.environment import record_start
@@ -73,7 +74,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
         try:
             return _run(loaded, folder, store, start)
         except Exception:
-            _LOGGER.debug("the run failed", exc_info=True)
+            _LOGGER.debug("the run failed", exc_info=True)  # to run.log; what the user sees is decided further up
             raise
         finally:
             logging.getLogger().removeHandler(log)
@@ -121,6 +122,9 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     except Interrupted as interrupted:
         newest = store.all()[:1]
         return Outcome(interrupted.signal_number, newest[0].step if newest else None)
+    except SystemExit as exit:
+        # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
+        raise KeyboardInterrupt from exit
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"out of GPU memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
@@ -149,11 +153,10 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
 def _announce(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel) -> None:
     recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
     memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     _LOGGER.info(
-        "%s: %.1f M parameters, %d layers of %s%s, width %d",
+        "%s: %s parameters, %d layers of %s%s, width %d",
         loaded.name,
-        parameters / 1e6,
+        parameter_count(sum(parameter.numel() for parameter in model.parameters())),
         recipe.model.layers,
         mixer.kind,
         memory,
@@ -169,6 +172,9 @@ def _announce(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: Lang
         len(start.windows.validation_windows),
         recipe.data.window,
     )
+    wanted = recipe.training.validation_windows
+    if wanted is not None and wanted > len(start.windows.validation_windows):
+        _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
     _LOGGER.info("run folder: %s", folder)

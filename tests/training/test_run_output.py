@@ -1,7 +1,13 @@
 """What a finished run leaves and says."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import re
+import struct
+import termios
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +21,7 @@ from dla_data.prepare import prepare_corpus
 from dla_data.windows import PackedWindows
 from dla_train.config.catalog import find
 from dla_train.config.load import load
+from dla_train.report.text import duration
 from dla_train.runs.metrics_file import read_rows
 
 
@@ -94,7 +101,7 @@ def test_the_report_agrees_with_the_metrics(run, text_corpus, cache_directory):
     assert f"{expected:.4f} (the model is" in text
     assert re.search(r"\| 1 +\| +\d+\.\d% +\| \d\.\d +\|", text)
     assert "alpha beta▸" in text
-    assert "Run folder: runs/micro" in text
+    assert "Run folder: runs/micro\nLoss curve: runs/micro/loss.png\n" in text
 
 
 def test_the_picture_of_the_loss_is_one(run):
@@ -155,3 +162,42 @@ def test_warnings_of_others_still_show(cli, micro_recipe, monkeypatch):
     done = cli("fit", "--recipe", micro_recipe, "training.steps=4")
     assert "warning: the moon is full" in done.err
     assert "the moon is full" in Path("runs/micro/logs/run.log").read_text()
+
+
+def test_a_terminal_gets_a_bar(start_process, micro_recipe):
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = start_process("-m", "dla_train", "fit", "--recipe", micro_recipe, "report.prompt=null", stderr=terminal)
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal shows
+        while block := os.read(controller, 4096):
+            said += block
+    process.communicate()
+    os.close(controller)
+    text = said.decode().replace("\r", "\n")
+    assert process.returncode == 0, text
+    assert re.search(
+        r"100%\|.* 20/20 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(step/s|s/step), loss \d\.\d{3}, [\d,]+ tokens/s\]", text
+    )
+    assert "validating:" in text
+    assert re.search(r"^step 20/20  validation loss", text, re.MULTILINE), "above the bar, on a line of its own"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (245, "4 min 05 s"), (7384, "2 h 03 min"), (3.6e6, "1,000 h 00 min")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_an_unexpected_failure_leaves_its_traceback_in_the_log(cli, micro_recipe, monkeypatch):
+    from dla_train.training.module import LanguageModelTraining
+
+    monkeypatch.setattr(LanguageModelTraining, "training_step", lambda self, batch, batch_idx: 1 // 0)
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 1
+    assert "unexpected ZeroDivisionError" in done.err
+    assert "Traceback" not in done.err
+    assert "Traceback" in Path("runs/micro/logs/run.log").read_text()

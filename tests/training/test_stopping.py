@@ -83,6 +83,16 @@ def test_ctrl_c_on_a_real_process(start_process, micro_recipe, tmp_path):
     assert "Traceback" not in err
 
 
+def test_ctrl_c_before_the_first_step(cli, micro_recipe, monkeypatch):
+    def interrupt(self, trainer, pl_module, stage):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StopSignal, "setup", interrupt)
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 130
+    assert done.err.splitlines()[-1] == "dla-train: interrupted"
+
+
 def test_another_rank_s_signal_counts():
     """The rank that received nothing agrees to stop, too."""
 
