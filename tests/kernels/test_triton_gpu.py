@@ -106,10 +106,14 @@ def test_documents(check, cached, delta):
 @pytest.mark.parametrize("threshold", [0.02, 0.4, 1.9])
 def test_decisions_agree(draw_inputs, threshold, key_dim, value_dim, dtype):
     inputs = draw_inputs(700, 8, heads=2, groups=1, key_dim=key_dim, value_dim=value_dim).to(dtype)
-    expected = segment(inputs.k, inputs.v, 8, threshold, backend="torch")
+    for _ in range(20):  # a threshold that no score is at: on either side of it, both decisions are right
+        expected = segment(inputs.k, inputs.v, 8, threshold, backend="torch")
+        if (expected.score - threshold).abs().min() > 1e-4:
+            break
+        threshold += 1e-3
+    else:
+        pytest.fail("every threshold has a score beside it")
     found = segment(inputs.k.cuda(), inputs.v.cuda(), 8, threshold, backend="triton")
-    near = (expected.score - threshold).abs() < 1e-4
-    assert not near.any(), "choose another seed: a score at the threshold"
     torch.testing.assert_close(found.score.cpu(), expected.score, rtol=0, atol=1e-4)
     assert torch.equal(found.shift.cpu(), expected.shift)
 
