@@ -35,7 +35,7 @@ setup: $(INSTALLED_DEV) ## make .venv and install the package with its developme
 
 .PHONY: demo
 demo: $(INSTALLED) ## train a small DLA model on the CPU (a few minutes)
-	$(BIN)/dla-train fit --recipe tiny $(ARGS)
+	$(BIN)/dla-train fit --recipe tiny --resume auto $(ARGS)
 
 # The interpreter replaces the compiler for the whole process, so its tests run in a process of their own. It comes first, so
 # that the summary of the many closes the output. pytest exits with 5 where it found no such test.
