@@ -71,7 +71,7 @@ class StepMetrics(Callback):
     ) -> None:
         """Begin a row."""
         if begins_step(trainer, batch_idx):
-            self._loss = torch.zeros((), dtype=torch.float64)
+            self._loss = torch.zeros((), dtype=torch.float64, device=pl_module.device)
             self.watch.is_active = trainer.global_step % self.memory_every == 0
 
     def on_train_batch_end(
@@ -85,7 +85,7 @@ class StepMetrics(Callback):
         """Add a micro-batch, and write the row if it was the step's last."""
         assert isinstance(outputs, dict)
         assert isinstance(pl_module, LanguageModelTraining)
-        self._loss = self._loss + outputs["loss"].double().to(self._loss.device)  # divided by their number already
+        self._loss = self._loss + outputs["loss"].double()  # divided by their number already
         if not ends_step(trainer, batch_idx):
             return
         self.watch.is_active = False

@@ -67,8 +67,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     try:
         corpus = prepare(recipe.data)
     except DataError as error:
-        key = "data.path" if isinstance(recipe.data, TextData) and "vocabulary" not in str(error) else "data"
-        raise loaded.problem("data.vocab_size" if "vocabulary of" in str(error) else key, str(error)) from error
+        raise _data_problem(loaded, str(error)) from error
     if point:
         require_same_data(point, fingerprints(corpus))
     try:
@@ -76,6 +75,16 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     except DataError as error:
         raise loaded.problem("data.window", str(error)) from error
     return Start(point, corpus, windows)
+
+
+def _data_problem(loaded: LoadedRecipe, text: str) -> UsageError:
+    """Say where the value was written that the message is about; a cache that cannot be written is in no recipe."""
+    data = loaded.recipe.data
+    if f"{data.vocab_size:,}" in text and "vocabulary" in text:
+        return loaded.problem("data.vocab_size", text)
+    if isinstance(data, TextData) and data.path in text:
+        return loaded.problem("data.path", text)
+    return UsageError(text)
 
 
 def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> ResumePoint | None:
@@ -92,7 +101,10 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
                 "Another run needs another folder: --run-dir DIR."
             )
         return None
-    point = newest_sound(store) if resume == "auto" else from_path(Path(resume), store)
+    if resume == "auto" or Path(resume).resolve() == folder.path.resolve():
+        point = newest_sound(store)
+    else:
+        point = from_path(Path(resume), store)
     if point:
         require_same_experiment(point, recipe)
     return point

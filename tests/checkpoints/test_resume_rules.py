@@ -117,6 +117,13 @@ def test_a_run_can_branch_off_into_a_new_folder(cli, micro_recipe, run, path):
     assert _content(run) == before
 
 
+def test_the_run_folder_itself_as_path_is_auto(cli, micro_recipe, run):
+    (run / "checkpoints/step-00000006/manifest.json").unlink()
+    done = _fit(cli, micro_recipe, "--resume", run)
+    assert done.code == 0, done.err
+    assert "going on from step 4" in done.err
+
+
 def test_going_back_within_a_folder_is_refused(cli, micro_recipe, run):
     done = _fit(cli, micro_recipe, "--resume", run / "checkpoints/step-00000004")
     assert done.code == 2

@@ -52,3 +52,13 @@ def test_bad_input(cli, micro_recipe, place, cache_directory, case):
         sorted(os.walk(place)),
         sorted(path.name for path in (cache_directory / "corpora").glob(".*.tmp")),
     ) == before
+
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_recipe(cli, micro_recipe, place, monkeypatch):
+    monkeypatch.setenv("DLA_TRAIN_CACHE", str(place / "empty.txt" / "cache"))
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 2
+    error = done.err.splitlines()[-1]
+    assert error.startswith("dla-train: error: cannot write the cache directory ")
+    assert "DLA_TRAIN_CACHE" in error
+    assert not (place / "runs").exists()
