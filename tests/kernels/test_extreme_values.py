@@ -88,7 +88,7 @@ CASES = [pytest.param(change, delta, id=f"{name}, {'delta' if delta else 'plain'
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("change", "delta"), CASES)
 def test_everything_is_finite(draw_inputs, change, delta, backend):
-    inputs = change(draw_inputs(130, 4, delta=delta, batch=2)).to(torch.float32)
+    inputs = change(draw_inputs(80, 4, delta=delta)).to(torch.float32)
     for name, x in outputs_and_gradients(inputs, backend=backend).items():
         assert torch.isfinite(x).all(), name
 
@@ -96,7 +96,7 @@ def test_everything_is_finite(draw_inputs, change, delta, backend):
 @pytest.mark.parametrize(("change", "delta"), [case for case in CASES if "keys" not in str(case.id)])
 def test_both_backends_agree(draw_inputs, error, change, delta):
     """Outputs and states at the edge are still those of the recurrence."""
-    inputs = change(draw_inputs(130, 4, delta=delta, batch=2))
+    inputs = change(draw_inputs(80, 4, delta=delta))
     found = [outputs_and_gradients(inputs, backend=backend) for backend in BACKENDS]
     for name in ("o", "state", "dslot_weight"):
         assert error(found[1][name], found[0][name]) < 1e-12, name
@@ -129,6 +129,6 @@ def test_zero_beta_writes_and_removes_nothing(draw_inputs, make_plan, read, back
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("threshold", [0.0, 2.0])
 def test_thresholds_at_the_ends_of_their_range(draw_inputs, backend, threshold):
-    inputs = draw_inputs(130, 4, delta=True).to(torch.float32)
+    inputs = draw_inputs(80, 4, delta=True).to(torch.float32)
     for name, x in outputs_and_gradients(inputs, threshold=threshold, backend=backend).items():
         assert torch.isfinite(x).all(), name
