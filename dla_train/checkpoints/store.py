@@ -130,9 +130,8 @@ class CheckpointStore:
         for checkpoint in self.all()[config.keep_last :]:
             if config.keep_every is None or checkpoint.step % config.keep_every:
                 hidden = self.folder / f"{_UNFINISHED}removed-{checkpoint.folder.name}"
-                os.rename(
-                    checkpoint.folder, hidden
-                )  # gone at once; a kill in the middle of rmtree would leave half of it
+                # Gone at once: a kill in the middle of rmtree would leave half of it.
+                os.rename(checkpoint.folder, hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
 
     def set_aside(self, checkpoint: Checkpoint) -> Path:

@@ -146,6 +146,8 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
     )
     record_start(folder.environment, step=start.step, device=device, threads=torch.get_num_threads())
     store.remove_leftovers()
+    if start.step < loaded.recipe.training.steps:
+        folder.report_text.unlink(missing_ok=True)  # of an earlier, shorter run
     for checkpoint in start.point.damaged if start.point else ():
         _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))
 

@@ -81,6 +81,15 @@ def test_a_finished_run_shows_its_report_again_and_changes_nothing_of_it(cli, mi
         assert before[run / name] == (run / name).read_bytes()
 
 
+def test_the_report_of_a_shorter_run_does_not_outlive_it(cli, micro_recipe, run):
+    assert cli("fit", "--recipe", micro_recipe, "--resume", "auto", "training.steps=8").code == 0
+    for name in ("report.md", "checkpoints/step-00000008/manifest.json"):
+        (run / name).unlink()
+    done = _fit(cli, micro_recipe, "--resume", "auto")
+    assert done.code == 0, done.err
+    assert "| steps                 | 6 " in done.out
+
+
 def test_fewer_steps_than_done_are_refused(cli, micro_recipe, run):
     done = cli("fit", "--recipe", micro_recipe, "training.steps=5", "--resume", "auto")
     assert done.code == 2
