@@ -134,7 +134,9 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         slot_weight = p.slot_weight.float()
         change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
         rows = torch.einsum("thm,thm->th", change, dslot_weight)
-        adjoint, _ = _adjoint(p, do, slot_weights(change, p.tables, p.pieces), kept, None, has_state=False)
+        adjoint, _ = _adjoint(
+            p, do, slot_weights(change, p.tables, p.pieces), kept, None, has_state=False, want_carry=False
+        )
         dv = values_backward(
             p.q, p.k, p.u, do, p.within, change, p.total, adjoint, p.scale, *where, has_dfinal=False
         )  # fmt: skip
@@ -143,7 +145,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         del adjoint, change, dv
 
     # of the writes and the carry, from the states at each chunk's end
-    adjoint, (dstate, dcarry) = _adjoint(p, do, weight, kept, dfinal, has_state=has_state)
+    adjoint, (dstate, dcarry) = _adjoint(p, do, weight, kept, dfinal, has_state=has_state, want_carry=True)
     dremoval = None
     has_dfinal = dfinal is not None
     if p.removal is not None:
@@ -167,7 +169,14 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
 
 
 def _adjoint(
-    p: Problem, do: Tensor, weight: Tensor, kept: StateRows, dfinal: Tensor | None, *, has_state: bool
+    p: Problem,
+    do: Tensor,
+    weight: Tensor,
+    kept: StateRows,
+    dfinal: Tensor | None,
+    *,
+    has_state: bool,
+    want_carry: bool,
 ) -> tuple[StateRows, tuple[Tensor | None, Tensor]]:
     """The adjoint of the states at chunk ends, that of the states before, and `exp(G_end) d exp(G_end)` (plain decay)."""
     adjoint, dstate = slots_adjoint(
@@ -177,7 +186,7 @@ def _adjoint(
     if p.removal is None:
         dcarry = carry_adjoint(
             p.total, kept, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles,
-            want_carry=has_state == (p.state is not None),
+            want_carry=want_carry,
         )  # fmt: skip
         return adjoint, (dstate, dcarry)
     assert p.carry is not None
