@@ -130,6 +130,13 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
             f"out of GPU memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
             f"{recipe.training.micro_batch}; the result stays the same) or data.window. {store.last_words()}"
         ) from error
+    if ending.is_out_of_time:
+        _LOGGER.warning(
+            "stopped at step %d of %d, because training.max_minutes is %g; --resume auto goes on with it.",
+            trainer.global_step,
+            recipe.training.steps,
+            recipe.training.max_minutes,
+        )
     if start.step == trainer.global_step and folder.report_text.is_file():
         return Outcome(None, trainer.global_step, folder.report_text.read_text(encoding="utf-8"))
     return Outcome(None, trainer.global_step, write_report(loaded, folder, start, model.to("cpu")))

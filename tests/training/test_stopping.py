@@ -117,6 +117,7 @@ def test_a_time_budget_ends_the_run_with_validation_checkpoint_and_report(cli, m
     assert 1 < last < 100_000
     assert (tmp_path / f"runs/micro/checkpoints/step-{last:08d}").is_dir()
     assert re.search(rf"\| steps +\| {last:,} of 100,000", done.out)
+    assert f"stopped at step {last} of 100000, because training.max_minutes is 0.02; --resume auto goes on" in done.err
 
 
 def test_a_diverged_run_says_so_and_saves_nothing_of_it(cli, micro_recipe, monkeypatch, tmp_path):
