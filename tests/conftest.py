@@ -113,6 +113,7 @@ def start_process(cache_directory: Path, tmp_path: Path) -> Callable[..., subpro
             cwd=tmp_path,
             env=environment,
             text=True,
+            stdin=subprocess.PIPE,  # open for as long as the test holds the process, whatever the test's own is
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
