@@ -29,9 +29,9 @@ pytestmark = pytest.mark.xdist_group("distribution")
 
 
 def package_files(folder: str) -> set[PurePosixPath]:
-    """Files below a package's folder that users need, relative to it: READMEs are for readers of the repository."""
+    """Files below a package's folder that users need, relative to it: .md pages are for readers of the repository."""
     root = REPOSITORY / folder
-    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file() and path.name != "README.md")
+    found = (path.relative_to(root) for path in root.rglob("*") if path.is_file() and path.suffix != ".md")
     return {PurePosixPath(path) for path in found if not any(p == "__pycache__" or p[0] == "." for p in path.parts)}
 
 
