@@ -1,8 +1,8 @@
 """Training on the CPU keeps the memory it has freed.
 
-A step allocates and frees the same large tensors over and over. By default glibc maps each afresh and returns it, so the
-kernel clears every page again. On a virtual machine with 2 shared cores that made a product over 32 MB five times slower
-(26 against 6 ms, one reading each); an idle desktop shows far less.
+A step allocates and frees the same large tensors over and over. By default glibc maps each afresh and returns it, so
+the kernel clears every page again. On a virtual machine with 2 shared cores that made a product over 32 MB five times
+slower (26 against 6 ms, one reading each); an idle desktop shows far less.
 """
 
 import ctypes
