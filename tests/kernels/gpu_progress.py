@@ -1,0 +1,93 @@
+"""A pytest plugin for machines that are lent by the minute: stop in time, and go on where the last call stopped.
+
+`make test-gpu` loads it. A test that passed is not run again until the kernels, the tests, PyTorch, Triton or the GPU
+are others; `--anew` runs all. A call that ends before its last test fails with pytest's code for an interrupted run.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+
+_ROOT = Path(__file__).resolve().parents[2]
+_WATCHED = ("kernels/dla_kernels", "tests/kernels")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gpu progress")
+    group.addoption("--minutes", type=float, default=8.0, help="begin no test after this many minutes (8)")
+    group.addoption("--anew", action="store_true", help="forget which tests have passed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    progress = _Progress(
+        Path(config.rootpath) / ".pytest_cache" / "gpu-progress.json",
+        minutes=config.getoption("--minutes"),
+        is_anew=config.getoption("--anew"),
+    )
+    config.pluginmanager.register(progress, "gpu-progress")
+
+
+class _Progress:
+    """Leaves out what has passed, notes what passes, and stops in time."""
+
+    def __init__(self, path: Path, *, minutes: float, is_anew: bool) -> None:
+        self.path = path
+        self.minutes = minutes
+        self.ends = time.monotonic() + 60 * minutes
+        self.key = _key()
+        self.passed = set() if is_anew else _read(path, self.key)
+        self.left_out = 0
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        done = [item for item in items if item.nodeid in self.passed]
+        config.hook.pytest_deselected(items=done)
+        items[:] = [item for item in items if item.nodeid not in self.passed]
+        self.left_out = len(done)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.passed.add(report.nodeid)
+            self.path.parent.mkdir(exist_ok=True)
+            unfinished = self.path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps({"key": self.key, "passed": sorted(self.passed)}), encoding="utf-8")
+            os.replace(unfinished, self.path)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+        result = yield
+        if nextitem is not None and time.monotonic() > self.ends:
+            item.session.shouldstop = f"{self.minutes:g} minutes are over; the same command goes on from here"
+        return result
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.left_out:
+            session.exitstatus = pytest.ExitCode.OK
+
+    def pytest_report_header(self) -> str:
+        return f"gpu progress: {len(self.passed)} tests passed before (--anew runs them again)"
+
+
+def _key() -> str:
+    """Of everything that a result depends on."""
+    digest = hashlib.sha256(f"{torch.__version__} {triton.__version__}".encode())
+    if torch.cuda.is_available():
+        digest.update(torch.cuda.get_device_name().encode())
+    for folder in _WATCHED:
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, key: str) -> set[str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return set()
+    return set(found["passed"]) if found["key"] == key else set()

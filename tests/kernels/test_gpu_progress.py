@@ -1,0 +1,55 @@
+"""`make test-gpu` goes on where it stopped; tried with tests that need no GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = """
+import pathlib, time
+def test_first(): time.sleep(0.2)
+def test_second(): assert not pathlib.Path("broken").exists()
+def test_third(): pass
+"""
+
+
+@pytest.fixture
+def call(tmp_path: Path):
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pytest", "-p", "tests.kernels.gpu_progress", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return ended.returncode, ended.stdout
+
+    return run
+
+
+def test_stops_in_time_and_goes_on(call):
+    code, said = call("--minutes=0.001")
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert "1 passed" in said
+    assert "the same command goes on from here" in said
+    code, said = call()
+    assert code == 0
+    assert "2 passed, 1 deselected" in said
+    code, said = call()  # nothing is left to do, which is a success
+    assert code == 0
+    assert "3 deselected" in said
+    assert "3 passed" in call("--anew")[1]
+
+
+def test_a_failed_test_runs_again(call, tmp_path):
+    (tmp_path / "broken").touch()
+    code, said = call()
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed, 2 passed" in said
+    (tmp_path / "broken").unlink()
+    code, said = call()
+    assert code == 0
+    assert "1 passed, 2 deselected" in said
