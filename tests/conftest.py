@@ -81,7 +81,7 @@ def cli(cache_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         out, err = io.StringIO(), io.StringIO()
         root = logging.getLogger()
         before = root.handlers[:], root.level, warnings.showwarning, torch.get_num_threads(), warnings.filters[:]
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:

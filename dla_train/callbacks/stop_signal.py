@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once.
+"""Ctrl-C, SIGTERM and SIGUSR1 (a cluster's warning that time is up): finish the step, save, stop.
+
+A second Ctrl-C stops at once.
 
 Saving from inside a signal handler is how runs deadlock (the ranks are at different places then); the handler only
 takes note, and `Checkpointing` asks at the next step boundary, where all ranks agree.
@@ -11,7 +13,7 @@ from types import FrameType
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):

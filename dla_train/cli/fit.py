@@ -24,7 +24,7 @@ resuming:
   PATH                 go on from this checkpoint (.../checkpoints/step-00000100) or run folder
 
 stopping:
-  Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on (exit code 130 or 143).
+  Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and say how to go on (exit code 130, 143, 138).
 
 examples:
   dla-train fit --recipe tiny

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
@@ -42,6 +43,12 @@ def build_trainer(
         logger=logger or False,
         log_every_n_steps=1,
         callbacks=callbacks,
-        plugins=[StateFileIO()],
+        plugins=[StateFileIO(), *_cluster()],
         default_root_dir=folder,
     )
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Inside a Slurm job: Lightning's own answer to its signals stays off. It saves wherever the signal lands, which
+    deadlocks where the ranks are not at the same place; `StopSignal` and the batch script do that work."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

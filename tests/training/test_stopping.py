@@ -41,7 +41,7 @@ def told(cli, micro_recipe, monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_saves_the_step_and_says_how_to_go_on(told, cli, number, code):
     done, folder = told(number)
     assert done.code == code
@@ -91,6 +91,23 @@ def test_ctrl_c_before_the_first_step(cli, micro_recipe, monkeypatch):
     done = cli("fit", "--recipe", micro_recipe)
     assert done.code == 130
     assert done.err.splitlines()[-1] == "dla-train: interrupted"
+
+
+def test_in_a_slurm_job_lightning_requeues_nothing(micro_recipe, tmp_path, monkeypatch):
+    """Its handler saves wherever the signal lands and calls `scontrol`; only ours may."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    from dla_train.config.catalog import find
+    from dla_train.config.load import load
+    from dla_train.training.trainer import build_trainer
+
+    for name, value in {"JOB_ID": "7", "NTASKS": "1", "JOB_NAME": "run", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    recipe = load(find(str(micro_recipe))).recipe
+    trainer = build_trainer(recipe.training, callbacks=[], logger=None, folder=tmp_path)
+    environment = trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
 
 
 def test_another_rank_s_signal_counts():
