@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "training.micro_batch",
     "training.max_minutes",
     "training.threads",
+    "training.compile",
     "training.accelerator",
     "training.validate_every",
     "training.validation_windows",

@@ -39,6 +39,17 @@ class LanguageModel(nn.Module):
             for parameter in self.parameters():
                 parameter.fill_(torch.nan)
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """`torch.compile` every block, in place; parameter names stay. All blocks are alike, so one compilation serves.
+
+        What is left out of the graphs: `dla_kernels.compiled_graphs`.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        for block in self.blocks:
+            block.compile(backend=backend)
+
     def forward(
         self,
         tokens: Tensor,

@@ -17,6 +17,8 @@ class TrainingConfig:
             the gradients of the pieces are averaged.
         clip: largest norm of the whole gradient; null leaves it as it is.
         precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
+        compile: `torch.compile` the blocks. The first step and the first validation wait for the compiler (under a
+            minute for `tiny`); losses agree to rounding, not to the last bit.
         accelerator: where to train; `auto` takes a GPU if there is one.
         threads: CPU threads per process; null leaves the choice to PyTorch. Another number may change the last bits
             of a loss.
@@ -31,6 +33,7 @@ class TrainingConfig:
     micro_batch: int
     clip: float | None = 1.0
     precision: Precision = "32-true"
+    compile: bool = False
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int | None = None
     max_minutes: float | None = None

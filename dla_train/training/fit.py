@@ -84,6 +84,8 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
 def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> Outcome:
     recipe = loaded.recipe
     model = initialize(LanguageModel(recipe.model), recipe.seed)
+    if recipe.training.compile:
+        model.compile_blocks()
     ending = Ending(recipe.training.steps, recipe.training.max_minutes)
     _write_beginning(loaded, folder, store, start)
     _announce(loaded, folder, start, model)
@@ -139,7 +141,8 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
         )
     if start.step == trainer.global_step and folder.report_text.is_file():
         return Outcome(None, trainer.global_step, folder.report_text.read_text(encoding="utf-8"))
-    return Outcome(None, trainer.global_step, write_report(loaded, folder, start, model.to("cpu")))
+    with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
+        return Outcome(None, trainer.global_step, write_report(loaded, folder, start, model.to("cpu")))
 
 
 def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:

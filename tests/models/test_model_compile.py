@@ -1,7 +1,9 @@
-"""Models compile without a graph break; what the op does inside is its own matter."""
+"""Models compile; the only graph breaks are those of the op's paths that run in torch and numba."""
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +45,42 @@ def test_no_graph_break_outside_the_op(
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert not silent
+
+
+MEMORIES = ["single", "fixed", "fenwick", "dynamic"]
+EVERYTHING = [(kind, memory) for kind in ("mamba2", "gated_deltanet") for memory in MEMORIES]
+
+
+@pytest.mark.parametrize(("kind", "memory"), EVERYTHING)
+def test_compiled_blocks_compute_the_same(make_model: Any, tokens: Any, kind: str, memory: str) -> None:
+    model = make_model(kind, memory, layers=2)
+    compiled = copy.deepcopy(model)
+    compiled.compile_blocks(backend="aot_eager")
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    for seed in (1, 2):  # the second call finds the graphs of the first
+        x, targets = tokens(2, 70, seed=seed), tokens(2, 70, seed=seed + 2)
+        losses = [one.loss(x, targets) for one in (model, compiled)]
+        torch.testing.assert_close(losses[1], losses[0])
+        for loss in losses:
+            loss.backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"], "nothing was compiled"
+    for (name, one), (same_name, other) in zip(model.named_parameters(), compiled.named_parameters(), strict=True):
+        assert name == same_name
+        torch.testing.assert_close(other.grad, one.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("kind", "memory"), [("mamba2", "dynamic"), ("gated_deltanet", "dynamic")])
+def test_the_known_graph_breaks(make_model: Any, tokens: Any, kind: str, memory: str) -> None:
+    model = make_model(kind, memory, layers=1)
+    torch.compiler.reset()
+    found = torch._dynamo.explain(model.loss)(tokens(2, 70), tokens(2, 70, seed=1))
+    places = {_place(reason) for reason in found.break_reasons}
+    assert places == {"segmentation/op.py", "reader/op.py"}
+
+
+def _place(reason: Any) -> str:
+    """The last line of a break's stack outside the decorator that makes it."""
+    frames = [Path(frame.filename) for frame in reason.user_stack]
+    last = next(path for path in reversed(frames) if path.name not in ("compiled_graphs.py", "autocast.py"))
+    return f"{last.parent.name}/{last.name}"

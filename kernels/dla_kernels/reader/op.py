@@ -10,6 +10,7 @@ from torch import Tensor
 from dla_kernels.arguments import Backend, check_documents, check_reader, resolve_backend
 from dla_kernels.autocast import without_autocast
 from dla_kernels.cache import Cache
+from dla_kernels.compiled_graphs import outside_compiled_graphs
 from dla_kernels.documents import lengths_of, pack, unpack
 from dla_kernels.plan import JOIN, Plan
 from dla_kernels.reader import chunk, naive
@@ -57,14 +58,25 @@ def multi_state_attention(
     batch, time, heads, _ = v.shape
     _check_plan(plan, (batch, time, heads), slot_weight.shape[3])
     chosen = resolve_backend(backend, k, v, plan.capacity)
-    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     scaled_by = k.shape[3] ** -0.5 if scale is None else scale
     if chosen == "triton":
         return _fused(q, k, v, slot_weight, plan, log_decay, beta, scaled_by, cu_seqlens, cache, return_cache)
-    q = q.to(dtype) * scaled_by
+    return _in_torch(
+        q, k, v, slot_weight, plan, log_decay, beta, scaled_by, cu_seqlens, cache, return_cache, chosen == "reference"
+    )
+
+
+@outside_compiled_graphs
+def _in_torch(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, plan: Plan, log_decay: Tensor | None, beta: Tensor | None,
+    scale: float, cu_seqlens: Tensor | None, cache: Cache | None, return_cache: bool, is_reference: bool,
+) -> tuple[Tensor, Cache | None]:  # fmt: skip
+    batch, time, heads, _ = v.shape
+    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    q = q.to(dtype) * scale
 
     # Documents that go on from a cache, or leave one, are read one a row: a state for each is needed anyway.
-    apart = cu_seqlens is not None and (cache is not None or return_cache or chosen == "reference")
+    apart = cu_seqlens is not None and (cache is not None or return_cache or is_reference)
     sequences = cu_seqlens.numel() - 1 if apart and cu_seqlens is not None else batch
     state = _starting_state(cache, (sequences, heads, plan.capacity, k.shape[3], v.shape[3]), dtype, v.device)
     lengths = lengths_of(cu_seqlens, batch, time, v.device)
@@ -79,7 +91,7 @@ def multi_state_attention(
         )
     else:
         v_in = v
-    if chosen == "reference" or q.shape[1] == 1:  # for one token the recurrence is the fast path
+    if is_reference or q.shape[1] == 1:  # for one token the recurrence is the fast path
         repeats = heads // k.shape[2]
         q, k = (x.repeat_interleave(repeats, 2) for x in (q, k))
         o, state = naive.read_sequences(q, k, v_in, slot_weight, plan, log_decay, beta, state)

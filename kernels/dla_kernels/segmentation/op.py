@@ -17,6 +17,7 @@ from dla_kernels.arguments import (
 )
 from dla_kernels.autocast import without_autocast
 from dla_kernels.cache import Cache
+from dla_kernels.compiled_graphs import outside_compiled_graphs
 from dla_kernels.documents import first_tokens
 from dla_kernels.plan import Plan, SegmentState
 from dla_kernels.segmentation import host, naive
@@ -77,14 +78,11 @@ def segment(
     elif chosen == "triton":
         shift, score, gates, final = _fused(k, v, tau, state, cu_seqlens, width)
     else:
-        shift, score, final = host.scan_sequences(k.detach(), v.detach(), tau.detach(), state, cu_seqlens)
-        gates = None
-        if width is not None:
-            first = _nothing_before(state, cu_seqlens, k.shape[1])
-            gates = host.StraightThroughGate.apply(k, v, tau, shift, score, first, state.open_sum, cu_seqlens, width)
+        shift, score, gates, final = _scanned(k, v, tau, state, cu_seqlens, width)
     return Plan(shift=shift, score=score, capacity=capacity, gate=gates if width is not None else None, final=final)
 
 
+@outside_compiled_graphs
 def _reference(
     k: Tensor, v: Tensor, tau: Tensor, state: SegmentState, cu_seqlens: Tensor | None, width: float | None
 ) -> tuple[Tensor, Tensor, Tensor, SegmentState]:
@@ -107,6 +105,18 @@ def _reference(
         )
         shift, score, gates = (torch.cat([part[i] for part in parts], 1) for i in range(3))
         return shift, score, gates, final
+
+
+@outside_compiled_graphs
+def _scanned(
+    k: Tensor, v: Tensor, tau: Tensor, state: SegmentState, cu_seqlens: Tensor | None, width: float | None
+) -> tuple[Tensor, Tensor, Tensor | None, SegmentState]:
+    shift, score, final = host.scan_sequences(k.detach(), v.detach(), tau.detach(), state, cu_seqlens)
+    if width is None:
+        return shift, score, None, final
+    first = _nothing_before(state, cu_seqlens, k.shape[1])
+    gates = host.StraightThroughGate.apply(k, v, tau, shift, score, first, state.open_sum, cu_seqlens, width)
+    return shift, score, gates, final
 
 
 def _fused(
