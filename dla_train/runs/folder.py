@@ -4,6 +4,7 @@ recipe.yaml        the resolved recipe         metrics.csv   every step and ever
 environment.json   each start of the run       tensorboard/  the same for TensorBoard
 tokenizer.json     a copy                      checkpoints/  step-00000100/, ...
 logs/run.log       what was said               report.md, report.json, loss.png at the end
+slurm/             batch script and logs of `dla-train submit`
 """
 
 import contextlib
@@ -33,6 +34,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.log = path / "logs" / "run.log"
+        self.slurm = path / "slurm"
         self.report_text = path / "report.md"
         self.report_data = path / "report.json"
         self.loss_picture = path / "loss.png"
@@ -52,7 +54,7 @@ class RunFolder:
             names = {entry.name for entry in self.path.iterdir()}
         except OSError:
             return False
-        return not self.is_run() and bool(names - {self.lock.name})
+        return not self.is_run() and bool(names - {self.lock.name, self.slurm.name})
 
 
 @contextmanager

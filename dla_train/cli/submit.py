@@ -1,0 +1,173 @@
+"""`dla-train submit`: train a recipe as a job of a Slurm cluster."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dla_train.errors import UsageError
+
+if TYPE_CHECKING:
+    from dla_train.config.load import LoadedRecipe
+    from dla_train.slurm.request import JobRequest
+
+_EXAMPLES = """\
+The job trains in the run folder with `dla-train fit --resume auto`. Warned before its time limit, preempted or
+failed, it goes back into the queue and on from its newest checkpoint; finished, cancelled or refused (exit code 2), it
+does not.
+
+examples:
+  dla-train submit --recipe tiny --nodes 1 --gpus-per-node 1 --time 4:00:00 --partition gpu
+  dla-train submit --recipe tiny --nodes 1 --gpus-per-node 0 --dry-run --run-dir runs/try training.steps=50
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "submit",
+        help="train a recipe as a Slurm job",
+        description=__doc__,
+        usage="dla-train submit --recipe NAME_OR_PATH --nodes N --gpus-per-node G [options] [key=value ...]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("--recipe", metavar="NAME_OR_PATH", help="a shipped recipe's name, or the path of a .yaml file")
+    option("--nodes", type=int, metavar="N", default=1, help="machines (default: 1)")
+    option("--gpus-per-node", type=int, metavar="G", default=1, help="GPUs and processes on each; 0: CPU (default: 1)")
+    option("--partition", metavar="NAME", help="as sbatch takes it, like the next four")
+    option("--account", metavar="NAME")
+    option("--qos", metavar="NAME")
+    option("--constraint", metavar="FEATURES")
+    option("--mem", metavar="SIZE")
+    option("--time", metavar="LIMIT", help="of one start: MINUTES, H:MM:SS, D-HH:MM:SS; the job then goes on by itself")
+    option("--cpus-per-task", type=int, metavar="N", help="CPU cores of each process")
+    option(
+        "--warn-seconds",
+        type=int,
+        metavar="S",
+        default=120,
+        help="save and requeue this long before the time limit; a step and a save must fit in (default: 120)",
+    )
+    option("--requeue-limit", type=int, metavar="N", default=3, help="times to try again after a failure (default: 3)")
+    option("--run-dir", metavar="DIR", type=Path, help="the run folder, on a disk all nodes see (default: runs/NAME)")
+    option("--template", metavar="FILE", type=Path, help="a batch script of your own; see --print-template")
+    option("--print-template", action="store_true", help="print the batch script's template and end")
+    option("--dry-run", action="store_true", help="write the script, print it, submit nothing")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    """Check, write, submit, say how to follow."""
+    from dla_train import atomic_files
+    from dla_train.runs.folder import RunFolder
+    from dla_train.slurm.sbatch import require_sbatch, submit
+    from dla_train.slurm.script import fill, quoted, require_printable, template_text
+
+    template = template_text(options.template)
+    if options.print_template:
+        print(template, end="")
+        return 0
+    request = _request(options)
+    loaded, settings = _checked_recipe(options, settings, request)
+    folder = RunFolder((options.run_dir or Path("runs") / loaded.name).absolute())
+    require_printable(str(folder), "the run folder")
+    if "\\" in str(folder):  # Slurm reads it as "leave % alone" in the name of a log
+        raise UsageError(
+            f"the run folder {folder} has a backslash; Slurm cannot write a log there. Choose another one."
+        )
+    require_printable(str(Path.cwd()), "the current folder")
+    for text in (options.recipe, *settings):
+        require_printable(text, "a setting")
+    if not options.dry_run:
+        require_sbatch()
+
+    script = folder.slurm / "job.sh"
+    # The log's place is no #SBATCH line: on the command line its name needs no quoting that only Slurm knows.
+    output = str(folder.slurm).replace("%", "%%") + "/job-%j.log"
+    command = ["sbatch", "--parsable", f"--output={output}", str(script)]
+    fit = [sys.executable, "-m", "dla_train", "fit", f"--recipe={options.recipe}"]
+    text = fill(
+        template,
+        {
+            "NAME": folder.path.name,
+            "SUBMIT": quoted(command),
+            "DIRECTIVES": "\n".join(request.directives(folder.path.name)),
+            "WORKING_DIRECTORY": quoted([str(Path.cwd())]),
+            "COMMAND": quoted([*fit, f"--run-dir={folder}", "--resume", "auto", *settings]),
+            "STATE_FOLDER": quoted([str(folder.slurm)]),
+            "REQUEUE_LIMIT": str(request.requeue_limit),
+        },
+        str(options.template or "of the package"),
+    )
+    _require_own(folder)
+    try:
+        folder.slurm.mkdir(parents=True, exist_ok=True)
+        atomic_files.write_text(script, text)
+    except OSError as error:
+        raise UsageError(f"cannot write {script}: {error.strerror}. Choose another --run-dir.") from error
+    if options.dry_run:
+        print(text, end="")
+        print(f"\nwritten to {script}; not submitted. Submit it with: {quoted(command)}", file=sys.stderr)
+        return 0
+    job = submit(command)
+    log = f"{folder.slurm}/job-{job}.log"
+    print(
+        f"submitted job {job}\n  script  {script}\n  log     {log}\n"
+        f"  follow  tail -F {shlex.quote(log)}\n  state   squeue --job {job}\n"
+        f"  save, requeue and go on        scancel --signal=USR1 {job}\n"
+        f"  stop for good                  scancel {job}"
+    )
+    return 0
+
+
+def _request(options: argparse.Namespace) -> "JobRequest":
+    from dataclasses import fields
+
+    from dla_train.slurm.request import JobRequest
+
+    try:
+        return JobRequest(**{field.name: getattr(options, field.name) for field in fields(JobRequest)})
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def _checked_recipe(
+    options: argparse.Namespace, settings: list[str], request: "JobRequest"
+) -> tuple["LoadedRecipe", list[str]]:
+    """The recipe as the job will read it, and the settings that make it so."""
+    from dla_train.config.catalog import find
+    from dla_train.config.load import load
+
+    if options.recipe is None:
+        raise UsageError("dla-train submit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
+    loaded = load(find(options.recipe), settings)
+    training = loaded.recipe.training
+    wanted = "gpu" if request.gpus_per_node else "cpu"
+    if training.accelerator == "auto":
+        # A job that finds no GPU must say so, not crawl on the CPU.
+        settings = [*settings, f"training.accelerator={wanted}"]
+        loaded = load(find(options.recipe), settings)
+    elif training.accelerator != wanted:
+        raise loaded.problem(
+            "training.accelerator",
+            f"it is {training.accelerator}, but --gpus-per-node is {request.gpus_per_node}. Change one of them.",
+        )
+    if request.world_size > 1:
+        raise UsageError(
+            f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes {request.world_size} "
+            "processes, but this version trains with one. Use --nodes 1 and --gpus-per-node 1 (or 0)."
+        )
+    return loaded, settings
+
+
+def _require_own(folder: Any) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UsageError(f"the run folder {folder} is a file. Choose another one with --run-dir.")
+    if folder.is_foreign():
+        raise UsageError(
+            f"{folder} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty it."
+        )

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Trains @NAME@ with dla-train, and goes on by itself after time limits, preemption and failures.
+# Written by `dla-train submit`. Submit it again by hand, if you must, with
+#   @SUBMIT@
+@DIRECTIVES@
+
+set -u
+cd -- @WORKING_DIRECTORY@ || exit 2
+command=(@COMMAND@)
+state_folder=@STATE_FOLDER@
+requeue_limit=@REQUEUE_LIMIT@  # of failed starts; time limits and preemption are not counted
+
+say() { printf '%s slurm job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$SLURM_JOB_ID" "$*"; }
+
+# Back into the queue under the same job id; the next start goes on from the newest checkpoint. A job that Slurm is
+# ending already (COMPLETING: cancelled, requeued from outside, or past its time limit) is left alone.
+requeue() {
+  case "$(scontrol --oneliner show job "$SLURM_JOB_ID" 2>&1)" in
+    *JobState=RUNNING*) say "requeued: $1" && scontrol requeue "$SLURM_JOB_ID" ;;
+    *) say "ended from outside (scancel, scontrol requeue, time limit); not requeued by this script" ;;
+  esac
+}
+
+# bash runs traps only once a foreground command has ended, so srun goes to the background and we wait for it.
+received=
+trap 'received=USR1; kill -USR1 "$srun" 2>/dev/null' USR1
+trap 'received=TERM; kill -TERM "$srun" 2>/dev/null' TERM
+
+say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}"
+srun --kill-on-bad-exit=1 "${command[@]}" &
+srun=$!
+while :; do
+  received=
+  wait "$srun"
+  status=$?
+  [ -n "$received" ] || break  # a signal ends `wait` early: wait again
+done
+
+case $status in
+  0) say "finished" ;;
+  2) say "refused: recipe, data or folder are wrong (see above); not requeued" ;;
+  138) requeue "warned by SIGUSR1 (time limit, preemption or scancel --signal=USR1); saved what was trained" ;;
+  130 | 143) requeue "stopped by a signal (exit code $status)" ;;
+  *)
+    mkdir -p -- "$state_folder"
+    echo "exit code $status on ${SLURM_JOB_NODELIST:-?}" >>"$state_folder/failures-$SLURM_JOB_ID"
+    failures=$(wc -l <"$state_folder/failures-$SLURM_JOB_ID")
+    if [ "$failures" -le "$requeue_limit" ]; then
+      requeue "a process failed with exit code $status (failure $failures, requeued after up to $requeue_limit)"
+    else
+      say "failed with exit code $status; not requeued: failure $failures, requeued after up to $requeue_limit"
+    fi
+    ;;
+esac
+exit "$status"

@@ -1,0 +1,45 @@
+"""Hands a script to Slurm's `sbatch`."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from dla_train.errors import RunError, UsageError
+
+
+def require_sbatch() -> None:
+    """Look for `sbatch` before anything is written.
+
+    Raises:
+        UsageError: it is not on PATH.
+    """
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            "there is no sbatch on PATH: jobs are submitted on a login node of a Slurm cluster (on many, after "
+            "`module load slurm`). --dry-run writes the script without submitting it."
+        )
+
+
+def submit(command: Sequence[str]) -> str:
+    """Run `sbatch`; returns the job's id.
+
+    Raises:
+        RunError: Slurm refused the job; the message is Slurm's.
+    """
+    # A job of its own: variables of a job that this one is submitted from would override its #SBATCH lines.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_JOB", "SBATCH_"))}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RunError(
+            f"sbatch did not answer: {error}. Try again; `squeue --me` shows whether it took the job."
+        ) from error
+    words = " ".join((done.stderr or done.stdout).split())
+    if done.returncode != 0:
+        raise RunError(f"sbatch refused the job: {words or f'exit code {done.returncode}'}")
+    job = done.stdout.strip().partition(";")[0]  # `--parsable` answers ID or ID;CLUSTER
+    if not re.fullmatch(r"\d+", job):
+        raise RunError(f"sbatch answered {done.stdout.strip()!r} instead of a job id. `squeue --me` shows your jobs.")
+    return job

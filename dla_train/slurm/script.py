@@ -1,0 +1,59 @@
+"""The batch script: a template in the package, or the user's, with everything of the user's quoted for bash."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from dla_train.errors import UsageError
+
+_PLACEHOLDER = re.compile(r"@([A-Z_]+)@")
+# Without these a script could not do its work.
+_REQUIRED = ("DIRECTIVES", "COMMAND")
+
+
+def template_text(path: Path | None) -> str:
+    """The template at `path`, or the one of the package.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if path is None:
+        return (resources.files("dla_train.slurm") / "job.sh").read_text("utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the template {path}: {error}. Check --template.") from error
+
+
+def fill(template: str, values: Mapping[str, str], shown_as: str) -> str:
+    """Put `values` (ready for bash) in the place of `@NAME@`.
+
+    Raises:
+        UsageError: the template has a placeholder that is not known, or lacks one that is needed.
+    """
+    found = set(_PLACEHOLDER.findall(template))
+    if unknown := sorted(found - set(values)):
+        raise UsageError(
+            f"the template {shown_as} has @{unknown[0]}@; the placeholders are "
+            f"{', '.join(f'@{name}@' for name in values)}."
+        )
+    if missing := [name for name in _REQUIRED if name not in found]:
+        raise UsageError(f"the template {shown_as} lacks @{missing[0]}@; `dla-train submit --print-template` has all.")
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words that bash reads back as exactly these."""
+    return shlex.join(words)
+
+
+def require_printable(text: str, what: str) -> None:
+    """Refuse line breaks and the like: they would end a comment or a line of the script.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if not text.isprintable():
+        raise UsageError(f"{what} is {text!r}; a job takes printable characters only. Choose another one.")
