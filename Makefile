@@ -61,6 +61,11 @@ test-gpu: ## test the Triton kernels on this machine's GPU (8 minutes; call agai
 bench-gpu: ## time the kernels on this machine's GPU (8 minutes; call again to go on)
 	$(GPU_ENV) $(GPU_PYTHON) kernels/benchmarks/bench_gpu.py $(ARGS)
 
+.PHONY: tune-gpu
+tune-gpu: ## find good tile sizes on this machine's GPU for the paper's layers, and write the shipped table
+	$(GPU_ENV) $(GPU_PYTHON) -m dla_kernels.tune --layer 128,64,30 128,64,15 --heads 48 $(ARGS)
+	$(GPU_ENV) $(GPU_PYTHON) -m dla_kernels.tune --layer 192,384,30 192,384,15 --delta --heads 6 $(ARGS)
+
 .PHONY: test-interpret
 test-interpret: $(INSTALLED_DEV) ## run the Triton kernels in the interpreter against the definition
 	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and not slow' tests/kernels $(ARGS)

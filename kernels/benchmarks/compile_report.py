@@ -67,6 +67,7 @@ class Launch:
     kernel: JITFunction[Any]
     arguments: dict[str, Any]
     warps: int
+    stages: int | None
 
     def source(self) -> ASTSource:
         """For the compiler: types of arguments and values of constants, specialised as a launch would."""
@@ -90,7 +91,7 @@ class Launch:
     def key(self) -> str:
         """Two launches with the same key compile to the same thing."""
         source = self.source()
-        return f"{self.kernel.__name__} {source.signature} {source.constants} {self.warps}"
+        return f"{self.kernel.__name__} {source.signature} {source.constants} {self.warps} {self.stages}"
 
 
 @contextmanager
@@ -99,9 +100,11 @@ def recording() -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def run(self: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        warps = kwargs.pop("num_warps")
+        warps, stages = kwargs.pop("num_warps"), kwargs.pop("num_stages", None)
         names = [parameter.name for parameter in self.params]
-        launches.append(Launch(kernel=self, arguments=dict(zip(names, args, strict=False)) | kwargs, warps=warps))
+        launches.append(
+            Launch(kernel=self, arguments=dict(zip(names, args, strict=False)) | kwargs, warps=warps, stages=stages)
+        )
 
     original = JITFunction.run
     JITFunction.run = run  # pyright: ignore[reportAttributeAccessIssue]
@@ -137,7 +140,7 @@ def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
         for past in (None, state):
             keep = past is not None
             if shape.delta:
-                long = tiles_for(key, value, m, dtype).long
+                long = tiles_for(key, value, m, dtype, v.device, delta=True).long
                 chunks = -(-time // long)
                 made = (
                     torch.zeros(time, h, long, dtype=dtype), torch.zeros(time, h, key, dtype=dtype),
@@ -170,7 +173,7 @@ class Reading:
 
 def compile_launch(launch: Launch, target: str) -> Reading:
     """Compiles, and reads what the assembler reports."""
-    options = {"num_warps": launch.warps}
+    options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
     compiled = triton.compile(launch.source(), target=target_of(target), options=options)
     if target.startswith("sm_"):
         with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:

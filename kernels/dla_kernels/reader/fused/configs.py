@@ -1,7 +1,8 @@
-"""Sizes of tiles: chosen by shape and type, never by the number of tokens.
+"""Sizes of tiles: chosen by shape, type and GPU, never by the number of tokens.
 
 A small table rather than autotuning: packed data changes its number of tokens, chunks and documents with every batch, and
-a tuner keyed on any of them would tune for ever. `override` is for tests and for tuning on purpose.
+a tuner keyed on any of them would tune for ever. What `python -m dla_kernels.tune` has measured on a GPU of the same
+architecture comes first (measured.py), a rule serves every other shape. `override` is for tests and for the tuner.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dla_kernels.reader.fused.measured import Layer, architecture_of, measured_sizes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
@@ -20,6 +23,7 @@ class Tiles:
     tile: tokens in a tile, TILE. long: tokens in a chunk, LONG, a multiple of it.
     block_k, block_v: the part of K and of V that one product takes.
     warps: of the kernels with products. At most 4: see TRITON.md, "What to avoid".
+    stages: loads of a loop under way at one time.
     """
 
     tile: int
@@ -27,6 +31,7 @@ class Tiles:
     block_k: int
     block_v: int
     warps: int = 4
+    stages: int = 3
 
 
 _override: ContextVar[dict[str, int] | None] = ContextVar("tiles_override", default=None)
@@ -42,11 +47,30 @@ def override(**sizes: int) -> Iterator[None]:
         _override.reset(token)
 
 
-def tiles_for(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
-    """The sizes to use for one shape."""
+def tiles_for(
+    key_dim: int, value_dim: int, slots: int, dtype: torch.dtype, device: torch.device, *, delta: bool
+) -> Tiles:
+    """The sizes to use for one shape: overridden, else measured on this architecture, else by rule."""
+    layer = Layer(
+        key_dim=key_dim, value_dim=value_dim, slots=slots, type=str(dtype).removeprefix("torch."), delta=delta
+    )
+    chosen = replace(_rule(key_dim, value_dim, slots, dtype), **measured_sizes(layer, architecture_of(device)))
+    return _overridden(chosen)
+
+
+def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
+    """The sizes of every GPU: what tuning begins from, and what segmenting uses, which is not tuned."""
+    return _overridden(_rule(key_dim, value_dim, slots, dtype))
+
+
+def _overridden(tiles: Tiles) -> Tiles:
+    return replace(tiles, **(_override.get() or {}))
+
+
+def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
     # float32 products run on the slow units and need twice the registers: half the block.
     widest = 32 if dtype == torch.float32 else 64
-    chosen = Tiles(
+    return Tiles(
         tile=64,
         # Stored states cost M K V / LONG numbers per token and head. 512 keeps the paper's shapes under 4 GB at 16K
         # tokens; where states are small, shorter chunks save work on pairs.
@@ -54,7 +78,6 @@ def tiles_for(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> T
         block_k=min(widest, _block(key_dim)),
         block_v=min(widest, _block(value_dim)),
     )
-    return replace(chosen, **(_override.get() or {}))
 
 
 def _block(size: int) -> int:

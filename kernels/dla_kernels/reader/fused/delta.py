@@ -29,7 +29,7 @@ def read_delta(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `plain.read_plain`, with beta `[B, T, H]`."""
     batch, time, heads, value_dim = v.shape
-    tiles = tiles_for(k.shape[-1], value_dim, slot_weight.shape[-1], v.dtype)
+    tiles = tiles_for(k.shape[-1], value_dim, slot_weight.shape[-1], v.dtype, v.device, delta=True)
     pieces = Pieces.of(batch, time, cu_seqlens, tiles.tile, tiles.long, v.device)
     made = checkpoint(_chunk_algebra, q, k, log_decay, beta, v.dtype, scale, heads, pieces, use_reentrant=False)
     assert made is not None
@@ -73,7 +73,7 @@ def _problem(
 ) -> Problem:  # fmt: skip
     batch, time, heads, value_dim = v.shape
     slots = slot_weight.shape[-1]
-    tiles = tiles_for(read.shape[-1], value_dim, slots, v.dtype)
+    tiles = tiles_for(read.shape[-1], value_dim, slots, v.dtype, v.device, delta=True)
     pieces = Pieces.of(batch, time, cu_seqlens, tiles.tile, tiles.long, v.device)
     v, slot_weight, shift = (x.flatten(0, 1).contiguous() for x in (v, slot_weight, shift))
     write = write.contiguous()

@@ -25,7 +25,7 @@ def _problem(
 ) -> Problem:  # fmt: skip
     batch, time, heads, value_dim = v.shape
     slots = slot_weight.shape[-1]
-    tiles = tiles_for(k.shape[-1], value_dim, slots, v.dtype)
+    tiles = tiles_for(k.shape[-1], value_dim, slots, v.dtype, v.device, delta=False)
     pieces = Pieces.of(batch, time, cu_seqlens, tiles.tile, tiles.long, v.device)
     q, k, v, slot_weight, shift = (x.flatten(0, 1).contiguous() for x in (q, k, v, slot_weight, shift))
     decay = None if log_decay is None else log_decay.flatten(0, 1).contiguous()

@@ -38,7 +38,7 @@ def queries_backward(
         tables.old, tables.inner, tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, PAIRS=pairs, PRECISION="ieee", num_warps=tiles.warps,
+        BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, PAIRS=pairs, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return dq, qdq, dweight
 

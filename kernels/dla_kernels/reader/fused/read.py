@@ -37,7 +37,7 @@ def read(
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, STORED=within is not None, PRECISION="ieee",
-        num_warps=tiles.warps,
+        num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return o
 

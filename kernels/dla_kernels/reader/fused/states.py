@@ -47,7 +47,7 @@ def advance_states(
         tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
         pieces.tokens, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), LONG=pieces.long,
         BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None, HAS_FINAL=return_state,
-        SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps,
+        SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return kept, final
 
@@ -70,7 +70,7 @@ def carry_adjoint(
         adjoint.high if dstate is None else dstate, parts, tables.final_slot, tables.used, tables.used_end, pieces.cu,
         pieces.first_chunk, pieces.tokens, pieces.chunks, H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long,
         BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=dstate is not None, HAS_DFINAL=dfinal is not None,
-        WANT_CARRY=want_carry, SPLIT=kept.split, num_warps=tiles.warps,
+        WANT_CARRY=want_carry, SPLIT=kept.split, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return parts.sum((0, 1))
 

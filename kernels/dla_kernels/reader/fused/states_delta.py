@@ -40,7 +40,7 @@ def advance_states_delta(
         kept.high if final is None else final, tables.final_slot, tables.final_token, tables.used, tables.used_end,
         pieces.cu, pieces.first_chunk, pieces.tokens, H=heads, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
         LONG=pieces.long, BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None,
-        HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps,
+        HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return kept, final
 
@@ -55,7 +55,7 @@ def carry_adjoint_delta(
         carry, removal, adjoint.high, adjoint.low, adjoint.high if dfinal is None else dfinal,
         adjoint.high if dstate is None else dstate, tables.final_slot, tables.used, tables.used_end, pieces.first_chunk,
         H=heads, K=key_dim, V=value_dim, M=slots, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=dstate is not None,
-        HAS_DFINAL=dfinal is not None, SPLIT=adjoint.split, PRECISION="ieee", num_warps=tiles.warps,
+        HAS_DFINAL=dfinal is not None, SPLIT=adjoint.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def carry_gradient(
         kept.high, adjoint.high, dcarry, tables.final_slot, tables.used,
         pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
         H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BK=tiles.block_k, BV=tiles.block_v,
-        HAS_STATE=has_state, HAS_DFINAL=has_dfinal, PRECISION="ieee", num_warps=tiles.warps,
+        HAS_STATE=has_state, HAS_DFINAL=has_dfinal, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return dcarry
 

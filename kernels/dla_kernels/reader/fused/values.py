@@ -42,7 +42,7 @@ def values_backward(
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, STORED=within is not None, PRECISION="ieee",
-        num_warps=tiles.warps,
+        num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return dv
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dla_kernels.plan import JOIN, SegmentState
-from dla_kernels.reader.fused.configs import tiles_for
+from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.segmentation.fused.gradient import score_gradients
@@ -29,7 +29,7 @@ def segment_sequences(
 
 def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tuple[Pieces, int, int]:
     """Chunks of one tile, and blocks for float32 products."""
-    tiles = tiles_for(k.shape[3], v.shape[3], slots, torch.float32)
+    tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.float32)
     pieces = Pieces.of(v.shape[0], v.shape[1], cu_seqlens, tiles.tile, tiles.tile, v.device)
     return pieces, tiles.block_k, tiles.block_v
 
