@@ -140,6 +140,23 @@ def encode_documents(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Enc
                 parts, text_bytes = [], 0
 
 
+def encode_pieces(
+    tokenizer: Tokenizer, text: str, begin: int = 0
+) -> Iterator[tuple[int, npt.NDArray[np.uint32], bool]]:
+    """Encode one text piece by piece, each when it is asked for: where it begins, its ids, whether it is the last.
+
+    Args:
+        tokenizer: of the text.
+        text: all of it.
+        begin: a character at which an earlier call began a piece: the pieces before it are left out.
+    """
+    pieces = _pieces([text], _is_cut_safe(tokenizer), begin)
+    for piece, is_last in pieces:
+        (encoding,) = tokenizer.encode_batch_fast([piece], add_special_tokens=False)
+        yield begin, np.asarray(encoding.ids, dtype=np.uint32), is_last
+        begin += len(piece)
+
+
 def _is_cut_safe(tokenizer: Tokenizer) -> bool:
     """Whether `_SAFE_CUT` is known not to change this tokenizer's result."""
     pre_tokenizer = tokenizer.pre_tokenizer
@@ -151,10 +168,13 @@ def _is_cut_safe(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _pieces(texts: Iterable[str], cut: bool) -> Iterator[tuple[str, bool]]:
-    """Yield (piece, is the last of its text); pieces end after a line, as soon as they are long enough."""
+def _pieces(texts: Iterable[str], cut: bool, first: int = 0) -> Iterator[tuple[str, bool]]:
+    """Yield (piece, is the last of its text); pieces end after a line, as soon as they are long enough.
+
+    Each text begins at character `first`.
+    """
     for text in texts:
-        begin = 0
+        begin = first
         while cut and (match := _SAFE_CUT.search(text, begin + _PIECE_CHARACTERS)):
             yield text[begin : match.end()], False
             begin = match.end()

@@ -1,0 +1,87 @@
+"""The micro-batches of one rank, step by step, and the positions that they leave the streams at."""
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from dla_data.errors import DataError
+from dla_data.streams.positions import StreamPositions
+from dla_data.streams.share import Share
+from dla_data.streams.windows import StreamedText, StreamWindows, raise_or_return
+
+
+class StreamBatches:
+    """Micro-batches `[micro_batch, window + 1]` int64 of one rank.
+
+    Its length is known, so that Lightning does not fetch a batch ahead; `positions` are those of the windows handed
+    out, however far workers have read ahead.
+
+    Args:
+        text: what is read. share: of this rank. positions: of the streams at `first_step`; moved on by iterating.
+        micro_batch: windows per forward pass on this rank. first_step, last_step: optimizer steps, `last_step`
+            exclusive. pin_memory: for quicker copies to a GPU.
+
+    Raises:
+        DataError: the share of a step is not a multiple of the micro-batch.
+    """
+
+    def __init__(
+        self,
+        text: StreamedText,
+        share: Share,
+        positions: StreamPositions,
+        *,
+        micro_batch: int,
+        first_step: int,
+        last_step: int,
+        pin_memory: bool = False,
+    ) -> None:
+        if share.per_step % micro_batch:
+            raise DataError(
+                f"global_batch {share.global_batch} is not a multiple of micro_batch {micro_batch} x "
+                f"{share.world_size} ranks. Choose sizes of which global_batch is a whole multiple."
+            )
+        self.text = text
+        self.share = share
+        self.positions = positions
+        self.micro_batch = micro_batch
+        self.first_step = first_step
+        self.last_step = last_step
+        self.pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        """Micro-batches from the first step to the last."""
+        return (self.last_step - self.first_step) * (self.share.per_step // self.micro_batch)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        bounds = self.first_step * self.share.per_step, self.last_step * self.share.per_step
+        loader = DataLoader(
+            StreamWindows(self.text, self.share, self.positions, *bounds),
+            batch_size=None,
+            num_workers=self.share.workers,
+            worker_init_fn=_ignore_interrupts,
+        )
+        items = iter(loader)
+        micro_steps = self.share.per_step // self.micro_batch
+        try:
+            for number in range(self.first_step * micro_steps, self.last_step * micro_steps):
+                batch = torch.stack([self._note(next(items)) for _ in range(self.micro_batch)])
+                step, micro_step = divmod(number, micro_steps)
+                if micro_step == micro_steps - 1:
+                    # Before handing it out: after the last one, nobody asks for more.
+                    self.positions.begin(step + 1)
+                yield batch.pin_memory() if self.pin_memory else batch
+        finally:
+            del items  # ends the workers, which the traceback of an error would otherwise keep
+
+    def _note(self, item: object) -> torch.Tensor:
+        window = raise_or_return(item)  # type: ignore[arg-type]
+        self.positions.move(window.stream, window.source, window.state)
+        return window.tokens
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C goes to every process of the terminal; the trainer decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

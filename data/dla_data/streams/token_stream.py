@@ -1,0 +1,140 @@
+"""One endless sequence of tokens from one source, which a few integers bring back."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from dla_data.errors import DataError
+from dla_data.streams.parts import StreamParts
+from dla_data.streams.source import Position, ShardedText
+from dla_data.tokenizer import encode_pieces, end_of_document_id
+
+# Of a source with empty shards: a stream may meet none but these in an epoch, but not again and again.
+_EMPTY_EPOCHS = 8
+
+
+class StreamState(NamedTuple):
+    """Where a stream stands: at its next token.
+
+    epoch, part: of the stream's parts. document: its ordinal within the shard. position: the reader's, of that
+    document; None only at the beginning of a part. character: where the piece of the document begins that holds the
+    token. dropped: how many tokens of that piece lie before the token.
+    """
+
+    epoch: int = 0
+    part: int = 0
+    document: int = 0
+    position: Position | None = None
+    character: int = 0
+    dropped: int = 0
+
+    def plain(self) -> list[Any]:
+        """For a checkpoint."""
+        return list(self)
+
+    @classmethod
+    def from_plain(cls, values: list[Any]) -> "StreamState":
+        """Read what `plain` gave.
+
+        Raises:
+            DataError: it is something else.
+        """
+        if len(values) != len(cls._fields) or not all(
+            isinstance(value, int) and value >= 0
+            for name, value in zip(cls._fields, values, strict=True)
+            if name != "position"
+        ):
+            raise DataError(f"{values} is not the state of a stream ({', '.join(cls._fields)}).")
+        return cls(*values)
+
+
+class TokenStream:
+    """The tokens of one stream of `source`: its documents, each followed by the end-of-document token, for ever.
+
+    Args:
+        source: the text. parts: which of it is whose. stream: this one's number.
+        tokenizer: has the end-of-document token.
+        state: where to begin.
+        wanted: which texts belong to the stream at all; those held out for validation do not.
+        repeat: whether the text begins again at its end; otherwise that is an error.
+    Attributes:
+        state: where the next window begins.
+    """
+
+    def __init__(
+        self,
+        source: ShardedText,
+        parts: StreamParts,
+        stream: int,
+        tokenizer: Tokenizer,
+        state: StreamState,
+        *,
+        wanted: Callable[[str], bool] = lambda text: True,
+        repeat: bool = True,
+    ) -> None:
+        self.state = state
+        self._source = source
+        self._parts = parts
+        self._stream = stream
+        self._tokenizer = tokenizer
+        self._end = np.array([end_of_document_id(tokenizer)], dtype=np.uint32)
+        self._wanted = wanted
+        self._repeat = repeat
+        self._pieces = self._read(state)
+        self._ready: deque[tuple[StreamState, npt.NDArray[np.uint32]]] = deque()
+        self._ready_tokens = -state.dropped  # of `_ready`, less what lies before `state`
+
+    def take(self, window: int) -> npt.NDArray[np.int64]:
+        """The next `window + 1` tokens, int64; the last one is the first of the next window too.
+
+        Raises:
+            DataError: the text ends and is not to be repeated, has no documents for this stream, or cannot be read.
+        """
+        while self._ready_tokens < window + 1:
+            state, ids = next(self._pieces)
+            self._ready.append((state, ids))
+            self._ready_tokens += ids.size
+        tokens = np.concatenate([ids for _, ids in self._ready])[self.state.dropped :][: window + 1].astype(np.int64)
+        dropped = self.state.dropped + window
+        while dropped >= self._ready[0][1].size:
+            dropped -= self._ready.popleft()[1].size
+        self._ready_tokens -= window
+        self.state = self._ready[0][0]._replace(dropped=dropped)
+        return tokens
+
+    def _read(self, start: StreamState) -> Iterator[tuple[StreamState, npt.NDArray[np.uint32]]]:
+        """Every piece of text from the one that `start` lies in, as tokens, and the state at its first token."""
+        empty_epochs = 0
+        while True:
+            has_text = False
+            for state, text in self._epoch(start):
+                has_text = True
+                for character, ids, is_last in encode_pieces(self._tokenizer, text, state.character):
+                    whole = np.concatenate([ids, self._end]) if is_last else ids
+                    yield state._replace(character=character, dropped=0), whole
+            empty_epochs = 0 if has_text else empty_epochs + 1
+            if not self._repeat:
+                raise DataError(
+                    f"{self._source.name} is at its end for stream {self._stream} of {self._parts.streams}, and it is "
+                    "not to be repeated. Train for fewer steps, let it repeat, or give more text."
+                )
+            if empty_epochs == _EMPTY_EPOCHS:
+                raise DataError(
+                    f"{self._source.name} has too few documents: stream {self._stream} of {self._parts.streams} found "
+                    "none. Use fewer streams, or give more documents."
+                )
+            start = StreamState(epoch=start.epoch + 1)
+
+    def _epoch(self, start: StreamState) -> Iterator[tuple[StreamState, str]]:
+        """The documents of the stream from `start` to the end of its epoch."""
+        while (part := self._parts.part(self._stream, start.epoch, start.part)) is not None:
+            documents = self._source.documents(part.shard, start.position)
+            for ordinal, (position, text) in enumerate(documents, start.document):
+                if ordinal % self._parts.cut == part.remainder and text and self._wanted(text):
+                    character = start.character if ordinal == start.document else 0
+                    yield StreamState(start.epoch, start.part, ordinal, position, character), text
+            start = StreamState(start.epoch, start.part + 1)
