@@ -1,0 +1,13 @@
+"""Documents out of files and data sets: JSON lines (plain, gzip, Zstandard), Parquet, plain text, Hugging Face.
+
+    for reader in Source(path="corpus/").readers():
+        for position, text in reader.documents():
+            ...
+
+Nothing is ever unpickled and no code that comes with data is run.
+"""
+
+from dla_data.readers.reader import START, BadRow, DocumentReader, Position, ReadingLog
+from dla_data.readers.source import Source
+
+__all__ = ["START", "BadRow", "DocumentReader", "Position", "ReadingLog", "Source"]

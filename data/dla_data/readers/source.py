@@ -1,0 +1,114 @@
+"""From what a user writes to readers: a file, a directory, a pattern, or a data set of the Hugging Face hub."""
+
+import glob
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dla_data.errors import DataError
+from dla_data.readers.blocks import COMPRESSED_SUFFIXES
+from dla_data.readers.hugging_face import hugging_face_readers
+from dla_data.readers.json_lines import JsonLinesReader
+from dla_data.readers.parquet import ParquetReader
+from dla_data.readers.plain_text import PlainTextReader
+from dla_data.readers.reader import DocumentReader
+
+_LOGGER = logging.getLogger("dla_data")
+
+HUGGING_FACE_PREFIX = "hf:"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
+# Found in folders of data sets: about the data, no data.
+_ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where documents come from.
+
+    path: one of
+        - a file: `.jsonl`, `.ndjson` or `.json` (an object per line), any of them with `.gz` or `.zst`; `.parquet`; any
+          other name is plain text, one document, with `.gz` or `.zst` too;
+        - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path;
+        - a pattern such as `pretrain/arxiv*.jsonl.zst`, sorted;
+        - a data set of the hub, `owner/name`, where no such path exists;
+        - `hf:` and a hub name, or a folder to be read as `datasets` reads it (configurations, splits).
+    text_field: the field or column with the text.
+    config, split: of a Hugging Face data set; None takes its default and "train". Files have neither.
+    """
+
+    path: str
+    text_field: str = "text"
+    config: str | None = None
+    split: str | None = None
+
+    def readers(self) -> list[DocumentReader]:
+        """The readers of all files or shards, always in the same order; opens no local file yet.
+
+        Raises:
+            DataError: nothing there, nothing of a known kind, or a data set that cannot be opened.
+        """
+        name = self._hugging_face_name()
+        if name is not None:
+            return hugging_face_readers(name, self.config, self.split or "train", self.text_field)
+        for what, value in (("configuration", self.config), ("split", self.split)):
+            if value is not None:
+                raise DataError(
+                    f"{self.path} is read as files, which have no {what} {value!r}. "
+                    f"To read a folder as a data set, write {HUGGING_FACE_PREFIX}{self.path}."
+                )
+        return [self._reader(path) for path in self._files()]
+
+    def _hugging_face_name(self) -> str | None:
+        if self.path.startswith(HUGGING_FACE_PREFIX):
+            return self.path.removeprefix(HUGGING_FACE_PREFIX)
+        return self.path if not Path(self.path).exists() and _HUB_NAME.fullmatch(self.path) else None
+
+    def _files(self) -> list[Path]:
+        root = Path(self.path)
+        if root.is_dir():
+            return self._files_below(root)
+        if root.exists():
+            return [root]
+        if glob.has_magic(self.path):
+            matches = sorted(path for path in map(Path, glob.glob(self.path, recursive=True)) if path.is_file())
+            if not matches:
+                raise DataError(f"no file matches {self.path}. Check the pattern.")
+            return matches
+        raise DataError(f"no source at {self.path}: no such file or directory, and no hub name (owner/name).")
+
+    def _files_below(self, root: Path) -> list[Path]:
+        if not any(root.iterdir()):
+            raise DataError(f"the directory {root} is empty. Check the path.")
+        found = [path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root))]
+        chosen = [path for path in found if _is_data(path)]
+        if not chosen:
+            raise DataError(
+                f"no data in {root}: of its {len(found)} files none ends in .jsonl, .ndjson, .json, .parquet or .txt "
+                "(with .gz or .zst or without). Give files of another name one by one, or by a pattern."
+            )
+        if left_out := len(found) - len(chosen):
+            _LOGGER.info("%s: %d files read, %d of other kinds left out", root, len(chosen), left_out)
+        return sorted(chosen, key=lambda path: path.relative_to(root).as_posix())
+
+    def _reader(self, path: Path) -> DocumentReader:
+        kind = _kind(path)
+        if kind == ".parquet":
+            return ParquetReader(path, self.text_field)
+        return JsonLinesReader(path, self.text_field) if kind in _JSON_LINES else PlainTextReader(path)
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says what the file holds, without that of its compression."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED_SUFFIXES else path.suffix
+
+
+def _is_data(path: Path) -> bool:
+    if path.suffix == ".parquet":
+        return True
+    return _kind(path) in (*_JSON_LINES, ".txt") and path.name not in _ABOUT
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
