@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def require_same_experiment(point: ResumePoint, recipe: dict[str, Any]) -> None:
     )
 
 
-def require_same_data(point: ResumePoint, data: dict[str, str]) -> None:
+def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
     """Refuse to go on with other text: the windows would not be those that the finished steps have not seen yet.
 
     Raises:

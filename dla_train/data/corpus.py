@@ -1,27 +1,43 @@
-"""From the recipe's `data` section to token files."""
+"""From the recipe's `data` section to a data module."""
 
 from dla_data.corpora import CorpusSource, StdlibCorpus, TextCorpus
-from dla_data.manifest import TokenManifest
-from dla_data.prepare import PreparedCorpus, prepare_corpus
+from dla_data.errors import DataError
+from dla_data.prepare import prepare_corpus
+from dla_train.config.load import LoadedRecipe
 from dla_train.data.config import DataConfig, TextData
+from dla_train.data.recipe_data import RecipeData
+from dla_train.data.windows import WindowsDataModule
+from dla_train.errors import UsageError
 
 
-def prepare(config: DataConfig) -> PreparedCorpus:
-    """The tokens that `config` describes, from the cache or made now.
+def open_data(loaded: LoadedRecipe) -> RecipeData:
+    """The data that the recipe describes; text that must be prepared comes from the cache or is prepared now.
 
     Raises:
-        DataError: the text is missing, empty, not UTF-8 or too little for the vocabulary.
+        UsageError: the text is missing, not UTF-8, or too little for vocabulary or window; says where that was set.
     """
-    return prepare_corpus(_source(config), config.vocab_size)
-
-
-def fingerprints(corpus: PreparedCorpus) -> dict[str, str]:
-    """What must stay equal while a run is stopped, by name."""
-    manifest: TokenManifest = corpus.train.manifest
-    return {"tokenizer": manifest.tokenizer, "training text": manifest.files["tokens.bin"].sha256}
+    recipe = loaded.recipe
+    try:
+        corpus = prepare_corpus(_source(recipe.data), recipe.data.vocab_size)
+    except DataError as error:
+        raise _data_problem(loaded, str(error)) from error
+    try:
+        return WindowsDataModule(corpus, recipe.data, recipe.training, recipe.seed)
+    except DataError as error:
+        raise loaded.problem("data.window", str(error)) from error
 
 
 def _source(config: DataConfig) -> CorpusSource:
     if isinstance(config, TextData):
         return TextCorpus(config.path, config.suffixes)
     return StdlibCorpus()
+
+
+def _data_problem(loaded: LoadedRecipe, text: str) -> UsageError:
+    """Say where the value was written that the message is about; a cache that cannot be written is in no recipe."""
+    data = loaded.recipe.data
+    if f"{data.vocab_size:,}" in text and "vocabulary" in text:
+        return loaded.problem("data.vocab_size", text)
+    if isinstance(data, TextData) and data.path in text:
+        return loaded.problem("data.path", text)
+    return UsageError(text)

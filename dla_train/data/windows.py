@@ -1,8 +1,11 @@
 """Packed windows as a LightningDataModule; the training order is a function of the step alone."""
 
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 
-import lightning
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Subset
 
@@ -11,10 +14,11 @@ from dla_data.order import WindowOrder
 from dla_data.prepare import PreparedCorpus
 from dla_data.windows import PackedWindows
 from dla_train.data.config import DataConfig
+from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.training.config import TrainingConfig
 
 
-class WindowsDataModule(lightning.LightningDataModule):
+class WindowsDataModule(RecipeData):
     """Batches of windows `[micro_batch, window + 1]` int64: `[:, :-1]` are the inputs and `[:, 1:]` the targets.
 
     There is no loader state to save: the training loader begins at the trainer's global step, which the checkpoint
@@ -31,13 +35,39 @@ class WindowsDataModule(lightning.LightningDataModule):
 
     def __init__(self, corpus: PreparedCorpus, config: DataConfig, training: TrainingConfig, seed: int) -> None:
         super().__init__()
+        self.corpus = corpus
         self.config = config
         self.training = training
         self.train_windows = PackedWindows(corpus.train, config.window)
-        self.validation_windows = _evenly_spread(
+        self._validation_windows = _evenly_spread(
             PackedWindows(corpus.validation, config.window), training.validation_windows
         )
         self.order = WindowOrder(len(self.train_windows), seed)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.corpus.tokenizer_path
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        manifest = self.corpus.train.manifest
+        return {"tokenizer": manifest.tokenizer, "training text": manifest.files["tokens.bin"].sha256}
+
+    @property
+    def extent(self) -> str:
+        return f"{self.corpus.train.tokens:,} training tokens"
+
+    @property
+    def validation_windows(self) -> Windows:
+        return self._validation_windows
+
+    def epochs(self, windows: int) -> float:
+        """One epoch holds every training window once."""
+        return windows / len(self.train_windows)
+
+    def tokens_to_count(self) -> npt.NDArray[np.int64]:
+        """All of them."""
+        return self.corpus.train.read(0, self.corpus.train.tokens)
 
     def train_dataloader(self) -> DataLoader[torch.Tensor]:
         """The micro-batches from the trainer's step to the last one.
@@ -60,7 +90,7 @@ class WindowsDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[torch.Tensor]:
         """The validation windows, always the same ones in the same order."""
-        return self._loader(self.validation_windows, batch_size=self.training.micro_batch)
+        return self._loader(self._validation_windows, batch_size=self.training.micro_batch)
 
     def _loader(self, windows: "PackedWindows | Subset[torch.Tensor]", **batches: object) -> DataLoader[torch.Tensor]:
         return DataLoader(

@@ -22,13 +22,13 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
     """Write the report of a run that is over, and return its text.
 
     Args:
-        loaded: the recipe. folder: of the run. start: for corpus and windows. model: trained, on the CPU.
+        loaded: the recipe. folder: of the run. start: for the data. model: trained, on the CPU.
     """
     recipe = loaded.recipe
     rows = read_rows(folder.metrics)
     bigram = None
-    if recipe.report.bigram:
-        bigram = bigram_loss(start.corpus.train, start.windows.validation_windows, recipe.data.vocab_size)
+    if recipe.report.bigram and (tokens := start.data.tokens_to_count()) is not None:
+        bigram = bigram_loss(tokens, start.data.validation_windows, recipe.data.vocab_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = gather(rows, planned_steps=recipe.training.steps, parameters=parameters, bigram_loss=bigram)
     sample = None

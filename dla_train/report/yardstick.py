@@ -1,14 +1,15 @@
 """What counting alone achieves on the same validation windows."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
 from dla_data.ngram import BigramModel
-from dla_data.token_file import TokenFile
+from dla_train.data.recipe_data import Windows
 
 
-def bigram_loss(train: TokenFile, validation_windows: "Dataset[torch.Tensor]", vocab_size: int) -> float:
+def bigram_loss(train: npt.NDArray[np.int64], validation_windows: Windows, vocab_size: int) -> float:
     """Nats per token of a bigram model fitted to the training tokens, over all targets of windows `[window + 1]`."""
-    model = BigramModel.fit(train.read(0, train.tokens), vocab_size)
-    windows = torch.stack([validation_windows[index] for index in range(len(validation_windows))])  # type: ignore[arg-type]
+    model = BigramModel.fit(train, vocab_size)
+    windows = torch.stack([validation_windows[index] for index in range(len(validation_windows))])
     return model.nll(windows[:, :-1].numpy(), windows[:, 1:].numpy())

@@ -20,7 +20,6 @@ from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.show import to_yaml
 from dla_train.config.typed import plain
-from dla_train.data.corpus import fingerprints
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.text import parameter_count
@@ -90,7 +89,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     _write_beginning(loaded, folder, store, start)
     _announce(loaded, folder, start, model)
 
-    identity = RunIdentity(recipe=plain(recipe), data=fingerprints(start.corpus))
+    identity = RunIdentity(recipe=plain(recipe), data=dict(start.data.fingerprints))
     checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step)
     watch = MemoryWatch(model)
     metrics = StepMetrics(
@@ -117,7 +116,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     try:
         trainer.fit(
             module,
-            datamodule=start.windows,
+            datamodule=start.data,
             ckpt_path=start.point.checkpoint.state if start.point else None,
             weights_only=True,
         )
@@ -148,7 +147,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
 def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:
     text = f"# {loaded.name}, every value written out; a recipe itself.\n" + to_yaml(loaded.recipe)
     atomic_files.write_text(folder.recipe, text)
-    shutil.copyfile(start.corpus.tokenizer_path, folder.tokenizer)
+    shutil.copyfile(start.data.tokenizer_path, folder.tokenizer)
     device = (
         "cpu"
         if loaded.recipe.training.accelerator == "cpu" or not torch.cuda.is_available()
@@ -175,17 +174,18 @@ def _announce(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: Lang
         recipe.model.hidden,
     )
     per_step = recipe.training.global_batch * recipe.data.window
+    epochs = start.data.epochs(recipe.training.steps * recipe.training.global_batch)
     _LOGGER.info(
-        "%s training tokens; %d steps of %s tokens (%.2f epochs); %d validation windows of %d",
-        f"{start.corpus.train.tokens:,}",
+        "%s; %d steps of %s tokens%s; %d validation windows of %d",
+        start.data.extent,
         recipe.training.steps,
         f"{per_step:,}",
-        recipe.training.steps * recipe.training.global_batch / len(start.windows.train_windows),
-        len(start.windows.validation_windows),
+        "" if epochs is None else f" ({epochs:.2f} epochs)",
+        len(start.data.validation_windows),
         recipe.data.window,
     )
     wanted = recipe.training.validation_windows
-    if wanted is not None and wanted > len(start.windows.validation_windows):
+    if wanted is not None and wanted > len(start.data.validation_windows):
         _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-from dla_data.errors import DataError
-from dla_data.prepare import PreparedCorpus
 from dla_train.checkpoints.resume import (
     ResumePoint,
     forbidden_changes,
@@ -20,9 +18,8 @@ from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.catalog import RecipeFile
 from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.typed import plain
-from dla_train.data.config import TextData
-from dla_train.data.corpus import fingerprints, prepare
-from dla_train.data.windows import WindowsDataModule
+from dla_train.data.corpus import open_data
+from dla_train.data.recipe_data import RecipeData
 from dla_train.errors import UsageError
 from dla_train.runs.folder import RunFolder
 
@@ -33,12 +30,11 @@ class Start:
 
     Attributes:
         point: the checkpoint to go on from; None begins at step 0.
-        corpus, windows: the text as tokens, and as batches.
+        data: of the recipe.
     """
 
     point: ResumePoint | None
-    corpus: PreparedCorpus
-    windows: WindowsDataModule
+    data: RecipeData
 
     @property
     def step(self) -> int:
@@ -64,27 +60,10 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
             "training.steps",
             f"it is {recipe.training.steps}, but {point.checkpoint.folder} is past that. Set more steps.",
         )
-    try:
-        corpus = prepare(recipe.data)
-    except DataError as error:
-        raise _data_problem(loaded, str(error)) from error
+    data = open_data(loaded)
     if point:
-        require_same_data(point, fingerprints(corpus))
-    try:
-        windows = WindowsDataModule(corpus, recipe.data, recipe.training, recipe.seed)
-    except DataError as error:
-        raise loaded.problem("data.window", str(error)) from error
-    return Start(point, corpus, windows)
-
-
-def _data_problem(loaded: LoadedRecipe, text: str) -> UsageError:
-    """Say where the value was written that the message is about; a cache that cannot be written is in no recipe."""
-    data = loaded.recipe.data
-    if f"{data.vocab_size:,}" in text and "vocabulary" in text:
-        return loaded.problem("data.vocab_size", text)
-    if isinstance(data, TextData) and data.path in text:
-        return loaded.problem("data.path", text)
-    return UsageError(text)
+        require_same_data(point, data.fingerprints)
+    return Start(point, data)
 
 
 def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> ResumePoint | None:

@@ -1,0 +1,50 @@
+"""What a run needs of its data, whatever the `data` section's kind."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+class Windows(Protocol):
+    """Windows by number, each int64 [window + 1]."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> torch.Tensor: ...
+
+
+class RecipeData(lightning.LightningDataModule, ABC):
+    """Batches for the trainer, and what is said and kept of them."""
+
+    @property
+    @abstractmethod
+    def tokenizer_path(self) -> Path:
+        """The tokenizer that makes the tokens; the run folder keeps a copy."""
+
+    @property
+    @abstractmethod
+    def fingerprints(self) -> Mapping[str, str]:
+        """What must stay equal while a run is stopped, by the name that a message gives it."""
+
+    @property
+    @abstractmethod
+    def extent(self) -> str:
+        """How much there is to train on, as the first words of a line of the log."""
+
+    @property
+    @abstractmethod
+    def validation_windows(self) -> Windows:
+        """What validation reads."""
+
+    def epochs(self, windows: int) -> float | None:
+        """How often `windows` training windows go through the text; None where its length is not known."""
+        return None
+
+    def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
+        """Training tokens to fit a bigram model to, as a yardstick; None where there are too many to hold in memory."""
+        return None
