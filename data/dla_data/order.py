@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dla_data.errors import DataError
+from dla_data.splitmix import GOLDEN, mix
 
 # For orders of fewer than a hundred windows, whose halves have few bits, 8 rounds are visibly uneven (chi-square over
 # 40,000 epochs) and 12 still slightly; 16 are not for any size tried. A million indices take a third of a second.
 _ROUNDS = 16
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: far-apart inputs for consecutive counters
 
 
 class WindowOrder:
@@ -68,10 +68,10 @@ class WindowOrder:
 
     def _round_keys(self, first_epoch: int, last_epoch: int) -> npt.NDArray[np.uint64]:
         """uint64 [rounds, epochs]: independent numbers for each."""
-        seed = _mix(np.array([self.seed], dtype=np.uint64))
+        seed = mix(np.array([self.seed], dtype=np.uint64))
         epochs = np.arange(first_epoch, last_epoch, dtype=np.uint64)
         rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None]
-        return _mix(_mix(seed + epochs * _GOLDEN) + rounds * _GOLDEN)
+        return mix(mix(seed + epochs * GOLDEN) + rounds * GOLDEN)
 
     def _permute(
         self, value: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64], row: npt.NDArray[np.int64]
@@ -88,14 +88,7 @@ class WindowOrder:
         for step, epoch_key in enumerate(keys):
             key = epoch_key if epoch_key.size == 1 else epoch_key[row]  # one epoch: broadcast, no copies
             if step % 2 == 0:
-                low = low ^ (_mix(high + key) & low_mask)
+                low = low ^ (mix(high + key) & low_mask)
             else:
-                high = high ^ (_mix(low + key) & high_mask)
+                high = high ^ (mix(low + key) & high_mask)
         return (high << low_bits) | low
-
-
-def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64: every bit of the result depends on every bit of `value`."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

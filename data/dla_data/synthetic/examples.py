@@ -1,0 +1,34 @@
+"""What every token task makes, and what it must be able to do."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+IGNORED = -100
+"""The target of a position where nothing is asked, as in `torch.nn.functional.cross_entropy`."""
+
+
+class Examples(NamedTuple):
+    """Inputs and targets, int64 `[T]` or `[N, T]`; `targets[t]` is the answer after `inputs[: t + 1]`, or `IGNORED`."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+
+class TokenTask(Protocol):
+    """A task over token ids; made by `Mqar`, `ChangePoint` and `Copy`."""
+
+    def check(self, vocab_size: int, window: int) -> None:
+        """Raise ValueError, naming the field, if there are no examples of these sizes."""
+        ...
+
+    def examples(self, vocab_size: int, window: int, seed: int, indices: npt.NDArray[np.int64]) -> Examples:
+        """Examples number `indices` `[N]` of `seed`, as `[N, window]`; each depends on its own index only."""
+        ...
+
+
+def as_examples(inputs: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Examples:
+    """Both as tensors."""
+    return Examples(torch.from_numpy(inputs), torch.from_numpy(targets))

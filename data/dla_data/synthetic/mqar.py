@@ -1,0 +1,94 @@
+"""Multi-query associative recall, as the Zoology paper defines it (arXiv 2312.04927)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dla_data.synthetic.draws import distinct, integers, weighted
+from dla_data.synthetic.examples import IGNORED, Examples, as_examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mqar:
+    """Key-value pairs, then every key again, in places whose distance from the pairs follows a power law.
+
+    With n pairs, a vocabulary of V ids (h = V // 2) and a window of T tokens:
+
+        k1 v1 k2 v2 ... kn vn  ·  ·  k3  ·  k1  ·  ·  ·  ...        inputs
+        -  -  -  -      -  -   -  -  v3  -  v1  -  -  -             targets; - is IGNORED (-100)
+
+    * keys are n different ids of 1 to h - 1, values n different ids of h to V - 1, both in random order;
+    * the rest has (T - 2n) // 2 places of two tokens; key i stands on the first token of place g_i, counted from 0, and
+      its value is the target there. The g_i are drawn one after the other without putting back, place g with
+      probability in proportion to (g + 1) ** (power - 1);
+    * every other token (the dots) is filler: any id of 0 to V - 1, or 0 throughout if `random_filler` is false. Answers
+      never stand in the inputs after their query.
+
+    Attributes:
+        pairs: n; of several numbers, each example takes one, all equally likely.
+        power: 1 spreads the queries evenly, 0.01 (Zoology's) puts most of them soon after the pairs.
+        random_filler: whether filler is random ids or 0.
+    """
+
+    kind: Literal["mqar"] = "mqar"
+    pairs: tuple[int, ...]
+    power: float = 0.01
+    random_filler: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.pairs or min(self.pairs) < 1:
+            raise ValueError(f"pairs is {list(self.pairs)}; it must hold at least one number, each at least 1")
+        if self.power <= 0:
+            raise ValueError(f"power is {self.power}; it must be above 0")
+
+    def check(self, vocab_size: int, window: int) -> None:
+        """Raise ValueError if a window or the vocabulary is too small for the largest number of pairs."""
+        most = max(self.pairs)
+        if 4 * most > window:
+            raise ValueError(
+                f"pairs goes up to {most}, which needs 4 x {most} = {4 * most} tokens; window is only {window}. Use "
+                f"at most {window // 4} pairs, or a longer window"
+            )
+        if vocab_size // 2 - 1 < most:
+            raise ValueError(
+                f"pairs goes up to {most}, but vocab_size {vocab_size} has only {max(vocab_size // 2 - 1, 0)} keys; "
+                f"it must be at least {2 * most + 2}"
+            )
+
+    def examples(self, vocab_size: int, window: int, seed: int, indices: npt.NDArray[np.int64]) -> Examples:
+        """See `TokenTask.examples`."""
+        self.check(vocab_size, window)
+        if self.random_filler:
+            inputs = integers(seed, "mqar filler", indices, window, vocab_size)
+        else:
+            inputs = np.zeros((len(indices), window), dtype=np.int64)
+        targets = np.full((len(indices), window), IGNORED, dtype=np.int64)
+        choice = integers(seed, "mqar pairs", indices, 1, len(self.pairs))[:, 0]
+        for number, pairs in enumerate(self.pairs):
+            rows = np.flatnonzero(choice == number)
+            if rows.size:
+                self._fill(pairs, vocab_size, seed, indices[rows], rows, inputs, targets)
+        return as_examples(inputs, targets)
+
+    def _fill(
+        self,
+        pairs: int,
+        vocab_size: int,
+        seed: int,
+        indices: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64],
+        inputs: npt.NDArray[np.int64],
+        targets: npt.NDArray[np.int64],
+    ) -> None:
+        half = vocab_size // 2
+        keys = 1 + distinct(seed, "mqar keys", indices, pairs, half - 1)
+        values = half + distinct(seed, "mqar values", indices, pairs, vocab_size - half)
+        inputs[rows, 0 : 2 * pairs : 2] = keys
+        inputs[rows, 1 : 2 * pairs : 2] = values
+        places = (inputs.shape[1] - 2 * pairs) // 2
+        weights = np.arange(1, places + 1, dtype=np.float64) ** (self.power - 1)
+        asked_at = 2 * pairs + 2 * weighted(seed, "mqar gaps", indices, pairs, weights)
+        inputs[rows[:, None], asked_at] = keys
+        targets[rows[:, None], asked_at] = values
