@@ -89,10 +89,14 @@ def _plain_value(value: Any) -> Any:
         return plain(value)
     if isinstance(value, tuple | list):
         return [_plain_value(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain_value(item) for name, item in value.items()}
     return value
 
 
 def _convert(annotation: Any, value: Any, key: Key) -> Any:
+    if (section := _named_sections(annotation)) is not None:
+        return _convert_named(section, value, key)
     choices = _section_choices(annotation)
     if not choices:
         return _convert_plain(annotation, value, key)
@@ -105,6 +109,13 @@ def _convert(annotation: Any, value: Any, key: Key) -> Any:
     if not isinstance(value, dict):
         raise KeyProblem(key, f" must be one of {', '.join(choices)} or a section with a kind, but is {_shown(value)}.")
     return build(_chosen(choices, value, key), value, key)
+
+
+def _convert_named(section: Any, value: Any, key: Key) -> dict[str, Any]:
+    """Sections under names that the user chooses."""
+    if not isinstance(value, dict) or not value:
+        raise KeyProblem(key, f" must be a section with at least one named section, but is {_shown(value)}.")
+    return {str(name): _convert(section, inner, (*key, str(name))) for name, inner in value.items()}
 
 
 def _chosen(choices: dict[str, type], value: dict[str, Any], key: Key) -> type:
@@ -152,6 +163,11 @@ def _leaf_class(annotation: Any) -> type:
 def _annotations(config_class: type) -> dict[str, Any]:
     hints = typing.get_type_hints(config_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class) if field.init}
+
+
+def _named_sections(annotation: Any) -> Any | None:
+    """What each section of a `dict[str, Section]` is; None for any other field."""
+    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
 
 
 @cache
@@ -217,6 +233,8 @@ def _described(annotation: Any) -> str:
 
 def _example(annotation: Any) -> str:
     bare = _without_none(annotation)
+    if _named_sections(annotation) is not None:
+        return "{NAME: {...}}"
     if choices := _section_choices(annotation):
         return next(iter(choices)) or "..."
     if typing.get_origin(bare) is Literal:

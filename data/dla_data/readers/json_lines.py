@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dla_data.errors import DataError
-from dla_data.readers.blocks import DamagedFile, blocks, file_size
+from dla_data.readers.blocks import COMPRESSED_SUFFIXES, DamagedFile, blocks, file_size
 from dla_data.readers.reader import START, DocumentReader, Position, ReadingLog, RowProblem, text_of
 
 
@@ -21,7 +21,7 @@ class JsonLinesReader(DocumentReader):
 
     def __init__(self, path: Path, text_field: str = "text") -> None:
         self.name = str(path)
-        self.size = file_size(path)
+        self.size: int = file_size(path)
         self._path = path
         self._text_field = text_field
 
@@ -47,6 +47,21 @@ class JsonLinesReader(DocumentReader):
             raise DataError(
                 f"{self._path} {problem}; {row:,} lines could be read. Fetch the file again, or leave it out."
             ) from problem
+
+    def ranges(self, most: int) -> list[Position]:
+        """See `DocumentReader`: a plain file is cut where lines begin."""
+        if self._path.suffix in COMPRESSED_SUFFIXES:
+            return [START]
+        begins = {0}
+        try:
+            with self._path.open("rb") as file:
+                for number in range(1, most):
+                    file.seek(max(0, self.size * number // most - 1))
+                    file.readline()
+                    begins.add(file.tell())
+        except OSError as error:
+            raise DataError(f"cannot read {self._path}: {error.strerror}. Make it readable.") from error
+        return [Position(offset=begin) for begin in sorted(begins) if begin < max(self.size, 1)]
 
 
 def _lines(content: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Parquet files: a document per row, row group by row group."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,19 @@ class ParquetReader(DocumentReader):
                 yield Position(ordinal, row), text
                 ordinal += 1
 
+    def ranges(self, most: int) -> list[Position]:
+        """See `DocumentReader`: a file is cut between row groups."""
+        try:
+            with pyarrow.parquet.ParquetFile(self._path) as file:
+                groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        except _DAMAGE as error:
+            raise DataError(
+                f"{self._path} is damaged or not a Parquet file ({_reason(error)}). Fetch it again, or leave it out."
+            ) from error
+        begins = [0, *itertools.accumulate(groups)][: len(groups)]
+        most = max(min(most, len(groups)), 1)
+        return [Position(row=row) for row in sorted({0, *(begins[len(groups) * n // most] for n in range(1, most))})]
+
     def _values(self, start_row: int, log: ReadingLog) -> Iterator[tuple[int, int, list[object]]]:
         """(row group, number of the first row, values) from `start_row` on, a few rows at a time."""
         row = 0
@@ -67,9 +81,8 @@ class ParquetReader(DocumentReader):
         except _DAMAGE as error:
             if isinstance(error, DataError):
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
-                f"{self._path} is damaged or not a Parquet file ({reason}); {row:,} rows could be read. "
+                f"{self._path} is damaged or not a Parquet file ({_reason(error)}); {row:,} rows could be read. "
                 "Fetch the file again, or leave it out."
             ) from error
 
@@ -79,6 +92,10 @@ class ParquetReader(DocumentReader):
                 f"{self._path} has no column {self._text_field!r}. Columns present: {', '.join(schema.names)}. "
                 "Name the one with the text (text_field)."
             )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _listed(column: pyarrow.Array) -> list[object]:

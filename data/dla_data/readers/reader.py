@@ -90,6 +90,17 @@ class DocumentReader(ABC):
             DataError: the file is damaged or cannot be read, or too many of its rows are bad. Names file and line.
         """
 
+    def ranges(self, most: int) -> list[Position]:
+        """Where at most `most` ranges of about equal size begin that can each be read without those before it.
+
+        The first is `START`, and a range ends where the next begins. Within a range, positions count documents (and
+        lines of text) from its beginning. A format that must be read from the front is one range.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return [START]
+
 
 def text_of(row: object, text_field: str) -> str:
     """The text of one row.

@@ -1,0 +1,101 @@
+"""Readers of files or data sets as the shards of streams; few large files are cut into ranges first."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dla_data.errors import DataError
+from dla_data.readers import START, DocumentReader, Position, ReadingLog
+from dla_data.readers.reader import RowProblem
+
+_LOGGER = logging.getLogger("dla_data")
+
+# With so many shards for each stream, streams differ little in length whatever the shards' sizes.
+_SHARDS_PER_STREAM = 8
+
+
+class _Shard(NamedTuple):
+    reader: DocumentReader
+    begin: Position
+    end: Position | None
+
+
+class _SpokenLog(ReadingLog):
+    """Says at once what is left out: a run that streams has no end at which it could."""
+
+    def note(self, place: str, problem: RowProblem) -> None:
+        super().note(place, problem)
+        _LOGGER.warning("left out: %s: %s", place, problem)
+
+
+class ReaderText:
+    """The documents of `readers`, which are `dla_data.streams.source.ShardedText`.
+
+    Where there are fewer than eight files for each stream, those that can be entered anywhere are cut into ranges, so
+    that no stream need read what belongs to another.
+
+    Args:
+        name: for messages and metrics. readers: at least one. streams: that will share them.
+        skip_bad: how many bad rows may be left out each time a shard is read; each is named in a warning.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+
+    def __init__(self, name: str, readers: Sequence[DocumentReader], streams: int, skip_bad: int = 0) -> None:
+        self.name = name
+        self._skip_bad = skip_bad
+        self._readers = list(readers)
+        self._shards = [shard for reader, most in self._shares_of(streams) for shard in _shards(reader, most)]
+
+    @property
+    def shards(self) -> int:
+        """Files, or ranges of files."""
+        return len(self._shards)
+
+    @property
+    def files(self) -> int:
+        """How many files or shards of a data set there are."""
+        return len(self._readers)
+
+    @property
+    def bytes(self) -> int | None:
+        """Of all files on disk; None where that is not known."""
+        sizes = [reader.size for reader in self._readers]
+        return None if None in sizes else sum(size for size in sizes if size)
+
+    def fingerprint(self) -> str:
+        """Hash of the files' names and sizes: quick, and enough to notice another text, though not every change."""
+        files = [(Path(reader.name).name, reader.size) for reader in self._readers]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+    def documents(self, shard: int, start: Sequence[int] | None) -> Iterator[tuple[list[int], str]]:
+        """See `ShardedText`; positions are lists of three integers."""
+        reader, begin, end = self._shards[shard]
+        documents = reader.documents(begin if start is None else Position(*start), _SpokenLog(self._skip_bad))
+        try:
+            for position, text in documents:
+                if end is not None and position.row >= end.row and position.offset >= end.offset:
+                    return
+                yield list(position), text
+        except DataError as error:
+            if not begin.offset:
+                raise
+            raise DataError(f"{error} (Lines are counted from byte {begin.offset:,} of the file on.)") from error
+
+    def _shares_of(self, streams: int) -> Iterator[tuple[DocumentReader, int]]:
+        """Each reader, and into how many ranges it may be cut."""
+        wanted = _SHARDS_PER_STREAM * streams
+        total = sum(reader.size or 0 for reader in self._readers)
+        for reader in self._readers:
+            is_cut = len(self._readers) < wanted and reader.size and total
+            yield reader, -(-wanted * reader.size // total) if is_cut and reader.size else 1
+
+
+def _shards(reader: DocumentReader, most: int) -> Iterator[_Shard]:
+    begins = reader.ranges(most) if most > 1 else [START]
+    for begin, end in zip(begins, [*begins[1:], None], strict=True):
+        yield _Shard(reader, begin, end)
