@@ -1,6 +1,7 @@
 """One row of numbers per step and per validation, to `metrics.csv` and to Lightning's logger."""
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -15,6 +16,11 @@ from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile
 from dla_train.training.module import LanguageModelTraining
 
 
+def source_columns(tokens: Mapping[str, int]) -> dict[str, int]:
+    """The columns of `metrics.csv` for the tokens seen of each source."""
+    return {f"tokens.{name}": number for name, number in tokens.items()}
+
+
 class StepMetrics(Callback):
     """Collects the numbers of a step and writes them.
 
@@ -23,6 +29,7 @@ class StepMetrics(Callback):
         watch: of the memories. memory_every: steps between looks at them.
         tokens_per_step: over all devices.
         checkpointing: its seconds do not count as training time.
+        tokens_by_source: for a number of steps, the tokens of each source in them (`source_columns`).
     Attributes:
         train, validation: the newest row of either kind.
     """
@@ -34,12 +41,14 @@ class StepMetrics(Callback):
         memory_every: int,
         tokens_per_step: int,
         checkpointing: Checkpointing,
+        tokens_by_source: Callable[[int], Mapping[str, int]] = lambda steps: {},
     ) -> None:
         self.file = file
         self.watch = watch
         self.memory_every = memory_every
         self.tokens_per_step = tokens_per_step
         self.checkpointing = checkpointing
+        self.tokens_by_source = tokens_by_source
         self.train: dict[str, Any] = {}
         self.validation: dict[str, Any] = {}
         self._loss = torch.zeros((), dtype=torch.float64)
@@ -101,6 +110,7 @@ class StepMetrics(Callback):
             "tokens": trainer.global_step * self.tokens_per_step,
             "tokens_per_second": self.tokens_per_step / max(step_seconds, 1e-9),
             "seconds": self._seconds(),
+            **source_columns(self.tokens_by_source(trainer.global_step)),
             **self.watch.collect(),
         }
         self._write(trainer, self.train)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ MAY_CHANGE = (
     "logging.",
     "report.",
     "data.path",  # the text may have moved; its fingerprint is compared
+    "data.sources.*.path",
+    "data.sources.*.skip_bad",
+    "data.tokenizer",  # likewise
     "data.workers",
     "training.steps",
     "training.micro_batch",
@@ -29,8 +33,8 @@ MAY_CHANGE = (
     "training.validate_every",
     "training.validation_windows",
 )
-"""Keys (or sections, with a dot) that may differ when a run goes on: they decide how long, how fast and what is
-written, not what is learned from which windows. (`training.steps` stretches the schedule: that is what changing it
+"""Keys (patterns, or sections with a dot) that may differ when a run goes on: they decide how long, how fast and what
+is written, not what is learned from which windows. (`training.steps` stretches the schedule: that is what changing it
 means.)"""
 
 
@@ -138,7 +142,7 @@ def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, 
     return {
         key: values
         for key, values in differences(before, now).items()
-        if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in MAY_CHANGE)
+        if not any(fnmatchcase(key, f"{allowed}*" if allowed.endswith(".") else allowed) for allowed in MAY_CHANGE)
     }
 
 

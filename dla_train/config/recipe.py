@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from dla_train.callbacks.config import LoggingConfig
 from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.data.config import DataConfig
+from dla_train.data.streaming_config import StreamingData
 from dla_train.models.config import ModelConfig
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
@@ -39,6 +40,10 @@ class Recipe:
             raise ValueError(
                 f"model.vocab_size is {self.model.vocab_size}, but the tokenizer of data.vocab_size makes ids up to "
                 f"{self.data.vocab_size - 1}; set both to one number"
+            )
+        if isinstance(self.data, StreamingData) and self.training.validation_windows is None:
+            raise ValueError(
+                "training.validation_windows is null, but streamed text has no end to read up to; set how many to read"
             )
         if self.schedule.warmup >= self.training.steps:
             raise ValueError(

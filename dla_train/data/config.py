@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_train.data.streaming_config import StreamingData
+
 
 @dataclass(frozen=True, kw_only=True)
 class StdlibData:
@@ -49,10 +51,10 @@ class TextData:
                 raise ValueError(f"suffixes holds {suffix!r}; each must begin with a dot: '.{suffix}'")
 
 
-DataConfig = StdlibData | TextData
+DataConfig = StdlibData | TextData | StreamingData
 
 
-def _check(config: DataConfig) -> None:
+def _check(config: StdlibData | TextData) -> None:
     if config.window < 1:
         raise ValueError(f"window is {config.window}; it must be at least 1 token")
     if config.vocab_size < 257:

@@ -4,8 +4,10 @@ from dla_data.corpora import CorpusSource, StdlibCorpus, TextCorpus
 from dla_data.errors import DataError
 from dla_data.prepare import prepare_corpus
 from dla_train.config.load import LoadedRecipe
-from dla_train.data.config import DataConfig, TextData
+from dla_train.data.config import StdlibData, TextData
 from dla_train.data.recipe_data import RecipeData
+from dla_train.data.streaming import StreamingDataModule
+from dla_train.data.streaming_config import StreamingData
 from dla_train.data.windows import WindowsDataModule
 from dla_train.errors import UsageError
 
@@ -17,6 +19,11 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
         UsageError: the text is missing, not UTF-8, or too little for vocabulary or window; says where that was set.
     """
     recipe = loaded.recipe
+    if isinstance(recipe.data, StreamingData):
+        try:
+            return StreamingDataModule(recipe.data, recipe.training, recipe.seed)
+        except DataError as error:
+            raise _streaming_problem(loaded, recipe.data, str(error)) from error
     try:
         corpus = prepare_corpus(_source(recipe.data), recipe.data.vocab_size)
     except DataError as error:
@@ -27,7 +34,7 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
         raise loaded.problem("data.window", str(error)) from error
 
 
-def _source(config: DataConfig) -> CorpusSource:
+def _source(config: StdlibData | TextData) -> CorpusSource:
     if isinstance(config, TextData):
         return TextCorpus(config.path, config.suffixes)
     return StdlibCorpus()
@@ -41,3 +48,13 @@ def _data_problem(loaded: LoadedRecipe, text: str) -> UsageError:
     if isinstance(data, TextData) and data.path in text:
         return loaded.problem("data.path", text)
     return UsageError(text)
+
+
+def _streaming_problem(loaded: LoadedRecipe, data: StreamingData, text: str) -> UsageError:
+    """The same for streamed text: the tokenizer, or the source whose path or name is in the message."""
+    if data.tokenizer in text:
+        return loaded.problem("data.vocab_size" if "vocabulary is set" in text else "data.tokenizer", text)
+    for name, source in data.sources.items():
+        if source.path.removeprefix("hf:") in text or text.startswith(f"{name}: "):
+            return loaded.problem(f"data.sources.{name}", text)
+    return loaded.problem("data", text)

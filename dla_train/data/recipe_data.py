@@ -45,6 +45,10 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """How often `windows` training windows go through the text; None where its length is not known."""
         return None
 
+    def tokens_by_source(self, steps: int) -> dict[str, int]:
+        """How many tokens of each source the first `steps` steps hold; empty where there is only one source."""
+        return {}
+
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
         """Training tokens to fit a bigram model to, as a yardstick; None where there are too many to hold in memory."""
         return None

@@ -13,7 +13,7 @@ from dla_data.batches import StepBatches
 from dla_data.order import WindowOrder
 from dla_data.prepare import PreparedCorpus
 from dla_data.windows import PackedWindows
-from dla_train.data.config import DataConfig
+from dla_train.data.config import StdlibData, TextData
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.training.config import TrainingConfig
 
@@ -33,7 +33,9 @@ class WindowsDataModule(RecipeData):
         DataError: a part of the corpus is shorter than one window.
     """
 
-    def __init__(self, corpus: PreparedCorpus, config: DataConfig, training: TrainingConfig, seed: int) -> None:
+    def __init__(
+        self, corpus: PreparedCorpus, config: StdlibData | TextData, training: TrainingConfig, seed: int
+    ) -> None:
         super().__init__()
         self.corpus = corpus
         self.config = config

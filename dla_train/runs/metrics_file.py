@@ -86,6 +86,6 @@ def _number(name: str, value: str) -> Any:
     if name == "split":
         return value
     try:
-        return int(value) if name in ("step", "tokens") else float(value)
+        return int(value) if name in ("step", "tokens") or name.startswith("tokens.") else float(value)
     except ValueError:
         return value

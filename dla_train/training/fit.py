@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from dla_data.errors import DataError
 from dla_train import atomic_files
 from dla_train.callbacks.checkpointing import Checkpointing
 from dla_train.callbacks.ending import Ending
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.callbacks.progress import Progress
 from dla_train.callbacks.resume_position import ResumePosition
-from dla_train.callbacks.step_metrics import StepMetrics
+from dla_train.callbacks.step_metrics import StepMetrics, source_columns
 from dla_train.callbacks.stop_signal import Interrupted, StopSignal
 from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.store import CheckpointStore
@@ -93,11 +94,12 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step)
     watch = MemoryWatch(model)
     metrics = StepMetrics(
-        MetricsFile(folder.metrics, watch.columns, start.step),
+        MetricsFile(folder.metrics, [*source_columns(start.data.tokens_by_source(0)), *watch.columns], start.step),
         watch,
         recipe.logging.memory_every,
         recipe.training.global_batch * recipe.data.window,
         checkpointing,
+        start.data.tokens_by_source,
     )
     trainer = build_trainer(
         recipe.training,
@@ -126,6 +128,8 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     except SystemExit as exit:
         # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
         raise KeyboardInterrupt from exit
+    except DataError as error:
+        raise RunError(f"{error} {store.last_words()}") from error
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"out of GPU memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "

@@ -1,6 +1,8 @@
 """The micro-batches of one rank, step by step, and the positions that they leave the streams at."""
 
+import logging
 import signal
+import time
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +12,8 @@ from dla_data.errors import DataError
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
 from dla_data.streams.windows import StreamedText, StreamWindows, raise_or_return
+
+_LOGGER = logging.getLogger("dla_data")
 
 
 class StreamBatches:
@@ -64,10 +68,13 @@ class StreamBatches:
             worker_init_fn=_ignore_interrupts,
         )
         items = iter(loader)
+        began = time.monotonic()
         micro_steps = self.share.per_step // self.micro_batch
         try:
             for number in range(self.first_step * micro_steps, self.last_step * micro_steps):
                 batch = torch.stack([self._note(next(items)) for _ in range(self.micro_batch)])
+                if number == self.first_step * micro_steps and self.share.rank == 0:
+                    _LOGGER.info("first batch after %.1f s", time.monotonic() - began)
                 step, micro_step = divmod(number, micro_steps)
                 if micro_step == micro_steps - 1:
                     # Before handing it out: after the last one, nobody asks for more.

@@ -17,6 +17,10 @@ from dla_data.tokenizer import encode_pieces, end_of_document_id
 _EMPTY_EPOCHS = 8
 
 
+class EndOfText(DataError):
+    """A text that is not to be repeated is at its end."""
+
+
 class StreamState(NamedTuple):
     """Where a stream stands: at its next token.
 
@@ -92,7 +96,8 @@ class TokenStream:
         """The next `window + 1` tokens, int64; the last one is the first of the next window too.
 
         Raises:
-            DataError: the text ends and is not to be repeated, has no documents for this stream, or cannot be read.
+            EndOfText: the text ends and is not to be repeated.
+            DataError: it has no documents for this stream, or cannot be read.
         """
         while self._ready_tokens < window + 1:
             state, ids = next(self._pieces)
@@ -118,7 +123,7 @@ class TokenStream:
                     yield state._replace(character=character, dropped=0), whole
             empty_epochs = 0 if has_text else empty_epochs + 1
             if not self._repeat:
-                raise DataError(
+                raise EndOfText(
                     f"{self._source.name} is at its end for stream {self._stream} of {self._parts.streams}, and it is "
                     "not to be repeated. Train for fewer steps, let it repeat, or give more text."
                 )

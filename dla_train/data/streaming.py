@@ -1,0 +1,160 @@
+"""Text tokenised while training, as a LightningDataModule that owns the positions of its streams."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from dla_data.errors import DataError
+from dla_data.readers import Source
+from dla_data.streams.batches import StreamBatches
+from dla_data.streams.held_out import HeldOut, held_out_windows
+from dla_data.streams.positions import StreamPositions
+from dla_data.streams.reader_text import ReaderText
+from dla_data.streams.share import Share
+from dla_data.streams.windows import StreamedSource, StreamedText
+from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from dla_train.data.recipe_data import RecipeData, Windows
+from dla_train.data.streaming_config import StreamingData
+from dla_train.training.config import TrainingConfig
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class StreamingDataModule(RecipeData):
+    """Batches of windows `[micro_batch, window + 1]` int64: `[:, :-1]` are the inputs and `[:, 1:]` the targets.
+
+    A checkpoint holds a few integers for each stream, gathered from all ranks, so that any number of ranks may go on
+    from it. Nothing is left to the state of a loader: Lightning keeps only that of rank 0, and counts what workers have
+    read ahead as trained on.
+
+    Args:
+        config: sources, tokenizer, window. training: batch sizes, steps, validation windows. seed: of the order.
+    Raises:
+        DataError: tokenizer, a source or the weights do not work, or there is too little text to validate on.
+    """
+
+    def __init__(self, config: StreamingData, training: TrainingConfig, seed: int) -> None:
+        super().__init__()
+        began = time.monotonic()
+        self.config = config
+        self.training = training
+        tokenizer = load_tokenizer(config.tokenizer)
+        if tokenizer.get_vocab_size() > config.vocab_size:
+            raise DataError(
+                f"the tokenizer {config.tokenizer} has {tokenizer.get_vocab_size():,} entries, but the vocabulary is "
+                f"set to {config.vocab_size:,}. Set {tokenizer.get_vocab_size()}, or give the right tokenizer."
+            )
+        self._tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
+        sources = dict(sorted(config.sources.items()))  # their order in the recipe must not matter
+        self._texts = [
+            ReaderText(
+                name,
+                Source(path=one.path, text_field=one.text_field, config=one.config, split=one.split).readers(),
+                config.streams,
+                one.skip_bad,
+            )
+            for name, one in sources.items()
+        ]
+        weights = [one.weight for one in sources.values()]
+        held_out = HeldOut(config.held_out)
+        self.text = StreamedText(
+            [
+                StreamedSource(text=text, weight=one.weight, repeat=one.at_end == "repeat")
+                for text, one in zip(self._texts, sources.values(), strict=True)
+            ],
+            tokenizer,
+            window=config.window,
+            streams=config.streams,
+            seed=seed,
+            wanted=held_out.trained_on,
+        )
+        self.positions = StreamPositions(len(weights), config.streams)
+        assert training.validation_windows is not None
+        self._validation_windows = held_out_windows(
+            self._texts, weights, tokenizer, held_out, window=config.window, count=training.validation_windows
+        )
+        _LOGGER.info("opened the text and read the validation windows in %.1f s", time.monotonic() - began)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return Path(self.config.tokenizer)
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        texts = {f"text of data.sources.{text.name}": text.fingerprint() for text in self._texts}
+        return {"tokenizer": self._tokenizer_fingerprint, **texts}
+
+    @property
+    def extent(self) -> str:
+        files = sum(text.files for text in self._texts)
+        sizes = [text.bytes for text in self._texts]
+        size = "" if None in sizes else f" ({sum(filter(None, sizes)) / 1e6:,.1f} MB)"
+        return f"streaming from {files:,} files{size} of {', '.join(self.config.sources)}"
+
+    @property
+    def validation_windows(self) -> Windows:
+        return self._validation_windows
+
+    def tokens_by_source(self, steps: int) -> dict[str, int]:
+        """See `RecipeData`."""
+        if len(self._texts) == 1:
+            return {}
+        counts = self.text.mixture.counts(steps * self.training.global_batch) * self.config.window
+        return {text.name: count for text, count in zip(self._texts, counts.tolist(), strict=True)}
+
+    def train_dataloader(self) -> StreamBatches:
+        """The micro-batches from the trainer's step to the last one.
+
+        Raises:
+            DataError: the streams cannot be shared by so many ranks and workers, or the checkpoint had no positions.
+        """
+        assert self.trainer is not None
+        step = self.trainer.global_step
+        self.positions.at(step, range(0))
+        return StreamBatches(
+            self.text,
+            self._share(),
+            self.positions,
+            micro_batch=self.training.micro_batch,
+            first_step=step,
+            last_step=max(step, self.training.steps),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[torch.Tensor]:
+        """The validation windows, always the same ones in the same order."""
+        return DataLoader(
+            self._validation_windows,  # type: ignore[arg-type]
+            batch_size=self.training.micro_batch,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The positions of all streams at the trainer's step; every rank must call it, and all get the same."""
+        assert self.trainer is not None
+        step = self.trainer.global_step
+        own = self.positions.at(step, self._share().owned_streams())
+        if self.trainer.world_size == 1:
+            return {"step": step, "streams": own}
+        gathered: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, own)
+        return {"step": step, "streams": {stream: states for each in gathered for stream, states in each.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, on however many ranks."""
+        self.positions.restore(state_dict["step"], state_dict["streams"])
+
+    def _share(self) -> Share:
+        assert self.trainer is not None
+        return Share(
+            streams=self.config.streams,
+            global_batch=self.training.global_batch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            workers=self.config.workers,
+        )

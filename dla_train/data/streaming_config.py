@@ -1,0 +1,77 @@
+"""The recipe's `data` section of kind `streaming`: text tokenised while training, from one source or several."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedSourceConfig:
+    """Where documents come from, and how they take part.
+
+    Attributes:
+        path: a file (`.jsonl`, `.json`, `.ndjson`, `.txt`, each also with `.gz` or `.zst`, or `.parquet`), a directory
+            of such files, a pattern such as `pretrain/*.jsonl.zst`, a data set of the Hugging Face hub (`owner/name`),
+            or `hf:` and a folder to be read as a data set.
+        text_field: the field or column with the text.
+        config, split: of a data set; null takes its default and `train`. Files have neither.
+        weight: its part of the training tokens, beside the other sources' weights.
+        at_end: `repeat` begins again, in another order of the files; `stop` ends the run with an error.
+        skip_bad: how many bad rows (empty, malformed, without the field) may be left out each time a file is read.
+    """
+
+    path: str
+    text_field: str = "text"
+    config: str | None = None
+    split: str | None = None
+    weight: float = 1.0
+    at_end: Literal["repeat", "stop"] = "repeat"
+    skip_bad: int = 0
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight is {self.weight}; it must be above 0")
+        if self.skip_bad < 0:
+            raise ValueError(f"skip_bad is {self.skip_bad}; it must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingData:
+    """Text tokenised on the fly, nothing written to disk first.
+
+    Attributes:
+        sources: by a name of your choice, which the metrics use.
+        tokenizer: path of a `tokenizer.json` with the token `<|endoftext|>`.
+        vocab_size: ids that the model has for it; at least as many as the tokenizer's.
+        window: tokens that the model sees at once.
+        streams: how many sequences the text is dealt out to; a multiple of ranks x workers. Another number is another
+            order of the windows.
+        held_out: the share of documents, chosen by their text, that is kept for validation and never trained on.
+        workers: processes per rank that read and tokenise ahead; 0 does it in the training process. The order is the
+            same for any number.
+    """
+
+    kind: Literal["streaming"] = "streaming"
+    sources: dict[str, StreamedSourceConfig]
+    tokenizer: str
+    vocab_size: int
+    window: int
+    streams: int = 64
+    held_out: float = 0.005
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.sources:
+            if not re.fullmatch(r"[\w-]+", name):
+                raise ValueError(f"sources has the name {name!r}; use letters, digits, _ and -")
+        for name in ("vocab_size", "window", "streams"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}; it must be above 0 and below 1")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; it must be at least 0")
+        if self.streams % max(self.workers, 1):
+            raise ValueError(
+                f"streams is {self.streams}, not a multiple of {self.workers} workers; each worker reads its own"
+            )
