@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from dla_train.cli import fit, recipes, show, submit
+from dla_train.cli import estimate, fit, recipes, show, submit
 from dla_train.errors import RunError, UsageError
 
-_COMMANDS = (fit, recipes, show, submit)
+_COMMANDS = (fit, estimate, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there
   dla-train show tiny                                         print a recipe with every value
+  dla-train estimate --recipe mamba2-dla-780m --devices 8     what it costs: memory, FLOPs, days
   dla-train fit --recipe tiny                                 train it, in runs/tiny
   dla-train fit --recipe tiny --resume auto                   go on after a stop of any kind
   dla-train fit --recipe tiny training.steps=50 --run-dir runs/short

@@ -1,0 +1,1 @@
+"""What a recipe costs, before it is launched: parameters, FLOPs, bytes and time."""

@@ -1,0 +1,191 @@
+"""Bytes that the forward pass keeps for the backward, counted from what each module saves.
+
+`a` is the width of a number that matrix products read (2 for bfloat16), WIDE of one that norms, gates and time scales
+are worked out in. Per token unless said otherwise. The two paths of the op keep different things: `torch` its chunk
+algebra and a state every eighth chunk, `triton` little more than its inputs, since it makes the rest again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dla_kernels.reader.chunk import CHUNK
+from dla_kernels.reader.fused.configs import tiles_by_rule
+from dla_kernels.reader.slots import STRIDE
+from dla_train.estimate.flops import has_gate
+from dla_train.models.config import AttentionConfig, DynamicMemory, GatedDeltaNetConfig, Mamba2Config, ModelConfig
+
+Path = Literal["torch", "triton"]
+WIDE = 4
+IDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What decides about sizes beside the model.
+
+    Attributes:
+        batch, window: rows and tokens in a row that go through the model at once.
+        precision: of the recipe. path: of the op. is_gpu: where norms are one fused kernel.
+    """
+
+    batch: int
+    window: int
+    precision: str
+    path: Path
+    is_gpu: bool
+
+    @property
+    def tokens(self) -> int:
+        """In one micro-batch."""
+        return self.batch * self.window
+
+    @property
+    def a(self) -> int:
+        """Bytes of a number that matrix products read."""
+        return 4 if self.precision == "32-true" else 2
+
+    @property
+    def parameter(self) -> int:
+        """Bytes of a parameter."""
+        return 2 if self.precision == "bf16-true" else 4
+
+    @property
+    def is_autocast(self) -> bool:
+        """Whether products read copies of float32 weights."""
+        return self.precision == "bf16-mixed"
+
+
+def saved_bytes(config: ModelConfig, setting: Setting) -> dict[str, int]:
+    """By part, of the whole model for one micro-batch."""
+    tokens, layers, hidden = setting.tokens, config.layers, config.hidden
+    parts = {
+        # two norms a layer and one at the end, each with its input
+        "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
+        "mlp": tokens * layers * setting.a * (hidden + 4 * config.mlp_hidden),
+        "mixers": tokens * layers * _mixer(config, setting),
+        "reader and plan": layers * _op(config, setting),
+        "head": tokens * (IDS + hidden * setting.parameter) + config.vocab_size * hidden * setting.parameter,
+        "copies of weights": _cast_weights(config, setting),
+    }
+    return {name: round(size) for name, size in parts.items() if size}
+
+
+def _norm(width: int, setting: Setting) -> int:
+    """Beside its input: one number, and off the GPU, where no fused kernel serves, the normalised input."""
+    fused = setting.is_gpu and setting.precision != "bf16-true"
+    return WIDE if fused else WIDE + WIDE * width
+
+
+def _mixer(config: ModelConfig, setting: Setting) -> float:
+    """A mixer without its op, per token."""
+    a, hidden, mixer = setting.a, config.hidden, config.mixer
+    copies = WIDE if a < WIDE else 0  # where something is made wide that is not
+    match mixer:
+        case AttentionConfig():
+            # Input, q, k, v, result and its rows in order; per row's position: cosines and sines for q and k.
+            angles = 4 * WIDE * hidden / mixer.heads / 2 / setting.batch
+            return a * (hidden + 2 * hidden + 3 * hidden + 2 * hidden) + WIDE * mixer.heads + angles
+        case Mamba2Config():
+            heads, inner = mixer.heads, mixer.heads * mixer.head_dim
+            channels = inner + 2 * mixer.groups * mixer.state_dim
+            # Input, projection, convolution, its silu, v, and what out_proj reads.
+            products = a * (hidden + inner + channels + heads + 2 * channels + inner + inner)
+            # The gated norm: y, silu(z), their product, and z where it had to be made wide.
+            norm = 3 * WIDE * inner + copies * inner + _norm(inner, setting)
+            return products + norm + 4 * WIDE * heads + _slot_weight(config, setting)
+        case GatedDeltaNetConfig():
+            heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
+            channels = 2 * keys + values
+            products = a * (hidden + channels + values + 2 * heads + 2 * channels + values)
+            unit = a * 2 * keys + copies * 2 * keys + WIDE * 2 * heads
+            # The gated norm: o, its norm, silu(gate), and the gate where it had to be made wide.
+            norm = 3 * WIDE * values + copies * values + heads * _norm(mixer.value_dim, setting)
+            return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, setting)
+
+
+def _slot_weight(config: ModelConfig, setting: Setting) -> float:
+    """Before and after the softplus, and a second copy of the input that autocast makes for it."""
+    assert not isinstance(config.mixer, AttentionConfig)
+    memory = config.mixer.memory
+    if memory.kind == "single":
+        return 0
+    copy = setting.a * config.hidden if setting.is_autocast else 0
+    return 2 * WIDE * config.mixer.heads * memory.capacity + copy
+
+
+def _op(config: ModelConfig, setting: Setting) -> float:
+    """The reader and the plan of one layer, for the whole micro-batch."""
+    mixer = config.mixer
+    match mixer:
+        case AttentionConfig():
+            return 0
+        case Mamba2Config():
+            heads, groups, key_dim, value_dim, delta = mixer.heads, mixer.groups, mixer.state_dim, mixer.head_dim, False
+        case GatedDeltaNetConfig():
+            heads, groups, key_dim, value_dim, delta = mixer.heads, mixer.heads, mixer.key_dim, mixer.value_dim, True
+    a = setting.a
+    # shift, score, and the gate with its norm and its mark of first tokens
+    plan = heads * (4 * WIDE + 1) if has_gate(mixer.memory) else heads * WIDE * isinstance(mixer.memory, DynamicMemory)
+    if setting.path == "triton":
+        made = 3 * WIDE * heads
+        long = long_chunk(config, setting)
+        if delta:  # Mx, Qe, U of the long chunks and what they remove from a state
+            made += a * heads * (long + 2 * key_dim + key_dim**2 / long)
+        return setting.tokens * (plan + made)
+    rows = WIDE * heads
+    if delta:
+        # Products of pairs, vectors of keys, and the state's transition, as transitions.py names them.
+        chunk = 9 * CHUNK + 11 * key_dim + key_dim**2 / CHUNK + (key_dim if a < WIDE else 0)
+    else:
+        # similarity, decays and Mx; q, k, Qe and U
+        chunk = 3 * CHUNK + 4 * key_dim + (1 if a == WIDE else 2) * key_dim * groups / heads
+    if a < WIDE or setting.batch > 1:
+        chunk += value_dim
+    chunks = -(-setting.window // CHUNK)
+    kept = setting.batch * -(-chunks // STRIDE) * WIDE * heads * capacity_of(mixer) * key_dim * value_dim
+    return setting.tokens * (plan + rows * (chunk + 4)) + kept
+
+
+def long_chunk(config: ModelConfig, setting: Setting) -> int:
+    """Tokens in a chunk of the Triton kernels, by their rule (`dla_kernels.reader.fused.configs`)."""
+    mixer = config.mixer
+    assert not isinstance(mixer, AttentionConfig)
+    key_dim, value_dim = state_shape(mixer)
+    dtype = torch.float32 if setting.a == WIDE else torch.bfloat16
+    return tiles_by_rule(key_dim, value_dim, capacity_of(mixer), dtype).long
+
+
+def state_shape(mixer: Mamba2Config | GatedDeltaNetConfig) -> tuple[int, int]:
+    """K and V: one state of one head."""
+    if isinstance(mixer, GatedDeltaNetConfig):
+        return mixer.key_dim, mixer.value_dim
+    return mixer.state_dim, mixer.head_dim
+
+
+def capacity_of(mixer: Mamba2Config | GatedDeltaNetConfig) -> int:
+    """M, the slots that there is room for."""
+    return 1 if mixer.memory.kind == "single" else mixer.memory.capacity
+
+
+def _cast_weights(config: ModelConfig, setting: Setting) -> int:
+    """Under autocast, a copy of every matrix of the blocks; without it, slot weights' matrix times its scale."""
+    hidden, mixer = config.hidden, config.mixer
+    slots = 0
+    if not isinstance(mixer, AttentionConfig) and mixer.memory.kind != "single":
+        slots = hidden * mixer.heads * capacity_of(mixer)
+    match mixer:
+        case AttentionConfig():
+            matrices = 4 * hidden * hidden
+        case Mamba2Config():
+            inner = mixer.heads * mixer.head_dim
+            matrices = hidden * (3 * inner + 2 * mixer.groups * mixer.state_dim + mixer.heads)
+        case GatedDeltaNetConfig():
+            keys, values = mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
+            matrices = hidden * (2 * keys + 3 * values + 2 * mixer.heads)
+    matrices += 3 * hidden * config.mlp_hidden
+    cast = 2 * (matrices + slots) if setting.is_autocast else setting.parameter * slots
+    return config.layers * cast

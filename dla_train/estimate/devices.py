@@ -1,0 +1,56 @@
+"""What accelerators can do, from their makers' data sheets: dense rates, nothing sparse, nothing boosted."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from dla_train.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One accelerator.
+
+    Attributes:
+        name: as on the command line. memory: bytes. bandwidth: of it, bytes per second.
+        bf16: FLOP/s of dense bfloat16 products. fp32: of float32 ones on the ordinary units, PyTorch's default.
+    """
+
+    name: str
+    memory: float
+    bandwidth: float
+    bf16: float
+    fp32: float
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s at the recipe's precision."""
+        return self.fp32 if precision == "32-true" else self.bf16
+
+
+DEVICES = {
+    device.name: device
+    for device in (
+        Device(name="b200", memory=180e9, bandwidth=7.7e12, bf16=2250e12, fp32=75e12),
+        Device(name="h200", memory=141e9, bandwidth=4.8e12, bf16=989e12, fp32=67e12),
+        Device(name="h100", memory=80e9, bandwidth=3.35e12, bf16=989e12, fp32=67e12),
+        Device(name="h100-pcie", memory=80e9, bandwidth=2.0e12, bf16=756e12, fp32=51e12),
+        Device(name="a100-80gb", memory=80e9, bandwidth=2.0e12, bf16=312e12, fp32=19.5e12),
+        Device(name="a100-40gb", memory=40e9, bandwidth=1.55e12, bf16=312e12, fp32=19.5e12),
+        Device(name="l40s", memory=48e9, bandwidth=0.864e12, bf16=362e12, fp32=91.6e12),
+        Device(name="rtx-4090", memory=24e9, bandwidth=1.01e12, bf16=165e12, fp32=82.6e12),
+    )
+}
+
+
+def device_named(name: str) -> Device:
+    """The device of that name.
+
+    Raises:
+        UsageError: there is none; names the nearest.
+    """
+    if name in DEVICES:
+        return DEVICES[name]
+    guess = difflib.get_close_matches(name.lower(), DEVICES, n=1, cutoff=0.4)
+    hint = f" Did you mean {guess[0]}?" if guess else ""
+    raise UsageError(f"--device is {name}, which is not in the table.{hint} It must be one of {', '.join(DEVICES)}.")

@@ -1,0 +1,127 @@
+"""All figures of a recipe on a number of devices, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dla_train.config.load import LoadedRecipe
+from dla_train.config.recipe import Recipe
+from dla_train.errors import UsageError
+from dla_train.estimate.activations import Path, Setting, capacity_of, state_shape
+from dla_train.estimate.bounds import bound_by
+from dla_train.estimate.devices import Device
+from dla_train.estimate.flops import model_work
+from dla_train.estimate.footprint import Footprint, footprint
+from dla_train.estimate.parts import parameter_parts
+from dla_train.estimate.work import Work
+from dla_train.models import LanguageModel
+from dla_train.models.config import AttentionConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What `dla-train estimate` prints.
+
+    Attributes:
+        name: of the recipe. device, devices: which, and how many. utilisation: the share of the device's peak that is
+            assumed.
+        parameters: by part. work: FLOPs per token by part. bounds: what holds each part up. footprint: bytes.
+        path: of the op.
+    """
+
+    name: str
+    recipe: Recipe
+    device: Device
+    devices: int
+    utilisation: float
+    parameters: dict[str, int]
+    work: dict[str, Work]
+    bounds: dict[str, str]
+    footprint: Footprint
+    path: Path
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward."""
+        return sum(one.training for one in self.work.values())
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Over all devices."""
+        return self.recipe.training.global_batch * self.recipe.data.window
+
+    @property
+    def tokens(self) -> int:
+        """The whole run's."""
+        return self.recipe.training.steps * self.tokens_per_step
+
+    @property
+    def optimizer_seconds(self) -> float:
+        """Of one step: weights and state read and written, gradients read."""
+        sizes = self.footprint
+        return (2 * (sizes.parameters + sizes.optimizer) + sizes.gradients) / self.device.bandwidth
+
+    @property
+    def step_seconds(self) -> float:
+        """At the assumed share of the peak, the optimizer's traffic added, exchange between devices not."""
+        rate = self.devices * self.utilisation * self.device.peak(self.recipe.training.precision)
+        return self.flops_per_token * self.tokens_per_step / rate + self.optimizer_seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Over all devices."""
+        return self.tokens_per_step / self.step_seconds
+
+
+def estimate(loaded: LoadedRecipe, device: Device, devices: int, utilisation: float) -> Estimate:
+    """Work it all out on the meta device.
+
+    Raises:
+        UsageError: a step's windows cannot be shared out among the devices; names what would do.
+    """
+    recipe = loaded.recipe
+    _check_batches(loaded, devices)
+    with torch.device("meta"):
+        model = LanguageModel(recipe.model)
+    path = _path(recipe.model)
+    setting = Setting(
+        batch=recipe.training.micro_batch,
+        window=recipe.data.window,
+        precision=recipe.training.precision,
+        path=path,
+        is_gpu=True,
+    )
+    work = model_work(recipe.model, recipe.data.window)
+    return Estimate(
+        name=loaded.name,
+        recipe=recipe,
+        device=device,
+        devices=devices,
+        utilisation=utilisation,
+        parameters=parameter_parts(model),
+        work=work,
+        bounds=bound_by(recipe.model, work, setting, device),
+        footprint=footprint(recipe, model, devices, setting),
+        path=path,
+    )
+
+
+def _check_batches(loaded: LoadedRecipe, devices: int) -> None:
+    training = loaded.recipe.training
+    if training.global_batch % (training.micro_batch * devices):
+        raise UsageError(
+            f"training.global_batch is {training.global_batch} and training.micro_batch {training.micro_batch}: a step "
+            f"of {training.global_batch // training.micro_batch} micro-batches cannot be shared out evenly among "
+            f"--devices {devices}. Use a divisor of that number, or other batches."
+        )
+
+
+def _path(config: ModelConfig) -> Path:
+    """The path of the op that `auto` takes on a GPU: the kernels, up to their largest sizes."""
+    mixer = config.mixer
+    if isinstance(mixer, AttentionConfig):
+        return "triton"
+    key_dim, value_dim = state_shape(mixer)
+    return "triton" if capacity_of(mixer) <= 64 and key_dim <= 256 and value_dim <= 512 else "torch"

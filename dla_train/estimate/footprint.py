@@ -1,0 +1,107 @@
+"""Bytes: on each device while training, and on disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from dla_train.config.recipe import Recipe
+from dla_train.estimate.activations import STRIDE, WIDE, Setting, capacity_of, long_chunk, saved_bytes, state_shape
+from dla_train.models import LanguageModel
+from dla_train.models.config import AttentionConfig, ModelConfig
+from dla_train.models.loss import ROWS
+from dla_train.training.optimizers import build_optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes.
+
+    Attributes:
+        parameters: of a whole replica with its buffers. gradients, optimizer: of it. All three are exact.
+        buckets: of the gradients' exchange between devices.
+        activations: kept for the backward, by part. states: the reader's, while one layer's backward runs.
+        logits: the head's rows at work.
+        checkpoint: one on disk.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    buckets: int
+    activations: dict[str, int]
+    states: int
+    logits: int
+    checkpoint: int
+
+    @property
+    def on_device(self) -> dict[str, int]:
+        """What lies in a device's memory at the worst moment."""
+        return {
+            "parameters": self.parameters,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "exchange of gradients": self.buckets,
+            "activations": sum(self.activations.values()),
+            "states of the reader": self.states,
+            "logits": self.logits,
+        }
+
+    @property
+    def total(self) -> int:
+        """Of a device."""
+        return sum(self.on_device.values())
+
+
+def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setting) -> Footprint:
+    """What `recipe` needs on each of `devices` that hold a replica each.
+
+    Args:
+        model: of the recipe, on the meta device; its type becomes that of the recipe's precision.
+        setting: of a micro-batch.
+    """
+    training = recipe.training
+    if training.precision == "bf16-true":
+        model.to(torch.bfloat16)
+    parameters = _bytes(list(model.parameters()))
+    optimizer = optimizer_bytes(recipe, model)
+    buffers = _bytes(list(model.buffers()))
+    return Footprint(
+        parameters=parameters + buffers,
+        gradients=parameters,
+        optimizer=optimizer,
+        buckets=parameters if devices > 1 else 0,
+        activations=saved_bytes(recipe.model, setting),
+        states=_states(recipe.model, setting),
+        logits=min(setting.tokens, ROWS) * recipe.model.vocab_size * (2 * WIDE + 2 * setting.a),
+        checkpoint=parameters + buffers + optimizer,
+    )
+
+
+def optimizer_bytes(recipe: Recipe, model: LanguageModel) -> int:
+    """Of the state that the recipe's own optimizer makes in a step of `model`, which lies on the meta device."""
+    optimizer = build_optimizer(recipe.optimizer, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return _bytes([value for value in values if torch.is_tensor(value)])
+
+
+def _bytes(tensors: list[torch.Tensor] | list[torch.nn.Parameter]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _states(config: ModelConfig, setting: Setting) -> int:
+    """The states that a layer's backward works on, and their adjoint."""
+    mixer = config.mixer
+    if isinstance(mixer, AttentionConfig):
+        return 0
+    one = setting.batch * mixer.heads * capacity_of(mixer) * math.prod(state_shape(mixer))
+    if setting.path == "torch":
+        return WIDE * one * (STRIDE + 3)  # of eight chunks; adjoint, before and after a move
+    chunks = -(-setting.window // long_chunk(config, setting)) - 1  # a first chunk begins with none
+    return 2 * chunks * one * WIDE  # float32, or two parts of 16 bits; states and adjoint

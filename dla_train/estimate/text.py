@@ -1,0 +1,131 @@
+"""An estimate as text: Markdown tables that line up on a terminal."""
+
+from __future__ import annotations
+
+from dla_train.estimate.estimate import Estimate
+from dla_train.report.text import duration
+
+GROWS_WITH = {
+    "parameters": "the model",
+    "gradients": "the model",
+    "optimizer": "the model",
+    "exchange of gradients": "the model; none on one device",
+    "activations": "micro_batch x window x layers",
+    "states of the reader": "micro_batch x window x slots x head sizes, one layer at a time",
+    "logits": "vocabulary; 1,024 tokens at a time",
+}
+
+
+def render(found: Estimate) -> str:
+    """All tables."""
+    parts = [_headline(found), _parameters(found), _work(found), _memory(found), _time(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]], right: frozenset[int]) -> str:
+    """A Markdown table; columns of `right` are flush right."""
+    widths = [max(3, *(len(row[column]) for row in [heads, *rows])) for column in range(len(heads))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        padded = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (width + 1) + (":" if i in right else "-") for i, width in enumerate(widths)) + "|"
+    return "\n".join([line(heads), rule, *(line(row) for row in rows)])
+
+
+def gigabytes(size: float) -> str:
+    """`12.34 GB`, with 10^9 bytes to a GB, as makers of accelerators count; small sizes in MB."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
+
+
+def _headline(found: Estimate) -> str:
+    training = found.recipe.training
+    return (
+        f"# {found.name}\n\n"
+        f"{found.tokens / 1e6:,.1f}M tokens: {training.steps:,} steps of {training.global_batch} windows of "
+        f"{found.recipe.data.window:,}, {training.micro_batch} at once\n"
+        f"on {found.devices} x {found.device.name}, {training.precision}"
+        + (", every device with a whole replica" if found.devices > 1 else "")
+    )
+
+
+def _parameters(found: Estimate) -> str:
+    total = sum(found.parameters.values())
+    rows = [(part, f"{count:,}", f"{count / total:.1%}") for part, count in found.parameters.items()]
+    return table(("parameters", "number", "share"), [*rows, ("total", f"{total:,}", "")], frozenset({1, 2}))
+
+
+def _work(found: Estimate) -> str:
+    total = found.flops_per_token
+    rows = [
+        (part, _mega(one.forward), _mega(one.training), f"{one.training / total:.1%}", found.bounds[part])
+        for part, one in found.work.items()
+    ]
+    forward = sum(one.forward for one in found.work.values())
+    rows.append(("total", _mega(forward), _mega(total), "", ""))
+    heads = ("MFLOPs per token", "forward", "training", "share", "bound by")
+    return table(heads, rows, frozenset({1, 2, 3}))
+
+
+def _memory(found: Estimate) -> str:
+    sizes = found.footprint
+    rows = []
+    for name, size in sizes.on_device.items():
+        if size:
+            rows.append((name, gigabytes(size), GROWS_WITH[name]))
+        if name == "activations":
+            rows += [(f"- {part}", gigabytes(share), "") for part, share in sizes.activations.items()]
+    rows.append(("total", gigabytes(sizes.total), f"{sizes.total / found.device.memory:.0%} of {found.device.name}"))
+    text = table(("memory of a device", "bytes", "grows with"), rows, frozenset({1}))
+    if sizes.total > 0.92 * found.device.memory:  # context, workspaces and what the allocator cannot use
+        text += (
+            f"\n\nThis does not fit into the {gigabytes(found.device.memory)} of {found.device.name}. {_way_out(found)}"
+        )
+    if found.path == "torch":
+        text += "\n\nHeads or slots are larger than the Triton kernels take: the op runs in plain PyTorch, slowly."
+    return text
+
+
+def _way_out(found: Estimate) -> str:
+    sizes, training = found.footprint, found.recipe.training
+    fixed = sizes.parameters + sizes.gradients + sizes.optimizer + sizes.buckets
+    if fixed > 0.8 * found.device.memory:
+        return "Weights and optimizer alone nearly fill it: a device with more memory is needed."
+    if training.micro_batch > 1:
+        return f"Lower training.micro_batch (now {training.micro_batch}); the result of training stays the same."
+    return f"A shorter data.window (now {found.recipe.data.window:,}) or a device with more memory would."
+
+
+def _time(found: Estimate) -> str:
+    checkpoint, recipe = found.footprint.checkpoint, found.recipe
+    seconds = found.tokens / found.tokens_per_second
+    kept = recipe.checkpoint.keep_last
+    if recipe.checkpoint.keep_every:
+        kept += recipe.training.steps // recipe.checkpoint.keep_every
+    rows = [
+        ("tokens per second", f"{found.tokens_per_second:,.0f}"),
+        ("a step", f"{found.step_seconds:,.3f} s, {found.optimizer_seconds:.3f} s of it the optimizer"),
+        ("the whole run", _length(seconds, found.devices)),
+        ("FLOPs of the whole run", f"{found.flops_per_token * found.tokens:.2e}"),
+        ("a checkpoint", f"{gigabytes(checkpoint)}; up to {kept} on disk, {gigabytes(kept * checkpoint)}"),
+    ]
+    peak = found.device.peak(recipe.training.precision) / 1e12
+    assumption = (
+        f"Assumed: {found.utilisation:.0%} of the {peak:,.0f} TFLOP/s of {found.device.name} (--utilisation); "
+        "the exchange between devices is not counted."
+    )
+    return f"{table(('time and disk', ''), rows, frozenset())}\n\n{assumption}"
+
+
+def _length(seconds: float, devices: int) -> str:
+    if seconds < 86_400:
+        return duration(seconds)
+    return f"{seconds / 86_400:,.1f} days, {seconds * devices / 3600:,.0f} device hours"
+
+
+def _mega(flops: float) -> str:
+    return f"{flops / 1e6:,.1f}"

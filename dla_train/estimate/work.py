@@ -1,0 +1,42 @@
+"""FLOPs as numbers that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """FLOPs per token; a multiply-add counts as two.
+
+    Attributes:
+        forward, backward: of the two passes, nothing made again.
+    """
+
+    forward: float
+    backward: float
+
+    @property
+    def training(self) -> float:
+        """Of both passes."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Work) -> Work:
+        return Work(forward=self.forward + other.forward, backward=self.backward + other.backward)
+
+    def times(self, count: float) -> Work:
+        """As often as `count`."""
+        return Work(forward=self.forward * count, backward=self.backward * count)
+
+
+NONE = Work(forward=0, backward=0)
+
+
+def product(forward: float, *, again: int = 0) -> Work:
+    """A matrix product: one forward, one for the gradient of either side, and `again` more in the backward."""
+    return Work(forward=forward, backward=(2 + again) * forward)
+
+
+def linear(inputs: int, outputs: int) -> Work:
+    """One token through a matrix."""
+    return product(2 * inputs * outputs)

@@ -1,0 +1,91 @@
+"""`dla-train estimate`, as a user sees it."""
+
+import time
+
+import pytest
+
+from dla_train.config.catalog import shipped
+
+
+def test_it_answers_in_seconds_without_data_or_device(cli, tmp_path):
+    began = time.monotonic()
+    done = cli("estimate", "--recipe", "mamba2-dla-780m", "--devices", "8", "--device", "h200")
+    assert time.monotonic() - began < 20
+    assert done.code == 0
+    assert done.err == ""
+    assert "| total             | 848,704,752 |       |" in done.out
+    assert "on 8 x h200, bf16-mixed" in done.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_linear_model_has_no_softmax_term(cli):
+    assert "softmax" not in cli("estimate", "--recipe", "gdn-dla-790m").out
+    assert "softmax" in cli("estimate", "--recipe", "transformer-780m").out
+
+
+def test_a_setting_changes_the_estimate(cli):
+    paper = cli("estimate", "--recipe", "mamba2-dla-780m").out
+    matched = cli("estimate", "--recipe", "mamba2-dla-780m", "model.mixer.memory.capacity=15").out
+    assert "| slot weights      |  46,478,880 |" in paper
+    assert "| slot weights      |  23,239,440 |" in matched
+
+
+def test_twice_the_utilisation_is_half_the_time(cli):
+    def days(share: str) -> float:
+        out = cli("estimate", "--recipe", "gdn-1.3b", "--utilisation", share).out
+        line = next(line for line in out.splitlines() if "the whole run  " in line)
+        return float(line.split("|")[2].split(" days")[0])
+
+    assert days("0.2") == pytest.approx(2 * days("0.4"), rel=0.02)
+
+
+def test_what_does_not_fit_says_so_and_what_to_do(cli):
+    done = cli("estimate", "--recipe", "mamba2-dla-780m", "--device", "a100-40gb")
+    assert done.code == 0
+    assert "This does not fit into the 40.00 GB of a100-40gb." in done.out
+    assert (
+        "Lower training.micro_batch (now 8)"
+        in cli(*("estimate", "--recipe", "mamba2-dla-780m", "training.micro_batch=8")).out
+    )
+    assert "does not fit" not in cli("estimate", "--recipe", "mamba2-130m").out
+
+
+def test_slots_beyond_the_kernels_are_said_to_be_slow(cli):
+    out = cli("estimate", "--recipe", "mamba2-dla-130m", "model.mixer.memory.capacity=65").out
+    assert "larger than the Triton kernels take" in out
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in shipped() if recipe.name.endswith(("m", "m15", "b"))])
+def test_every_recipe_of_the_paper_fits_into_an_h200(cli, name):
+    done = cli("estimate", "--recipe", name, "--device", "h200")
+    assert done.code == 0
+    assert "does not fit" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "dla-train estimate needs --recipe NAME_OR_PATH"),
+        (
+            ["--recipe", "tiny", "--device", "h10"],
+            "--device is h10, which is not in the table. Did you mean h100? It must",
+        ),
+        (["--recipe", "tiny", "--devices", "0"], "--devices is 0; it must be at least 1."),
+        (["--recipe", "tiny", "--devices", "two"], "argument --devices: invalid int value: 'two'."),
+        (["--recipe", "tiny", "--utilisation", "30"], "--utilisation is 30; it must be above 0 and at most 1"),
+        (
+            ["--recipe", "gdn-790m", "--devices", "7"],
+            "a step of 32 micro-batches cannot be shared out evenly among --devices 7.",
+        ),
+        (
+            ["--recipe", "gdn-790m", "model.layers=0"],
+            "on the command line: model.layers is 0; it must be a whole number",
+        ),
+    ],
+)
+def test_wrong_usage_is_refused_in_one_sentence(cli, arguments, expected):
+    done = cli("estimate", *arguments)
+    assert done.code == 2
+    assert done.err.startswith("dla-train: error: ")
+    assert expected in done.err
+    assert done.err.count("\n") == 1
