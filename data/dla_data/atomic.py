@@ -47,6 +47,26 @@ def new_directory(target: Path, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def write_file(path: Path, text: str) -> None:
+    """Write `path` so that it holds its old content or all of `text`, whatever happens.
+
+    Raises:
+        DataError: the operating system refuses to write.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        _flush(unfinished)
+        os.replace(unfinished, path)
+        _flush(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise DataError(
+            f"cannot write {path}: {error.strerror}. Make room or permission there, or choose another directory."
+        ) from error
+
+
 def _reason(error: OSError) -> str:
     # What mkdir says where a file stands in the place of a directory is "File exists", which sends the reader astray.
     return "not a directory" if isinstance(error, FileExistsError) else error.strerror or str(error)

@@ -18,13 +18,15 @@ class Progress:
 
     Args:
         what: the step in words, for example "encoding train".
-        total_bytes: what 100 % is.
+        total_bytes: what 100 % is; None where nobody knows.
+        behind: bytes that an earlier process has done.
     """
 
-    def __init__(self, what: str, total_bytes: int) -> None:
+    def __init__(self, what: str, total_bytes: int | None, behind: int = 0) -> None:
         self.what = what
         self.total_bytes = total_bytes
-        self.done_bytes = 0
+        self.done_bytes = behind
+        self._behind = behind
         self._terminal = sys.stderr.isatty()
         self._began = self._reported = time.monotonic()
 
@@ -56,16 +58,26 @@ class Progress:
     def _report(self, last: bool = False) -> None:
         self._reported = time.monotonic()
         seconds = self._reported - self._began
-        rate = self.done_bytes / 1e6 / max(seconds, 1e-9)
+        done = self.done_bytes - self._behind
+        rate = done / 1e6 / max(seconds, 1e-9)
         if last:
-            line = f"{self.what}: {self.done_bytes / 1e6:.1f} MB in {seconds:.1f} s, {rate:.1f} MB/s"
-        elif self.done_bytes == 0:
-            line = f"{self.what}: about {self.total_bytes / 1e6:.1f} MB of text"
+            line = f"{self.what}: {done / 1e6:.1f} MB in {seconds:.1f} s, {rate:.1f} MB/s"
+        elif self.total_bytes is None:
+            line = f"{self.what}: {self.done_bytes / 1e6:.1f} MB, {rate:.1f} MB/s"
+        elif done == 0:
+            line = f"{self.what}: about {(self.total_bytes - self._behind) / 1e6:.1f} MB of text"
         else:
             share = min(self.done_bytes / max(self.total_bytes, 1), 1.0)
-            line = f"{self.what}: {share:.0%} of {self.total_bytes / 1e6:.1f} MB, {rate:.1f} MB/s"
+            left = max(self.total_bytes - self.done_bytes, 0) / 1e6 / rate
+            line = f"{self.what}: {share:.0%} of {self.total_bytes / 1e6:.1f} MB, {rate:.1f} MB/s, {_clock(left)} left"
         if self._terminal:
             # \033[K clears what a longer line left behind.
             print(f"\r{line}\033[K", end="\n" if last else "", file=sys.stderr, flush=True)
         else:
             _LOGGER.info("%s", line)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

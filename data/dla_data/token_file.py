@@ -20,11 +20,9 @@ import numpy.typing as npt
 
 from dla_data.atomic import new_directory
 from dla_data.errors import DataError
-from dla_data.manifest import WAY_OUT, FileRecord, TokenManifest
+from dla_data.manifest import WAY_OUT, TokenManifest
+from dla_data.token_file_writer import OFFSETS_NAME, TOKENS_NAME, TokenFileWriter
 from dla_data.tokenizer import Encoded
-
-TOKENS_NAME = "tokens.bin"
-OFFSETS_NAME = "offsets.npy"
 
 _SCAN_TOKENS = 1 << 22  # tokens looked at together when checking a whole file
 
@@ -161,48 +159,9 @@ def write_token_file(
         DataError: no documents, a token outside the vocabulary, `path` exists or cannot be written. Nothing is left
             behind.
     """
-    dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-    stored = np.dtype(dtype).newbyteorder("<")
-    if not 0 <= end_of_document < vocab_size:
-        raise DataError(f"end-of-document token {end_of_document} is outside the vocabulary of {vocab_size:,}.")
-    starts: list[int] = []
-    tokens = text_bytes = 0
-    digest = hashlib.sha256()
     with new_directory(Path(path)) as directory:
-        with (directory / TOKENS_NAME).open("wb") as file:
-            for document in documents:
-                if document.ids.size and document.ids.max() >= vocab_size:
-                    raise DataError(
-                        f"document {len(starts)} for {path} holds token {document.ids.max()}, "
-                        f"outside the vocabulary of {vocab_size:,}. Encode it with the right tokenizer."
-                    )
-                content = np.append(document.ids, end_of_document).astype(stored).tobytes()
-                file.write(content)
-                digest.update(content)
-                starts.append(tokens)
-                tokens += document.ids.size + 1
-                text_bytes += document.text_bytes
-        if not starts:
-            raise DataError(f"no documents for the token file {path}. Give a corpus with text in it.")
-        np.save(directory / OFFSETS_NAME, np.asarray(starts, dtype="<i8"), allow_pickle=False)
-        manifest = TokenManifest(
-            dtype=dtype,
-            tokens=tokens,
-            documents=len(starts),
-            text_bytes=text_bytes,
-            vocab_size=vocab_size,
-            end_of_document=end_of_document,
-            tokenizer=tokenizer_fingerprint,
-            source=source,
-            files={
-                TOKENS_NAME: FileRecord(bytes=tokens * stored.itemsize, sha256=digest.hexdigest()),
-                OFFSETS_NAME: _record(directory / OFFSETS_NAME),
-            },
-        )
-        manifest.write(directory)
+        writer = TokenFileWriter(directory, Path(path), vocab_size, end_of_document)
+        for document in documents:
+            writer.add(document)
+        writer.close(tokenizer_fingerprint, source)
     return TokenFile.open(path)
-
-
-def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        return FileRecord(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

@@ -103,6 +103,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     return tokenizer
 
 
+def vocabulary_of(tokenizer: Tokenizer) -> int:
+    """The number above all ids; a vocabulary may have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
 def end_of_document_id(tokenizer: Tokenizer) -> int:
     """Return the id of `END_OF_DOCUMENT`, or raise DataError where the tokenizer has none."""
     number = tokenizer.token_to_id(END_OF_DOCUMENT)
@@ -129,7 +134,7 @@ def encode_documents(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Enc
     """Encode texts in parallel, in order; takes about 4 million characters from `texts` at a time."""
     parts: list[npt.NDArray[np.uint32]] = []
     text_bytes = 0
-    for batch in _batches(_pieces(texts, _is_cut_safe(tokenizer))):
+    for batch in _batches(pieces_to_encode(tokenizer, texts)):
         with _all_cores():
             encodings = tokenizer.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
         for (piece, is_last), encoding in zip(batch, encodings, strict=True):
@@ -138,6 +143,11 @@ def encode_documents(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Enc
             if is_last:
                 yield Encoded(np.concatenate(parts), text_bytes)
                 parts, text_bytes = [], 0
+
+
+def pieces_to_encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Cut long texts where the cut changes no token: (piece, is the last of its text), in order."""
+    return _pieces(texts, _is_cut_safe(tokenizer))
 
 
 def encode_pieces(

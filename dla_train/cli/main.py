@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from dla_train.cli import estimate, fit, recipes, show, submit
+from dla_train.cli import estimate, fit, prepare, recipes, show, submit
 from dla_train.errors import RunError, UsageError
 
-_COMMANDS = (fit, estimate, recipes, show, submit)
+_COMMANDS = (fit, prepare, estimate, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there

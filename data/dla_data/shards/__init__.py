@@ -1,0 +1,1 @@
+"""Text made into shards of tokens once, by several processes, and read again by memory mapping."""

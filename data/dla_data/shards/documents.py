@@ -1,0 +1,53 @@
+"""The documents of several readers in one row, each with what has to be known about it when it comes back encoded."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dla_data.readers import START, DocumentReader, Position, ReadingLog
+from dla_data.shards.shard import ShardRecord
+from dla_data.split import name_position
+
+
+class Read(NamedTuple):
+    """A document on its way.
+
+    reader, position: where it comes from. part: `train` or `validation`. skipped: bad rows met before it, over all
+    readers. bytes_read: of the sources, as they lie on disk, by the time it was read.
+    """
+
+    reader: int
+    position: Position
+    part: str
+    skipped: int
+    bytes_read: int
+
+
+def part_of(reader: DocumentReader, position: Position, validation_share: float) -> str:
+    """On which side of the split a document falls: by file name and row, so that a new file moves no document."""
+    name = f"{Path(reader.name).name}:{position.row}"
+    return "validation" if name_position(name) < validation_share else "train"
+
+
+def documents_after(
+    last: ShardRecord | None,
+    readers: Sequence[DocumentReader],
+    validation_share: float,
+    log: ReadingLog,
+    note: Callable[[Read], None],
+) -> Iterator[str]:
+    """Yield the texts behind the last document of a shard (None: all), and tell `note` about each before it is yielded.
+
+    `log.bytes_read` counts readers that are passed over as read.
+    """
+    first = last.reader if last else 0
+    log.bytes_read += sum(reader.size or 0 for reader in readers[:first])
+    for index in range(first, len(readers)):
+        reader = readers[index]
+        again = last.position if last and index == first else None
+        for position, text in reader.documents(again or START, log):
+            if position == again:  # in the shard already: it was read for its place only
+                continue
+            part = part_of(reader, position, validation_share)
+            note(Read(index, position, part, len(log.skipped), log.bytes_read))
+            yield text

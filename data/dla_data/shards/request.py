@@ -1,0 +1,75 @@
+"""What a preparation was asked for, kept beside its shards so that only the same one goes on with them."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dla_data.atomic import write_file
+from dla_data.errors import DataError
+from dla_data.readers import DocumentReader, Source
+
+REQUEST_NAME = "request.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file or shard that is read: its name, and what shows that it is still the same one."""
+
+    name: str
+    bytes: int | None
+    modified_ns: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that decides what the shards hold; the number of workers does not.
+
+    sources: as the user wrote them. files: what they consist of, in the order in which they are read.
+    tokenizer: its fingerprint. shard_tokens: a shard is closed by the document that reaches this number.
+    validation_share: of the documents.
+    """
+
+    sources: tuple[Source, ...]
+    files: tuple[SourceFile, ...]
+    tokenizer: str
+    shard_tokens: int
+    validation_share: float
+
+    def tree(self) -> dict:
+        """As JSON would give it back."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def keep(self, directory: Path) -> bool:
+        """Write the request into `directory`, or compare it with the one that is there.
+
+        Returns:
+            whether one was there, so that its shards may be gone on with.
+
+        Raises:
+            DataError: another request is there.
+        """
+        path = directory / REQUEST_NAME
+        if not path.exists():
+            write_file(path, json.dumps(self.tree(), indent=2, sort_keys=True) + "\n")
+            return False
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {error}. Choose another output directory.") from error
+        if found != self.tree():
+            changed = [
+                key for key, value in self.tree().items() if not isinstance(found, dict) or found.get(key) != value
+            ]
+            raise DataError(
+                f"{directory} holds shards of another preparation: {', '.join(changed) or 'more'} differ "
+                f"({path.name} has what was asked for then). Ask for the same, or choose another output directory."
+            )
+        return True
+
+
+def source_file(reader: DocumentReader) -> SourceFile:
+    """What identifies the file of `reader` without reading it."""
+    if reader.size is None:
+        return SourceFile(name=reader.name, bytes=None, modified_ns=None)
+    return SourceFile(name=reader.name, bytes=reader.size, modified_ns=os.stat(reader.name).st_mtime_ns)

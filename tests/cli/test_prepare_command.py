@@ -1,0 +1,100 @@
+"""`dla-train prepare` as a user meets it: killed, out of space, with wrong input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ARGUMENTS = ["--train-tokenizer", "300", "--shard-tokens", "2000", "--validation-share", "0.1"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A JSON lines file of 3 MB in 1,500 documents."""
+    choose = random.Random(0).choice
+    words = ["alpha", "beta", "gamma", "delta", "kappa", "omega", "state", "slot", "merge", "token"]
+    path = tmp_path / "source.jsonl"
+    rows = ({"text": " ".join(choose(words) for _ in range(350))} for _ in range(1500))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_killed_and_gone_on_with_gives_the_same_bytes(
+    source: Path, tmp_path: Path, start_process: Callable[..., subprocess.Popen[str]]
+) -> None:
+    command = ["-m", "dla_train", "prepare", source, "--workers", 2, *ARGUMENTS, "--out"]
+    process = start_process(*command, "killed")
+    shards = tmp_path / "killed" / "shards"
+    while len(list(shards.glob("0*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    helpers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert helpers
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+
+    for out in ("killed", "straight"):
+        process = start_process(*command, out)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert "1," in stdout
+        assert ("going on after" in stderr) == (out == "killed")
+    assert tree(tmp_path / "killed") == tree(tmp_path / "straight")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in helpers)  # nothing outlives the one that was killed
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(source: Path, tmp_path: Path) -> None:
+    limit = 16  # kB per file: the tokenizer fits, a shard does not
+    command = [sys.executable, "-m", "dla_train", "prepare", str(source), "--workers", "1", *ARGUMENTS]
+    command[command.index("2000")] = "1000000"
+    shell = f"ulimit -f {limit * 2}; exec {' '.join(command)} --out out"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert "cannot write out/shards/000000: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out" / "shards").iterdir())
+
+
+def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"content": "x"}\n')
+    out = ["--out", tmp_path / "out"]
+    for arguments, said in [
+        ([source, *out], "one of the arguments --tokenizer --train-tokenizer is required"),
+        ([source, "--train-tokenizer", "300"], "the following arguments are required: --out"),
+        (["nothing/here/at/all", "--train-tokenizer", "300", *out], "no source at nothing/here/at/all"),
+        ([tmp_path / "bad.jsonl", "--train-tokenizer", "257", *out], "line 2: it has no field 'text'. Fields present"),
+        ([source, "--train-tokenizer", "300", "--workers", "0", *out], "workers is 0"),
+        ([source, "--tokenizer", tmp_path / "bad.jsonl", *out], "bad.jsonl is not a tokenizer file"),
+        ([source, "--train-tokenizer", "300", "data.window=3", *out], "takes no settings (given data.window=3)"),
+    ]:
+        finished = cli("prepare", *arguments)
+        assert finished.code == 2
+        assert said in finished.err
+        assert "Traceback" not in finished.err
+
+
+def test_skipped_rows_are_reported(cli: Callable, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"line {number} of text"}) for number in range(20)]
+    (tmp_path / "bad.jsonl").write_text("\n".join([*lines, "broken"]))
+    arguments = ["--out", "out", "--train-tokenizer", "257", "--workers", "1", "--skip-bad", "1"]
+    finished = cli("prepare", "bad.jsonl", *arguments)
+    assert finished.code == 0, finished.err
+    assert "left out 1 bad rows" in finished.out
+    assert "bad.jsonl, line 21: it is not JSON" in finished.out
+    assert os.path.exists("out/manifest.json")
