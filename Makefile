@@ -53,6 +53,10 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_ENV := PYTHONPATH=.:kernels:data
 GPU_TESTS := tests/kernels/test_triton_gpu.py tests/kernels/test_triton_sanitizer.py
 
+.PHONY: test-cluster
+test-cluster: $(INSTALLED_DEV) ## run jobs on a Slurm started for it (root; skipped where Slurm is not installed)
+	$(TEST_ENV) $(BIN)/pytest -m cluster tests/cluster -rs $(ARGS)
+
 .PHONY: test-gpu
 test-gpu: ## test the Triton kernels on this machine's GPU (8 minutes; call again to go on)
 	$(GPU_ENV) $(GPU_PYTHON) -m pytest -p tests.kernels.gpu_progress --confcutdir=tests/kernels -m gpu $(GPU_TESTS) -rs --maxfail=20 $(ARGS)

@@ -20,7 +20,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     trainer by a moment would keep its successor out.
 
     Raises:
-        UsageError: another process holds it; names that process and its host.
+        UsageError: another process holds it; names that process, its host and its Slurm job.
         OSError: the file cannot be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -33,6 +33,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
                 "--run-dir."
             ) from error
         owner = {
+            "job": os.environ.get("SLURM_JOB_ID"),
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,6 +48,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 def _holder(descriptor: int) -> str:
     try:
         owner = json.loads(os.pread(descriptor, 1000, 0))
-        return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
+        job = f"job {owner['job']}, " if owner.get("job") else ""
+        return f"{job}process {owner['pid']} on {owner['host']} (since {owner['since']})"
     except (ValueError, KeyError, TypeError):
         return "another process"

@@ -23,12 +23,15 @@ requeue() {
 
 # bash runs traps only once a foreground command has ended, so srun goes to the background and we wait for it.
 received=
-trap 'received=USR1; kill -USR1 "$srun" 2>/dev/null' USR1
-trap 'received=TERM; kill -TERM "$srun" 2>/dev/null' TERM
+srun=
+forward() { received=$1; [ -z "$srun" ] || kill "-$1" "$srun" 2>/dev/null; }
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM
 
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}"
 srun --kill-on-bad-exit=1 "${command[@]}" &
 srun=$!
+[ -z "$received" ] || forward "$received"  # it came before there was anyone to tell
 while :; do
   received=
   wait "$srun"

@@ -36,9 +36,10 @@ def submit(command: Sequence[str]) -> str:
         raise RunError(
             f"sbatch did not answer: {error}. Try again; `squeue --me` shows whether it took the job."
         ) from error
-    words = " ".join((done.stderr or done.stdout).split())
     if done.returncode != 0:
-        raise RunError(f"sbatch refused the job: {words or f'exit code {done.returncode}'}")
+        lines = [line.removeprefix("sbatch: ") for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason = "; ".join(line.removeprefix("error: ") for line in lines) or f"exit code {done.returncode}"
+        raise RunError(f"sbatch refused the job: {reason}")
     job = done.stdout.strip().partition(";")[0]  # `--parsable` answers ID or ID;CLUSTER
     if not re.fullmatch(r"\d+", job):
         raise RunError(f"sbatch answered {done.stdout.strip()!r} instead of a job id. `squeue --me` shows your jobs.")

@@ -99,10 +99,12 @@ def test_no_sbatch(cli, micro_recipe, tmp_path, monkeypatch):
 
 
 def test_what_sbatch_refuses_is_said(cli, sbatch, micro_recipe, monkeypatch):
-    monkeypatch.setenv("SAY", "sbatch: error: invalid partition specified: hig\n")
+    said = "sbatch: error: invalid partition specified: hig\nsbatch: error: Batch job submission failed: Invalid name\n"
+    monkeypatch.setenv("SAY", said)
     done = cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--partition", "hig")
     assert done.code == 1
-    assert "sbatch refused the job: sbatch: error: invalid partition specified: hig" in done.err
+    reason = "invalid partition specified: hig; Batch job submission failed: Invalid name"
+    assert done.err == f"dla-train: error: sbatch refused the job: {reason}\n"
 
 
 def test_fit_starts_in_a_folder_that_holds_a_script_only(cli, micro_recipe):

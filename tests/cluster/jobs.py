@@ -1,0 +1,108 @@
+"""Jobs that train, through the real command line, and what a test wants to know of them."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dla_train.runs.metrics_file import read_rows
+from tests.cluster.virtual_slurm import VirtualSlurm
+
+STEPS = 300
+SETTINGS = (f"training.steps={STEPS}", "training.validate_every=60", "checkpoint.every=20", "training.threads=1")
+ENDS = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
+
+
+class Jobs:
+    """Submits runs and looks after them.
+
+    Args:
+        slurm: that runs them. recipe: of the run. place: the working directory; run folders are made there.
+    """
+
+    def __init__(self, slurm: VirtualSlurm, recipe: Path, place: Path) -> None:
+        self.slurm, self.recipe, self.place = slurm, recipe, place
+
+    def submit(self, *options: str, folder: str = "run") -> str:
+        """`dla-train submit` on the CPU; returns the job's id."""
+        said = self.submit_as_told(*self.options(folder), *options)
+        return re.search(r"submitted job (\d+)", said)[1]  # type: ignore[index]
+
+    def options(self, folder: str = "run") -> tuple[str, ...]:
+        """What `submit` takes in every test."""
+        return ("--recipe", str(self.recipe), "--gpus-per-node", "0", "--run-dir", folder, *SETTINGS)
+
+    def submit_as_told(self, *options: str) -> str:
+        """The same with nothing but `options`; returns what it said."""
+        return self.slurm.call(sys.executable, "-m", "dla_train", "submit", *options, cwd=self.place)
+
+    def start_time_eater(self) -> str:
+        """A short job of the higher partition that needs all nodes, and so preempts what runs."""
+        nodes = f"--nodes={len(self.slurm.nodes)}"
+        options = ("--parsable", "--partition=high", nodes, "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        return self.slurm.call("sbatch", *options).strip()
+
+    def show(self, job: str, name: str) -> str:
+        """A field of `scontrol show job`."""
+        return re.search(rf" {name}=(\S*)", self.slurm.call("scontrol", "-o", "show", "job", job))[1]  # type: ignore[index]
+
+    def wait_for(self, job: str, *states: str) -> None:
+        """Wait until the job is in one of `states`."""
+        self.wait(lambda: self.show(job, "JobState") in states, job)
+
+    def wait_for_end(self, job: str) -> str:
+        """Wait until the job is out of the queue; returns its last state."""
+        self.wait(lambda: self.show(job, "JobState") in ENDS, job)
+        return self.show(job, "JobState")
+
+    def wait_for_step(self, job: str, step: int, folder: str = "run") -> None:
+        """Wait until `step` is in metrics.csv."""
+        self.wait(lambda: len(self.losses(folder)) >= step, job, folder)
+
+    def wait(self, is_so: Callable[[], object], job: str, folder: str = "run", seconds: float = 200) -> None:
+        """Wait for anything; fails with the job's state and log."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            state = self.slurm.call("scontrol", "-o", "show", "job", job)
+            assert time.monotonic() < deadline, f"{state}\n{self.log(job, folder)}"
+            time.sleep(0.1)
+
+    def losses(self, folder: str = "run") -> list[tuple[int, float]]:
+        """Step and loss of every training step."""
+        rows = read_rows(self.place / folder / "metrics.csv")
+        return [(row["step"], row["loss"]) for row in rows if row["split"] == "train"]
+
+    def log(self, job: str, folder: str = "run") -> str:
+        """What script and processes have said so far."""
+        path = self.place / folder / "slurm" / f"job-{job}.log"
+        return path.read_text() if path.exists() else ""
+
+    def process(self, folder: str = "run", rank: int = 0) -> int:
+        """The process that trains in `folder` as `rank`."""
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = entry.read_bytes().split(b"\0")
+                variables = (entry.parent / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has ended
+                continue
+            wanted = os.fsencode(f"--run-dir={self.place / folder}")
+            is_training = words[0] == os.fsencode(sys.executable) and wanted in words
+            if is_training and f"SLURM_PROCID={rank}".encode() in variables:
+                return int(entry.parent.name)
+        raise AssertionError(f"nothing trains in {folder}")
+
+    def kill(self, folder: str = "run", rank: int = 0) -> None:
+        """`kill -9` of one process."""
+        os.kill(self.process(folder, rank), signal.SIGKILL)
+
+
+def has_got(process: int, number: int) -> bool:
+    """Whether a stopped process has been sent a signal; or has gone, because Slurm also made it continue."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+    return bool(int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)  # type: ignore[index]
