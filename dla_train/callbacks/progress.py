@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dla_train.callbacks.step_boundary import ends_step
 from dla_train.callbacks.step_metrics import StepMetrics
+from dla_train.runs.metrics_file import ANSWER_ACCURACY
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -82,7 +83,12 @@ class Progress(Callback):
             self._bar.set_description("")
         row = self.metrics.validation
         _LOGGER.info(
-            "step %d/%d  validation loss %.4f  perplexity %.2f", row["step"], self.steps, row["loss"], row["perplexity"]
+            "step %d/%d  validation loss %.4f  perplexity %.2f%s",
+            row["step"],
+            self.steps,
+            row["loss"],
+            row["perplexity"],
+            f"  answers right {row[ANSWER_ACCURACY]:.1%}" if ANSWER_ACCURACY in row else "",
         )
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

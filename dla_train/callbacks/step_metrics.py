@@ -1,7 +1,7 @@
 """One row of numbers per step and per validation, to `metrics.csv` and to Lightning's logger."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -30,6 +30,7 @@ class StepMetrics(Callback):
         tokens_per_step: over all devices.
         checkpointing: its seconds do not count as training time.
         tokens_by_source: for a number of steps, the tokens of each source in them (`source_columns`).
+        further: names of Lightning's metrics that a validation has besides loss and perplexity; columns of `file`.
     Attributes:
         train, validation: the newest row of either kind.
     """
@@ -42,6 +43,7 @@ class StepMetrics(Callback):
         tokens_per_step: int,
         checkpointing: Checkpointing,
         tokens_by_source: Callable[[int], Mapping[str, int]] = lambda steps: {},
+        further: Sequence[str] = (),
     ) -> None:
         self.file = file
         self.watch = watch
@@ -49,6 +51,7 @@ class StepMetrics(Callback):
         self.tokens_per_step = tokens_per_step
         self.checkpointing = checkpointing
         self.tokens_by_source = tokens_by_source
+        self.further = further
         self.train: dict[str, Any] = {}
         self.validation: dict[str, Any] = {}
         self._loss = torch.zeros((), dtype=torch.float64)
@@ -128,6 +131,7 @@ class StepMetrics(Callback):
             "split": VALIDATION,
             "loss": float(trainer.callback_metrics["validation_loss"]),
             "perplexity": float(trainer.callback_metrics["validation_perplexity"]),
+            **{name: float(trainer.callback_metrics[name]) for name in self.further},
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": self._seconds(),
             **self.watch.collect(),

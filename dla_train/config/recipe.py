@@ -6,6 +6,7 @@ from dla_train.callbacks.config import LoggingConfig
 from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.data.config import DataConfig
 from dla_train.data.streaming_config import StreamingData
+from dla_train.data.synthetic_config import SyntheticData
 from dla_train.models.config import ModelConfig
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
@@ -45,6 +46,8 @@ class Recipe:
             raise ValueError(
                 "training.validation_windows is null, but streamed text has no end to read up to; set how many to read"
             )
+        if isinstance(self.data, SyntheticData) and self.report.prompt is not None:
+            raise ValueError("report.prompt is given, but a synthetic task has no words to go on with; leave it null")
         if self.schedule.warmup >= self.training.steps:
             raise ValueError(
                 f"schedule.warmup is {self.schedule.warmup}, but training.steps is only {self.training.steps}; "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dla_train.data.streaming_config import StreamingData
+from dla_train.data.synthetic_config import SyntheticData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class TextData:
                 raise ValueError(f"suffixes holds {suffix!r}; each must begin with a dot: '.{suffix}'")
 
 
-DataConfig = StdlibData | TextData | StreamingData
+DataConfig = StdlibData | TextData | StreamingData | SyntheticData
 
 
 def _check(config: StdlibData | TextData) -> None:

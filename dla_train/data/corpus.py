@@ -8,6 +8,8 @@ from dla_train.data.config import StdlibData, TextData
 from dla_train.data.recipe_data import RecipeData
 from dla_train.data.streaming import StreamingDataModule
 from dla_train.data.streaming_config import StreamingData
+from dla_train.data.synthetic import SyntheticDataModule
+from dla_train.data.synthetic_config import SyntheticData
 from dla_train.data.windows import WindowsDataModule
 from dla_train.errors import UsageError
 
@@ -19,6 +21,8 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
         UsageError: the text is missing, not UTF-8, or too little for vocabulary or window; says where that was set.
     """
     recipe = loaded.recipe
+    if isinstance(recipe.data, SyntheticData):
+        return SyntheticDataModule(recipe.data, recipe.training, recipe.seed)
     if isinstance(recipe.data, StreamingData):
         try:
             return StreamingDataModule(recipe.data, recipe.training, recipe.seed)

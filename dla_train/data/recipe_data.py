@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dla_data.synthetic import Examples
+
 
 class Windows(Protocol):
-    """Windows by number, each int64 [window + 1]."""
+    """Windows by number: int64 [window + 1], or `Examples` where only answers count."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> torch.Tensor: ...
+    def __getitem__(self, index: int, /) -> "torch.Tensor | Examples": ...
 
 
 class RecipeData(lightning.LightningDataModule, ABC):
@@ -23,8 +25,8 @@ class RecipeData(lightning.LightningDataModule, ABC):
 
     @property
     @abstractmethod
-    def tokenizer_path(self) -> Path:
-        """The tokenizer that makes the tokens; the run folder keeps a copy."""
+    def tokenizer_path(self) -> Path | None:
+        """The tokenizer that makes the tokens; the run folder keeps a copy. None where tokens are no text."""
 
     @property
     @abstractmethod
@@ -40,6 +42,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
     @abstractmethod
     def validation_windows(self) -> Windows:
         """What validation reads."""
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether batches are `Examples`, of which validation measures how many answers are right."""
+        return False
 
     def epochs(self, windows: int) -> float | None:
         """How often `windows` training windows go through the text; None where its length is not known."""

@@ -98,7 +98,7 @@ class WindowsDataModule(RecipeData):
         return DataLoader(
             windows,
             num_workers=self.config.workers,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=ignore_interrupts,
             persistent_workers=False,
             pin_memory=torch.cuda.is_available(),
             **batches,  # type: ignore[arg-type]
@@ -111,6 +111,6 @@ def _evenly_spread(windows: PackedWindows, count: int | None) -> "Subset[torch.T
     return Subset(windows, [index * len(windows) // chosen for index in range(chosen)])
 
 
-def _ignore_interrupts(worker: int) -> None:
+def ignore_interrupts(worker: int) -> None:
     """Ctrl-C goes to every process of the terminal; the trainer decides when its workers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

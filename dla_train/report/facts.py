@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
-from dla_train.runs.metrics_file import TRAIN, VALIDATION
+from dla_train.runs.metrics_file import ANSWER_ACCURACY, TRAIN, VALIDATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Facts:
         parameters: of the model.
         validation_loss, validation_perplexity: the last ones, nats per token. bigram_loss: on the same windows, or
             None.
+        answer_accuracy: share of the answers of a synthetic task that were right in the last validation, or None.
         boundary_rate, slots_in_use: by layer, over the last validation.
     """
 
@@ -29,6 +30,7 @@ class Facts:
     validation_loss: float
     validation_perplexity: float
     bigram_loss: float | None
+    answer_accuracy: float | None
     boundary_rate: dict[int, float]
     slots_in_use: dict[int, float]
 
@@ -49,6 +51,7 @@ def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, b
         validation_loss=validation["loss"],
         validation_perplexity=validation["perplexity"],
         bigram_loss=bigram_loss,
+        answer_accuracy=validation.get(ANSWER_ACCURACY),
         boundary_rate=_by_layer(validation, BOUNDARY_RATE),
         slots_in_use=_by_layer(validation, SLOTS_IN_USE),
     )

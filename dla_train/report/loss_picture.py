@@ -11,12 +11,14 @@ Points = Sequence[tuple[int, float]]
 _SMOOTHING_SHARE = 0.03  # of the run, for the bold line through the noise of single batches
 
 
-def draw_losses(path: Path, title: str, train: Points, validation: Points, bigram: float | None) -> None:
+def draw_losses(
+    path: Path, title: str, train: Points, validation: Points, bigram: float | None, unit: str = "token"
+) -> None:
     """Write a PNG: training loss (each step, and smoothed), validation loss, and the bigram's level.
 
     Args:
         path: of the PNG. title: above the curve. train, validation: (step, nats per token), by step. bigram: nats per
-            token.
+            token. unit: what a loss is the mean over.
     """
     figure = Figure(figsize=(8, 4.8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)  # no display and no global state, unlike pyplot
@@ -37,7 +39,7 @@ def draw_losses(path: Path, title: str, train: Points, validation: Points, bigra
         )
     if bigram is not None:
         axes.axhline(bigram, color="#555555", linestyle="--", linewidth=1.2, label=f"bigram model ({bigram:.3f})")
-    axes.set(title=title, xlabel="step", ylabel="loss, nats per token")
+    axes.set(title=title, xlabel="step", ylabel=f"loss, nats per {unit}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -49,9 +49,13 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
         ("time", duration(facts.seconds)),
         ("speed", f"{facts.tokens_per_second:,.0f} tokens/s"),
         ("parameters", f"{facts.parameters:,}"),
-        ("validation loss", f"{facts.validation_loss:.4f} nats per token"),
-        ("validation perplexity", f"{facts.validation_perplexity:.2f}"),
     ]
+    if facts.answer_accuracy is not None:
+        rows.append(("validation loss", f"{facts.validation_loss:.4f} nats per answer"))
+        rows.append(("answers right", f"{facts.answer_accuracy:.1%}"))
+    else:
+        rows.append(("validation loss", f"{facts.validation_loss:.4f} nats per token"))
+        rows.append(("validation perplexity", f"{facts.validation_perplexity:.2f}"))
     if facts.bigram_loss is not None:
         gap = facts.bigram_loss - facts.validation_loss
         verdict = f"the model is {abs(gap):.3f} {'better' if gap > 0 else 'worse'}"

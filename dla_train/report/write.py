@@ -42,6 +42,7 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
         [(row["step"], row["loss"]) for row in rows if row["split"] == TRAIN],
         [(row["step"], row["loss"]) for row in rows if row["split"] == VALIDATION],
         bigram,
+        "answer" if start.data.has_answers else "token",
     )
     data = {"recipe": loaded.name, **asdict(facts), "prompt": recipe.report.prompt, "sample": sample}
     atomic_files.write_text(folder.report_data, json.dumps(data, indent=2, ensure_ascii=False) + "\n")

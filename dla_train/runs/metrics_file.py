@@ -28,6 +28,8 @@ FIRST_COLUMNS = (
 )
 """Steps finished, train or validation, nats per token, its exponential, rate and gradient norm of the step, training
 tokens seen so far, speed of the step, seconds since the run began (pauses between kill and resume left out)."""
+ANSWER_ACCURACY = "answer_accuracy"
+"""A further column of runs on synthetic tasks: the share of validation answers that are right."""
 
 
 class MetricsFile:

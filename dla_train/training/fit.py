@@ -28,7 +28,7 @@ from dla_train.report.write import write_report
 from dla_train.runs.console import quiet_lightning, start_log
 from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
-from dla_train.runs.metrics_file import MetricsFile
+from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
 from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
@@ -93,13 +93,16 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     identity = RunIdentity(recipe=plain(recipe), data=dict(start.data.fingerprints))
     checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step)
     watch = MemoryWatch(model)
+    further = [ANSWER_ACCURACY] if start.data.has_answers else []
+    columns = [*further, *source_columns(start.data.tokens_by_source(0))]
     metrics = StepMetrics(
-        MetricsFile(folder.metrics, [*source_columns(start.data.tokens_by_source(0)), *watch.columns], start.step),
+        MetricsFile(folder.metrics, [*columns, *watch.columns], start.step),
         watch,
         recipe.logging.memory_every,
         recipe.training.global_batch * recipe.data.window,
         checkpointing,
         start.data.tokens_by_source,
+        further,
     )
     trainer = build_trainer(
         recipe.training,
@@ -151,7 +154,8 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
 def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:
     text = f"# {loaded.name}, every value written out; a recipe itself.\n" + to_yaml(loaded.recipe)
     atomic_files.write_text(folder.recipe, text)
-    shutil.copyfile(start.data.tokenizer_path, folder.tokenizer)
+    if start.data.tokenizer_path is not None:
+        shutil.copyfile(start.data.tokenizer_path, folder.tokenizer)
     device = (
         "cpu"
         if loaded.recipe.training.accelerator == "cpu" or not torch.cuda.is_available()

@@ -7,8 +7,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from dla_data.synthetic import Examples
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel
+from dla_train.training.answers import answer
 from dla_train.training.config import OptimizerConfig, TrainingConfig
 from dla_train.training.optimizers import build_optimizer
 from dla_train.training.schedules import ScheduleConfig
@@ -44,6 +46,7 @@ class LanguageModelTraining(lightning.LightningModule):
         self.rate = 0.0
         # float64: a mean over many batches must not depend on the order of summation in any digit that is shown.
         self.validation_loss = MeanMetric().set_dtype(torch.float64)
+        self.answer_accuracy = MeanMetric().set_dtype(torch.float64)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer and no Lightning scheduler: `on_train_batch_start` sets the rate from the step."""
@@ -56,9 +59,10 @@ class LanguageModelTraining(lightning.LightningModule):
             group["lr"] = self.rate
         torch.manual_seed((self.seed * 1_000_003 + self.global_step * 1_009 + batch_idx) % 2**63)
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Mean loss of windows `[B, window + 1]`, in nats per token."""
-        return self.model.loss(batch[:, :-1], batch[:, 1:])
+    def training_step(self, batch: Tensor | Examples, batch_idx: int) -> Tensor:
+        """Mean loss of windows `[B, window + 1]`, in nats per token; of `Examples`, in nats per answer."""
+        inputs, targets = batch if isinstance(batch, Examples) else (batch[:, :-1], batch[:, 1:])
+        return self.model.loss(inputs, targets)
 
     def configure_gradient_clipping(
         self,
@@ -85,13 +89,23 @@ class LanguageModelTraining(lightning.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.training_config.clip, norm)
         self.gradient_norm = norm
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens."""
+    def validation_step(self, batch: Tensor | Examples, batch_idx: int) -> None:
+        """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and
+        accuracy to the means over all answers."""
+        if isinstance(batch, Examples):
+            answers = answer(self.model, batch)
+            self.validation_loss.update(answers.loss)
+            self.answer_accuracy.update(answers.is_right.double())
+            return
         targets = batch[:, 1:]
         self.validation_loss.update(self.model.loss(batch[:, :-1], targets), weight=targets.numel())
 
     def on_validation_epoch_end(self) -> None:
-        """Publish `validation_loss` (nats per token) and `validation_perplexity` as Lightning's metrics."""
+        """Publish `validation_loss` (nats per token or answer), `validation_perplexity` and, where there are answers,
+        `answer_accuracy` as Lightning's metrics."""
         loss = self.validation_loss.compute()
         self.validation_loss.reset()
         self.log_dict({"validation_loss": loss, "validation_perplexity": loss.exp()}, logger=False)
+        if self.answer_accuracy.update_called:
+            self.log("answer_accuracy", self.answer_accuracy.compute(), logger=False)
+            self.answer_accuracy.reset()

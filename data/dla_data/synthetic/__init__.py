@@ -1,13 +1,13 @@
 """Made-up tasks that show what a memory holds: every example is a function of (seed, index) alone.
 
 Token tasks are frozen dataclasses with `check(vocab_size, window)` and `examples(vocab_size, window, seed, indices)`:
-`Mqar`, `ChangePoint`, `Copy`. `needles` makes prompts in words, for whatever tokenizer.
+`Mqar`, `ChangePoint`, `Copy`; `dataset.SyntheticExamples` reads them. Importing them does not import torch, as recipes
+hold them. `needles` makes prompts in words, for whatever tokenizer.
 """
 
 from dla_data.synthetic.change_point import ChangePoint
 from dla_data.synthetic.copying import Copy
-from dla_data.synthetic.dataset import SyntheticExamples
 from dla_data.synthetic.examples import IGNORED, Examples, TokenTask
 from dla_data.synthetic.mqar import Mqar
 
-__all__ = ["IGNORED", "ChangePoint", "Copy", "Examples", "Mqar", "SyntheticExamples", "TokenTask"]
+__all__ = ["IGNORED", "ChangePoint", "Copy", "Examples", "Mqar", "TokenTask"]

@@ -1,0 +1,101 @@
+"""Synthetic tasks as a LightningDataModule; the training order is a function of the step alone."""
+
+from collections.abc import Mapping
+
+import torch
+from torch.utils.data import DataLoader
+
+from dla_data.batches import StepBatches
+from dla_data.order import WindowOrder
+from dla_data.synthetic import Examples
+from dla_data.synthetic.dataset import SyntheticExamples
+from dla_train.data.recipe_data import RecipeData, Windows
+from dla_train.data.synthetic_config import SyntheticData
+from dla_train.data.windows import ignore_interrupts
+from dla_train.training.config import TrainingConfig
+
+VALIDATION_SEED = (1 << 64) - 1
+"""No recipe can have it: its examples are never trained on, and are the same for runs of every seed."""
+VALIDATION_EXAMPLES = 1024
+_ENDLESS = 1 << 40  # examples that nobody sees all of: none comes twice
+
+
+class SyntheticDataModule(RecipeData):
+    """Batches of `Examples`, inputs and targets `[micro_batch, window]` int64; targets are -100 where nothing is asked.
+
+    There is no loader state to save: the training loader begins at the trainer's global step, which the checkpoint
+    restored.
+
+    Args:
+        config: the task and its sizes. training: batch sizes, steps, and how many validation examples.
+        seed: of the training examples and of their order.
+    """
+
+    def __init__(self, config: SyntheticData, training: TrainingConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.training = training
+        self.train_examples = self._examples(seed, config.examples or _ENDLESS)
+        chosen = min(training.validation_windows or VALIDATION_EXAMPLES, VALIDATION_EXAMPLES)
+        self._validation_examples = self._examples(VALIDATION_SEED, chosen)
+        self.order = WindowOrder(len(self.train_examples), seed)
+
+    @property
+    def tokenizer_path(self) -> None:
+        """Tokens are no text."""
+        return None
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        return {"synthetic task": self.train_examples.fingerprint()}
+
+    @property
+    def extent(self) -> str:
+        count = f"{self.config.examples:,}" if self.config.examples else "ever new"
+        return f"{count} examples of {self.config.task.kind}"
+
+    @property
+    def validation_windows(self) -> Windows:
+        return self._validation_examples
+
+    @property
+    def has_answers(self) -> bool:
+        return True
+
+    def epochs(self, windows: int) -> float | None:
+        """One epoch holds every training example once; ever new ones have none."""
+        return windows / self.config.examples if self.config.examples else None
+
+    def train_dataloader(self) -> DataLoader[Examples]:
+        """The micro-batches from the trainer's step to the last one."""
+        assert self.trainer is not None
+        steps = StepBatches(
+            windows=len(self.train_examples),
+            order=self.order,
+            global_batch=self.training.global_batch,
+            micro_batch=self.training.micro_batch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            accumulate=self.trainer.accumulate_grad_batches,
+            first_step=self.trainer.global_step,
+            last_step=max(self.trainer.global_step, self.training.steps),
+        )
+        return self._loader(self.train_examples, batch_sampler=steps)
+
+    def val_dataloader(self) -> DataLoader[Examples]:
+        """The validation examples, always the same ones in the same order."""
+        return self._loader(self._validation_examples, batch_size=self.training.micro_batch)
+
+    def _examples(self, seed: int, count: int) -> SyntheticExamples:
+        return SyntheticExamples(
+            self.config.task, vocab_size=self.config.vocab_size, window=self.config.window, seed=seed, count=count
+        )
+
+    def _loader(self, examples: SyntheticExamples, **batches: object) -> DataLoader[Examples]:
+        return DataLoader(
+            examples,
+            num_workers=self.config.workers,
+            worker_init_fn=ignore_interrupts,
+            pin_memory=torch.cuda.is_available(),
+            **batches,  # type: ignore[arg-type]
+        )
