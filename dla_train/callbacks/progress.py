@@ -53,9 +53,7 @@ class Progress(Callback):
             return
         row = self.metrics.train
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False
-            )
+            self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {_speed(row)}", refresh=False)
             self._bar.update()
             return
         now = time.monotonic()
@@ -63,12 +61,12 @@ class Progress(Callback):
             self._said = now
             pace = (now - self._began) / (row["step"] - self._first_step)
             _LOGGER.info(
-                "step %d/%d  loss %.4f  lr %.2e  %s tokens/s  %s left",
+                "step %d/%d  loss %.4f  lr %.2e  %s  %s left",
                 row["step"],
                 self.steps,
                 row["loss"],
                 row["lr"],
-                f"{row['tokens_per_second']:,.0f}",
+                _speed(row),
                 tqdm.format_interval((self.steps - row["step"]) * pace),
             )
 
@@ -96,3 +94,9 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _speed(row: dict[str, Any]) -> str:
+    """`4,065 tokens/s`, and on a known device `, 31.4% MFU`."""
+    share = f", {row['mfu']:.1%} MFU" if "mfu" in row else ""
+    return f"{row['tokens_per_second']:,.0f} tokens/s{share}"

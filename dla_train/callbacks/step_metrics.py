@@ -12,6 +12,7 @@ from torch import Tensor
 from dla_train.callbacks.checkpointing import Checkpointing
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.callbacks.step_boundary import begins_step, ends_step
+from dla_train.callbacks.throughput import Throughput
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile
 from dla_train.training.module import LanguageModelTraining
 
@@ -27,7 +28,7 @@ class StepMetrics(Callback):
     Args:
         file: `metrics.csv`, already cut back to the step that training goes on from.
         watch: of the memories. memory_every: steps between looks at them.
-        tokens_per_step: over all devices.
+        throughput: of the recipe; what makes speed of seconds.
         checkpointing: its seconds do not count as training time.
         tokens_by_source: for a number of steps, the tokens of each source in them (`source_columns`).
         further: names of Lightning's metrics that a validation has besides loss and perplexity; columns of `file`.
@@ -40,7 +41,7 @@ class StepMetrics(Callback):
         file: MetricsFile,
         watch: MemoryWatch,
         memory_every: int,
-        tokens_per_step: int,
+        throughput: Throughput,
         checkpointing: Checkpointing,
         tokens_by_source: Callable[[int], Mapping[str, int]] = lambda steps: {},
         further: Sequence[str] = (),
@@ -48,7 +49,8 @@ class StepMetrics(Callback):
         self.file = file
         self.watch = watch
         self.memory_every = memory_every
-        self.tokens_per_step = tokens_per_step
+        self.throughput = throughput
+        self.tokens_per_step = throughput.tokens_per_step
         self.checkpointing = checkpointing
         self.tokens_by_source = tokens_by_source
         self.further = further
@@ -75,6 +77,7 @@ class StepMetrics(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clocks."""
+        self.throughput.start(pl_module.device, trainer.world_size)
         self._began = self._step_began = time.monotonic()
         self._pauses = -self.checkpointing.seconds
 
@@ -111,8 +114,8 @@ class StepMetrics(Callback):
             "lr": pl_module.rate,
             "grad_norm": float(pl_module.gradient_norm),
             "tokens": trainer.global_step * self.tokens_per_step,
-            "tokens_per_second": self.tokens_per_step / max(step_seconds, 1e-9),
             "seconds": self._seconds(),
+            **self.throughput.of_step(step_seconds),
             **source_columns(self.tokens_by_source(trainer.global_step)),
             **self.watch.collect(),
         }

@@ -13,11 +13,13 @@ class Device:
     """One accelerator.
 
     Attributes:
-        name: as on the command line. memory: bytes. bandwidth: of it, bytes per second.
+        name: as on the command line. product: part of the name that CUDA gives it, in small letters.
+        memory: bytes. bandwidth: of it, bytes per second.
         bf16: FLOP/s of dense bfloat16 products. fp32: of float32 ones on the ordinary units, PyTorch's default.
     """
 
     name: str
+    product: str
     memory: float
     bandwidth: float
     bf16: float
@@ -31,14 +33,14 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        Device(name="b200", memory=180e9, bandwidth=7.7e12, bf16=2250e12, fp32=75e12),
-        Device(name="h200", memory=141e9, bandwidth=4.8e12, bf16=989e12, fp32=67e12),
-        Device(name="h100", memory=80e9, bandwidth=3.35e12, bf16=989e12, fp32=67e12),
-        Device(name="h100-pcie", memory=80e9, bandwidth=2.0e12, bf16=756e12, fp32=51e12),
-        Device(name="a100-80gb", memory=80e9, bandwidth=2.0e12, bf16=312e12, fp32=19.5e12),
-        Device(name="a100-40gb", memory=40e9, bandwidth=1.55e12, bf16=312e12, fp32=19.5e12),
-        Device(name="l40s", memory=48e9, bandwidth=0.864e12, bf16=362e12, fp32=91.6e12),
-        Device(name="rtx-4090", memory=24e9, bandwidth=1.01e12, bf16=165e12, fp32=82.6e12),
+        Device(name="b200", product="b200", memory=180e9, bandwidth=7.7e12, bf16=2250e12, fp32=75e12),
+        Device(name="h200", product="h200", memory=141e9, bandwidth=4.8e12, bf16=989e12, fp32=67e12),
+        Device(name="h100", product="h100 80gb hbm3", memory=80e9, bandwidth=3.35e12, bf16=989e12, fp32=67e12),
+        Device(name="h100-pcie", product="h100 pcie", memory=80e9, bandwidth=2.0e12, bf16=756e12, fp32=51e12),
+        Device(name="a100-80gb", product="a100", memory=80e9, bandwidth=2.0e12, bf16=312e12, fp32=19.5e12),
+        Device(name="a100-40gb", product="a100", memory=40e9, bandwidth=1.55e12, bf16=312e12, fp32=19.5e12),
+        Device(name="l40s", product="l40s", memory=48e9, bandwidth=0.864e12, bf16=362e12, fp32=91.6e12),
+        Device(name="rtx-4090", product="rtx 4090", memory=24e9, bandwidth=1.01e12, bf16=165e12, fp32=82.6e12),
     )
 }
 

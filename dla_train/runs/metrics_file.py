@@ -25,9 +25,14 @@ FIRST_COLUMNS = (
     "tokens",
     "tokens_per_second",
     "seconds",
+    "flops_per_second",
+    "mfu",
 )
 """Steps finished, train or validation, nats per token, its exponential, rate and gradient norm of the step, training
-tokens seen so far, speed of the step, seconds since the run began (pauses between kill and resume left out)."""
+tokens seen so far, speed of the step, seconds since the run began (pauses between kill and resume left out), FLOP/s of
+the step and their share of what the devices could do at most (empty where no table knows that)."""
+TIMES = ("tokens_per_second", "seconds", "flops_per_second", "mfu")
+"""Columns that no two runs have in common."""
 ANSWER_ACCURACY = "answer_accuracy"
 """A further column of runs on synthetic tasks: the share of validation answers that are right."""
 

@@ -16,12 +16,15 @@ from dla_train.callbacks.progress import Progress
 from dla_train.callbacks.resume_position import ResumePosition
 from dla_train.callbacks.step_metrics import StepMetrics, source_columns
 from dla_train.callbacks.stop_signal import Interrupted, StopSignal
+from dla_train.callbacks.throughput import Throughput
 from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.load import LoadedRecipe
+from dla_train.config.recipe import Recipe
 from dla_train.config.show import to_yaml
 from dla_train.config.typed import plain
 from dla_train.errors import RunError
+from dla_train.estimate.flops import training_flops
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
@@ -99,7 +102,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
         MetricsFile(folder.metrics, [*columns, *watch.columns], start.step),
         watch,
         recipe.logging.memory_every,
-        recipe.training.global_batch * recipe.data.window,
+        _throughput(recipe),
         checkpointing,
         start.data.tokens_by_source,
         further,
@@ -149,6 +152,11 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
         return Outcome(None, trainer.global_step, folder.report_text.read_text(encoding="utf-8"))
     with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
         return Outcome(None, trainer.global_step, write_report(loaded, folder, start, model.to("cpu")))
+
+
+def _throughput(recipe: Recipe) -> Throughput:
+    flops = training_flops(recipe.model, recipe.data.window)
+    return Throughput(recipe.training.global_batch * recipe.data.window, flops, recipe.training.precision)
 
 
 def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:

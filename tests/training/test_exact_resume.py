@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dla_train.runs.metrics_file import read_rows
-
-TIMES = ("tokens_per_second", "seconds")
+from dla_train.runs.metrics_file import TIMES, read_rows
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
-from dla_train.runs.metrics_file import read_rows
+from dla_train.runs.metrics_file import TIMES, read_rows
 from dla_train.training import fit as fit_module
 
 STREAMING = """\
@@ -32,7 +32,6 @@ data:
     list: {path: ROOT/list.parquet, weight: 1}
 """
 STEPS = 48
-TIMES = ("tokens_per_second", "seconds")
 
 
 def _documents(seed, count):
