@@ -143,3 +143,37 @@ def test_memory_of_forward_and_backward(monkeypatch):
         read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, True)
     assert 0.5e9 < forward.peak < 2.5e9
     assert 1.5e9 < backward.peak < 4e9
+
+
+def test_memory_of_the_delta_rule(monkeypatch):
+    """At the paper's GDN shape and 16,384 tokens: chunk algebra and operator, which do not peak together, in bytes."""
+    from triton.runtime.jit import JITFunction
+
+    from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
+    from dla_kernels.reader.fused.delta_chunks import chunk_algebra
+    from dla_kernels.reader.fused.pieces import Pieces
+
+    def meta(*shape, dtype=torch.bfloat16, leaf=False):
+        return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=leaf)
+
+    time, heads, key_dim, value_dim, slots = 16_384, 6, 192, 384, 30
+    monkeypatch.setattr(JITFunction, "run", lambda *args, **kwargs: None)  # launches go nowhere
+    pieces = Pieces.of(1, time, None, 64, 512, torch.device("meta"))
+    inputs = meta(1, time, heads, key_dim, leaf=True), meta(1, time, heads, key_dim, leaf=True)
+    scalars = meta(1, time, heads, leaf=True), meta(1, time, heads, leaf=True)
+    with PeakMemory() as algebra:
+        made = chunk_algebra(*inputs, *scalars, torch.bfloat16, 1.0, heads, pieces)
+        torch.autograd.grad(made[:4], (*inputs, *scalars), [torch.empty_like(x) for x in made[:4]])
+    assert 1e9 < algebra.peak < 3.5e9
+    kept = sum(x.nbytes for x in made)
+    assert kept < 0.2e9
+
+    made = [x.detach() for x in made]
+    v, weight = meta(1, time, heads, value_dim), meta(1, time, heads, slots)
+    shift = meta(1, time, heads, dtype=torch.int32)
+    with PeakMemory() as forward:
+        read_chunks._init_fn(*made, v, weight, shift, None, None, None, False, False)
+    with PeakMemory() as backward:
+        read_chunks_backward._init_fn(v, None, *made, v, weight, shift, None, None, False, True)
+    assert 0.5e9 < forward.peak + kept < 2.5e9
+    assert 1.5e9 < backward.peak + kept < 4e9

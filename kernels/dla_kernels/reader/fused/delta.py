@@ -1,9 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The gated delta rule as a torch operator, `dla::read_delta`, after its chunk algebra.
 
-The algebra (reader/transitions.py: one triangular solve and a few products per chunk, no state in sight) runs on batched
-matrix products of torch and is differentiated by autograd, recomputed in the backward; what costs, reading and carrying
-M states, is the operator, which shares every kernel with plain decay except the three of states_delta.py.
+The algebra (delta_chunks.py; no state in sight) runs on batched matrix products of torch and is differentiated by
+autograd, recomputed in the backward; what costs, reading and carrying M states, is the operator, which shares every
+kernel with plain decay except the three of states_delta.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from dla_kernels.reader.fused.ages import age_tables
 from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import tiles_for
+from dla_kernels.reader.fused.delta_chunks import chunk_algebra
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.sums import sums_to_end
-from dla_kernels.reader.transitions import transitions
 
 
 def read_delta(
@@ -31,40 +31,9 @@ def read_delta(
     batch, time, heads, value_dim = v.shape
     tiles = tiles_for(k.shape[-1], value_dim, slot_weight.shape[-1], v.dtype, v.device, delta=True)
     pieces = Pieces.of(batch, time, cu_seqlens, tiles.tile, tiles.long, v.device)
-    made = checkpoint(_chunk_algebra, q, k, log_decay, beta, v.dtype, scale, heads, pieces, use_reentrant=False)
+    made = checkpoint(chunk_algebra, q, k, log_decay, beta, v.dtype, scale, heads, pieces, use_reentrant=False)
     assert made is not None
     return read_chunks(*made, v, slot_weight, shift, gate, state, cu_seqlens, collapse, return_state)
-
-
-def _chunk_algebra(
-    q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, dtype: torch.dtype, scale: float, heads: int,
-    pieces: Pieces,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Mx `[tokens, H, LONG]`, Qe, U `[tokens, H, K]`, R `[chunks, H, K, K]` in `dtype`; carry `[chunks, H]` float32."""
-    token = torch.arange(pieces.long, device=q.device)
-    first = pieces.cu[pieces.chunk_sequence.long()] + pieces.chunk_number * pieces.long
-    there = first[:, None] + token < pieces.cu[pieces.chunk_sequence.long() + 1][:, None]  # [chunks, LONG]
-    index = torch.where(there, first[:, None] + token, 0)
-
-    def split(x: Tensor) -> Tensor:
-        """`[B, T, heads, ...]` -> `[1, heads, chunks, LONG, ...]` float32, zeros where a chunk is short."""
-        x = x.float().flatten(0, 1)[index]
-        return torch.where(there.view(*there.shape, *(1,) * (x.ndim - 2)), x, 0.0).movedim(2, 0)[None]
-
-    def join(x: Tensor) -> Tensor:
-        """The way back, `[1, H, chunks, LONG, D]` -> `[tokens, H, D]`."""
-        return x[0].movedim(0, 2)[there].to(dtype)
-
-    decay = None if log_decay is None else split(log_decay)
-    step = transitions(split(q) * scale, split(k), decay, split(beta), heads, None)
-    # P = carry I - R. The gradient goes through R alone: P is all that matters, and it is carry I - R for any carry.
-    carry = torch.ones(heads, pieces.chunks, device=q.device) if decay is None else decay[0].detach().sum(-1).exp()
-    identity = torch.eye(k.shape[-1], device=q.device)
-    removal = carry[..., None, None] * identity - step.carry[0]
-    return (
-        join(step.within), join(step.read), join(step.write), removal.movedim(0, 1).to(dtype).contiguous(),
-        carry.movedim(0, 1).contiguous(),
-    )  # fmt: skip
 
 
 def _problem(
@@ -93,7 +62,7 @@ def read_chunks(
     shift: Tensor, gate: Tensor | None, state: Tensor | None, cu_seqlens: Tensor | None, collapse: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """o `[B, T, H, V]` and the states at the ends (empty unless asked) from what `_chunk_algebra` made."""
+    """o `[B, T, H, V]` and the states at the ends (empty unless asked) from what `chunk_algebra` made."""
     problem = _problem(within, read, write, removal, carry, v, slot_weight, shift, state, cu_seqlens, collapse)
     o, final = forward(problem, return_state=return_state)
     return o.view(v.shape), v.new_empty(0, dtype=torch.float32) if final is None else final
