@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+import zstandard
 from lightning.pytorch.callbacks import Callback
 
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
@@ -129,6 +130,19 @@ def test_metrics_count_the_tokens_of_each_source(train, tmp_path):
     rows = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row["split"] == "train"]
     assert [row["tokens.tale"] + row["tokens.list"] for row in rows] == [row["tokens"] for row in rows]
     assert rows[-1]["tokens.tale"] == 3 * rows[-1]["tokens.list"] == 20 * 96 * 3 // 4
+
+
+def test_a_folder_laid_out_like_a_data_set_of_the_hub_is_read_through_datasets(train, tmp_path):
+    folder = tmp_path / "Long-Data-Collections" / "pretrain"
+    folder.mkdir(parents=True)
+    for name in ("arxiv", "book"):
+        lines = "".join(json.dumps({"text": text, "meta": {}}) + "\n" for text in _documents(name, 60))
+        (folder / f"{name}.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    mirror = f"data.sources.tale.path=hf:{folder.parent}"
+    _, straight = train("--run-dir", "straight", mirror, "training.steps=24")
+    _, first = train("--run-dir", "pieces", mirror, "training.steps=9")
+    _, rest = train("--run-dir", "pieces", mirror, "training.steps=24", "--resume", "auto", "data.workers=2")
+    assert first | rest == straight
 
 
 @pytest.mark.slow

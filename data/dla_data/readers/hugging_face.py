@@ -19,7 +19,7 @@ class HuggingFaceReader(DocumentReader):
     A restart passes over the rows before it: nothing is tokenised again, but they are read again.
 
     Args:
-        name: for messages. rows: an iterable of dictionaries with `skip(n)`, such as `datasets.IterableDataset`.
+        name: for messages. rows: `datasets.IterableDataset`.
         text_field: the field with the text.
     """
 
@@ -33,10 +33,11 @@ class HuggingFaceReader(DocumentReader):
         """See `DocumentReader`; messages count rows from 0."""
         log = log or ReadingLog()
         ordinal, row, _ = start
-        rows = iter(self._rows.skip(row) if row else self._rows)
+        # Not iter(rows): in a worker of a DataLoader that would leave this shard to one worker and show others nothing.
+        rows = (self._rows.skip(row) if row else self._rows).iter(batch_size=1)
         while True:
             try:
-                value = next(rows)
+                value = {field: values[0] for field, values in next(rows).items()}
             except StopIteration:
                 return
             except Exception as error:  # whatever the builder of this format raises for a damaged file

@@ -11,6 +11,7 @@ from dla_data.errors import DataError
 from dla_data.readers.blocks import file_size
 from dla_data.readers.reader import START, DocumentReader, Position, ReadingLog, RowProblem, checked_text
 
+_PAGE_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 64  # long documents: a few dozen may be hundreds of megabytes
 # What damage makes of a file: no footer, a footer that lies, pages that do not decompress.
 _DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
@@ -62,7 +63,8 @@ class ParquetReader(DocumentReader):
         """(row group, number of the first row, values) from `start_row` on, a few rows at a time."""
         row = 0
         try:
-            with pyarrow.parquet.ParquetFile(self._path) as file:
+            # Page by page: without these, a whole row group is read at once, and many streams may have one open.
+            with pyarrow.parquet.ParquetFile(self._path, buffer_size=_PAGE_BYTES, pre_buffer=False) as file:
                 self._require_column(file.schema_arrow)
                 for group in range(file.num_row_groups):
                     about = file.metadata.row_group(group)
@@ -72,7 +74,9 @@ class ParquetReader(DocumentReader):
                     if row + about.num_rows <= start_row:
                         row += about.num_rows
                         continue
-                    batches = file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group], columns=[self._text_field])
+                    batches = file.iter_batches(
+                        _ROWS_AT_A_TIME, row_groups=[group], columns=[self._text_field], use_threads=False
+                    )
                     for batch in batches:
                         passed = min(max(start_row - row, 0), batch.num_rows)
                         if passed < batch.num_rows:
