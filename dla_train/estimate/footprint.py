@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from dla_train.config.recipe import Recipe
-from dla_train.estimate.activations import STRIDE, WIDE, Setting, capacity_of, long_chunk, saved_bytes, state_shape
+from dla_train.estimate.activations import WIDE, Setting, saved_bytes
+from dla_train.estimate.op_memory import op_memory
 from dla_train.models import LanguageModel
-from dla_train.models.config import AttentionConfig, ModelConfig
 from dla_train.models.loss import ROWS
 from dla_train.training.optimizers import build_optimizer
 
@@ -22,7 +21,7 @@ class Footprint:
     Attributes:
         parameters: of a whole replica with its buffers. gradients, optimizer: of it. All three are exact.
         buckets: of the gradients' exchange between devices.
-        activations: kept for the backward, by part. states: the reader's, while one layer's backward runs.
+        activations: kept for the backward, by part. op: what the op works in, while one layer's backward runs.
         logits: the head's rows at work.
         checkpoint: one on disk.
     """
@@ -32,7 +31,7 @@ class Footprint:
     optimizer: int
     buckets: int
     activations: dict[str, int]
-    states: int
+    op: int
     logits: int
     checkpoint: int
 
@@ -45,7 +44,7 @@ class Footprint:
             "optimizer": self.optimizer,
             "exchange of gradients": self.buckets,
             "activations": sum(self.activations.values()),
-            "states of the reader": self.states,
+            "the op at work": self.op,
             "logits": self.logits,
         }
 
@@ -74,7 +73,7 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
         optimizer=optimizer,
         buckets=parameters if devices > 1 else 0,
         activations=saved_bytes(recipe.model, setting),
-        states=_states(recipe.model, setting),
+        op=op_memory(recipe.model, setting),
         logits=min(setting.tokens, ROWS) * recipe.model.vocab_size * (2 * WIDE + 2 * setting.a),
         checkpoint=parameters + buffers + optimizer,
     )
@@ -93,15 +92,3 @@ def optimizer_bytes(recipe: Recipe, model: LanguageModel) -> int:
 
 def _bytes(tensors: list[torch.Tensor] | list[torch.nn.Parameter]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _states(config: ModelConfig, setting: Setting) -> int:
-    """The states that a layer's backward works on, and their adjoint."""
-    mixer = config.mixer
-    if isinstance(mixer, AttentionConfig):
-        return 0
-    one = setting.batch * mixer.heads * capacity_of(mixer) * math.prod(state_shape(mixer))
-    if setting.path == "torch":
-        return WIDE * one * (STRIDE + 3)  # of eight chunks; adjoint, before and after a move
-    chunks = -(-setting.window // long_chunk(config, setting)) - 1  # a first chunk begins with none
-    return 2 * chunks * one * WIDE  # float32, or two parts of 16 bits; states and adjoint

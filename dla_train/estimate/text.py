@@ -11,7 +11,7 @@ GROWS_WITH = {
     "optimizer": "the model",
     "exchange of gradients": "the model; none on one device",
     "activations": "micro_batch x window x layers",
-    "states of the reader": "micro_batch x window x slots x head sizes, one layer at a time",
+    "the op at work": "micro_batch x window x slots x head sizes; one layer at a time",
     "logits": "vocabulary; 1,024 tokens at a time",
 }
 
