@@ -64,6 +64,10 @@ class DynamicMemory:
             same outputs.
         gate_width: width of the sigmoid whose derivative the straight-through gate uses.
         learn_threshold: tau becomes a parameter per head; needs `gate="straight_through"`.
+        calibrate_rate: in training, the share of tokens that are to open a slot: sets tau per head in the first
+            `calibrate_steps` steps, each time anew, in place of `threshold`. null leaves `threshold` as it is, as the
+            paper does; there a young model opens a slot at every token (`calibration`).
+        calibrate_steps: how many steps that is. The features change most during the warm-up of the rate.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -72,6 +76,8 @@ class DynamicMemory:
     gate: GateKind = "straight_through"
     gate_width: float = 0.1
     learn_threshold: bool = False
+    calibrate_rate: float | None = None
+    calibrate_steps: int = 1
 
     def __post_init__(self) -> None:
         _check_kind(self)
@@ -87,6 +93,10 @@ class DynamicMemory:
                 "learn_threshold is true with gate 'hard', which gives the threshold no gradient; "
                 "use gate 'straight_through' or learn_threshold false"
             )
+        rate = self.calibrate_rate
+        if rate is not None and (not _is_number(rate) or not 0 < rate < 1):
+            raise ValueError(f"calibrate_rate is {rate!r}; it must lie between 0 and 1 (0.1 is common), or be null")
+        _check_count("calibrate_steps", self.calibrate_steps)
 
 
 MemoryConfig = SingleMemory | FixedMemory | FenwickMemory | DynamicMemory

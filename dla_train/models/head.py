@@ -20,16 +20,20 @@ class Head(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden))
 
-    def forward(self, x: Tensor, targets: Tensor | None = None, *, per_token: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, targets: Tensor | None = None, *, per_token: bool = False, z_loss: float = 0.0
+    ) -> Tensor:
         """Logits, or the loss where targets are given.
 
         Args:
             x: `[..., hidden]`. targets: `[...]` int64 or None; -100 does not count.
             per_token: the loss of every target, without gradient, in place of their mean.
+            z_loss: of the mean's gradient only, see `linear_cross_entropy`.
         Returns:
             logits `[..., vocab]`; with targets the mean loss, a scalar in nats; per token `[...]`.
         """
         if targets is None:
             return F.linear(x, self.weight)
-        loss = token_losses if per_token else linear_cross_entropy
-        return loss(x, self.weight, targets)
+        if per_token:
+            return token_losses(x, self.weight, targets)
+        return linear_cross_entropy(x, self.weight, targets, z_loss=z_loss)

@@ -105,16 +105,17 @@ class LanguageModel(nn.Module):
         seen = 0 if cache is None else cache.tokens
         return x, ModelCache(layers=tuple(layers), tokens=seen + time)
 
-    def loss(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None, *, z_loss: float = 0.0) -> Tensor:
         """Mean negative log-likelihood in nats; the logits never exist all at one time.
 
         Args:
             tokens: `[B, T]` int64. targets: `[B, T]` int64, the token after each; -100 does not count.
             cu_seqlens: as in `forward`.
+            z_loss: weight of a penalty in the gradient that the result leaves out, see `linear_cross_entropy`.
         Returns:
             a scalar, float32 or wider.
         """
-        return self.head(self.hidden_states(tokens, cu_seqlens=cu_seqlens)[0], targets)
+        return self.head(self.hidden_states(tokens, cu_seqlens=cu_seqlens)[0], targets, z_loss=z_loss)
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:

@@ -22,18 +22,22 @@ ROWS = 1024
 """Tokens whose logits exist at one time: 131 MB of float32 at a vocabulary of 32,000."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int = ROWS) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int = ROWS, z_loss: float = 0.0
+) -> Tensor:
     """Mean negative log-likelihood of `targets` under `softmax(hidden @ weight^T)`, differentiable once.
 
     Args:
         hidden: `[..., hidden]`. weight: `[vocab, hidden]`.
         targets: `[...]` int64; `IGNORED` (-100) leaves a position out of the mean.
         rows: positions worked on at one time.
+        z_loss: the gradient is that of the result plus `z_loss` times the mean of `logsumexp(logits)^2`, which keeps
+            the logits from drifting. The result itself stays the pure negative log-likelihood.
     Returns:
         a scalar in nats, float32 or wider; nan if no position counts.
     """
     _check(hidden, targets)
-    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), rows)  # type: ignore[return-value]
+    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), rows, z_loss)  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -51,10 +55,13 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int =
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """loss = mean_t (logsumexp(W h_t) - W[y_t] h_t);   dlogits_t = (softmax(W h_t) - onehot(y_t)) dloss / count."""
+    """loss = mean_t (logsumexp(W h_t) - W[y_t] h_t);   dlogits_t = (softmax(W h_t) - onehot(y_t)) dloss / count.
+
+    With a z-loss of weight c, dlogits_t also has `2 c logsumexp(W h_t) softmax(W h_t) dloss / count`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, z_loss: float) -> Tensor:
         count = (targets != IGNORED).sum()
         needs_dhidden, needs_dweight = ctx.needs_input_grad[:2]
         dhidden = torch.empty_like(hidden) if needs_dhidden else None
@@ -66,7 +73,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += loss.sum()
                 if not (needs_dhidden or needs_dweight):
                     continue
-                dlogits = _logits_gradient(logits, targets[part]).to(h.dtype)
+                dlogits = _logits_gradient(logits, targets[part], z_loss).to(h.dtype)
                 if dhidden is not None:
                     dhidden[part] = dlogits @ w  # [R, vocab] @ [vocab, hidden]
                 if dweight is not None:
@@ -76,12 +83,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
         dhidden, dweight, count = ctx.saved_tensors
         factor = dloss / count
         dhidden = None if dhidden is None else dhidden * factor.to(dhidden.dtype)
         dweight = None if dweight is None else dweight * factor.to(dweight.dtype)
-        return dhidden, dweight, None, None
+        return dhidden, dweight, None, None, None
 
 
 def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +108,12 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Itera
         yield part, logits, (logits.logsumexp(1) - picked).where(counts, 0.0)
 
 
-def _logits_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    """`softmax - onehot` `[R, vocab]`, zero where the target does not count."""
+def _logits_gradient(logits: Tensor, targets: Tensor, z_loss: float) -> Tensor:
+    """`softmax (1 + 2 z_loss logsumexp) - onehot` `[R, vocab]`, zero where the target does not count."""
     counts = targets != IGNORED
     gradient = torch.softmax(logits, 1)
+    if z_loss:
+        gradient.mul_(1 + 2 * z_loss * logits.logsumexp(1, keepdim=True))
     gradient.scatter_add_(1, targets.where(counts, 0)[:, None], -torch.ones_like(gradient[:, :1]))
     return gradient.mul_(counts[:, None])
 

@@ -16,6 +16,8 @@ class TrainingConfig:
         micro_batch: windows that go through the model at once on one device; `global_batch` is a multiple of it, and
             the gradients of the pieces are averaged.
         clip: largest norm of the whole gradient; null leaves it as it is.
+        z_loss: weight of the mean of `logsumexp(logits)^2` in what is minimised, which keeps the logits from drifting;
+            1e-4 is common, 0 leaves it out. The losses shown, of training and validation, stay pure cross-entropy.
         precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
         compile: `torch.compile` the blocks. The first step and the first validation wait for the compiler (under a
             minute for `tiny`); losses agree to rounding, not to the last bit.
@@ -32,6 +34,7 @@ class TrainingConfig:
     global_batch: int
     micro_batch: int
     clip: float | None = 1.0
+    z_loss: float = 0.0
     precision: Precision = "32-true"
     compile: bool = False
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -50,6 +53,8 @@ class TrainingConfig:
         for name in ("clip", "max_minutes"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0, or null")
+        if not 0 <= self.z_loss < float("inf"):
+            raise ValueError(f"z_loss is {self.z_loss}; it must be a finite number of at least 0")
         if self.global_batch % self.micro_batch:
             below = self.global_batch - self.global_batch % self.micro_batch
             fits = f"{below} or {below + self.micro_batch}" if below else f"{self.micro_batch}"

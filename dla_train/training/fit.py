@@ -16,6 +16,7 @@ from dla_train.callbacks.progress import Progress
 from dla_train.callbacks.resume_position import ResumePosition
 from dla_train.callbacks.step_metrics import StepMetrics, source_columns
 from dla_train.callbacks.stop_signal import Interrupted, StopSignal
+from dla_train.callbacks.threshold_calibration import ThresholdCalibration
 from dla_train.callbacks.throughput import Throughput
 from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.store import CheckpointStore
@@ -114,6 +115,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
             stop,
             ending,
             checkpointing,
+            ThresholdCalibration(),
             metrics,
             Progress(recipe.training.steps, metrics, recipe.logging.console_seconds),
         ],

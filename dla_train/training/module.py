@@ -61,8 +61,8 @@ class LanguageModelTraining(lightning.LightningModule):
 
     def training_step(self, batch: Tensor | Examples, batch_idx: int) -> Tensor:
         """Mean loss of windows `[B, window + 1]`, in nats per token; of `Examples`, in nats per answer."""
-        inputs, targets = batch if isinstance(batch, Examples) else (batch[:, :-1], batch[:, 1:])
-        return self.model.loss(inputs, targets)
+        inputs, targets = inputs_and_targets(batch)
+        return self.model.loss(inputs, targets, z_loss=self.training_config.z_loss)  # in the gradient alone
 
     def configure_gradient_clipping(
         self,
@@ -109,3 +109,8 @@ class LanguageModelTraining(lightning.LightningModule):
         if self.answer_accuracy.update_called:
             self.log("answer_accuracy", self.answer_accuracy.compute(), logger=False)
             self.answer_accuracy.reset()
+
+
+def inputs_and_targets(batch: Tensor | Examples) -> tuple[Tensor, Tensor]:
+    """What the model reads and what it should say after each token, both `[B, T]`; -100 does not count."""
+    return (batch.inputs, batch.targets) if isinstance(batch, Examples) else (batch[:, :-1], batch[:, 1:])

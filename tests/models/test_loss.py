@@ -32,6 +32,22 @@ def test_loss_and_gradients_equal_cross_entropy(rows: int) -> None:
     assert not got[0][3].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_z_loss_is_in_the_gradient_and_not_in_the_result(rows: int, dtype: torch.dtype) -> None:
+    h, weight, targets = inputs(30, 8, 50, dtype)
+    targets[3], targets[-1] = IGNORED, IGNORED
+    loss = linear_cross_entropy(h, weight, targets, rows=rows, z_loss=0.1)
+    assert torch.equal(loss, linear_cross_entropy(h, weight, targets, rows=rows))
+    logits = h @ weight.t()
+    plain = F.cross_entropy(logits, targets)
+    penalised = plain + 0.1 * logits.logsumexp(1)[targets != IGNORED].square().mean()
+    got = torch.autograd.grad(3 * loss, (h, weight))
+    torch.testing.assert_close(got, torch.autograd.grad(3 * penalised, (h, weight), retain_graph=True))
+    without = torch.autograd.grad(3 * plain, (h, weight))
+    assert all((one - other).norm() > 0.1 * other.norm() for one, other in zip(got, without, strict=True))
+
+
 def test_any_leading_shape() -> None:
     h, weight, targets = inputs(30, 8, 50)
     flat = linear_cross_entropy(h, weight, targets)

@@ -101,3 +101,24 @@ def test_validation_is_the_mean_over_tokens_not_over_batches(tmp_path):
         expected = module.model.loss(WINDOWS[:, :-1], WINDOWS[:, 1:]).item()
     assert metrics["validation_loss"].item() == pytest.approx(expected, rel=1e-6)
     assert metrics["validation_perplexity"].item() == pytest.approx(torch.tensor(expected).exp().item(), rel=1e-5)
+
+
+def test_z_loss_changes_the_step_but_no_loss_that_is_shown(tmp_path):
+    config = TrainingConfig(steps=1, global_batch=12, micro_batch=12, z_loss=0.1)
+    module = LanguageModelTraining(initialize(LanguageModel(MODEL), 0), OPTIMIZER, SCHEDULE, config, seed=0)
+    plain = initialize(LanguageModel(MODEL), 0)
+    shown = module.training_step(WINDOWS, 0)
+    loss = plain.loss(WINDOWS[:, :-1], WINDOWS[:, 1:])
+    assert torch.equal(shown, loss)
+    shown.backward()
+    loss.backward()
+    penalised, alone = module.model.head.weight.grad, plain.head.weight.grad
+    assert penalised is not None
+    assert alone is not None
+    assert (penalised - alone).norm() > 0.01 * alone.norm()
+
+
+@pytest.mark.parametrize("value", [-1e-4, float("inf"), float("nan")])
+def test_a_z_loss_that_cannot_work_is_refused(value):
+    with pytest.raises(ValueError, match=f"z_loss is {value}; it must be a finite number of at least 0"):
+        TrainingConfig(steps=1, global_batch=1, micro_batch=1, z_loss=value)

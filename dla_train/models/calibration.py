@@ -1,0 +1,91 @@
+"""Thresholds that give a wanted boundary rate: the calibration of tau (eq. 14).
+
+How often boundaries come depends wholly on the features. At the paper's tau of 0.6 the nearly orthogonal keys and
+values of a young model make every token a boundary, and the method degenerates without a sound; so tau can be set, per
+head, to what the model's own scores ask for. A token's score depends on the segment that it meets, and so on tau
+itself: a quantile of the scores under one tau is not the right tau. Therefore the rate is measured, and tau found by
+bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dla_kernels import segment
+from dla_train.models.language_model import LanguageModel
+from dla_train.models.memory import Dynamic
+
+HALVINGS = 16
+"""Of [0, 2]: tau to 3e-5, finer than scores of a batch lie apart."""
+
+
+@torch.no_grad()
+def calibrate_thresholds(
+    model: LanguageModel,
+    tokens: Tensor,
+    rate: float,
+    *,
+    cu_seqlens: Tensor | None = None,
+    add_up: Callable[[Tensor], Tensor] = lambda count: count,
+) -> None:
+    """Sets the threshold of every head with a dynamic memory so that on `tokens` it opens slots at a given rate.
+
+    One forward pass from the first layer to the last: a layer is calibrated on what the calibrated layers before it
+    make of the tokens.
+
+    Args:
+        model: its thresholds are changed in place, buffers and parameters alike.
+        tokens: `[B, T]` int64.
+        rate: share of tokens that are to open a slot, in (0, 1).
+        cu_seqlens: documents, as in `LanguageModel.forward`.
+        add_up: sums a tensor over all ranks, each with tokens of its own; thresholds then come out the same everywhere.
+    """
+    memories = [module for module in model.modules() if isinstance(module, Dynamic)]
+    handles = [memory.register_forward_pre_hook(_calibrating(rate, add_up), with_kwargs=True) for memory in memories]
+    try:
+        model.hidden_states(tokens, cu_seqlens=cu_seqlens)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _calibrating(rate: float, add_up: Callable[[Tensor], Tensor]) -> Any:
+    def calibrate(memory: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        assert isinstance(memory, Dynamic)
+        k, v, cu_seqlens = _arguments(*inputs, **named)
+        memory.threshold.copy_(threshold_at(rate, k, v, memory.capacity, cu_seqlens, add_up))
+
+    return calibrate
+
+
+def _arguments(k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: None = None) -> tuple[Any, ...]:
+    return k, v, cu_seqlens
+
+
+def threshold_at(
+    rate: float,
+    k: Tensor,
+    v: Tensor,
+    capacity: int,
+    cu_seqlens: Tensor | None = None,
+    add_up: Callable[[Tensor], Tensor] = lambda count: count,
+) -> Tensor:
+    """`[H]` float32: where the share of tokens that open a slot crosses `rate`, to 3e-5 of tau.
+
+    k `[B, T, G, K]`, v `[B, T, H, V]`. The first tokens of documents always open one, so a rate below their share ends
+    at tau = 2.
+    """
+    heads = v.shape[2]
+    low, high = (torch.full((heads,), bound, dtype=torch.float32, device=v.device) for bound in (0.0, 2.0))
+    total = add_up(torch.tensor(v.shape[0] * v.shape[1], dtype=torch.float64, device=v.device))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        plan = segment(k, v, capacity=capacity, threshold=middle, cu_seqlens=cu_seqlens, gate="hard")
+        found = add_up(plan.boundary.sum((0, 1), dtype=torch.float64)) / total
+        is_too_often = found > rate
+        low, high = torch.where(is_too_often, middle, low), torch.where(is_too_often, high, middle)
+    return high

@@ -1,0 +1,51 @@
+"""`memory.calibrate_rate` in a run: the rate is met, the thresholds are saved, and a resume changes nothing."""
+
+import csv
+
+import pytest
+import torch
+
+from dla_train.runs.metrics_file import TIMES, read_rows
+
+
+def exact(path):
+    with path.open() as file:
+        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def thresholds(path):
+    state = torch.load(path / "state.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if name.endswith("memory.threshold")}
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_calibrated_run_meets_the_rate_and_goes_on_as_if_nothing_had_happened(cli, micro_recipe, tmp_path, steps):
+    arguments = [
+        "fit", "--recipe", micro_recipe, "training.threads=1", "model.mixer.memory.calibrate_rate=0.3",
+        f"model.mixer.memory.calibrate_steps={steps}", "logging.memory_every=1", "training.validate_every=null",
+        "training.steps=8",
+    ]  # fmt: skip
+    straight = cli(*arguments, "--run-dir", "straight")
+    assert straight.code == 0, straight.err
+    assert straight.err.count("Thresholds for a boundary rate of 0.3, layer by layer") == 1
+    rows = [row for row in read_rows(tmp_path / "straight" / "metrics.csv") if row["split"] == "train"]
+    for row in rows[:steps]:
+        assert abs(row["boundary_rate.0"] - 0.3) < 0.12, "two micro-batches of 48 tokens, calibrated on the first"
+    found = thresholds(tmp_path / "straight" / "checkpoints" / "step-00000008")
+    assert len(found) == 2
+    assert all((tau != 0.9).all() for tau in found.values())
+
+    # The schedule depends on the steps of the whole run, so it is the clock that stops this one.
+    assert cli(*arguments, "--run-dir", "stopped", "training.max_minutes=1e-9").code == 0
+    again = cli(*arguments, "--run-dir", "stopped", "--resume", "auto")
+    assert again.code == 0, again.err
+    assert again.err.count("Thresholds for a boundary rate") == (steps > 1)
+    train = [row for row in exact(tmp_path / "stopped" / "metrics.csv") if row["split"] == "train"]
+    assert train == [row for row in exact(tmp_path / "straight" / "metrics.csv") if row["split"] == "train"]
+    for name, tau in thresholds(tmp_path / "stopped" / "checkpoints" / "step-00000008").items():
+        assert torch.equal(tau, found[name])
+
+
+def test_without_it_thresholds_stay(cli, micro_recipe, tmp_path):
+    assert cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4").code == 0
+    assert all((tau == 0.9).all() for tau in thresholds(tmp_path / "run" / "checkpoints" / "step-00000004").values())
