@@ -1,4 +1,4 @@
-"""The recipe's `logging` section."""
+"""The recipe's `logging` and `watchdog` sections."""
 
 from dataclasses import dataclass
 
@@ -22,3 +22,19 @@ class LoggingConfig:
             raise ValueError(f"console_seconds is {self.console_seconds}; it must be at least 0")
         if self.memory_every < 1:
             raise ValueError(f"memory_every is {self.memory_every}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """What ends a run that hangs.
+
+    Attributes:
+        minutes: without a micro-batch of training or validation; then every thread's stack is written to
+            `logs/hang-rank-0.txt` (one file per process), and the process ends with exit code 75. null: wait for ever.
+    """
+
+    minutes: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes is {self.minutes}; it must be above 0, or null")

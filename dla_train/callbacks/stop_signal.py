@@ -29,19 +29,26 @@ class Interrupted(Exception):
 
 
 class StopSignal(Callback):
-    """Takes note of signals from the first step on.
+    """Takes note of signals once model and checkpoint are there.
 
-    Before that, Ctrl-C raises KeyboardInterrupt as everywhere. Lightning installs handlers of its own at the start of
-    training; these replace them, and Lightning puts back what was there before both.
+    Before that nothing can be lost: Ctrl-C raises KeyboardInterrupt, the others end the process, as everywhere. This
+    takes the place of Lightning's own handlers (whose SIGTERM broadcasts wherever it lands, which deadlocks where the
+    ranks are at different places); Lightning puts back what was there before.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take the signals over."""
-        for number in _SIGNALS:
-            signal.signal(number, self._note)
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take the signals over where Lightning would."""
+        connector = trainer._signal_connector
+
+        def register() -> None:
+            connector._original_handlers = connector._get_current_signal_handlers()
+            for number in _SIGNALS:
+                signal.signal(number, self._note)
+
+        connector.register_signal_handlers = register  # type: ignore[method-assign]
 
     def agreed(self, trainer: lightning.Trainer) -> int | None:
         """The signal that this or another rank has received, or None; to be called by all ranks, at a step boundary."""

@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "description",
     "checkpoint.",
     "logging.",
+    "watchdog.",
     "report.",
     "data.path",  # the text may have moved; its fingerprint is compared
     "data.sources.*.path",

@@ -1,6 +1,7 @@
 """`dla-train`: reads the command line, and turns failures into one sentence and an exit code.
 
-Exit codes: 0 done; 1 the run failed; 2 wrong usage, recipe, data or folder; 130 stopped by Ctrl-C; 143 by SIGTERM; 138
+Exit codes: 0 done; 1 the run failed; 2 wrong usage, recipe, data or folder; 75 it hung
+(`watchdog.minutes`); 130 stopped by Ctrl-C; 143 by SIGTERM; 138
 by SIGUSR1. Everything heavy is imported inside the commands that need it, so that help and errors come at once.
 """
 

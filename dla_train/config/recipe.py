@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dla_train.callbacks.config import LoggingConfig
+from dla_train.callbacks.config import LoggingConfig, WatchdogConfig
 from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.data.config import DataConfig
 from dla_train.data.streaming_config import StreamingData
@@ -20,7 +20,7 @@ class Recipe:
     Attributes:
         description: one line for `dla-train recipes`.
         seed: of the initial weights, of the order of the windows and of everything else that is drawn.
-        model, data, optimizer, schedule, training, checkpoint, logging, report: see their classes.
+        model, data, optimizer, schedule, training, checkpoint, logging, watchdog, report: see their classes.
     """
 
     description: str
@@ -32,6 +32,7 @@ class Recipe:
     training: TrainingConfig
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:

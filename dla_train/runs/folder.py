@@ -54,7 +54,8 @@ class RunFolder:
             names = {entry.name for entry in self.path.iterdir()}
         except OSError:
             return False
-        return not self.is_run() and bool(names - {self.lock.name, self.slurm.name})
+        # The lock without a recipe is what a kill at the start of a run leaves.
+        return not self.is_run() and self.lock.name not in names and bool(names - {self.slurm.name})
 
 
 @contextmanager
@@ -68,6 +69,11 @@ def occupied(folder: RunFolder) -> Iterator[None]:
     path = folder.path
     if path.exists() and not path.is_dir():
         raise UsageError(f"the run folder {path} is a file. Choose another one with --run-dir.")
+    if folder.is_foreign():
+        raise UsageError(
+            f"{path} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty "
+            "this one."
+        )
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -80,11 +86,6 @@ def occupied(folder: RunFolder) -> Iterator[None]:
             "--run-dir."
         ) from error
     try:
-        if folder.is_foreign():
-            raise UsageError(
-                f"{path} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty "
-                "this one."
-            )
         yield
     finally:
         if not folder.is_started:

@@ -45,13 +45,15 @@ case $status in
   138) requeue "warned by SIGUSR1 (time limit, preemption or scancel --signal=USR1); saved what was trained" ;;
   130 | 143) requeue "stopped by a signal (exit code $status)" ;;
   *)
+    what="a process failed with exit code $status"
+    [ "$status" -ne 75 ] || what="a process hung (exit code 75; the stacks are in logs/hang-rank-*.txt)"
     mkdir -p -- "$state_folder"
     echo "exit code $status on ${SLURM_JOB_NODELIST:-?}" >>"$state_folder/failures-$SLURM_JOB_ID"
     failures=$(wc -l <"$state_folder/failures-$SLURM_JOB_ID")
     if [ "$failures" -le "$requeue_limit" ]; then
-      requeue "a process failed with exit code $status (failure $failures, requeued after up to $requeue_limit)"
+      requeue "$what (failure $failures, requeued after up to $requeue_limit)"
     else
-      say "failed with exit code $status; not requeued: failure $failures, requeued after up to $requeue_limit"
+      say "$what; not requeued: failure $failures, requeued after up to $requeue_limit"
     fi
     ;;
 esac

@@ -18,6 +18,7 @@ from dla_train.callbacks.step_metrics import StepMetrics, source_columns
 from dla_train.callbacks.stop_signal import Interrupted, StopSignal
 from dla_train.callbacks.threshold_calibration import ThresholdCalibration
 from dla_train.callbacks.throughput import Throughput
+from dla_train.callbacks.watchdog import Watchdog
 from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.load import LoadedRecipe
@@ -111,6 +112,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     trainer = build_trainer(
         recipe.training,
         callbacks=[
+            Watchdog(recipe.watchdog.minutes, folder.log.parent),
             ResumePosition(),
             stop,
             ending,

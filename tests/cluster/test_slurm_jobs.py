@@ -76,7 +76,7 @@ def test_killed_too_often_it_fails_and_can_be_submitted_again(jobs, undisturbed)
     jobs.wait_for_step(job, 30)
     jobs.kill()
     assert jobs.wait_for_end(job) == "FAILED"
-    assert "failed with exit code 137; not requeued: failure 1, requeued after up to 0" in jobs.log(job)
+    assert "a process failed with exit code 137; not requeued: failure 1, requeued after up to 0" in jobs.log(job)
     again = jobs.submit()
     assert jobs.wait_for_end(again) == "COMPLETED", jobs.log(again)
     assert "going on from step 20" in jobs.log(again)

@@ -1,0 +1,130 @@
+"""Ends a process that hangs (in a collective whose partner has died, on a disk that does not answer); says where.
+
+A thread looks for signs of life; one of its own time in a hanging process suffices to write the stacks of all threads.
+Where even that is not to be had (code that hangs without giving up the interpreter's lock), `faulthandler` writes
+them to standard error instead and ends the process with exit code 1.
+"""
+
+import faulthandler
+import os
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+EXIT_CODE = 75
+"""Of a process that hung: EX_TEMPFAIL of sysexits.h, worth another try."""
+
+_OTHERS = 15.0
+"""Seconds between the stacks and the end: other ranks hang a little later, and write theirs before Slurm ends them."""
+_STANDARD_ERROR = 2
+
+
+class Watchdog(Callback):
+    """Watches from the set-up of the training to its end.
+
+    Signs of life are micro-batches of training and of validation and the beginning of a save.
+
+    Args:
+        minutes: without one before the process ends; None watches nothing.
+        folder: for `hang-rank-0.txt` and its like.
+    """
+
+    def __init__(self, minutes: float | None, folder: Path) -> None:
+        self.limit = None if minutes is None else minutes * 60  # seconds
+        self.folder = folder
+        self._signs = 0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Begin to watch."""
+        if self.limit is not None and self._thread is None:
+            self._thread = threading.Thread(
+                target=self._watch, args=(trainer, self.limit), name="watchdog", daemon=True
+            )
+            self._thread.start()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A sign of life, as all below."""
+        self._signs += 1
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        self._signs += 1
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: torch.Tensor | dict[str, Any] | None,
+        batch: Tensor,
+        batch_idx: int,
+    ) -> None:
+        self._signs += 1
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: torch.Tensor | dict[str, Any] | None,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._signs += 1
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._signs += 1
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Training is over."""
+        self._end_watch()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Training is over."""
+        self._end_watch()
+
+    def _end_watch(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self, trainer: lightning.Trainer, limit: float) -> None:
+        interval = min(limit / 10, 5.0)
+        seen, idle = self._signs, 0.0
+        while not self._ended.wait(interval):
+            # Counted in intervals that this thread was awake for: neither Ctrl-Z nor a sleeping laptop is a hang.
+            seen, idle = (self._signs, 0.0) if self._signs != seen else (seen, idle + interval)
+            faulthandler.dump_traceback_later(2 * limit, file=_STANDARD_ERROR, exit=True)
+            if idle >= limit:
+                self._give_up(trainer, limit)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _give_up(self, trainer: lightning.Trainer, limit: float) -> None:
+        rank = trainer.global_rank
+        path = self.folder / f"hang-rank-{rank}.txt"
+        idle = f"no step for {limit / 60:g} minutes after step {trainer.global_step}"
+        what = f"rank {rank} on {socket.gethostname()}: {idle}"
+        # Not through logging: what hangs may hold its locks.
+        os.write(_STANDARD_ERROR, f"\ndla-train: error: {what}; the stacks are in {path}\n".encode())
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.write("\n")
+        time.sleep(min(_OTHERS, limit))
+        os._exit(EXIT_CODE)

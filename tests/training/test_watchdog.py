@@ -1,0 +1,66 @@
+"""A run that hangs ends by itself and says where it hung."""
+
+import time
+
+import pytest
+
+from dla_train.callbacks.watchdog import EXIT_CODE
+from dla_train.training.module import LanguageModelTraining
+
+HANG = """
+import ctypes, sys, threading
+from dla_train.cli.main import main
+from dla_train.training.module import LanguageModelTraining as Module
+step = Module.training_step
+def hang_here(self, *arguments):
+    if self.global_step == 6: {hang}
+    return step(self, *arguments)
+Module.training_step = hang_here
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("hang", "code"),
+    [
+        ("threading.Event().wait()", EXIT_CODE),
+        # It holds the interpreter's lock: no other thread of Python runs.
+        pytest.param("ctypes.PyDLL(None).sleep(600)", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_hanging_run_writes_its_stacks_and_ends(cli, start_process, micro_recipe, tmp_path, hang, code):
+    arguments = ["fit", "--recipe", micro_recipe, "watchdog.minutes=0.05", "--resume", "auto"]
+    process = start_process("-c", HANG.format(hang=hang), *arguments)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    if code == EXIT_CODE:
+        path = tmp_path / "runs/micro/logs/hang-rank-0.txt"
+        assert "no step for 0.05 minutes after step 6; the stacks are in runs/micro/logs/hang-rank-0.txt" in err
+        assert "rank 0 on" in path.read_text()
+        err = path.read_text()
+    assert "in hang_here" in err
+    assert "in _watch" in err, "all threads"
+    done = cli(*arguments)
+    assert done.code == 0, done.err
+    assert "going on from step 4" in done.err
+
+
+def test_a_run_that_works_is_left_alone(cli, micro_recipe, monkeypatch):
+    """Slower than the limit as a whole, never between two micro-batches."""
+    step = LanguageModelTraining.validation_step
+
+    def slow(self, *arguments):
+        time.sleep(1.2)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(LanguageModelTraining, "validation_step", slow)
+    settings = ["training.steps=4", "training.micro_batch=1", "training.validate_every=null", "watchdog.minutes=0.05"]
+    done = cli("fit", "--recipe", micro_recipe, *settings)
+    assert done.code == 0, done.err
+
+
+def test_minutes_must_be_positive(cli, micro_recipe):
+    done = cli("fit", "--recipe", micro_recipe, "watchdog.minutes=0")
+    assert done.code == 2
+    assert "watchdog.minutes is 0" in done.err
+    assert "it must be above 0, or null" in done.err
