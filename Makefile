@@ -37,6 +37,10 @@ setup: $(INSTALLED_DEV) ## make .venv and install the package with its developme
 demo: $(INSTALLED) ## train a small DLA model on the CPU (a few minutes)
 	$(BIN)/dla-train fit --recipe tiny --resume auto $(ARGS)
 
+.PHONY: study
+study: $(INSTALLED) ## compare the memories on recall tasks: 144 short trainings on the CPU; goes on where it stopped
+	$(BIN)/python -m dla_train.study $(ARGS)
+
 # The interpreter replaces the compiler for the whole process, so its tests run in a process of their own. It comes first, so
 # that the summary of the many closes the output. pytest exits with 5 where ARGS chose none of them.
 .PHONY: test

@@ -1,0 +1,1 @@
+"""What a trained model can do: recall by size, loss by position, needles in haystacks."""

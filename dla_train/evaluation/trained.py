@@ -1,0 +1,80 @@
+"""The model of a run, ready to be asked."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dla_train.checkpoints.manifest import DamagedCheckpoint
+from dla_train.checkpoints.resume import newest_sound
+from dla_train.checkpoints.state_file import StateFileIO
+from dla_train.checkpoints.store import Checkpoint, CheckpointStore
+from dla_train.config.catalog import RecipeFile
+from dla_train.config.load import load
+from dla_train.config.recipe import Recipe
+from dla_train.errors import RunError, UsageError
+from dla_train.models import LanguageModel
+from dla_train.runs.folder import RunFolder
+
+_PREFIX = "model."  # of the weights in the state of the LightningModule
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and where it comes from.
+
+    Attributes:
+        recipe: resolved, as the run folder has it. model: on the CPU, in evaluation mode. step: of the checkpoint.
+        folder: of the run. checkpoint: the one that was read.
+    """
+
+    recipe: Recipe
+    model: LanguageModel
+    step: int
+    folder: RunFolder
+    checkpoint: Path
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """Its tokenizer; None for a model whose tokens are no text."""
+        return self.folder.tokenizer if self.folder.tokenizer.is_file() else None
+
+
+def load_trained(path: Path) -> Trained:
+    """Read a run folder (its newest sound checkpoint) or one of its `checkpoints/step-...`.
+
+    Raises:
+        UsageError: there is no run, or no checkpoint in it.
+        RunError: the checkpoint is damaged, or its state is sharded over several files.
+    """
+    is_checkpoint = re.fullmatch(r"step-\d+", path.name) is not None
+    folder = RunFolder(path.parents[1] if is_checkpoint and len(path.parents) > 1 else path)
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
+    if not folder.is_run():
+        raise UsageError(
+            f"{folder} holds no run of dla-train: it has no recipe.yaml. Give a run folder such as runs/tiny."
+        )
+    checkpoint = _point(path, is_checkpoint, folder)
+    recipe = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe))).recipe
+    if checkpoint.state.is_dir():
+        raise RunError(f"{checkpoint.folder} is sharded; only a state in one file can be evaluated.")
+    state = StateFileIO().load_checkpoint(checkpoint.state)["state_dict"]
+    model = LanguageModel(recipe.model)
+    model.load_state_dict(
+        {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    )
+    return Trained(recipe, model.eval(), checkpoint.step, folder, checkpoint.folder)
+
+
+def _point(path: Path, is_checkpoint: bool, folder: RunFolder) -> Checkpoint:
+    if is_checkpoint:
+        checkpoint = Checkpoint(int(path.name.removeprefix("step-")), path)
+        try:
+            checkpoint.verify()
+        except DamagedCheckpoint as error:
+            raise RunError(f"the checkpoint {path} is damaged: {error}. Give another one of {folder}.") from error
+        return checkpoint
+    point = newest_sound(CheckpointStore(folder.checkpoints))
+    if point is None:
+        raise UsageError(f"{folder} has no checkpoint yet. Train it for longer, or give another run.")
+    return point.checkpoint

@@ -1,0 +1,91 @@
+"""Which runs the study has, and in which order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dla_train.errors import UsageError
+
+BACKBONES = {"mamba2": "state_dim", "gdn": "key_dim"}
+"""Backbones, with the field of the mixer that sets the size of a state."""
+
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "single": ("single", ()),
+    "fixed": ("fixed", ()),
+    "loglinear": ("loglinear", ()),
+    "dla": ("dla", ()),
+    "dla 1.2": ("dla", ("model.mixer.memory.threshold=1.2",)),
+    "dla 1.2 hard": ("dla", ("model.mixer.memory.threshold=1.2", "model.mixer.memory.gate=hard")),
+}
+"""What is compared: a recipe's ending, and what is set on top of it."""
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "mqar": (),
+    "change_point": (
+        "data.task={kind: change_point, segments: [2, 4], shortest: 6, themes: 8}",
+        "data.vocab_size=96",
+        "data.window=48",
+        "model.mixer.memory.block=8",
+    ),
+}
+"""Tasks, and what is set to turn the mqar recipes into theirs (`block` where the memory has one)."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One training.
+
+    Attributes:
+        task, backbone, variant: keys of `TASKS`, `BACKBONES` and `VARIANTS`. state: the size of a state (K).
+        seed: of the run. steps: of the run; None leaves the recipe's.
+    """
+
+    task: str
+    backbone: str
+    variant: str
+    state: int
+    seed: int
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name."""
+        steps = f"-{self.steps}steps" if self.steps else ""
+        return f"{self.task}-{self.backbone}-{self.variant.replace(' ', '-')}-k{self.state}-seed{self.seed}{steps}"
+
+    @property
+    def recipe(self) -> str:
+        """A shipped recipe."""
+        return f"mqar-{self.backbone}-{VARIANTS[self.variant][0]}"
+
+    @property
+    def settings(self) -> list[str]:
+        """What is set on top of the recipe."""
+        ending, variant = VARIANTS[self.variant]
+        task = [text for text in TASKS[self.task] if ".block=" not in text or ending == "fixed"]
+        size = f"model.mixer.{BACKBONES[self.backbone]}={self.state}"
+        steps = [] if self.steps is None else [f"training.steps={self.steps}"]
+        return [*task, *variant, size, f"seed={self.seed}", *steps]
+
+
+def study_runs(
+    tasks: list[str], backbones: list[str], variants: list[str], states: list[int], seeds: int, steps: int | None
+) -> Iterator[StudyRun]:
+    """All combinations, seed by seed, so that whatever is done so far compares like with like.
+
+    Raises:
+        UsageError: an unknown task, backbone or variant.
+    """
+    for what, given, known in (
+        ("task", tasks, TASKS),
+        ("backbone", backbones, BACKBONES),
+        ("variant", variants, VARIANTS),
+    ):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"there is no {what} '{name}' in the study; there are {', '.join(known)}.")
+    for seed in range(seeds):
+        for state in states:
+            for task in tasks:
+                for backbone in backbones:
+                    for variant in variants:
+                        yield StudyRun(task, backbone, variant, state, seed, steps)
