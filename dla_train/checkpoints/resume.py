@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "training.steps",
     "training.micro_batch",
     "training.max_minutes",
+    "training.max_nonfinite",
     "training.threads",
     "training.compile",
     "training.accelerator",

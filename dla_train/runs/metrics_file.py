@@ -22,15 +22,17 @@ FIRST_COLUMNS = (
     "perplexity",
     "lr",
     "grad_norm",
+    "skipped",
     "tokens",
     "tokens_per_second",
     "seconds",
     "flops_per_second",
     "mfu",
 )
-"""Steps finished, train or validation, nats per token, its exponential, rate and gradient norm of the step, training
-tokens seen so far, speed of the step, seconds since the run began (pauses between kill and resume left out), FLOP/s of
-the step and their share of what the devices could do at most (empty where no table knows that)."""
+"""Steps finished, train or validation, nats per token, its exponential, rate and gradient norm of the step, steps so
+far that were skipped for a gradient that was not finite, training tokens seen so far, speed of the step, seconds since
+the run began (pauses between kill and resume left out), FLOP/s of the step and their share of what the devices could do
+at most (empty where no table knows that)."""
 TIMES = ("tokens_per_second", "seconds", "flops_per_second", "mfu")
 """Columns that no two runs have in common."""
 ANSWER_ACCURACY = "answer_accuracy"
@@ -93,6 +95,6 @@ def _number(name: str, value: str) -> Any:
     if name == "split":
         return value
     try:
-        return int(value) if name in ("step", "tokens") or name.startswith("tokens.") else float(value)
+        return int(value) if name in ("step", "skipped", "tokens") or name.startswith("tokens.") else float(value)
     except ValueError:
         return value

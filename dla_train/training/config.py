@@ -16,6 +16,8 @@ class TrainingConfig:
         micro_batch: windows that go through the model at once on one device; `global_batch` is a multiple of it, and
             the gradients of the pieces are averaged.
         clip: largest norm of the whole gradient; null leaves it as it is.
+        max_nonfinite: steps in a row that are skipped because their gradient is infinite or not a number (rounding, or
+            a rare batch); one more ends the run. `skipped` in `metrics.csv` counts them all.
         z_loss: weight of the mean of `logsumexp(logits)^2` in what is minimised, which keeps the logits from drifting;
             1e-4 is common, 0 leaves it out. The losses shown, of training and validation, stay pure cross-entropy.
         precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
@@ -34,6 +36,7 @@ class TrainingConfig:
     global_batch: int
     micro_batch: int
     clip: float | None = 1.0
+    max_nonfinite: int = 3
     z_loss: float = 0.0
     precision: Precision = "32-true"
     compile: bool = False
@@ -47,6 +50,8 @@ class TrainingConfig:
         for name in ("steps", "global_batch", "micro_batch"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.max_nonfinite < 0:
+            raise ValueError(f"max_nonfinite is {self.max_nonfinite}; it must be at least 0")
         for name in ("threads", "validate_every", "validation_windows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or null")

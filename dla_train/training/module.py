@@ -1,6 +1,9 @@
 """The language model as Lightning sees it: loss, validation metrics, optimizer, rate, clipping. Nothing else lives
 here."""
 
+import logging
+from typing import Any
+
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -15,6 +18,8 @@ from dla_train.training.config import OptimizerConfig, TrainingConfig
 from dla_train.training.optimizers import build_optimizer
 from dla_train.training.schedules import ScheduleConfig
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class LanguageModelTraining(lightning.LightningModule):
     """Next-token training.
@@ -26,6 +31,7 @@ class LanguageModelTraining(lightning.LightningModule):
     Attributes:
         gradient_norm: of the last step, before clipping.
         rate: the learning rate of the last step.
+        skipped_steps, skipped_in_a_row: steps left out because their gradient was not finite; since the last that was.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class LanguageModelTraining(lightning.LightningModule):
         self.seed = seed
         self.gradient_norm = torch.zeros(())
         self.rate = 0.0
+        self.skipped_steps = self.skipped_in_a_row = 0
         # float64: a mean over many batches must not depend on the order of summation in any digit that is shown.
         self.validation_loss = MeanMetric().set_dtype(torch.float64)
         self.answer_accuracy = MeanMetric().set_dtype(torch.float64)
@@ -72,22 +79,50 @@ class LanguageModelTraining(lightning.LightningModule):
     ) -> None:
         """Measure the norm of the whole gradient, and scale the gradient down where it exceeds `training.clip`.
 
+        A step whose norm is infinite or not a number is skipped: without a gradient, optimizers leave a weight and its
+        running means as they are. The norm is that of all ranks, so they decide alike.
+
         Raises:
-            RunError: the norm is infinite or not a number. Nothing has been changed by this step.
+            RunError: more than `training.max_nonfinite` such steps in a row. They have changed nothing.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self.gradient_norm = norm
         if not torch.isfinite(norm):
-            step, batch = self.global_step, self.training_config.global_batch
-            raise RunError(
-                f"the gradient of step {step + 1} is {norm.item()}: training diverged. Its windows have the global "
-                f"indices {step * batch} to {(step + 1) * batch - 1}. Lower optimizer.lr (now "
-                f"{self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or lower "
-                f"training.clip ({self.training_config.clip})."
-            )
+            self._skip_step(norm)
+            for parameter in parameters:
+                parameter.grad = None
+            return
+        self.skipped_in_a_row = 0
         if self.training_config.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.training_config.clip, norm)
-        self.gradient_norm = norm
+
+    def _skip_step(self, norm: Tensor) -> None:
+        self.skipped_steps += 1
+        self.skipped_in_a_row += 1
+        step, batch, row = self.global_step, self.training_config.global_batch, self.skipped_in_a_row
+        windows = f"its windows have the global indices {step * batch} to {(step + 1) * batch - 1}"
+        allowed = self.training_config.max_nonfinite
+        if row <= allowed:
+            _LOGGER.warning(
+                "step %d is skipped: its gradient is %g; %s (%d in a row, of at most %d).",
+                step + 1, norm.item(), windows, row, allowed,
+            )  # fmt: skip
+            return
+        raise RunError(
+            f"the gradient of step {step + 1} is {norm.item()}, {row} in a row: training diverged; {windows}. Lower "
+            f"optimizer.lr (now {self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or "
+            f"lower training.clip ({self.training_config.clip}); training.max_nonfinite ({allowed}) is how many in a row are "
+            "skipped."
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """How many steps were skipped goes with the weights."""
+        checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The counterpart."""
+        self.skipped_steps, self.skipped_in_a_row = checkpoint["skipped_steps"]
 
     def validation_step(self, batch: Tensor | Examples, batch_idx: int) -> None:
         """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and

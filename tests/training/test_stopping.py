@@ -135,21 +135,3 @@ def test_a_time_budget_ends_the_run_with_validation_checkpoint_and_report(cli, m
     assert (tmp_path / f"runs/micro/checkpoints/step-{last:08d}").is_dir()
     assert re.search(rf"\| steps +\| {last:,} of 100,000", done.out)
     assert f"stopped at step {last} of 100000, because training.max_minutes is 0.02; --resume auto goes on" in done.err
-
-
-def test_a_diverged_run_says_so_and_saves_nothing_of_it(cli, micro_recipe, monkeypatch, tmp_path):
-    from dla_train.models import LanguageModel
-
-    loss = LanguageModel.loss
-    calls = []
-
-    def diverge(self, *arguments):
-        calls.append(1)
-        return loss(self, *arguments) * (float("nan") if len(calls) > 12 else 1.0)
-
-    monkeypatch.setattr(LanguageModel, "loss", diverge)
-    done = cli("fit", "--recipe", micro_recipe, "training.validate_every=null", "checkpoint.every=1")
-    assert done.code == 1
-    assert "the gradient of step 7 is nan: training diverged. Its windows have the global indices 24 to 27." in done.err
-    assert "Lower optimizer.lr (now 0.01)" in done.err
-    assert sorted(path.name for path in (tmp_path / "runs/micro/checkpoints").iterdir())[-1] == "step-00000006"

@@ -1,0 +1,114 @@
+"""Steps whose gradient is not finite: skipped and counted, and the end of the run when there are too many in a row."""
+
+import csv
+
+import pytest
+import torch
+
+from dla_train.models import LanguageModel
+from dla_train.runs.metrics_file import TIMES, read_rows
+
+SETTINGS = ["training.validate_every=null", "training.threads=1", "checkpoint.every=1", "checkpoint.keep_last=100"]
+
+
+@pytest.fixture
+def diverge(monkeypatch):
+    """Make the loss of the given training steps not a number; each step has two micro-batches."""
+    loss = LanguageModel.loss
+
+    def at(*steps, first=1):
+        calls = [0]
+
+        def diverged(self, *arguments, **named):
+            if torch.is_grad_enabled():
+                calls[0] += 1
+            is_chosen = first + (calls[0] - 1) // 2 in steps and torch.is_grad_enabled()
+            return loss(self, *arguments, **named) * (float("nan") if is_chosen else 1.0)
+
+        monkeypatch.setattr(LanguageModel, "loss", diverged)
+
+    return at
+
+
+def exact(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def state(folder, step):
+    return torch.load(folder / "checkpoints" / f"step-{step:08d}" / "state.ckpt", weights_only=True)
+
+
+def test_too_many_in_a_row_end_the_run(cli, micro_recipe, diverge, tmp_path):
+    diverge(*range(7, 21))
+    done = cli("fit", "--recipe", micro_recipe, *SETTINGS, "training.max_nonfinite=2")
+    assert done.code == 1
+    assert (
+        "step 7 is skipped: its gradient is nan; its windows have the global indices 24 to 27 (1 in a row" in done.err
+    )
+    assert (
+        "the gradient of step 9 is nan, 3 in a row: training diverged; its windows have the global indices 32 to 35"
+        in (done.err)
+    )
+    assert "Lower optimizer.lr (now 0.01)" in done.err
+    folder = tmp_path / "runs/micro"
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "step-00000008"
+    before, after = state(folder, 6), state(folder, 8)
+    assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
+
+
+def test_none_are_skipped_if_none_may_be(cli, micro_recipe, diverge):
+    diverge(3)
+    done = cli("fit", "--recipe", micro_recipe, *SETTINGS, "training.max_nonfinite=0")
+    assert done.code == 1
+    assert "the gradient of step 3 is nan, 1 in a row: training diverged" in done.err
+    assert "skipped:" not in done.err
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_skipped_step_leaves_weights_and_optimizer_alone_and_training_goes_on(
+    cli, micro_recipe, diverge, tmp_path, optimizer
+):
+    diverge(5, 6, 9)
+    settings = [*SETTINGS, "training.max_nonfinite=2", f"optimizer={{kind: {optimizer}, lr: 0.01}}"]
+    done = cli("fit", "--recipe", micro_recipe, *settings, "--run-dir", "straight")
+    assert done.code == 0, done.err
+    folder = tmp_path / "straight"
+    rows = [row for row in read_rows(folder / "metrics.csv") if row["split"] == "train"]
+    assert [row["skipped"] for row in rows] == [0, 0, 0, 0, 1, 2, 2, 2, 3] + [3] * 11
+    assert [row["step"] for row in rows if row["loss"] != row["loss"]] == [5, 6, 9]
+    before, after = state(folder, 4), state(folder, 6)
+    assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
+    for name, kept in before["optimizer_states"][0]["state"].items():
+        for part, value in kept.items():
+            assert torch.equal(
+                torch.as_tensor(value), torch.as_tensor(after["optimizer_states"][0]["state"][name][part])
+            )
+    assert not torch.equal(
+        state(folder, 7)["state_dict"]["model.embedding.weight"], after["state_dict"]["model.embedding.weight"]
+    )
+
+    # Going on after the first of two skipped steps: the count in a row goes on, too.
+    again = ["fit", "--recipe", micro_recipe, *settings, "--run-dir", "stopped"]
+    diverge(5, 6, 9)
+    assert cli(*again, "training.max_minutes=1e-9").code == 0
+    for _ in range(4):
+        step = read_rows(tmp_path / "stopped/metrics.csv")[-1]["step"]
+        diverge(5, 6, 9, first=step + 1)
+        assert cli(*again, "--resume", "auto", "training.max_minutes=1e-9").code == 0
+    step = read_rows(tmp_path / "stopped/metrics.csv")[-1]["step"]
+    assert step == 5, "one more step each time"
+    diverge(5, 6, 9, first=step + 1)
+    last = cli(*again, "--resume", "auto")
+    assert last.code == 0, last.err
+    assert (
+        "step 6 is skipped: its gradient is nan; its windows have the global indices 20 to 23 (2 in a row" in last.err
+    )
+    train = [row for row in exact(tmp_path / "stopped") if row["split"] == "train"]
+    assert train == [row for row in exact(folder) if row["split"] == "train"]
+
+
+def test_a_negative_number_is_refused(cli, micro_recipe):
+    done = cli("fit", "--recipe", micro_recipe, "training.max_nonfinite=-1")
+    assert done.code == 2
+    assert "max_nonfinite is -1; it must be at least 0" in done.err
