@@ -112,8 +112,8 @@ class LanguageModelTraining(lightning.LightningModule):
         raise RunError(
             f"the gradient of step {step + 1} is {norm.item()}, {row} in a row: training diverged; {windows}. Lower "
             f"optimizer.lr (now {self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or "
-            f"lower training.clip ({self.training_config.clip}); training.max_nonfinite ({allowed}) is how many in a row are "
-            "skipped."
+            f"lower training.clip ({self.training_config.clip}). How many in a row are skipped before: "
+            f"training.max_nonfinite ({allowed})."
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
