@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "training.max_nonfinite",
     "training.threads",
     "training.compile",
+    "training.activation_checkpointing",
     "training.accelerator",
     "training.validate_every",
     "training.validation_windows",

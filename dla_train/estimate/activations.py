@@ -30,6 +30,7 @@ class Setting:
     Attributes:
         batch, window: rows and tokens in a row that go through the model at once.
         precision: of the recipe. path: of the op. is_gpu: where norms are one fused kernel.
+        recompute_every: of the recipe; every how many blocks one keeps its input alone.
     """
 
     batch: int
@@ -37,6 +38,7 @@ class Setting:
     precision: str
     path: Path
     is_gpu: bool
+    recompute_every: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -60,16 +62,23 @@ class Setting:
 
 
 def saved_bytes(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """By part, of the whole model for one micro-batch."""
-    tokens, layers, hidden = setting.tokens, config.layers, config.hidden
+    """By part, of the whole model for one micro-batch, at the moment when most is kept.
+
+    A block that is computed again keeps its input alone, until the backward comes to it; then it keeps what any other
+    does. That is one block at a time, and when the last of them is reached the inputs of all are still there.
+    """
+    tokens, hidden = setting.tokens, config.hidden
+    recomputed = 0 if setting.recompute_every is None else -(-config.layers // setting.recompute_every)
+    layers = config.layers - recomputed + bool(recomputed)
     parts = {
+        "inputs of blocks computed again": tokens * recomputed * hidden * setting.parameter,
         # two norms a layer and one at the end, each with its input
         "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
         "mlp": tokens * layers * setting.a * (hidden + 4 * config.mlp_hidden),
         "mixers": tokens * layers * _mixer(config, setting),
         "reader and plan": layers * _op(config, setting),
         "head": tokens * (IDS + hidden * setting.parameter) + config.vocab_size * hidden * setting.parameter,
-        "copies of weights": _cast_weights(config, setting),
+        "copies of weights": layers * _cast_weights(config, setting),
     }
     return {name: round(size) for name, size in parts.items() if size}
 
@@ -172,7 +181,7 @@ def capacity_of(mixer: Mamba2Config | GatedDeltaNetConfig) -> int:
 
 
 def _cast_weights(config: ModelConfig, setting: Setting) -> int:
-    """Under autocast, a copy of every matrix of the blocks; without it, slot weights' matrix times its scale."""
+    """Under autocast, a copy of every matrix of a block; without it, slot weights' matrix times its scale."""
     hidden, mixer = config.hidden, config.mixer
     slots = 0
     if not isinstance(mixer, AttentionConfig) and mixer.memory.kind != "single":
@@ -187,5 +196,4 @@ def _cast_weights(config: ModelConfig, setting: Setting) -> int:
             keys, values = mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             matrices = hidden * (2 * keys + 3 * values + 2 * mixer.heads)
     matrices += 3 * hidden * config.mlp_hidden
-    cast = 2 * (matrices + slots) if setting.is_autocast else setting.parameter * slots
-    return config.layers * cast
+    return 2 * (matrices + slots) if setting.is_autocast else setting.parameter * slots

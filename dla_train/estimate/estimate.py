@@ -92,6 +92,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int, utilisation: fl
         precision=recipe.training.precision,
         path=path,
         is_gpu=True,
+        recompute_every=recipe.training.recompute_every,
     )
     work = model_work(recipe.model, recipe.data.window)
     return Estimate(

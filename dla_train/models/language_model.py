@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dla_train.models.block import Block
 from dla_train.models.cache import ModelCache
@@ -29,6 +30,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute_every: int | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, eps=config.norm_eps)
@@ -49,6 +51,20 @@ class LanguageModel(nn.Module):
         """
         for block in self.blocks:
             block.compile(backend=backend)
+
+    def recompute_blocks(self, every: int) -> None:
+        """Keep only the input of every `every`-th block for the backward, which computes the block again.
+
+        Memory for time: with `every` 1, one more forward per step and about a block's worth of activations instead of
+        all blocks'. Results are the same to the last bit where the operations are deterministic.
+
+        Args:
+            every: 1 for all blocks, 2 for every second one, and so on.
+        """
+        self.recompute_every = every
+
+    def _is_recomputed(self, index: int) -> bool:
+        return self.recompute_every is not None and index % self.recompute_every == 0 and torch.is_grad_enabled()
 
     def forward(
         self,
@@ -97,7 +113,10 @@ class LanguageModel(nn.Module):
         layers = []
         for index, block in enumerate(self.blocks):
             past = None if cache is None else cache.layers[index]
-            x, layer = block(x, documents=documents, cache=past, return_cache=return_cache)
+            if self._is_recomputed(index) and past is None and not return_cache:
+                x, layer = checkpoint(block, x, documents=documents, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, layer = block(x, documents=documents, cache=past, return_cache=return_cache)
             layers.append(layer)
         x = self.norm(x)
         if not return_cache:

@@ -89,6 +89,8 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
 def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> Outcome:
     recipe = loaded.recipe
     model = initialize(LanguageModel(recipe.model), recipe.seed)
+    if recipe.training.recompute_every is not None:
+        model.recompute_blocks(recipe.training.recompute_every)
     if recipe.training.compile:
         model.compile_blocks()
     ending = Ending(recipe.training.steps, recipe.training.max_minutes)

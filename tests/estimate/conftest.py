@@ -11,16 +11,20 @@ from dla_train.models import LanguageModel, ModelConfig, initialize
 
 
 @pytest.fixture(scope="session")
-def found_bytes() -> Callable[[ModelConfig, int, int, str], int]:
-    """`found_bytes(config, batch, window, precision)`: of all storages that are saved for the backward."""
+def found_bytes() -> Callable[..., int]:
+    """`found_bytes(config, batch, window, precision, recompute_every=None)`: of all storages saved for the backward."""
     return _found_bytes
 
 
-def _found_bytes(config: ModelConfig, batch: int, window: int, precision: str) -> int:
+def _found_bytes(
+    config: ModelConfig, batch: int, window: int, precision: str, recompute_every: int | None = None
+) -> int:
     """Bytes of all storages that are saved in a forward pass, parameters left out, those of our own functions too."""
     model = initialize(LanguageModel(config), seed=0)
     if precision == "bf16-true":
         model.to(torch.bfloat16)
+    if recompute_every is not None:
+        model.recompute_blocks(recompute_every)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}  # kept alive, or an address could come twice
 

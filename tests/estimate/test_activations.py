@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dla_train.estimate.activations import Setting, saved_bytes
@@ -34,3 +36,15 @@ def test_activations_are_within_10_percent_of_what_is_saved(found_bytes, name, b
     found = found_bytes(config, batch, window, precision)
     parts = saved_bytes(config, Setting(batch=batch, window=window, precision=precision, path="torch", is_gpu=False))
     assert sum(parts.values()) == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("name", ["mamba2-dynamic", "gdn-single", "attention"])
+def test_a_block_that_is_computed_again_keeps_its_input(found_bytes, name, every):
+    """After the forward; in the backward comes one such block at a time, which the statement has in it."""
+    config = ModelConfig(vocab_size=500, hidden=128, layers=4, mixer=MIXERS[name])
+    setting = Setting(batch=1, window=512, precision="32-true", path="torch", is_gpu=False)
+    block = sum(saved_bytes(config, setting).values()) - sum(saved_bytes(replace(config, layers=3), setting).values())
+    stated = sum(saved_bytes(config, replace(setting, recompute_every=every)).values())
+    assert stated - block == pytest.approx(found_bytes(config, 1, 512, "32-true", every), rel=0.15)
+    assert stated < 0.8 * sum(saved_bytes(config, setting).values())

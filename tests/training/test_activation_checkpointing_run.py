@@ -1,0 +1,34 @@
+"""`training.activation_checkpointing` in a run: the same losses to the last bit, and a change of it may resume."""
+
+import csv
+
+import pytest
+
+from dla_train.runs.metrics_file import TIMES
+from dla_train.training.config import TrainingConfig
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def test_losses_and_memories_are_those_without_it(cli, micro_recipe, tmp_path):
+    arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "training.steps=6", "logging.memory_every=1"]
+    assert cli(*arguments, "--run-dir", "kept").code == 0
+    for value in ("full", "every 2"):
+        done = cli(*arguments, "--run-dir", value, f"training.activation_checkpointing={value}")
+        assert done.code == 0, done.err
+        assert rows(tmp_path / value) == rows(tmp_path / "kept")
+
+
+def test_it_may_change_between_starts(cli, micro_recipe):
+    arguments = ["fit", "--recipe", micro_recipe, "--run-dir", "run"]
+    assert cli(*arguments, "training.max_minutes=1e-9").code == 0
+    assert cli(*arguments, "training.activation_checkpointing=full", "--resume", "auto").code == 0
+
+
+@pytest.mark.parametrize("value", ["all", "every", "every 0", "every two", ""])
+def test_what_cannot_be_read_is_refused(value):
+    with pytest.raises(ValueError, match=r"activation_checkpointing is .*; it must be none, full, or every N"):
+        TrainingConfig(steps=1, global_batch=1, micro_batch=1, activation_checkpointing=value)
