@@ -97,6 +97,11 @@ def _way_out(found: Estimate) -> str:
         return "Weights and optimizer alone nearly fill it: a device with more memory is needed."
     if training.micro_batch > 1:
         return f"Lower training.micro_batch (now {training.micro_batch}); the result of training stays the same."
+    if training.activation_checkpointing == "none":
+        return (
+            "training.activation_checkpointing=full keeps the inputs of blocks alone and computes the rest again: "
+            "a third more work, the same result."
+        )
     return f"A shorter data.window (now {found.recipe.data.window:,}) or a device with more memory would."
 
 
@@ -118,6 +123,8 @@ def _time(found: Estimate) -> str:
         f"Assumed: {found.utilisation:.0%} of the {peak:,.0f} TFLOP/s of {found.device.name} (--utilisation); "
         "the exchange between devices is not counted."
     )
+    if recipe.training.activation_checkpointing != "none":
+        assumption += " Nor is what is computed again: expect a lower share than without."
     return f"{table(('time and disk', ''), rows, frozenset())}\n\n{assumption}"
 
 

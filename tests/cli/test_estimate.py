@@ -43,6 +43,12 @@ def test_what_does_not_fit_says_so_and_what_to_do(cli):
     done = cli("estimate", "--recipe", "mamba2-dla-780m", "--device", "a100-40gb")
     assert done.code == 0
     assert "This does not fit into the 40.00 GB of a100-40gb." in done.out
+    assert "training.activation_checkpointing=full keeps the inputs of blocks alone" in done.out
+    smaller = cli(
+        *("estimate", "--recipe", "mamba2-dla-780m", "--device", "a100-40gb", "training.activation_checkpointing=full")
+    ).out
+    assert "does not fit" not in smaller
+    assert "what is computed again: expect a lower share" in smaller
     assert (
         "Lower training.micro_batch (now 8)"
         in cli(*("estimate", "--recipe", "mamba2-dla-780m", "training.micro_batch=8")).out
