@@ -9,6 +9,8 @@ import os
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no word about kernels that this machine does not have
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from dla_train.models import (
     SingleMemory,
     initialize,
 )
+from dla_train.models.block import Block
 
 transformers = pytest.importorskip("transformers")
 
@@ -58,7 +61,8 @@ def test_mamba2_is_that_of_transformers() -> None:
     from transformers.models.mamba2.configuration_mamba2 import Mamba2Config as TheirConfig
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-    mine = ours(Mamba2Config(heads=4, head_dim=16, state_dim=24, groups=1, memory=SingleMemory())).blocks[0].mixer
+    model = ours(Mamba2Config(heads=4, head_dim=16, state_dim=24, groups=1, memory=SingleMemory()))
+    mine = cast(Block, model.blocks[0]).mixer
     config = TheirConfig(
         num_heads=4, head_dim=16, hidden_size=HIDDEN, state_size=24, expand=2, n_groups=1, conv_kernel=4,
         num_hidden_layers=1, vocab_size=50, chunk_size=16, use_conv_bias=True, use_bias=False, layer_norm_epsilon=1e-5,
@@ -79,7 +83,7 @@ def test_gated_deltanet_is_that_of_qwen3_next() -> None:
 
     heads, key_dim, value_dim = 3, 16, 24
     mixer = GatedDeltaNetConfig(heads=heads, key_dim=key_dim, value_dim=value_dim, memory=SingleMemory())
-    mine = ours(mixer).blocks[0].mixer
+    mine = cast(Block, ours(mixer).blocks[0]).mixer
     config = Qwen3NextConfig(
         hidden_size=HIDDEN, linear_num_value_heads=heads, linear_num_key_heads=heads, linear_key_head_dim=key_dim,
         linear_value_head_dim=value_dim, linear_conv_kernel_dim=4, rms_norm_eps=1e-5, num_hidden_layers=4,
