@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from dla_train.cli import estimate, fit, prepare, recipes, show, submit
+from dla_train.cli import estimate, fit, generate, prepare, recipes, show, submit
 from dla_train.errors import RunError, UsageError
 
-_COMMANDS = (fit, prepare, estimate, recipes, show, submit)
+_COMMANDS = (fit, prepare, estimate, generate, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there
@@ -24,6 +24,7 @@ examples:
   dla-train estimate --recipe mamba2-dla-780m --devices 8     what it costs: memory, FLOPs, days
   dla-train fit --recipe tiny                                 train it, in runs/tiny
   dla-train fit --recipe tiny --resume auto                   go on after a stop of any kind
+  dla-train generate --checkpoint runs/tiny --prompt "def "     let it write
   dla-train fit --recipe tiny training.steps=50 --run-dir runs/short
 """
 

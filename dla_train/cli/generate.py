@@ -1,0 +1,164 @@
+"""`dla-train generate`: text from a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dla_train.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from dla_train.evaluation.continuation import Continuations
+    from dla_train.evaluation.trained import Trained
+
+_EXAMPLES = """\
+A prompt may have any length: it is read in pieces, and what a linear model remembers of it has a fixed size, as many
+tokens as may come. (A Transformer remembers every token, so its memory grows.) The text goes to standard output, its
+speed to standard error. A text ends with the end of a document or after --max-tokens.
+
+examples:
+  dla-train generate --checkpoint runs/tiny --prompt "def read_lines(path):" --stream
+  dla-train generate --checkpoint runs/tiny/checkpoints/step-00000220 --prompt - < long.txt
+  dla-train generate --checkpoint runs/tiny --prompts prompts.txt --temperature 0 > out.jsonl
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "generate",
+        help="text from a trained model",
+        description=__doc__,
+        usage="dla-train generate --checkpoint RUN (--prompt TEXT|- | --prompts FILE) [options]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
+    )
+    parser.add_argument("--prompt", metavar="TEXT|-", help="what to continue; - reads standard input")
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help="a prompt a line, continued together; one line of JSON each comes out",
+    )
+    parser.add_argument("--max-tokens", metavar="N", type=int, default=128, help="of a continuation (128)")
+    parser.add_argument("--temperature", metavar="X", type=float, default=0.8, help="0 takes the likeliest token (0.8)")
+    parser.add_argument("--top-p", metavar="P", type=float, default=0.95, help="draw from the likeliest tokens (0.95)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="the same seed gives the same text (0)")
+    parser.add_argument("--stream", action="store_true", help="show the text as it comes")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="auto takes a GPU if there is one"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    """Print continuations."""
+    _check(options, settings)
+    from dla_data.errors import DataError
+    from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
+    from dla_train.evaluation.continuation import Continuations, Sampling
+    from dla_train.evaluation.prompts import read_prompt, read_prompts
+    from dla_train.evaluation.trained import load_trained
+
+    prompts = [read_prompt(options.prompt)] if options.prompts is None else read_prompts(options.prompts)
+    trained = load_trained(options.checkpoint)
+    if trained.tokenizer_path is None:
+        raise UsageError(
+            f"{trained.folder} has no tokenizer.json: its data is no text, or the file is gone. Copy the tokenizer "
+            "that it was trained with to that place, or give another run."
+        )
+    try:
+        tokenizer = load_tokenizer(trained.tokenizer_path)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    tokens = [tokenizer.encode(prompt).ids or _beginning(end, trained) for prompt in prompts]
+    model = trained.model.to(_device(options.device))
+    sampling = Sampling(
+        max_tokens=options.max_tokens, temperature=options.temperature, top_p=options.top_p, seed=options.seed, end=end
+    )
+    continuations = Continuations(model, tokens, sampling)
+    if options.prompts is None:
+        _print_one(prompts[0], continuations, tokenizer, options.stream)
+    else:
+        _print_all(prompts, continuations, tokenizer)
+    print(_speed(continuations), file=sys.stderr)
+    return 0
+
+
+def _check(options: argparse.Namespace, settings: list[str]) -> None:
+    if options.checkpoint is None:
+        raise UsageError("dla-train generate needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
+    if (options.prompt is None) == (options.prompts is None):
+        raise UsageError("dla-train generate needs either --prompt TEXT (- for standard input) or --prompts FILE.")
+    if settings:
+        raise UsageError(f"dla-train generate takes no key=value (given {settings[0]}): the run has its recipe.")
+    if options.stream and options.prompts is not None:
+        raise UsageError("--stream shows one text as it comes; it cannot be used with --prompts. Leave one out.")
+    if options.max_tokens < 1:
+        raise UsageError(f"--max-tokens is {options.max_tokens}; it must be at least 1.")
+    if not 0 <= options.temperature < float("inf"):
+        raise UsageError(f"--temperature is {options.temperature:g}; it must be at least 0 (the likeliest token).")
+    if not 0 < options.top_p <= 1:
+        raise UsageError(f"--top-p is {options.top_p:g}; it must be above 0 and at most 1.")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "gpu" and not torch.cuda.is_available():
+        raise UsageError("--device is gpu, and PyTorch finds none. Use --device cpu, or check the driver.")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _beginning(end: int | None, trained: Trained) -> list[int]:
+    """What stands before the first token of a document: an empty prompt."""
+    if end is None:
+        raise UsageError(
+            f"the prompt is empty, and the tokenizer of {trained.folder} has no token that ends documents."
+        )
+    return [end]
+
+
+def _print_one(prompt: str, continuations: Continuations, tokenizer: Tokenizer, stream: bool) -> None:
+    """The prompt and what follows."""
+    from tokenizers.decoders import DecodeStream
+
+    decoder = DecodeStream(skip_special_tokens=True)
+    tokens, shown = [], ""
+    if stream:
+        print(prompt, end="", flush=True)
+    for _, token in continuations:
+        tokens.append(token)
+        if stream and (piece := decoder.step(tokenizer, token)):
+            shown += piece
+            print(piece, end="", flush=True)
+    text = tokenizer.decode(tokens)
+    # The stream holds back bytes that are not a character yet; at the end they will not become one.
+    print(text.removeprefix(shown) if stream else prompt + text)
+
+
+def _print_all(prompts: list[str], continuations: Continuations, tokenizer: Tokenizer) -> None:
+    """A line of JSON for each prompt, in their order."""
+    found: list[list[int]] = [[] for _ in prompts]
+    for number, token in continuations:
+        found[number].append(token)
+    for prompt, tokens in zip(prompts, found, strict=True):
+        print(json.dumps({"prompt": prompt, "text": tokenizer.decode(tokens)}, ensure_ascii=False))
+
+
+def _speed(found: Continuations) -> str:
+    read = f"{found.prompt_tokens:,} tokens of prompt in {found.prompt_seconds:.2f} s"
+    drawn = f"{found.tokens:,} more in {found.seconds:.2f} s"
+    if found.seconds:
+        drawn += f", {found.tokens / found.seconds:,.0f} tokens/s"
+    return f"{read}; {drawn}; the past of a text takes {found.past_bytes / 1e6:,.2f} MB."

@@ -1,0 +1,48 @@
+"""Prompts as users give them: on the command line, on standard input, or one a line in a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dla_train.errors import UsageError
+
+STANDARD_INPUT = "-"
+
+
+def read_prompt(text: str) -> str:
+    """The prompt itself, or what standard input holds if it is `-`.
+
+    Raises:
+        UsageError: standard input is not UTF-8.
+    """
+    return _decoded(sys.stdin.buffer.read(), "standard input") if text == STANDARD_INPUT else text
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that are not blank.
+
+    Raises:
+        UsageError: it cannot be read, is not UTF-8, or has no such line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the prompts {path}: {error.strerror}. Give a text file, one prompt a line."
+        ) from error
+    prompts = [line for line in _decoded(content, str(path)).splitlines() if line.strip()]
+    if not prompts:
+        raise UsageError(f"{path} has no prompts: every line is blank. Give a text file, one prompt a line.")
+    return prompts
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{name} is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start} (line {line}). Convert "
+            "it, for example with iconv -t UTF-8."
+        ) from error

@@ -1,0 +1,80 @@
+"""`dla-train generate` as a user types it, on a run of this process."""
+
+import io
+import json
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def run_folder(cli, micro_recipe):
+    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_the_text_on_standard_output_and_the_speed_on_standard_error(cli, tmp_path, monkeypatch):
+    generate = ["generate", "--checkpoint", "run", "--max-tokens", 20]
+    first = cli(*generate, "--prompt", "alpha béta")
+    assert first.code == 0, first.err
+    assert first.out.startswith("alpha béta")
+    assert len(first.out) > len("alpha béta\n")
+    assert "tokens of prompt in" in first.err
+    assert "tokens/s; the past of a text takes 0." in first.err
+    assert cli(*generate, "--prompt", "alpha béta").out == first.out
+    assert cli(*generate, "--prompt", "alpha béta", "--seed", 1).out != first.out
+    assert cli(*generate, "--prompt", "alpha béta", "--stream").out == first.out
+    newest = tmp_path / "run/checkpoints/step-00000004"
+    assert cli("generate", "--checkpoint", newest, "--max-tokens", 20, "--prompt", "alpha béta").out == first.out
+    assert cli(*generate, "--prompt", "").code == 0, "a document from its beginning"
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("alpha béta".encode())))
+    assert cli(*generate, "--prompt", "-").out == first.out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"alpha\nb\xe9ta")))
+    done = cli(*generate, "--prompt", "-")
+    assert done.code == 2
+    assert "standard input is not UTF-8: byte 0xe9 at position 7 (line 2). Convert it" in done.err
+
+    (tmp_path / "prompts.txt").write_text("alpha\n\nbeta gamma\nalpha\n")
+    done = cli(*generate, "--prompts", "prompts.txt", "--temperature", 0)
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["alpha", "beta gamma", "alpha"]
+    assert lines[0] == lines[2]
+    alone = cli(*generate, "--prompt", "beta gamma", "--temperature", 0)
+    assert alone.out == lines[1]["prompt"] + lines[1]["text"] + "\n"
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    prompt = ["--prompt", "alpha"]
+    for arguments, message in [
+        (["--checkpoint", "run"], "needs either --prompt TEXT"),
+        (["--checkpoint", "run", *prompt, "--prompts", "x"], "needs either --prompt TEXT"),
+        (prompt, "needs --checkpoint RUN"),
+        (["--checkpoint", "runs", *prompt], "there is no folder runs"),
+        (["--checkpoint", "run", "--prompts", "none.txt"], "cannot read the prompts none.txt: No such file"),
+        (["--checkpoint", "run", "--prompts", "empty.txt"], "empty.txt has no prompts: every line is blank"),
+        (["--checkpoint", "run", *prompt, "--max-tokens", 0], "--max-tokens is 0; it must be at least 1"),
+        (["--checkpoint", "run", *prompt, "--temperature", -1], "--temperature is -1; it must be at least 0"),
+        (["--checkpoint", "run", *prompt, "--top-p", 0], "--top-p is 0; it must be above 0"),
+        (["--checkpoint", "run", *prompt, "model.hidden=4"], "takes no key=value (given model.hidden=4)"),
+        (["--checkpoint", "run", "--prompts", "empty.txt", "--stream"], "cannot be used with --prompts"),
+        (["--checkpoint", "run", *prompt, "--tempurature", 1], "has no option --tempurature"),
+    ]:
+        done = cli("generate", *arguments)
+        assert done.code == 2, done.err
+        assert message in done.err
+    (tmp_path / "run/tokenizer.json").rename(tmp_path / "kept.json")
+    done = cli("generate", "--checkpoint", "run", *prompt)
+    assert done.code == 2
+    assert "run has no tokenizer.json" in done.err
+    (tmp_path / "kept.json").rename(tmp_path / "run/tokenizer.json")
+    newest = tmp_path / "run/checkpoints/step-00000004"
+    state = bytearray((newest / "state.ckpt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (newest / "state.ckpt").write_bytes(state)
+    done = cli("generate", "--checkpoint", newest, *prompt)
+    assert done.code == 1
+    assert "is damaged" in done.err

@@ -1,0 +1,115 @@
+"""Continuations: the same alone and in company, in pieces and at once, and in memory that does not grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dla_train.evaluation import continuation
+from dla_train.evaluation.continuation import Continuations, Sampling
+from dla_train.models import (
+    AttentionConfig,
+    DynamicMemory,
+    GatedDeltaNetConfig,
+    LanguageModel,
+    Mamba2Config,
+    ModelConfig,
+    generate,
+    initialize,
+)
+
+MIXERS = {
+    "mamba2": Mamba2Config(heads=2, head_dim=8, state_dim=6, memory=DynamicMemory(capacity=4, threshold=1.2)),
+    "gdn": GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=8, memory=DynamicMemory(capacity=4, threshold=1.2)),
+    "attention": AttentionConfig(heads=2),
+}
+PROMPTS = [[3, 1, 4], [1, 5], [9, 2, 6], [5], [3, 5, 8, 9, 7, 9, 3]]
+
+
+def model_of(name: str) -> LanguageModel:
+    config = ModelConfig(vocab_size=20, hidden=16, layers=2, init_std=0.3, mixer=MIXERS[name])
+    return initialize(LanguageModel(config), seed=0).double().eval()
+
+
+def texts(model: LanguageModel, prompts: list[list[int]], **how: Any) -> list[list[int]]:
+    found: list[list[int]] = [[] for _ in prompts]
+    for number, token in Continuations(model, prompts, Sampling(**how)):
+        found[number].append(token)
+    return found
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_prompts_of_any_lengths_are_continued_as_if_alone(name: str) -> None:
+    model = model_of(name)
+    together = texts(model, PROMPTS, max_tokens=12, temperature=0)
+    for prompt, text in zip(PROMPTS, together, strict=True):
+        assert text == generate(model, torch.tensor(prompt), 12, temperature=0).tolist()
+
+
+def test_a_drawn_text_does_not_depend_on_its_company() -> None:
+    model = model_of("mamba2")
+    together = texts(model, PROMPTS, max_tokens=12, seed=7)
+    assert len({tuple(text) for text in together}) == len(PROMPTS)
+    assert texts(model, PROMPTS[:2], max_tokens=12, seed=7) == together[:2]
+    assert texts(model, [PROMPTS[2]], max_tokens=12, seed=9) == [together[2]], "the seed and its number"
+    assert texts(model, PROMPTS, max_tokens=12, seed=8) != together
+
+
+def test_the_end_of_a_document_ends_a_text_and_not_the_others() -> None:
+    model = model_of("gdn")
+    free = texts(model, PROMPTS, max_tokens=40, seed=1)
+    end = free[0][5]
+    cut = texts(model, PROMPTS, max_tokens=40, seed=1, end=end)
+    assert cut[0][-1] == end
+    assert any(len(text) == 40 for text in cut) or len({len(text) for text in cut}) > 1
+    for whole, text in zip(free, cut, strict=True):
+        assert text == whole[: whole.index(end) + 1] if end in whole else text == whole
+
+
+@pytest.mark.parametrize("name", ["mamba2", "attention"])
+def test_a_long_prompt_is_read_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(name)
+    prompt = torch.randint(0, 20, (50,), generator=torch.Generator().manual_seed(0)).tolist()
+    whole = texts(model, [prompt], max_tokens=8, temperature=0)
+    monkeypatch.setattr(continuation, "PIECE", 16)
+    lengths = []
+    model.register_forward_pre_hook(lambda *_: None)
+    inner = model.hidden_states
+
+    def spy(tokens: torch.Tensor, **named: Any) -> Any:
+        lengths.append(tokens.shape[1])
+        return inner(tokens, **named)
+
+    monkeypatch.setattr(model, "hidden_states", spy)
+    assert texts(model, [prompt], max_tokens=8, temperature=0) == whole
+    assert lengths == [16, 16, 16, 2] + [1] * 7
+
+
+def test_what_is_counted() -> None:
+    found = Continuations(model_of("mamba2"), PROMPTS, Sampling(max_tokens=5))
+    assert len(list(found)) == 25
+    assert found.prompt_tokens == sum(map(len, PROMPTS))
+    assert found.tokens == 20, "the first of each comes with the prompt"
+    assert found.seconds > 0
+    assert found.prompt_seconds > 0
+
+
+@pytest.mark.parametrize(("tokens", "longer"), [(100, 1_000), pytest.param(1_000, 10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mamba2", "gdn"])
+def test_memory_does_not_grow(name: str, tokens: int, longer: int) -> None:
+    """What is remembered, and everything else that stays alive between two tokens."""
+    import gc
+
+    config = ModelConfig(vocab_size=20, hidden=8, layers=1, init_std=0.3, mixer=MIXERS[name])
+    model = initialize(LanguageModel(config), seed=0).eval()
+    found = Continuations(model, [[1, 2, 3]], Sampling(max_tokens=longer))
+    past, alive = [], []
+    for count, _ in enumerate(found, 1):
+        if count in (tokens, longer):
+            gc.collect()
+            past.append(found.past_bytes)
+            alive.append(sum(x.untyped_storage().nbytes() for x in gc.get_objects() if isinstance(x, torch.Tensor)))
+    assert past[0] == past[1] > 0
+    assert alive[1] <= alive[0]
