@@ -1,9 +1,10 @@
 """What a run needs of its data, whatever the `data` section's kind."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
@@ -11,6 +12,9 @@ import numpy.typing as npt
 import torch
 
 from dla_data.synthetic import Examples
+from dla_train.data.curriculum import CurriculumConfig, cut_windows
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Windows(Protocol):
@@ -21,7 +25,14 @@ class Windows(Protocol):
 
 
 class RecipeData(lightning.LightningDataModule, ABC):
-    """Batches for the trainer, and what is said and kept of them."""
+    """Batches for the trainer, and what is said and kept of them.
+
+    Attributes:
+        curriculum: shorter training windows at first; None has whole ones from the first step on.
+    """
+
+    curriculum: CurriculumConfig | None = None
+    _said_window: int | None = None
 
     @property
     @abstractmethod
@@ -55,6 +66,18 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def tokens_by_source(self, steps: int) -> dict[str, int]:
         """How many tokens of each source the first `steps` steps hold; empty where there is only one source."""
         return {}
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Cut training windows to the length of the step's phase."""
+        if self.curriculum is None or self.trainer is None or not self.trainer.training:
+            return batch
+        step = self.trainer.global_step
+        length = self.curriculum.window_at(step)
+        cut = batch if length is None else cut_windows(batch, length)
+        if self._said_window != cut.shape[1] - 1:
+            self._said_window = cut.shape[1] - 1
+            _LOGGER.info("windows of %s tokens from step %d on", f"{self._said_window:,}", step + 1)
+        return cut
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
         """Training tokens to fit a bigram model to, as a yardstick; None where there are too many to hold in memory."""

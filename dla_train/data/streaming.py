@@ -43,6 +43,7 @@ class StreamingDataModule(RecipeData):
         began = time.monotonic()
         self.config = config
         self.training = training
+        self.curriculum = config.curriculum
         tokenizer = load_tokenizer(config.tokenizer)
         if tokenizer.get_vocab_size() > config.vocab_size:
             raise DataError(

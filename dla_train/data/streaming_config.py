@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_train.data.curriculum import CurriculumConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedSourceConfig:
@@ -49,6 +51,7 @@ class StreamingData:
         held_out: the share of documents, chosen by their text, that is kept for validation and never trained on.
         workers: processes per rank that read and tokenise ahead; 0 does it in the training process. The order is the
             same for any number.
+        curriculum: shorter windows in the first phases of training, as many more of them as keeps a step's tokens.
     """
 
     kind: Literal["streaming"] = "streaming"
@@ -59,6 +62,7 @@ class StreamingData:
     streams: int = 64
     held_out: float = 0.005
     workers: int = 0
+    curriculum: CurriculumConfig | None = None
 
     def __post_init__(self) -> None:
         for name in self.sources:
@@ -67,6 +71,8 @@ class StreamingData:
         for name in ("vocab_size", "window", "streams"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.curriculum is not None:
+            self.curriculum.check(self.window)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}; it must be above 0 and below 1")
         if self.workers < 0:

@@ -132,6 +132,28 @@ def test_metrics_count_the_tokens_of_each_source(train, tmp_path):
     assert rows[-1]["tokens.tale"] == 3 * rows[-1]["tokens.list"] == 20 * 96 * 3 // 4
 
 
+def test_a_curriculum_cuts_the_same_tokens_into_shorter_windows_and_resumes_in_any_phase(train, monkeypatch):
+    shapes = {}
+    keep = Chain.on_train_batch_start
+
+    def note(self, trainer, pl_module, batch, batch_idx):
+        shapes.setdefault(trainer.global_step, []).append(tuple(batch.shape))
+        whole = torch.cat([batch[:, :-1].reshape(-1, 24), batch[:, 1:].reshape(-1, 24)[:, -1:]], dim=1)
+        keep(self, trainer, pl_module, whole, batch_idx)
+
+    monkeypatch.setattr(Chain, "on_train_batch_start", note)
+    _, plain = train("--run-dir", "plain", "training.steps=9")
+    curriculum = "data.curriculum={windows: [6, 12], steps: [3, 2]}"
+    shapes.clear()
+    _, first = train("--run-dir", "short", curriculum, "training.steps=4", "schedule.warmup=1")
+    err, rest = train("--run-dir", "short", curriculum, "training.steps=9", "schedule.warmup=1", "--resume", "auto")
+    assert first | rest == plain
+    assert [shapes[step] for step in (0, 2, 3, 4, 5, 8)] == [[(8, 7)] * 2] * 2 + [[(4, 13)] * 2] * 2 + [
+        [(2, 25)] * 2
+    ] * 2
+    assert re.search(r"windows of 12 tokens from step 5 on\n(.*\n)*.*windows of 24 tokens from step 6 on", err)
+
+
 def test_a_folder_laid_out_like_a_data_set_of_the_hub_is_read_through_datasets(train, tmp_path):
     folder = tmp_path / "Long-Data-Collections" / "pretrain"
     folder.mkdir(parents=True)
@@ -186,6 +208,8 @@ def test_a_source_that_must_not_repeat_stops_the_run_at_its_end(cli, recipe):
         (["data.sources.tale.weight=0"], r"data\.sources\.tale\.weight is 0\.0; it must be above 0"),
         (["data.sources.tale.wieght=1"], r"wieght is not a key .* Did you mean data\.sources\.tale\.weight"),
         (["data.sources={}"], r"data\.sources must be a section with at least one named section"),
+        (["data.curriculum={windows: [7], steps: [1]}"], r"curriculum\.windows has 7, of which window 24 is"),
+        (["data.curriculum={windows: [6], steps: [1, 2]}"], r"curriculum\.windows has 1 lengths and steps 2 numbers"),
         (["training.validation_windows=null"], r"training\.validation_windows is null, but streamed text has no end"),
     ],
 )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Shorter windows at first: the same tokens in the same order, seen in shorter pieces.
+
+A step keeps its tokens: where windows are a quarter as long, there are four times as many. They are the step's windows
+cut up, so the order of the text, the positions of streams and what a checkpoint says are those of a run without it.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Phases before the windows have their full length.
+
+    Attributes:
+        windows: length of the windows in each phase, in tokens; `data.window` must be a multiple of each.
+        steps: how many steps each phase takes. After the last one, windows are whole; validation always has whole ones.
+    """
+
+    windows: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.windows or len(self.windows) != len(self.steps):
+            raise ValueError(
+                f"windows has {len(self.windows)} lengths and steps {len(self.steps)} numbers; there must be one of "
+                "each for every phase"
+            )
+        for name in ("windows", "steps"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {list(getattr(self, name))}; each must be at least 1")
+
+    def check(self, window: int) -> None:
+        """Raise ValueError unless whole windows can be cut into each phase's."""
+        for length in self.windows:
+            if window % length:
+                raise ValueError(
+                    f"curriculum.windows has {length}, of which window {window} is not a multiple; "
+                    "whole windows are cut into pieces of that length"
+                )
+
+    def window_at(self, step: int) -> int | None:
+        """Length of the windows of optimizer step `step` (from 0); None where they are whole."""
+        ends = accumulate(self.steps)
+        return next((length for length, end in zip(self.windows, ends, strict=True) if step < end), None)
+
+
+def cut_windows(tokens: Tensor, window: int) -> Tensor:
+    """Cut `[B, W + 1]` into `[B * W / window, window + 1]`, each piece's last target the next one's first input."""
+    return tokens.unfold(1, window + 1, window).flatten(0, 1)
