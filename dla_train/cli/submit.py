@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from dla_train.errors import UsageError
 
 if TYPE_CHECKING:
     from dla_train.config.load import LoadedRecipe
+    from dla_train.runs.folder import RunFolder
     from dla_train.slurm.request import JobRequest
 
 _EXAMPLES = """\
@@ -20,6 +22,7 @@ does not.
 examples:
   dla-train submit --recipe tiny --nodes 1 --gpus-per-node 1 --time 4:00:00 --partition gpu
   dla-train submit --recipe tiny --nodes 1 --gpus-per-node 0 --dry-run --run-dir runs/try training.steps=50
+  dla-train submit --recipe a.yaml --recipe b.yaml --gpus-per-node 1 --time 4:00:00    an array, in runs/a and runs/b
 """
 
 
@@ -35,7 +38,12 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     option = parser.add_argument
-    option("--recipe", metavar="NAME_OR_PATH", help="a shipped recipe's name, or the path of a .yaml file")
+    option(
+        "--recipe",
+        metavar="NAME_OR_PATH",
+        action="append",
+        help="a shipped recipe's name, or the path of a .yaml file; given again, all are tasks of one array job",
+    )
     option("--nodes", type=int, metavar="N", default=1, help="machines (default: 1)")
     option("--gpus-per-node", type=int, metavar="G", default=1, help="GPUs and processes on each; 0: CPU (default: 1)")
     option("--partition", metavar="NAME", help="as sbatch takes it, like the next four")
@@ -53,7 +61,12 @@ def add_to(commands: Any) -> None:
         help="save and requeue this long before the time limit; a step and a save must fit in (default: 120)",
     )
     option("--requeue-limit", type=int, metavar="N", default=3, help="times to try again after a failure (default: 3)")
-    option("--run-dir", metavar="DIR", type=Path, help="the run folder, on a disk all nodes see (default: runs/NAME)")
+    option(
+        "--run-dir",
+        metavar="DIR",
+        type=Path,
+        help="the run folder, on a disk all nodes see (default: runs/NAME); of several, the one above",
+    )
     option("--template", metavar="FILE", type=Path, help="a batch script of your own; see --print-template")
     option("--print-template", action="store_true", help="print the batch script's template and end")
     option("--dry-run", action="store_true", help="write the script, print it, submit nothing")
@@ -63,65 +76,128 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Check, write, submit, say how to follow."""
     from dla_train import atomic_files
-    from dla_train.runs.folder import RunFolder
     from dla_train.slurm.sbatch import require_sbatch, submit
-    from dla_train.slurm.script import fill, quoted, require_printable, template_text
+    from dla_train.slurm.script import array_template, fill, quoted, template_text
 
     template = template_text(options.template)
     if options.print_template:
         print(template, end="")
         return 0
+    if not options.recipe:
+        raise UsageError("dla-train submit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
     request = _request(options)
-    loaded, settings = _checked_recipe(options, settings, request)
-    folder = RunFolder((options.run_dir or Path("runs") / loaded.name).absolute())
+    runs = [_checked(recipe, options, settings, request) for recipe in options.recipe]
+    _require_different(runs)
+    if not options.dry_run:
+        require_sbatch()
+
+    scripts = {run.script: run.text(template, str(options.template or "of the package"), request) for run in runs}
+    script, command = runs[0].script, runs[0].sbatch
+    if len(runs) > 1:
+        script = runs[0].folder.slurm / "array.sh"
+        command = runs[0].sbatch_of(script, "array-%A.log")
+        values = {
+            "NAMES": ", ".join(run.folder.path.name for run in runs),
+            "SUBMIT": quoted(command),
+            "DIRECTIVES": "\n".join(request.directives("array")),
+            "LAST": str(len(runs) - 1),
+            "SCRIPTS": quoted([str(run.script) for run in runs]),
+        }
+        scripts[script] = fill(array_template(), values, "of the package", required=())
+    for run in runs:
+        _require_own(run.folder)
+    try:
+        for path, text in scripts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_files.write_text(path, text)
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename}: {error.strerror}. Choose another --run-dir.") from error
+    if options.dry_run:
+        print("\n".join(scripts.values()), end="")
+        print(f"\nwritten to {script}; not submitted. Submit it with: {quoted(command)}", file=sys.stderr)
+        return 0
+    _say_submitted(submit(command), script, runs)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of what is submitted: the command trains in `folder`."""
+
+    folder: "RunFolder"
+    command: list[str]
+
+    @property
+    def script(self) -> Path:
+        return self.folder.slurm / "job.sh"
+
+    @property
+    def sbatch(self) -> list[str]:
+        return self.sbatch_of(self.script, "job-%j.log")
+
+    def sbatch_of(self, script: Path, log: str) -> list[str]:
+        # The log's place is no #SBATCH line: on the command line its name needs no quoting that only Slurm knows.
+        output = str(self.folder.slurm).replace("%", "%%") + f"/{log}"
+        return ["sbatch", "--parsable", f"--output={output}", str(script)]
+
+    def text(self, template: str, shown_as: str, request: "JobRequest") -> str:
+        from dla_train.slurm.script import fill, quoted
+
+        values = {
+            "NAME": self.folder.path.name,
+            "SUBMIT": quoted(self.sbatch),
+            "DIRECTIVES": "\n".join(request.directives(self.folder.path.name)),
+            "WORKING_DIRECTORY": quoted([str(Path.cwd())]),
+            "COMMAND": quoted(self.command),
+            "STATE_FOLDER": quoted([str(self.folder.slurm)]),
+            "REQUEUE_LIMIT": str(request.requeue_limit),
+        }
+        return fill(template, values, shown_as)
+
+
+def _checked(recipe: str, options: argparse.Namespace, settings: list[str], request: "JobRequest") -> _Run:
+    from dla_train.runs.folder import RunFolder
+    from dla_train.slurm.script import require_printable
+
+    loaded, settings = _checked_recipe(recipe, settings, request)
+    path = options.run_dir or Path("runs") / loaded.name
+    if options.run_dir is not None and len(options.recipe) > 1:
+        path = options.run_dir / loaded.name
+    folder = RunFolder(path.absolute())
     require_printable(str(folder), "the run folder")
     if "\\" in str(folder):  # Slurm reads it as "leave % alone" in the name of a log
         raise UsageError(
             f"the run folder {folder} has a backslash; Slurm cannot write a log there. Choose another one."
         )
     require_printable(str(Path.cwd()), "the current folder")
-    for text in (options.recipe, *settings):
+    for text in (recipe, *settings):
         require_printable(text, "a setting")
-    if not options.dry_run:
-        require_sbatch()
+    fit = [sys.executable, "-m", "dla_train", "fit", f"--recipe={recipe}"]
+    return _Run(folder, [*fit, f"--run-dir={folder}", "--resume", "auto", *settings])
 
-    script = folder.slurm / "job.sh"
-    # The log's place is no #SBATCH line: on the command line its name needs no quoting that only Slurm knows.
-    output = str(folder.slurm).replace("%", "%%") + "/job-%j.log"
-    command = ["sbatch", "--parsable", f"--output={output}", str(script)]
-    fit = [sys.executable, "-m", "dla_train", "fit", f"--recipe={options.recipe}"]
-    text = fill(
-        template,
-        {
-            "NAME": folder.path.name,
-            "SUBMIT": quoted(command),
-            "DIRECTIVES": "\n".join(request.directives(folder.path.name)),
-            "WORKING_DIRECTORY": quoted([str(Path.cwd())]),
-            "COMMAND": quoted([*fit, f"--run-dir={folder}", "--resume", "auto", *settings]),
-            "STATE_FOLDER": quoted([str(folder.slurm)]),
-            "REQUEUE_LIMIT": str(request.requeue_limit),
-        },
-        str(options.template or "of the package"),
-    )
-    _require_own(folder)
-    try:
-        folder.slurm.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_text(script, text)
-    except OSError as error:
-        raise UsageError(f"cannot write {script}: {error.strerror}. Choose another --run-dir.") from error
-    if options.dry_run:
-        print(text, end="")
-        print(f"\nwritten to {script}; not submitted. Submit it with: {quoted(command)}", file=sys.stderr)
-        return 0
-    job = submit(command)
-    log = f"{folder.slurm}/job-{job}.log"
+
+def _require_different(runs: "list[_Run]") -> None:
+    folders = [run.folder.path for run in runs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UsageError(
+            f"two of the recipes would train in {twice[0]}. Each run needs a folder of its own: give each recipe once, "
+            "under a name of its own."
+        )
+
+
+def _say_submitted(job: str, script: Path, runs: "list[_Run]") -> None:
+    tasks = [job] if len(runs) == 1 else [f"{job}_{number}" for number in range(len(runs))]
+    print(f"submitted job {job}" + (f", an array of {len(runs)} runs" if len(runs) > 1 else ""))
+    print(f"  script  {script}")
+    for task, run in zip(tasks, runs, strict=True):
+        log = f"{run.folder.slurm}/job-{task}.log"
+        print(f"  log     {log}\n  follow  tail -F {shlex.quote(log)}")
+    one = f" (or {tasks[0]}: one run)" if len(runs) > 1 else ""
     print(
-        f"submitted job {job}\n  script  {script}\n  log     {log}\n"
-        f"  follow  tail -F {shlex.quote(log)}\n  state   squeue --job {job}\n"
-        f"  save, requeue and go on        scancel --signal=USR1 {job}\n"
-        f"  stop for good                  scancel {job}"
+        f"  state   squeue --job {job}\n"
+        f"  save, requeue and go on        scancel --signal=USR1 {job}{one}\n"
+        f"  stop for good                  scancel {job}{one}"
     )
-    return 0
 
 
 def _request(options: argparse.Namespace) -> "JobRequest":
@@ -135,22 +211,18 @@ def _request(options: argparse.Namespace) -> "JobRequest":
         raise UsageError(f"{error}.") from error
 
 
-def _checked_recipe(
-    options: argparse.Namespace, settings: list[str], request: "JobRequest"
-) -> tuple["LoadedRecipe", list[str]]:
+def _checked_recipe(recipe: str, settings: list[str], request: "JobRequest") -> tuple["LoadedRecipe", list[str]]:
     """The recipe as the job will read it, and the settings that make it so."""
     from dla_train.config.catalog import find
     from dla_train.config.load import load
 
-    if options.recipe is None:
-        raise UsageError("dla-train submit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
-    loaded = load(find(options.recipe), settings)
+    loaded = load(find(recipe), settings)
     training = loaded.recipe.training
     wanted = "gpu" if request.gpus_per_node else "cpu"
     if training.accelerator == "auto":
         # A job that finds no GPU must say so, not crawl on the CPU.
         settings = [*settings, f"training.accelerator={wanted}"]
-        loaded = load(find(options.recipe), settings)
+        loaded = load(find(recipe), settings)
     elif training.accelerator != wanted:
         raise loaded.problem(
             "training.accelerator",

@@ -33,7 +33,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
                 "--run-dir."
             ) from error
         owner = {
-            "job": os.environ.get("SLURM_JOB_ID"),
+            "job": _slurm_job(),
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,6 +43,12 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _slurm_job() -> str | None:
+    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
+        return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def _holder(descriptor: int) -> str:

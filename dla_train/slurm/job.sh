@@ -10,13 +10,17 @@ command=(@COMMAND@)
 state_folder=@STATE_FOLDER@
 requeue_limit=@REQUEUE_LIMIT@  # of failed starts; time limits and preemption are not counted
 
-say() { printf '%s slurm job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$SLURM_JOB_ID" "$*"; }
+# A task of an array has an id of its own; the plain one may be that of the whole array.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
+
+say() { printf '%s slurm job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$job" "$*"; }
 
 # Back into the queue under the same job id; the next start goes on from the newest checkpoint. A job that Slurm is
 # ending already (COMPLETING: cancelled, requeued from outside, or past its time limit) is left alone.
 requeue() {
-  case "$(scontrol --oneliner show job "$SLURM_JOB_ID" 2>&1)" in
-    *JobState=RUNNING*) say "requeued: $1" && scontrol requeue "$SLURM_JOB_ID" ;;
+  case "$(scontrol --oneliner show job "$job" 2>&1)" in
+    *JobState=RUNNING*) say "requeued: $1" && scontrol requeue "$job" ;;
     *) say "ended from outside (scancel, scontrol requeue, time limit); not requeued by this script" ;;
   esac
 }
@@ -48,8 +52,8 @@ case $status in
     what="a process failed with exit code $status"
     [ "$status" -ne 75 ] || what="a process hung (exit code 75; the stacks are in logs/hang-rank-*.txt)"
     mkdir -p -- "$state_folder"
-    echo "exit code $status on ${SLURM_JOB_NODELIST:-?}" >>"$state_folder/failures-$SLURM_JOB_ID"
-    failures=$(wc -l <"$state_folder/failures-$SLURM_JOB_ID")
+    echo "exit code $status on ${SLURM_JOB_NODELIST:-?}" >>"$state_folder/failures-$job"
+    failures=$(wc -l <"$state_folder/failures-$job")
     if [ "$failures" -le "$requeue_limit" ]; then
       requeue "$what (failure $failures, requeued after up to $requeue_limit)"
     else

@@ -27,7 +27,12 @@ def template_text(path: Path | None) -> str:
         raise UsageError(f"cannot read the template {path}: {error}. Check --template.") from error
 
 
-def fill(template: str, values: Mapping[str, str], shown_as: str) -> str:
+def array_template() -> str:
+    """The package's script that gives each task of an array job the script of its run."""
+    return (resources.files("dla_train.slurm") / "array.sh").read_text("utf-8")
+
+
+def fill(template: str, values: Mapping[str, str], shown_as: str, required: Sequence[str] = _REQUIRED) -> str:
     """Put `values` (ready for bash) in the place of `@NAME@`.
 
     Raises:
@@ -39,7 +44,7 @@ def fill(template: str, values: Mapping[str, str], shown_as: str) -> str:
             f"the template {shown_as} has @{unknown[0]}@; the placeholders are "
             f"{', '.join(f'@{name}@' for name in values)}."
         )
-    if missing := [name for name in _REQUIRED if name not in found]:
+    if missing := [name for name in required if name not in found]:
         raise UsageError(f"the template {shown_as} lacks @{missing[0]}@; `dla-train submit --print-template` has all.")
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 

@@ -42,6 +42,26 @@ def test_submits_a_script_and_says_how_to_follow(cli, sbatch, micro_recipe, tmp_
     assert not any("gpus-per-node" in line for line in lines)
 
 
+def test_several_recipes_are_an_array(cli, sbatch, micro_recipe, tmp_path):
+    other = tmp_path / "an other.yaml"
+    other.write_text(micro_recipe.read_text())
+    submit = ["submit", "--gpus-per-node", 0, "--recipe", micro_recipe, "--recipe"]
+    done = cli(*submit, other, "--run-dir", "all of them")
+    assert done.code == 0, done.err
+    folder = tmp_path / "all of them"
+    script = folder / "micro/slurm/array.sh"
+    assert sbatch()[1:] == [f"--output={script.parent}/array-%A.log", str(script)]
+    assert "#SBATCH --array=0-1\n" in script.read_text()
+    assert f"tail -F '{folder}/an other/slurm/job-4711_1.log'" in done.out
+    variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    ran = run_script(script, tmp_path, 'printf "<%s>\\n" "$@"; exit 138', variables=variables)
+    log = (folder / "an other/slurm/job-7_1.log").read_text()
+    assert f"<--run-dir={folder}/an other>\n" in log
+    assert "REQUEUE 7_1\n" in log, "not the whole array"
+    assert (ran.returncode, ran.stdout) == (138, "")
+    assert f"two of the recipes would train in {tmp_path}/runs/micro" in cli(*submit, micro_recipe).err
+
+
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "gpu")])
 def test_the_device_that_was_asked_for_is_insisted_on(cli, micro_recipe, gpus, device):
     auto = "training.accelerator=auto"
@@ -150,7 +170,7 @@ def test_a_signal_to_the_script_reaches_the_processes(cli, micro_recipe, tmp_pat
     assert (ran.returncode, "REQUEUE 7" in ran.stdout) == (138, True), ran.stdout + ran.stderr
 
 
-def run_script(script, place, srun, state="RUNNING"):
+def run_script(script, place, srun, state="RUNNING", variables=None):
     """Run the batch script with `srun` and `scontrol` of our own, as job 7."""
     folder = place / "fake"
     folder.mkdir(exist_ok=True)
@@ -159,7 +179,7 @@ def run_script(script, place, srun, state="RUNNING"):
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / name).chmod(0o755)
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
-    environment = {**os.environ, "PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    environment = {**os.environ, "PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **(variables or {})}
     return subprocess.run(
         ["bash", str(script)], cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False
     )

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -119,3 +120,17 @@ def test_a_second_job_in_the_same_folder_is_refused(jobs, undisturbed):
     assert "not requeued" in jobs.log(second)
     assert jobs.wait_for_end(job) == "COMPLETED"
     assert jobs.losses() == undisturbed
+
+
+def test_an_array_of_two_recipes(jobs, undisturbed):
+    """One of them is warned; the other goes on undisturbed."""
+    shutil.copy(jobs.recipe, jobs.place / "other.yaml")
+    said = jobs.submit_as_told(*jobs.options("."), "--recipe", "other.yaml")
+    array = re.search(r"submitted job (\d+), an array of 2 runs", said)[1]
+    first, second = f"{array}_0", f"{array}_1"
+    jobs.wait_for_step(second, 30, folder="other")
+    jobs.slurm.call("scancel", "--signal=USR1", second)
+    assert finished_after_a_requeue(jobs, second, "requeued: warned by SIGUSR1", folder="other")
+    assert jobs.wait_for_end(first) == "COMPLETED", jobs.log(first, "micro")
+    assert jobs.show(first, "Restarts") == "0"
+    assert jobs.losses("micro") == jobs.losses("other") == undisturbed
