@@ -8,13 +8,16 @@ from dla_train.errors import UsageError
 BACKBONES = {"mamba2": "state_dim", "gdn": "key_dim"}
 """Backbones, with the field of the mixer that sets the size of a state."""
 
+# A boundary at every fifth token: enough for the needles, too few to fill the slots with single tokens.
+_CALIBRATED = ("model.mixer.memory.calibrate_rate=0.2", "model.mixer.memory.calibrate_steps=30")
+
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "single": ("single", ()),
     "fixed": ("fixed", ()),
     "loglinear": ("loglinear", ()),
     "dla": ("dla", ()),
-    "dla 1.2": ("dla", ("model.mixer.memory.threshold=1.2",)),
-    "dla 1.2 hard": ("dla", ("model.mixer.memory.threshold=1.2", "model.mixer.memory.gate=hard")),
+    "dla calibrated": ("dla", _CALIBRATED),
+    "dla calibrated hard": ("dla", (*_CALIBRATED, "model.mixer.memory.gate=hard")),
 }
 """What is compared: a recipe's ending, and what is set on top of it."""
 

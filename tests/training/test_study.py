@@ -31,10 +31,11 @@ def test_every_run_is_a_recipe_with_its_state_seed_task_and_the_slots_of_the_oth
         if isinstance(mixer.memory, FixedMemory):
             assert mixer.memory.block * 6 in range(recipe.data.window, recipe.data.window + 6)
         if isinstance(mixer.memory, DynamicMemory):
-            assert (mixer.memory.threshold, mixer.memory.gate) == {
-                "dla": (0.6, "straight_through"),
-                "dla 1.2": (1.2, "straight_through"),
-                "dla 1.2 hard": (1.2, "hard"),
+            assert mixer.memory.threshold == 0.6
+            assert (mixer.memory.calibrate_rate, mixer.memory.gate) == {
+                "dla": (None, "straight_through"),
+                "dla calibrated": (0.2, "straight_through"),
+                "dla calibrated hard": (0.2, "hard"),
             }[run.variant]
 
 
