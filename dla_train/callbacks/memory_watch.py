@@ -61,10 +61,11 @@ class MemoryWatch:
         def look(module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
             if not self.is_active:
                 return
+            cu_seqlens = inputs[2] if len(inputs) > 2 else None  # see `Memory.forward`
             # Sums of whole numbers are exact in float64, so a mean does not depend on how the batch was cut up.
             seen = [
                 plan.boundary.sum(dtype=torch.float64),
-                plan.slots_in_use().sum(dtype=torch.float64),
+                plan.slots_in_use(cu_seqlens).sum(dtype=torch.float64),
                 torch.tensor(plan.shift.numel(), dtype=torch.float64),
             ]
             known = self._sums.get(layer)

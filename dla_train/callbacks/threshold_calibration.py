@@ -12,7 +12,8 @@ from dla_train.callbacks.step_boundary import begins_step
 from dla_train.models.calibration import calibrate_thresholds
 from dla_train.models.config import DynamicMemory
 from dla_train.models.memory import Dynamic
-from dla_train.training.module import LanguageModelTraining, inputs_and_targets
+from dla_train.training.batch import model_inputs
+from dla_train.training.module import LanguageModelTraining
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,9 +42,9 @@ class ThresholdCalibration(Callback):
             assert isinstance(total, Tensor)
             return total
 
-        tokens, _ = inputs_and_targets(batch)
+        tokens, _, cu_seqlens = model_inputs(batch)
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-            calibrate_thresholds(model, tokens, memory.calibrate_rate, add_up=add_up)
+            calibrate_thresholds(model, tokens, memory.calibrate_rate, cu_seqlens=cu_seqlens, add_up=add_up)
         if trainer.global_step == memory.calibrate_steps - 1:
             found = [layer.threshold.detach() for layer in model.modules() if isinstance(layer, Dynamic)]
             spans = ", ".join(f"{tau.min().item():.3f} to {tau.max().item():.3f}" for tau in found)

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "data.sources.*.path",
     "data.sources.*.skip_bad",
     "data.tokenizer",  # likewise
+    "data.verify",
     "data.workers",
     "training.steps",
     "training.micro_batch",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_train.data.prepared_config import PreparedData
 from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
 
@@ -52,7 +53,7 @@ class TextData:
                 raise ValueError(f"suffixes holds {suffix!r}; each must begin with a dot: '.{suffix}'")
 
 
-DataConfig = StdlibData | TextData | StreamingData | SyntheticData
+DataConfig = StdlibData | TextData | PreparedData | StreamingData | SyntheticData
 
 
 def _check(config: StdlibData | TextData) -> None:

@@ -5,6 +5,8 @@ from dla_data.errors import DataError
 from dla_data.prepare import prepare_corpus
 from dla_train.config.load import LoadedRecipe
 from dla_train.data.config import StdlibData, TextData
+from dla_train.data.prepared import PreparedDataModule, open_prepared
+from dla_train.data.prepared_config import PreparedData
 from dla_train.data.recipe_data import RecipeData
 from dla_train.data.streaming import StreamingDataModule
 from dla_train.data.streaming_config import StreamingData
@@ -28,6 +30,8 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
             return StreamingDataModule(recipe.data, recipe.training, recipe.seed)
         except DataError as error:
             raise _streaming_problem(loaded, recipe.data, str(error)) from error
+    if isinstance(recipe.data, PreparedData):
+        return _open_prepared(loaded, recipe.data)
     try:
         corpus = prepare_corpus(_source(recipe.data), recipe.data.vocab_size)
     except DataError as error:
@@ -36,6 +40,22 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
         return WindowsDataModule(corpus, recipe.data, recipe.training, recipe.seed)
     except DataError as error:
         raise loaded.problem("data.window", str(error)) from error
+
+
+def _open_prepared(loaded: LoadedRecipe, data: PreparedData) -> RecipeData:
+    try:
+        tokens = open_prepared(data)
+    except DataError as error:
+        text = str(error)
+        key = "vocab_size" if "vocabulary is set" in text else "path"
+        if data.tokenizer is not None and f"{data.tokenizer} is" in text:
+            key = "tokenizer"
+        raise loaded.problem(f"data.{key}", text) from error
+    try:
+        return PreparedDataModule(tokens, data, loaded.recipe.training, loaded.recipe.seed)
+    except DataError as error:
+        key = "path" if "no documents for validation" in str(error) else "window"
+        raise loaded.problem(f"data.{key}", str(error)) from error
 
 
 def _source(config: StdlibData | TextData) -> CorpusSource:

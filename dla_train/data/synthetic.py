@@ -9,9 +9,9 @@ from dla_data.batches import StepBatches
 from dla_data.order import WindowOrder
 from dla_data.synthetic import Examples
 from dla_data.synthetic.dataset import SyntheticExamples
+from dla_train.data.ordered import ignore_interrupts
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.data.synthetic_config import SyntheticData
-from dla_train.data.windows import ignore_interrupts
 from dla_train.training.config import TrainingConfig
 
 VALIDATION_SEED = (1 << 64) - 1

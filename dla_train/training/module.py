@@ -14,6 +14,7 @@ from dla_data.synthetic import Examples
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel
 from dla_train.training.answers import answer
+from dla_train.training.batch import Batch, model_inputs
 from dla_train.training.config import OptimizerConfig, TrainingConfig
 from dla_train.training.optimizers import build_optimizer
 from dla_train.training.schedules import ScheduleConfig
@@ -59,17 +60,18 @@ class LanguageModelTraining(lightning.LightningModule):
         """One optimizer and no Lightning scheduler: `on_train_batch_start` sets the rate from the step."""
         return build_optimizer(self.optimizer_config, self.model)
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set rate and random state as functions of the step: what has no state cannot be restored wrongly."""
         self.rate = self.optimizer_config.lr * self.schedule.factor(self.global_step, self.training_config.steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.rate
         torch.manual_seed((self.seed * 1_000_003 + self.global_step * 1_009 + batch_idx) % 2**63)
 
-    def training_step(self, batch: Tensor | Examples, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of windows `[B, window + 1]`, in nats per token; of `Examples`, in nats per answer."""
-        inputs, targets = inputs_and_targets(batch)
-        return self.model.loss(inputs, targets, z_loss=self.training_config.z_loss)  # in the gradient alone
+        inputs, targets, cu_seqlens = model_inputs(batch)
+        # The z-loss is in the gradient alone.
+        return self.model.loss(inputs, targets, cu_seqlens, z_loss=self.training_config.z_loss)
 
     def configure_gradient_clipping(
         self,
@@ -124,7 +126,7 @@ class LanguageModelTraining(lightning.LightningModule):
         """The counterpart."""
         self.skipped_steps, self.skipped_in_a_row = checkpoint["skipped_steps"]
 
-    def validation_step(self, batch: Tensor | Examples, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and
         accuracy to the means over all answers."""
         if isinstance(batch, Examples):
@@ -132,8 +134,8 @@ class LanguageModelTraining(lightning.LightningModule):
             self.validation_loss.update(answers.loss)
             self.answer_accuracy.update(answers.is_right.double())
             return
-        targets = batch[:, 1:]
-        self.validation_loss.update(self.model.loss(batch[:, :-1], targets), weight=targets.numel())
+        inputs, targets, cu_seqlens = model_inputs(batch)
+        self.validation_loss.update(self.model.loss(inputs, targets, cu_seqlens), weight=targets.numel())
 
     def on_validation_epoch_end(self) -> None:
         """Publish `validation_loss` (nats per token or answer), `validation_perplexity` and, where there are answers,
@@ -144,8 +146,3 @@ class LanguageModelTraining(lightning.LightningModule):
         if self.answer_accuracy.update_called:
             self.log("answer_accuracy", self.answer_accuracy.compute(), logger=False)
             self.answer_accuracy.reset()
-
-
-def inputs_and_targets(batch: Tensor | Examples) -> tuple[Tensor, Tensor]:
-    """What the model reads and what it should say after each token, both `[B, T]`; -100 does not count."""
-    return (batch.inputs, batch.targets) if isinstance(batch, Examples) else (batch[:, :-1], batch[:, 1:])

@@ -65,3 +65,13 @@ def test_models_without_slots_have_nothing_to_watch():
     assert MemoryWatch(_model(SingleMemory())).columns == []
     attention = ModelConfig(vocab_size=50, hidden=16, layers=2, mixer=AttentionConfig(heads=2))
     assert MemoryWatch(initialize(LanguageModel(attention), seed=0)).columns == []
+
+
+def test_slots_are_counted_document_by_document():
+    model = _model(FixedMemory(block=4, capacity=3))
+    watch = MemoryWatch(model)
+    watch.is_active = True
+    model(torch.zeros(1, 16, dtype=torch.int64), cu_seqlens=torch.tensor([0, 8, 12, 16]))
+    found = watch.collect()
+    # 8 tokens with 1 and 2 slots, then two documents of one block each.
+    assert found["slots_in_use.0"] == found["slots_in_use.1"] == 20 / 16
