@@ -50,10 +50,10 @@ CASES = {
     ),
     "a text that is not there": (
         ["mamba2-780m", "training.accelerator=cpu"],
-        "data.path: no corpus at corpora/long-data-collections",
+        "data.path: no prepared tokens at tokens/long-data-collections: no such directory.",
     ),
     "a window longer than the text": (
-        ["mamba2-780m", "training.accelerator=cpu", "data.path=CORPUS", "data.vocab_size=300"],
+        ["gdn-790m", "training.accelerator=cpu", "data={kind: text, path: CORPUS, vocab_size: 300, window: 16384}"],
         "data.window: ",
     ),
 }
@@ -73,18 +73,16 @@ def test_it_is_refused_before_training(cli, text_corpus, tmp_path, case):
 
 
 def test_a_window_longer_than_the_text_names_both_lengths(cli, text_corpus):
-    done = cli(
-        *("fit", "--recipe", "mamba2-780m", "training.accelerator=cpu", f"data.path={text_corpus}"),
-        "data.vocab_size=300",
-    )
+    data = f"data={{kind: text, path: {text_corpus}, vocab_size: 300, window: 16384}}"
+    done = cli("fit", "--recipe", "mamba2-780m", "training.accelerator=cpu", data)
     assert "16,384" in done.err
     assert "too few for one window" in done.err
 
 
 def test_a_paper_recipe_trains_through_the_command_line_at_reduced_size(cli, text_corpus, tmp_path):
     done = cli(
-        *("fit", "--recipe", "gdn-dla-790m", f"data.path={text_corpus}", "data.vocab_size=300", "data.window=48"),
-        *("model.hidden=32", "model.layers=1", "model.mixer.heads=2", "model.mixer.key_dim=8", "data.workers=0"),
+        *("fit", "--recipe", "gdn-dla-790m", f"data={{kind: text, path: {text_corpus}, vocab_size: 300, window: 48}}"),
+        *("model.hidden=32", "model.layers=1", "model.mixer.heads=2", "model.mixer.key_dim=8"),
         *("model.mixer.value_dim=16", "training.steps=2", "schedule.warmup=1", "training.global_batch=4"),
         *("training.accelerator=cpu", "training.validation_windows=4", "logging.tensorboard=false"),
     )
