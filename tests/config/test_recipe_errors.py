@@ -68,7 +68,7 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
     ("settings", "expected"),
     [
         ("steps=5", "steps is not a key (given 5). Keys at the top level: "),
-        ("steps=5", "Did you mean training.steps?"),
+        ("lr=5", "Did you mean optimizer.lr?"),
         ("treining.steps=5", "treining is not a key (given {'steps': 5}). Did you mean training?"),
         ("training.stepps=5", "Did you mean training.steps?"),
         ("model.mixer.memory=dynamc", "must be one of single, fixed, fenwick, dynamic, but is 'dynamc'."),
