@@ -12,6 +12,7 @@ from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.state_file import state_bytes
 from dla_train.checkpoints.store import STATE_NAME, CheckpointStore
+from dla_train.distributed.ranks import Ranks
 
 
 class Checkpointing(Callback):
@@ -23,17 +24,25 @@ class Checkpointing(Callback):
         store: where to. config: when, and what to keep. identity: of this run.
         stop: asked before every step whether to end.
         step: the step that training goes on from, which is saved already (or is 0).
+        ranks: all of them; they save together, and rank 0 keeps the store.
     Attributes:
         seconds: spent saving so far.
     """
 
     def __init__(
-        self, store: CheckpointStore, config: CheckpointConfig, identity: RunIdentity, stop: StopSignal, step: int
+        self,
+        store: CheckpointStore,
+        config: CheckpointConfig,
+        identity: RunIdentity,
+        stop: StopSignal,
+        step: int,
+        ranks: Ranks,
     ) -> None:
         self.store = store
         self.config = config
         self.identity = identity
         self.stop = stop
+        self.ranks = ranks
         self.seconds = 0.0
         self._saved_step = step
 
@@ -64,9 +73,12 @@ class Checkpointing(Callback):
         if step == self._saved_step:
             return
         began = time.monotonic()
-        self.store.require_room(step, state_bytes(trainer.lightning_module, trainer.optimizers))
-        with self.store.new(step, self.identity) as folder:
-            trainer.save_checkpoint(folder / STATE_NAME, weights_only=False)
-        self.store.prune(self.config)
+        needed = state_bytes(trainer.lightning_module, trainer.optimizers)
+        self.ranks.first(lambda: self.store.require_room(step, needed))
+        with self.ranks.together(self.store.new(step, self.identity)) as folder:
+            # Not `trainer.save_checkpoint`, which ends in a barrier: a rank that cannot write never gets there.
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(checkpoint, folder / STATE_NAME)
+        self.ranks.first(lambda: self.store.prune(self.config))
         self._saved_step = step
         self.seconds += time.monotonic() - began

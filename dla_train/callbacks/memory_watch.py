@@ -7,6 +7,7 @@ it is measured from the first step on.
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from dla_kernels import Plan
@@ -42,12 +43,20 @@ class MemoryWatch:
         """Names of what `collect` returns: `boundary_rate.0`, `slots_in_use.0`, ..."""
         return [f"{name}.{layer}" for name in (BOUNDARY_RATE, SLOTS_IN_USE) for layer in self.layers]
 
-    def collect(self) -> dict[str, float]:
-        """Means over everything since the last call: share of tokens that open a slot, and slots after each token."""
+    def collect(self, strategy: Strategy | None = None) -> dict[str, float]:
+        """Means over everything since the last call: share of tokens that open a slot, and slots after each token.
+
+        Args:
+            strategy: adds up what all ranks have seen, and all must call this; None: what this process has seen.
+        """
         row: dict[str, float] = {}
-        for layer, (rate, slots, count) in sorted(self._sums.items()):
-            row[f"{BOUNDARY_RATE}.{layer}"] = float(rate / count)
-            row[f"{SLOTS_IN_USE}.{layer}"] = float(slots / count)
+        for layer, sums in sorted(self._sums.items()):
+            total = torch.stack([value.to(sums[0].device) for value in sums])
+            if strategy is not None:
+                total = strategy.reduce(total.to(strategy.root_device), reduce_op="sum")
+            rate, slots, count = total.tolist()
+            row[f"{BOUNDARY_RATE}.{layer}"] = rate / count
+            row[f"{SLOTS_IN_USE}.{layer}"] = slots / count
         self._sums.clear()
         return row
 

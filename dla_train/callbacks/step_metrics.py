@@ -26,7 +26,7 @@ class StepMetrics(Callback):
     """Collects the numbers of a step and writes them.
 
     Args:
-        file: `metrics.csv`, already cut back to the step that training goes on from.
+        file: `metrics.csv`, already cut back to the step that training goes on from; None on other ranks than 0.
         watch: of the memories. memory_every: steps between looks at them.
         throughput: of the recipe; what makes speed of seconds.
         checkpointing: its seconds do not count as training time.
@@ -38,7 +38,7 @@ class StepMetrics(Callback):
 
     def __init__(
         self,
-        file: MetricsFile,
+        file: MetricsFile | None,
         watch: MemoryWatch,
         memory_every: int,
         throughput: Throughput,
@@ -73,7 +73,8 @@ class StepMetrics(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A checkpoint must not be newer than the rows on disk, or a loss of power would leave a gap between them."""
-        self.file.sync()
+        if self.file is not None:
+            self.file.sync()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clocks."""
@@ -118,7 +119,7 @@ class StepMetrics(Callback):
             "seconds": self._seconds(),
             **self.throughput.of_step(step_seconds),
             **source_columns(self.tokens_by_source(trainer.global_step)),
-            **self.watch.collect(),
+            **self.watch.collect(trainer.strategy),
         }
         self._write(trainer, self.train)
 
@@ -138,7 +139,7 @@ class StepMetrics(Callback):
             **{name: float(trainer.callback_metrics[name]) for name in self.further},
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": self._seconds(),
-            **self.watch.collect(),
+            **self.watch.collect(trainer.strategy),
         }
         self._write(trainer, self.validation)
         self._pauses += time.monotonic()
@@ -146,9 +147,12 @@ class StepMetrics(Callback):
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """No more rows."""
         self.watch.close()
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
+        if self.file is None:
+            return
         self.file.append(row)
         if trainer.logger is not None:
             numbers = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}

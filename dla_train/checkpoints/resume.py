@@ -36,6 +36,8 @@ MAY_CHANGE = (
     "training.accelerator",
     "training.validate_every",
     "training.validation_windows",
+    "strategy",
+    "strategy.",
 )
 """Keys (patterns, or sections with a dot) that may differ when a run goes on: they decide how long, how fast and what
 is written, not what is learned from which windows. (`training.steps` stretches the schedule: that is what changing it

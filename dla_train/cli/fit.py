@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
     loaded = _load(options, settings)
     folder = RunFolder(options.run_dir or Path("runs") / loaded.name)
-    return _fit(loaded, folder, options.resume)
+    return _fit(loaded, folder, options.resume, _again(options, settings))
 
 
 def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
@@ -82,13 +82,22 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     return replace(load(find(str(saved)), settings), name=options.run_dir.name)
 
 
-def _fit(loaded: "LoadedRecipe", folder: "RunFolder", resume: str) -> int:
+def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:
+    """The arguments that this command was given, for further processes of the same run."""
+    given = {"--recipe": options.recipe, "--run-dir": options.run_dir, "--resume": options.resume}
+    flags = ["--debug"] if options.debug else []
+    return ["fit", *flags, *(f"{name}={value}" for name, value in given.items() if value is not None), *settings]
+
+
+def _fit(loaded: "LoadedRecipe", folder: "RunFolder", resume: str, arguments: list[str]) -> int:
     from dla_train.runs.console import start_console
 
     start_console()
     from dla_train.training.fit import fit
 
-    outcome = fit(loaded, folder, resume)
+    outcome = fit(loaded, folder, resume, arguments)
+    if not outcome.is_told:
+        return 0 if outcome.signal_number is None else 128 + outcome.signal_number
     if outcome.signal_number is None:
         print(f"\n{outcome.report}", end="")
         return 0

@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from dla_train.cli import estimate, fit, generate, prepare, recipes, show, submit
-from dla_train.errors import RunError, UsageError
+from dla_train.errors import RelayedError, RunError, UsageError
 
 _COMMANDS = (fit, prepare, estimate, generate, recipes, show, submit)
 _EXAMPLES = """\
@@ -40,10 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = _parser()
         _require_command(arguments)
         options, rest = parser.parse_known_args([argument for argument in arguments if argument != "--debug"])
+        options.debug = debug
         if options.command is None:
             parser.print_help()
             return 2
         return options.run(options, _settings(rest, options.command))
+    except RelayedError as error:
+        return error.exit_code
     except (UsageError, RunError) as error:
         if debug:
             raise

@@ -7,6 +7,7 @@ from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.data.config import DataConfig
 from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
+from dla_train.distributed.config import SingleStrategy, StrategyConfig
 from dla_train.models.config import ModelConfig
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
@@ -20,7 +21,8 @@ class Recipe:
     Attributes:
         description: one line for `dla-train recipes`.
         seed: of the initial weights, of the order of the windows and of everything else that is drawn.
-        model, data, optimizer, schedule, training, checkpoint, logging, watchdog, report: see their classes.
+        model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, report: see their
+            classes.
     """
 
     description: str
@@ -30,6 +32,7 @@ class Recipe:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     training: TrainingConfig
+    strategy: StrategyConfig = field(default_factory=SingleStrategy)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)

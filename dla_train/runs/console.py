@@ -16,6 +16,7 @@ _BESIDE_THE_POINT = (
     r".*GPU available but not used.*",  # `training.accelerator: cpu` was asked for
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*smaller than the logging interval.*",  # logging is done by a callback at every step
+    r".*`srun` command is available.*",  # a plain start on a login node is one process on purpose
     r".*treespec.*LeafSpec.*deprecated.*",  # Lightning's own use of torch
 )
 
@@ -44,6 +45,11 @@ def start_console() -> None:
     for message in _BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = _show_warning
+
+
+def mute_console() -> None:
+    """Say nothing on standard error from now on: another process of the run does."""
+    logging.getLogger().handlers = []
 
 
 def quiet_lightning() -> None:

@@ -3,7 +3,8 @@
 recipe.yaml        the resolved recipe         metrics.csv   every step and every validation
 environment.json   each start of the run       tensorboard/  the same for TensorBoard
 tokenizer.json     a copy                      checkpoints/  step-00000100/, ...
-logs/run.log       what was said               report.md, report.json, loss.png at the end
+logs/run.log       what was said (rank-1.log ...: by further processes)
+                                               report.md, report.json, loss.png at the end
 slurm/             batch script and logs of `dla-train submit`
 """
 
@@ -43,6 +44,10 @@ class RunFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def log_of(self, rank: int) -> Path:
+        """Where another rank than the first writes what it has to say."""
+        return self.log.with_name(f"rank-{rank}.log")
 
     def is_run(self) -> bool:
         """Whether a run was started here."""

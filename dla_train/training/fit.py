@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +27,14 @@ from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
 from dla_train.config.show import to_yaml
 from dla_train.config.typed import plain
+from dla_train.distributed.placement import Placement, find_placement
+from dla_train.distributed.ranks import Ranks, is_lost_peer, joined
 from dla_train.errors import RunError
 from dla_train.estimate.flops import training_flops
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
-from dla_train.runs.console import quiet_lightning, start_log
+from dla_train.runs.console import mute_console, quiet_lightning, start_log
 from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
@@ -50,43 +54,59 @@ class Outcome:
         signal_number: what told it to stop, or None if it came to its end. resumable_step: of its newest checkpoint,
             if any.
         report: text for the user; empty for a run that was told to stop.
+        is_told: whether it falls to this process to tell the user: rank 0 does.
     """
 
     signal_number: int | None
     resumable_step: int | None
     report: str = ""
+    is_told: bool = True
 
 
-def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> Outcome:
+def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequence[str] = ()) -> Outcome:
     """Train what `loaded` describes in `folder`.
 
     Args:
         loaded: the recipe. folder: of the run, made if it is not there. resume: `auto`, `never` or the path of a
-            checkpoint.
+            checkpoint. arguments: of `dla-train`, to start further processes with, if the recipe wants several.
     Raises:
         UsageError: recipe, folder, checkpoint and data do not go together; nothing was written.
         RunError: training failed; the folder holds what was there before and the newest checkpoint.
     """
     quiet_lightning()
-    with occupied(folder):
+    placement = find_placement(loaded)
+    if placement.rank:
+        mute_console()
+    with ExitStack() as stack:
+        several = loaded.recipe.strategy.kind != "single"
+        ranks = stack.enter_context(joined(placement if several else None, arguments))
+        ranks.first(lambda: stack.enter_context(occupied(folder)))
+        ranks.require_shared(folder.path)
         if loaded.recipe.training.threads is not None:
             torch.set_num_threads(loaded.recipe.training.threads)
         keep_freed_memory()
         store = CheckpointStore(folder.checkpoints)
-        start = prepare_start(loaded, folder, store, resume)
+        start = prepare_start(loaded, folder, store, resume, ranks)
         folder.is_started = True
-        log = start_log(folder.log)
+        log = start_log(folder.log if ranks.is_first else folder.log_of(ranks.rank))
         try:
-            return _run(loaded, folder, store, start)
+            return _run(loaded, folder, store, start, ranks, placement if several else None)
         except Exception:
-            _LOGGER.debug("the run failed", exc_info=True)  # to run.log; what the user sees is decided further up
+            _LOGGER.debug("the run failed", exc_info=True)  # to the log; what the user sees is decided further up
             raise
         finally:
             logging.getLogger().removeHandler(log)
             log.close()
 
 
-def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> Outcome:
+def _run(
+    loaded: LoadedRecipe,
+    folder: RunFolder,
+    store: CheckpointStore,
+    start: Start,
+    ranks: Ranks,
+    placement: Placement | None,
+) -> Outcome:
     recipe = loaded.recipe
     model = initialize(LanguageModel(recipe.model), recipe.seed)
     if recipe.training.recompute_every is not None:
@@ -94,16 +114,21 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     if recipe.training.compile:
         model.compile_blocks()
     ending = Ending(recipe.training.steps, recipe.training.max_minutes)
-    _write_beginning(loaded, folder, store, start)
-    _announce(loaded, folder, start, model)
+    ranks.first(lambda: _write_beginning(loaded, folder, store, start))
+    _announce(loaded, folder, start, model, placement)
 
-    identity = RunIdentity(recipe=plain(recipe), data=dict(start.data.fingerprints))
-    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step)
+    identity = RunIdentity(
+        recipe=plain(recipe),
+        data=dict(start.data.fingerprints),
+        world_size=ranks.world_size,
+        strategy=recipe.strategy.kind,
+    )
+    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step, ranks)
     watch = MemoryWatch(model)
     further = [ANSWER_ACCURACY] if start.data.has_answers else []
     columns = [*further, *source_columns(start.data.tokens_by_source(0))]
     metrics = StepMetrics(
-        MetricsFile(folder.metrics, [*columns, *watch.columns], start.step),
+        MetricsFile(folder.metrics, [*columns, *watch.columns], start.step) if ranks.is_first else None,
         watch,
         recipe.logging.memory_every,
         _throughput(recipe),
@@ -113,6 +138,8 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
     )
     trainer = build_trainer(
         recipe.training,
+        strategy=recipe.strategy,
+        placement=placement,
         callbacks=[
             Watchdog(recipe.watchdog.minutes, folder.log.parent),
             ResumePosition(),
@@ -121,9 +148,9 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
             checkpointing,
             ThresholdCalibration(),
             metrics,
-            Progress(recipe.training.steps, metrics, recipe.logging.console_seconds),
+            *([Progress(recipe.training.steps, metrics, recipe.logging.console_seconds)] if ranks.is_first else []),
         ],
-        logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard else None,
+        logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
         folder=folder.path,
     )
     module = LanguageModelTraining(model, recipe.optimizer, recipe.schedule, recipe.training, recipe.seed)
@@ -136,7 +163,7 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
         )
     except Interrupted as interrupted:
         newest = store.all()[:1]
-        return Outcome(interrupted.signal_number, newest[0].step if newest else None)
+        return Outcome(interrupted.signal_number, newest[0].step if newest else None, is_told=ranks.is_first)
     except SystemExit as exit:
         # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
         raise KeyboardInterrupt from exit
@@ -147,6 +174,14 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
             f"out of GPU memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
             f"{recipe.training.micro_batch}; the result stays the same) or data.window. {store.last_words()}"
         ) from error
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        raise RunError(
+            f"rank {ranks.rank} lost contact with another process at step {trainer.global_step + 1}, because that one "
+            f"failed or its node did: see its message or its log in {folder.log.parent}. {store.last_words()} Go on "
+            "with --resume auto."
+        ) from error
     if ending.is_out_of_time:
         _LOGGER.warning(
             "stopped at step %d of %d, because training.max_minutes is %g; --resume auto goes on with it.",
@@ -154,10 +189,15 @@ def _run(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start:
             recipe.training.steps,
             recipe.training.max_minutes,
         )
-    if start.step == trainer.global_step and folder.report_text.is_file():
-        return Outcome(None, trainer.global_step, folder.report_text.read_text(encoding="utf-8"))
+    report = ranks.first(lambda: _report(loaded, folder, start, model, is_new=start.step != trainer.global_step))
+    return Outcome(None, trainer.global_step, report, is_told=ranks.is_first)
+
+
+def _report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, is_new: bool) -> str:
+    if not is_new and folder.report_text.is_file():
+        return folder.report_text.read_text(encoding="utf-8")
     with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
-        return Outcome(None, trainer.global_step, write_report(loaded, folder, start, model.to("cpu")))
+        return write_report(loaded, folder, start, model.to("cpu"))
 
 
 def _throughput(recipe: Recipe) -> Throughput:
@@ -183,7 +223,9 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
         _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))
 
 
-def _announce(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel) -> None:
+def _announce(
+    loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, placement: Placement | None
+) -> None:
     recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
     memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
     _LOGGER.info(
@@ -209,6 +251,14 @@ def _announce(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: Lang
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):
         _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
+    if placement:
+        _LOGGER.info(
+            "%s on %d processes (%d per node, started by %s)",
+            recipe.strategy.kind,
+            placement.world_size,
+            placement.devices,
+            placement.launcher,
+        )
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
     _LOGGER.info("run folder: %s", folder)

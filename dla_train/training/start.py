@@ -20,6 +20,7 @@ from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
 from dla_train.data.recipe_data import RecipeData
+from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
 from dla_train.runs.folder import RunFolder
 
@@ -42,11 +43,12 @@ class Start:
         return self.point.checkpoint.step if self.point else 0
 
 
-def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> Start:
+def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str, ranks: Ranks) -> Start:
     """Check recipe against folder, checkpoint, data and machine; writes nothing into the folder.
 
     Args:
         loaded: the recipe. folder: locked. store: of the folder. resume: `auto`, `never` or a path.
+        ranks: all of them; rank 0 chooses the checkpoint and prepares the text, the others find it prepared.
     Raises:
         UsageError: they do not go together; the message says what to do.
         RunError: all checkpoints are damaged.
@@ -54,16 +56,24 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     recipe = loaded.recipe
     if recipe.training.accelerator == "gpu" and not torch.cuda.is_available():
         raise loaded.problem("training.accelerator", "it is gpu, but PyTorch sees no GPU here. Use auto or cpu.")
-    point = _resume_point(loaded, folder, store, resume)
+    point = ranks.first(lambda: _resume_point(loaded, folder, store, resume))
     if point and point.checkpoint.step > recipe.training.steps:
         raise loaded.problem(
             "training.steps",
             f"it is {recipe.training.steps}, but {point.checkpoint.folder} is past that. Set more steps.",
         )
-    data = open_data(loaded)
+    data = _open_data(loaded, ranks)
     if point:
         require_same_data(point, data.fingerprints)
     return Start(point, data)
+
+
+def _open_data(loaded: LoadedRecipe, ranks: Ranks) -> RecipeData:
+    opened: list[RecipeData] = []
+    ranks.first(lambda: opened.append(open_data(loaded)))
+    data = opened[0] if ranks.is_first else open_data(loaded)
+    ranks.require_equal(dict(data.fingerprints), "the data")
+    return data
 
 
 def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> ResumePoint | None:

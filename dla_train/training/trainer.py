@@ -8,23 +8,35 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from dla_train.checkpoints.state_file import StateFileIO
+from dla_train.distributed.config import SingleStrategy, StrategyConfig
+from dla_train.distributed.placement import Placement
+from dla_train.distributed.strategies import JoinedProcesses, build_strategy
 from dla_train.training.config import TrainingConfig
 
 
 def build_trainer(
-    config: TrainingConfig, *, callbacks: list[Callback], logger: Logger | None, folder: Path, devices: int = 1
+    config: TrainingConfig,
+    *,
+    strategy: StrategyConfig | None = None,
+    placement: Placement | None = None,
+    callbacks: list[Callback],
+    logger: Logger | None,
+    folder: Path,
 ) -> lightning.Trainer:
     """A trainer for `config.steps` optimizer steps.
 
     Args:
-        config: the recipe's section. callbacks: in the order in which they are to be called. logger: besides
-            `metrics.csv`.
-        folder: of the run. devices: processes, each with one device.
+        config, strategy: the recipe's sections; without a strategy, one process trains. placement: of this process
+            among several.
+        callbacks: in the order in which they are to be called. logger: besides `metrics.csv`.
+        folder: of the run.
     """
-    accumulate = config.global_batch // (config.micro_batch * devices)
+    accumulate = config.global_batch // (config.micro_batch * (placement.world_size if placement else 1))
     return lightning.Trainer(
         accelerator=config.accelerator,
-        devices=devices,
+        strategy=build_strategy(strategy or SingleStrategy()),
+        devices=placement.devices if placement else 1,
+        num_nodes=placement.nodes if placement else 1,
         precision=config.precision,
         max_steps=config.steps,
         max_epochs=-1,
@@ -43,7 +55,7 @@ def build_trainer(
         logger=logger or False,
         log_every_n_steps=1,
         callbacks=callbacks,
-        plugins=[StateFileIO(), *_cluster()],
+        plugins=[StateFileIO(), *([JoinedProcesses(placement)] if placement else _cluster())],
         default_root_dir=folder,
     )
 

@@ -104,7 +104,9 @@ def test_in_a_slurm_job_lightning_requeues_nothing(micro_recipe, tmp_path, monke
     for name, value in {"JOB_ID": "7", "NTASKS": "1", "JOB_NAME": "run", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     recipe = load(find(str(micro_recipe))).recipe
-    trainer = build_trainer(recipe.training, callbacks=[], logger=None, folder=tmp_path)
+    trainer = build_trainer(
+        recipe.training, strategy=recipe.strategy, placement=None, callbacks=[], logger=None, folder=tmp_path
+    )
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue

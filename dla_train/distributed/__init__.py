@@ -1,0 +1,1 @@
+"""Many processes as one run: how they start, join, decide together, and share the work."""

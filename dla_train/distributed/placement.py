@@ -1,0 +1,164 @@
+"""Which process this is among those of the run: told by the launcher, or decided here for a plain start."""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from dla_train.config.load import LoadedRecipe
+
+Launcher = Literal["dla-train", "torchrun", "Slurm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """One process among all.
+
+    Attributes:
+        rank: of this process, over all nodes. local_rank: on its node.
+        devices: processes per node. nodes: machines.
+        address, port: where rank 0 listens.
+        launcher: who started the processes; `dla-train` starts them itself where nobody else has.
+        is_child: whether another `dla-train` started this one.
+    """
+
+    rank: int
+    local_rank: int
+    devices: int
+    nodes: int
+    address: str
+    port: int
+    launcher: Launcher
+    is_child: bool = False
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self.devices * self.nodes
+
+    @property
+    def has_to_launch(self) -> bool:
+        """Whether this process has to start the others."""
+        return self.launcher == "dla-train" and not self.is_child and self.devices > 1
+
+
+CHILD = "DLA_TRAIN_RANKS"
+"""Environment variable of a process that `dla-train` started: `rank devices port`."""
+
+
+def find_placement(loaded: LoadedRecipe) -> Placement:
+    """This process's place, checked against the recipe.
+
+    Raises:
+        UsageError: the launcher started other numbers of processes than the recipe wants, batches cannot be divided
+            among them, or there are not enough GPUs.
+    """
+    placement = _launched() or _alone(loaded)
+    _check(loaded, placement)
+    return placement
+
+
+def _launched() -> Placement | None:
+    """What a launcher has put into the environment."""
+    env = os.environ
+    if CHILD in env:
+        rank, devices, port = map(int, env[CHILD].split())
+        return Placement(
+            rank=rank,
+            local_rank=rank,
+            devices=devices,
+            nodes=1,
+            address="127.0.0.1",
+            port=port,
+            launcher="dla-train",
+            is_child=True,
+        )
+    if "TORCHELASTIC_RUN_ID" in env:
+        devices = int(env["LOCAL_WORLD_SIZE"])
+        return Placement(
+            rank=int(env["RANK"]),
+            local_rank=int(env["LOCAL_RANK"]),
+            devices=devices,
+            nodes=int(env["WORLD_SIZE"]) // devices,
+            address=env["MASTER_ADDR"],
+            port=int(env["MASTER_PORT"]),
+            launcher="torchrun",
+        )
+    if SLURMEnvironment.detect():
+        slurm = SLURMEnvironment(auto_requeue=False)
+        nodes = int(env.get("SLURM_NNODES", 1))
+        return Placement(
+            rank=slurm.global_rank(),
+            local_rank=slurm.local_rank(),
+            devices=slurm.world_size() // nodes,
+            nodes=nodes,
+            address=slurm.main_address,
+            port=slurm.main_port,
+            launcher="Slurm",
+        )
+    return None
+
+
+def _alone(loaded: LoadedRecipe) -> Placement:
+    strategy, accelerator = loaded.recipe.strategy, loaded.recipe.training.accelerator
+    if (strategy.nodes or 1) > 1:
+        raise loaded.problem(
+            "strategy.nodes",
+            f"it is {strategy.nodes}, but nothing has started processes on other nodes. Use `dla-train submit`, srun, "
+            "or torchrun on every node.",
+        )
+    gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    return Placement(
+        rank=0,
+        local_rank=0,
+        devices=strategy.devices or gpus or 1,
+        nodes=1,
+        address="127.0.0.1",
+        port=_free_port(),
+        launcher="dla-train",
+    )
+
+
+def _check(loaded: LoadedRecipe, placement: Placement) -> None:
+    strategy, training = loaded.recipe.strategy, loaded.recipe.training
+    if strategy.kind == "single" and placement.world_size > 1:
+        raise loaded.problem(
+            "strategy.kind",
+            f"it is single, but {placement.launcher} started {placement.world_size} processes. Use strategy=ddp, or "
+            "start one.",
+        )
+    for name in ("devices", "nodes"):
+        wanted, found = getattr(strategy, name), getattr(placement, name)
+        if wanted is not None and wanted != found:
+            per = " per node" if name == "devices" else ""
+            what = "processes" if name == "devices" else "nodes"
+            raise loaded.problem(
+                f"strategy.{name}",
+                f"it is {wanted}, but {placement.launcher} started {found} {what}{per}. Make them equal, or set null.",
+            )
+    world = placement.world_size
+    if training.global_batch % (training.micro_batch * world):
+        fitting = [size for size in range(1, training.global_batch + 1) if training.global_batch % (size * world) == 0]
+        advice = (
+            f"training.micro_batch {fitting[-1] if fitting[-1] < training.micro_batch else fitting[0]} would fit"
+            if fitting
+            else f"it must be a multiple of {world}"
+        )
+        raise loaded.problem(
+            "training.global_batch",
+            f"it is {training.global_batch}, which {world} processes cannot share out in micro-batches of "
+            f"{training.micro_batch}; {advice}.",
+        )
+    if training.accelerator == "gpu" and placement.devices > torch.cuda.device_count() > 0:
+        raise loaded.problem(
+            "strategy.devices", f"{placement.devices} processes need a GPU each; here are {torch.cuda.device_count()}."
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

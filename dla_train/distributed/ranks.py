@@ -1,0 +1,238 @@
+"""The processes of a run, joined before anything is written, so that they decide together from the start.
+
+Decisions go through the store that the processes meet at, not through collectives: it works before there is a device,
+and one rank may work for an hour while the others wait.
+"""
+
+import pickle
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+
+from dla_train.distributed.children import Children
+from dla_train.distributed.placement import Placement
+from dla_train.errors import RelayedError, RunError, UsageError
+
+Result = TypeVar("Result")
+
+_PATIENCE = timedelta(days=1)  # rank 0 may be preparing a corpus
+_JOIN_TIME = timedelta(minutes=10)  # until all processes of a job have started
+_SHARED_FOLDER_SECONDS = 30.0  # network file systems show a new file late
+
+
+class Ranks:
+    """This process among those of the run.
+
+    Args:
+        rank, world_size: its place. store: where they meet; None for one process.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1, store: Store | None = None) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._store = store
+        self._talks = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes the run folder and talks to the user."""
+        return self.rank == 0
+
+    def first(self, work: Callable[[], Result]) -> Result:
+        """Rank 0 works, all get its result; to be called by all.
+
+        Raises:
+            Exception: on rank 0, what `work` raised. RelayedError: on the others, which have nothing to add.
+        """
+        if self._store is None:
+            return work()
+        key = self._next()
+        if self.is_first:
+            try:
+                result = work()
+            except BaseException as error:
+                self._store.set(key, _packed((getattr(error, "exit_code", 1), None)))
+                raise
+            self._store.set(key, _packed((None, result)))
+            return result
+        exit_code, result = _unpacked(self._store.get(key))
+        if exit_code is not None:
+            raise RelayedError(exit_code)
+        return result
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in their order; to be called by all."""
+        if self._store is None:
+            return [value]
+        key = self._next()
+        self._store.set(f"{key}/{self.rank}", _packed(value))
+        return [_unpacked(self._store.get(f"{key}/{rank}")) for rank in range(self.world_size)]
+
+    @contextmanager
+    def together(self, manager: AbstractContextManager[Result]) -> Iterator[Result]:
+        """All do the block, while rank 0 is inside `manager`; it fails on every rank if it fails on one.
+
+        The block must not hold collectives that a rank could miss by failing before.
+        """
+        entered = self.first(manager.__enter__)
+        failure: Exception | None = None
+        try:
+            yield entered
+        except Exception as error:
+            failure = error
+        texts = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+
+        def leave() -> None:
+            failed = next((f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None), None)
+            error = failure or (OSError(failed) if failed else None)
+            if error is None:
+                manager.__exit__(None, None, None)
+            elif not manager.__exit__(type(error), error, error.__traceback__):
+                raise error
+
+        self.first(leave)
+        if failure is not None:
+            raise failure
+
+    def require_shared(self, folder: Path) -> None:
+        """Refuse a run folder that rank 0 has made and another rank does not see.
+
+        Raises:
+            UsageError: on rank 0; names the first host that does not see it.
+        """
+        name = self.first(lambda: f".seen-by-all-ranks-{uuid.uuid4().hex}")
+        probe = folder / name
+        try:
+            self.first(lambda: _touch(probe))
+            places = self.gather(None if _appears(probe) else f"{socket.gethostname()} (rank {self.rank})")
+        finally:
+            if self.is_first:
+                probe.unlink(missing_ok=True)
+        blind = [place for place in places if place is not None]
+
+        def refuse() -> None:
+            if blind:
+                raise UsageError(
+                    f"the run folder {folder} of {socket.gethostname()} is not the one that {blind[0]} sees. All nodes "
+                    "must share it: put it on a network file system with --run-dir."
+                )
+
+        self.first(refuse)
+
+    def require_equal(self, value: Any, what: str) -> None:
+        """Refuse to go on where ranks differ in `value`.
+
+        Raises:
+            RunError: on rank 0.
+        """
+        found = self.gather((value, socket.gethostname()))
+
+        def refuse() -> None:
+            for rank, (other, host) in enumerate(found):
+                if other != found[0][0]:
+                    raise RunError(
+                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]} ({other} "
+                        f"instead of {found[0][0]}). Make the same files visible on all nodes."
+                    )
+
+        self.first(refuse)
+
+    def _next(self) -> str:
+        self._talks += 1
+        return f"dla-train/{self._talks}"
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether `error` is what a collective raises once another process has gone."""
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL"))
+    )
+
+
+def _packed(value: Any) -> str:
+    return pickle.dumps(value).hex()
+
+
+def _unpacked(text: bytes) -> Any:
+    return pickle.loads(bytes.fromhex(text.decode()))
+
+
+@contextmanager
+def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ranks]:
+    """Join the processes of the run, starting them where that is this process's task.
+
+    Args:
+        placement: of this process; None for a run of one process. arguments: of `dla-train`, for processes to start.
+    Raises:
+        RunError: not all have come within 10 minutes.
+    """
+    if placement is None:
+        yield Ranks()
+        return
+    with Children(arguments, placement) if placement.has_to_launch else _nothing():
+        # Tensors on GPUs go through NCCL, those in main memory through gloo.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            store = _store(placement)
+            torch.distributed.init_process_group(
+                backend,
+                store=PrefixStore("collectives", store),
+                rank=placement.rank,
+                world_size=placement.world_size,
+            )
+        except torch.distributed.DistError as error:
+            raise RunError(
+                f"rank {placement.rank} did not meet the other {placement.world_size - 1} processes at "
+                f"{placement.address}:{placement.port} ({error}). Look for the failure of another rank above, and "
+                "check that the nodes reach each other."
+            ) from error
+        store.set_timeout(_PATIENCE)
+        try:
+            yield Ranks(placement.rank, placement.world_size, store)
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+def _store(placement: Placement) -> Store:
+    if placement.launcher == "torchrun":
+        # Its agent keeps the store and tells apart the restarts of a job.
+        store, _, _ = next(iter(rendezvous("env://", timeout=_JOIN_TIME)))
+        return PrefixStore("run", store)
+    store = TCPStore(
+        placement.address,
+        placement.port,
+        placement.world_size,
+        is_master=placement.rank == 0,
+        timeout=_JOIN_TIME,
+    )
+    return PrefixStore("run", store)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _touch(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as error:
+        raise UsageError(f"cannot write into the run folder {path.parent}: {error.strerror}.") from error
+
+
+def _appears(path: Path) -> bool:
+    deadline = time.monotonic() + _SHARED_FOLDER_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True

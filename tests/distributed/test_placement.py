@@ -1,0 +1,72 @@
+"""Where a process stands, and launchers that do not fit the recipe."""
+
+import pytest
+
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.distributed.placement import find_placement
+from dla_train.errors import UsageError
+
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "x",
+    "RANK": "5",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "8",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29400",
+}
+SLURM = {
+    "SLURM_NTASKS": "8",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_NNODES": "2",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "1234",
+    "SLURM_JOB_NAME": "dla-run",
+    "SLURM_NODELIST": "n[1-2]",
+}
+
+
+@pytest.fixture
+def place(micro_recipe, monkeypatch):
+    def find_it(env, *settings):
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        settings = ("training.global_batch=16", "training.micro_batch=1", *settings)
+        return find_placement(load(find(str(micro_recipe)), settings))
+
+    return find_it
+
+
+@pytest.mark.parametrize(("env", "launcher"), [(TORCHRUN, "torchrun"), (SLURM, "Slurm")])
+def test_the_launcher_says_which_process_this_is(place, env, launcher):
+    found = place(env, "strategy=ddp")
+    assert (found.rank, found.local_rank, found.devices, found.nodes) == (5, 1, 4, 2)
+    assert (found.launcher, found.world_size, found.has_to_launch) == (launcher, 8, False)
+    assert found.address == ("node1" if env is TORCHRUN else "n1")
+
+
+def test_a_plain_start_launches_the_others_itself(place):
+    found = place({}, "strategy={kind: ddp, devices: 2}")
+    assert (found.rank, found.world_size, found.has_to_launch) == (0, 2, True)
+    assert place({}, "strategy=ddp").world_size == 1, "no GPU here: one process"
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "message"),
+    [
+        (TORCHRUN, [], "strategy.kind: it is single, but torchrun started 8 processes. Use strategy=ddp"),
+        (SLURM, ["strategy={kind: ddp, devices: 2}"], "it is 2, but Slurm started 4 processes per node."),
+        (SLURM, ["strategy={kind: ddp, nodes: 1}"], "strategy.nodes: it is 1, but Slurm started 2 nodes."),
+        ({}, ["strategy={kind: ddp, nodes: 2}"], "it is 2, but nothing has started processes on other nodes."),
+        ({}, ["strategy={kind: ddp, devices: 3}"], "it is 16, which 3 processes cannot share out"),
+        (SLURM, ["strategy=ddp", "training.micro_batch=4"], "training.micro_batch 2 would fit"),
+        ({}, ["strategy={kind: ddp, devices: 0}"], "strategy.devices is 0; it must be at least 1, or null"),
+        ({}, ["strategy=dpd"], "must be one of single, ddp"),
+    ],
+)
+def test_what_does_not_fit_is_named(place, env, settings, message):
+    with pytest.raises(UsageError) as error:
+        place(env, *settings)
+    assert message in str(error.value)

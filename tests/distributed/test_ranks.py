@@ -1,0 +1,102 @@
+"""Deciding together, without processes: two threads with one store between them."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+
+from dla_train.distributed import ranks as ranks_module
+from dla_train.distributed.ranks import Ranks
+from dla_train.errors import RelayedError, RunError, UsageError
+
+
+@pytest.fixture
+def both():
+    """Run a function on ranks 0 and 1; returns what each returned or raised."""
+
+    def run(work):
+        store = HashStore()
+        results = [None, None]
+
+        def one(rank):
+            try:
+                results[rank] = work(Ranks(rank, 2, store))
+            except Exception as error:
+                results[rank] = error
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive(), "a rank waits for ever"
+        return results
+
+    return run
+
+
+def test_rank_0_decides_and_all_know(both):
+    worked = []
+
+    def work(ranks):
+        first = ranks.first(lambda: worked.append(ranks.rank) or "choice")
+        return first, ranks.gather(ranks.rank * 10)
+
+    assert both(work) == [("choice", [0, 10])] * 2
+    assert worked == [0]
+
+
+def test_a_failure_of_rank_0_is_told_once_and_ends_all_with_its_exit_code(both):
+    def refuse():
+        raise UsageError("no such thing")
+
+    first, second = both(lambda ranks: ranks.first(refuse))
+    assert str(first) == "no such thing"
+    assert isinstance(second, RelayedError)
+    assert second.exit_code == UsageError.exit_code
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_fails_on_one_rank_is_undone_by_rank_0_and_fails_on_all(both, failing):
+    left = []
+
+    @contextmanager
+    def directory():
+        try:
+            yield "directory"
+            left.append("kept")
+        except OSError as error:
+            left.append("undone")
+            raise RunError(f"could not be written: {error}") from error
+
+    def work(ranks):
+        with ranks.together(directory()) as path:
+            assert path == "directory"
+            if ranks.rank == failing:
+                raise OSError("disk full")
+
+    results = both(work)
+    assert left == ["undone"]
+    assert isinstance(results[0], RunError)
+    assert "disk full" in str(results[0])
+    assert isinstance(results[1], RelayedError)
+
+
+def test_a_folder_that_another_rank_does_not_see_is_refused(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks_module, "_SHARED_FOLDER_SECONDS", 0.5)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "1").mkdir()
+    first, second = both(lambda ranks: ranks.require_shared(tmp_path / str(ranks.rank)))
+    assert isinstance(first, UsageError)
+    assert "(rank 1) sees. All nodes must share it: put it on a network file system with --run-dir." in str(first)
+    assert isinstance(second, RelayedError)
+    assert both(lambda ranks: ranks.require_shared(tmp_path / "0")) == [None, None]
+    assert not any((tmp_path / "0").iterdir()), "the file that all had to see is gone"
+
+
+def test_other_data_on_another_rank_is_refused(both):
+    first, second = both(lambda ranks: ranks.require_equal({"text": ranks.rank}, "the data"))
+    assert isinstance(first, RunError)
+    assert "the data of rank 1" in str(first)
+    assert isinstance(second, RelayedError)
