@@ -4,10 +4,14 @@ A step keeps its tokens: where windows are a quarter as long, there are four tim
 cut up, so the order of the text, the positions of streams and what a checkpoint says are those of a run without it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # a recipe is read without waiting for torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
