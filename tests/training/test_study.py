@@ -7,9 +7,10 @@ from PIL import Image
 
 from dla_train.config.catalog import find
 from dla_train.config.load import load
+from dla_train.data.synthetic_config import SyntheticData
 from dla_train.evaluation.recall import recall
 from dla_train.evaluation.trained import load_trained
-from dla_train.models import DynamicMemory, FixedMemory
+from dla_train.models import AttentionConfig, DynamicMemory, FixedMemory
 from dla_train.study.__main__ import main
 from dla_train.study.plan import BACKBONES, TASKS, VARIANTS, study_runs
 from dla_train.study.table import to_markdown
@@ -21,15 +22,17 @@ def test_every_run_is_a_recipe_with_its_state_seed_task_and_the_slots_of_the_oth
     assert len({run.name for run in ALL}) == len(ALL) == 2 * 2 * len(VARIANTS) * 2 * 3
     for run in ALL[:48]:
         recipe = load(find(run.recipe), run.settings).recipe
-        mixer = recipe.model.mixer
+        data, mixer = recipe.data, recipe.model.mixer
+        assert isinstance(data, SyntheticData)
+        assert not isinstance(mixer, AttentionConfig)
         assert recipe.seed == run.seed
-        assert recipe.data.task.kind == run.task
-        assert recipe.data.window == {"mqar": 32, "change_point": 48}[run.task]
+        assert data.task.kind == run.task
+        assert data.window == {"mqar": 32, "change_point": 48}[run.task]
         assert getattr(mixer, BACKBONES[run.backbone]) == run.state
         assert mixer.kind == {"mamba2": "mamba2", "gdn": "gated_deltanet"}[run.backbone]
         assert getattr(mixer.memory, "capacity", 6) == 6, "matched slots"
         if isinstance(mixer.memory, FixedMemory):
-            assert mixer.memory.block * 6 in range(recipe.data.window, recipe.data.window + 6)
+            assert mixer.memory.block * 6 in range(data.window, data.window + 6)
         if isinstance(mixer.memory, DynamicMemory):
             assert mixer.memory.threshold == 0.6
             assert (mixer.memory.calibrate_rate, mixer.memory.gate) == {
@@ -62,7 +65,9 @@ def test_the_study_trains_measures_and_goes_on(tmp_path, capsys, monkeypatch, ca
     (result,) = json.loads((tmp_path / "found" / "results.json").read_text())
     assert (result["task"], result["variant"], result["steps"], result["state"]) == ("mqar", "fixed", 32, 8)
     trained = load_trained(tmp_path / "runs" / "mqar-gdn-fixed-k8-seed0-32steps")
-    again = recall(trained.model, trained.recipe.data.task, vocab_size=64, window=32, examples=512)
+    data = trained.recipe.data
+    assert isinstance(data, SyntheticData)
+    again = recall(trained.model, data.task, vocab_size=64, window=32, examples=512)
     assert result["right"] == {str(size): share for size, share in again.items()}
     with Image.open(tmp_path / "found" / "recall.png") as picture:
         assert picture.size[0] > 400
