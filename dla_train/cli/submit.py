@@ -228,12 +228,36 @@ def _checked_recipe(recipe: str, settings: list[str], request: "JobRequest") -> 
             "training.accelerator",
             f"it is {training.accelerator}, but --gpus-per-node is {request.gpus_per_node}. Change one of them.",
         )
-    if request.world_size > 1:
-        raise UsageError(
-            f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes {request.world_size} "
-            "processes, but this version trains with one. Use --nodes 1 and --gpus-per-node 1 (or 0)."
-        )
+    _check_processes(loaded, request)
     return loaded, settings
+
+
+def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
+    """What the job would find out on the cluster: whether its processes can train this recipe together."""
+    strategy, training = loaded.recipe.strategy, loaded.recipe.training
+    made = (
+        f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes {request.world_size} "
+        f"process{'es' if request.world_size > 1 else ''}"
+    )
+    if strategy.kind == "single" and request.world_size > 1:
+        raise UsageError(
+            f"{made}, and the recipe's strategy is single. Add strategy=ddp, or use --nodes 1 and "
+            "--gpus-per-node 1 (or 0)."
+        )
+    for key, set_to, asked in (
+        ("devices", strategy.devices, request.tasks_per_node),
+        ("nodes", strategy.nodes, request.nodes),
+    ):
+        if set_to is not None and set_to != asked:
+            raise loaded.problem(
+                f"strategy.{key}", f"it is {set_to}, but the job has {asked}. Leave it out, or change one of them."
+            )
+    if training.global_batch % (training.micro_batch * request.world_size):
+        raise loaded.problem(
+            "training.global_batch",
+            f"it is {training.global_batch}, and {made} with micro-batches of {training.micro_batch}, which cannot "
+            "share it out evenly. Choose a multiple, or another number of processes.",
+        )
 
 
 def _require_own(folder: Any) -> None:

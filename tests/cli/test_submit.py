@@ -91,7 +91,12 @@ def test_whatever_the_run_is_called_it_stays_text(cli, sbatch, micro_recipe, tmp
     [
         (["--nodes", "0"], "--nodes is 0; it must be at least 1"),
         (["--gpus-per-node", "-1"], "--gpus-per-node is -1; it must be at least 0"),
-        (["--nodes", "2"], "makes 2 processes, but this version trains with one"),
+        (
+            ["--nodes", "2"],
+            "makes 2 processes, and the recipe's strategy is single. Add strategy=ddp, or use --nodes 1",
+        ),
+        (["--nodes", "2", "strategy={kind: ddp, nodes: 3}"], "strategy.nodes: it is 3, but the job has 2."),
+        (["--nodes", "3", "strategy=ddp"], "training.global_batch: it is 4, and --nodes 3 with --gpus-per-node"),
         (["--time", "4h"], "--time is '4h'; it must be MINUTES"),
         (["--time", "2"], "--time is 2 (120 s), but the warning comes 120 s before"),
         (["--partition", "a b"], "--partition is 'a b'; it must be letters"),

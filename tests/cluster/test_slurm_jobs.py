@@ -134,3 +134,23 @@ def test_an_array_of_two_recipes(jobs, undisturbed):
     assert jobs.wait_for_end(first) == "COMPLETED", jobs.log(first, "micro")
     assert jobs.show(first, "Restarts") == "0"
     assert jobs.losses("micro") == jobs.losses("other") == undisturbed
+
+
+@pytest.mark.parametrize("event", ["undisturbed", "warned", "a rank killed"])
+def test_two_nodes_train_one_run(jobs, undisturbed, event):
+    """A process on each node. float32 sums in another order: losses agree with one process to rounding."""
+    if len(jobs.slurm.nodes) < 2:
+        pytest.skip("this Slurm has one node")
+    job = jobs.submit("--nodes", "2", "strategy=ddp")
+    if event != "undisturbed":
+        jobs.wait_for_step(job, 30)
+        if event == "warned":
+            jobs.slurm.call("scancel", "--signal=USR1", job)
+            assert finished_after_a_requeue(jobs, job, "requeued: warned by SIGUSR1")
+        else:
+            jobs.kill(rank=1)
+            assert finished_after_a_requeue(jobs, job, "requeued: a process failed")
+    assert jobs.wait_for_end(job) == "COMPLETED", jobs.log(job)
+    found = jobs.losses()
+    assert [step for step, _ in found] == [step for step, _ in undisturbed]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in undisturbed], rel=1e-4)
