@@ -11,17 +11,21 @@ class LoggingConfig:
         tensorboard: also write event files for TensorBoard.
         console_seconds: seconds between lines where the output is no terminal (a terminal gets a progress bar).
         memory_every: steps between measurements of the boundary rate and the slots in use.
+        histograms_every: steps between the distributions over tokens, slots and heads behind these means, in
+            `memory.jsonl` and as TensorBoard's histograms. Every validation has its own.
     """
 
     tensorboard: bool = True
     console_seconds: float = 10.0
     memory_every: int = 1
+    histograms_every: int = 100
 
     def __post_init__(self) -> None:
         if self.console_seconds < 0:
             raise ValueError(f"console_seconds is {self.console_seconds}; it must be at least 0")
-        if self.memory_every < 1:
-            raise ValueError(f"memory_every is {self.memory_every}; it must be at least 1")
+        for name in ("memory_every", "histograms_every"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How the memories behave: boundary rate and slots in use, per layer.
+"""How the memories behave: boundary rate, slots in use and tokens per slot, by layer.
 
 An extreme rate makes the method degenerate without a sound (every token its own slot, or one slot for everything), so
 it is measured from the first step on.
@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from dla_kernels import Plan
+from dla_train.callbacks.memory_seen import MemorySeen, count, unpack
 from dla_train.models import LanguageModel
 from dla_train.models.memory import Memory
 
@@ -18,47 +19,52 @@ BOUNDARY_RATE, SLOTS_IN_USE = "boundary_rate", "slots_in_use"
 
 
 class MemoryWatch:
-    """Sees every plan through forward hooks on the mixers' memories, and keeps running sums.
+    """Sees every plan through forward hooks on the mixers' memories, and adds up counts.
 
-    Memories with one slot are left out: they have nothing to tell.
+    Memories with one slot are left out: they have nothing to tell. Counts of whole numbers are exact, so they do not
+    depend on how a batch was cut up among micro-batches and ranks.
 
     Args:
         model: is watched until `close`.
     Attributes:
         is_active: whether plans are looked at now; otherwise a hook costs nothing.
+        layers: the watched ones.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.is_active = False
-        self._sums: dict[int, list[Tensor]] = {}
+        self._counts: dict[int, Tensor] = {}
+        self._capacities: dict[int, int] = {}
         self._hooks = []
-        self.layers: list[int] = []
         for index, block in enumerate(model.blocks):
             for memory in (module for module in block.modules() if isinstance(module, Memory) and module.capacity > 1):
-                self.layers.append(index)
+                self._capacities[index] = memory.capacity
                 self._hooks.append(memory.register_forward_hook(self._hook(index)))
+        self.layers = list(self._capacities)
 
     @property
     def columns(self) -> list[str]:
-        """Names of what `collect` returns: `boundary_rate.0`, `slots_in_use.0`, ..."""
+        """Names of what `means` returns: `boundary_rate.0`, `slots_in_use.0`, ..."""
         return [f"{name}.{layer}" for name in (BOUNDARY_RATE, SLOTS_IN_USE) for layer in self.layers]
 
-    def collect(self, strategy: Strategy | None = None) -> dict[str, float]:
-        """Means over everything since the last call: share of tokens that open a slot, and slots after each token.
+    def collect(self, strategy: Strategy | None = None) -> dict[int, MemorySeen]:
+        """By layer, the counts over everything since the last call.
 
         Args:
             strategy: adds up what all ranks have seen, and all must call this; None: what this process has seen.
         """
-        row: dict[str, float] = {}
-        for layer, sums in sorted(self._sums.items()):
-            total = torch.stack([value.to(sums[0].device) for value in sums])
-            if strategy is not None:
-                total = strategy.reduce(total.to(strategy.root_device), reduce_op="sum")
-            rate, slots, count = total.tolist()
-            row[f"{BOUNDARY_RATE}.{layer}"] = rate / count
-            row[f"{SLOTS_IN_USE}.{layer}"] = slots / count
-        self._sums.clear()
-        return row
+        if not self._counts:
+            return {}
+        layers = sorted(self._counts)
+        sizes = [len(self._counts[layer]) for layer in layers]
+        total = torch.cat([self._counts[layer] for layer in layers])
+        self._counts.clear()
+        if strategy is not None:
+            reduced = strategy.reduce(total.to(strategy.root_device), reduce_op="sum")
+            assert isinstance(reduced, Tensor)
+            total = reduced
+        parts = total.cpu().split(sizes)
+        return {layer: unpack(part, self._capacities[layer]) for layer, part in zip(layers, parts, strict=True)}
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -71,13 +77,16 @@ class MemoryWatch:
             if not self.is_active:
                 return
             cu_seqlens = inputs[2] if len(inputs) > 2 else None  # see `Memory.forward`
-            # Sums of whole numbers are exact in float64, so a mean does not depend on how the batch was cut up.
-            seen = [
-                plan.boundary.sum(dtype=torch.float64),
-                plan.slots_in_use(cu_seqlens).sum(dtype=torch.float64),
-                torch.tensor(plan.shift.numel(), dtype=torch.float64),
-            ]
-            known = self._sums.get(layer)
-            self._sums[layer] = seen if known is None else [a + b for a, b in zip(known, seen, strict=True)]
+            seen = count(plan, cu_seqlens)
+            known = self._counts.get(layer)
+            self._counts[layer] = seen if known is None else known + seen
 
         return look
+
+
+def means(seen: dict[int, MemorySeen]) -> dict[str, float]:
+    """Of each layer, the share of tokens that open a slot, and the mean number of slots after each token."""
+    return {
+        **{f"{BOUNDARY_RATE}.{layer}": one.boundary_rate for layer, one in seen.items()},
+        **{f"{SLOTS_IN_USE}.{layer}": one.slots_in_use for layer, one in seen.items()},
+    }

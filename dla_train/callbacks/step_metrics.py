@@ -10,7 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from dla_train.callbacks.checkpointing import Checkpointing
-from dla_train.callbacks.memory_watch import MemoryWatch
+from dla_train.callbacks.config import LoggingConfig
+from dla_train.callbacks.memory_log import MemoryLog
+from dla_train.callbacks.memory_watch import MemoryWatch, means
 from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.callbacks.throughput import Throughput
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile
@@ -27,7 +29,8 @@ class StepMetrics(Callback):
 
     Args:
         file: `metrics.csv`, already cut back to the step that training goes on from; None on other ranks than 0.
-        watch: of the memories. memory_every: steps between looks at them.
+        watch: of the memories. memories: where their distributions go.
+        logging: section of the recipe; says how often the memories are looked at.
         throughput: of the recipe; what makes speed of seconds.
         checkpointing: its seconds do not count as training time.
         tokens_by_source: for a number of steps, the tokens of each source in them (`source_columns`).
@@ -40,7 +43,8 @@ class StepMetrics(Callback):
         self,
         file: MetricsFile | None,
         watch: MemoryWatch,
-        memory_every: int,
+        memories: MemoryLog,
+        logging: LoggingConfig,
         throughput: Throughput,
         checkpointing: Checkpointing,
         tokens_by_source: Callable[[int], Mapping[str, int]] = lambda steps: {},
@@ -48,7 +52,8 @@ class StepMetrics(Callback):
     ) -> None:
         self.file = file
         self.watch = watch
-        self.memory_every = memory_every
+        self.memories = memories
+        self.logging = logging
         self.throughput = throughput
         self.tokens_per_step = throughput.tokens_per_step
         self.checkpointing = checkpointing
@@ -60,6 +65,7 @@ class StepMetrics(Callback):
         self._seconds_before = 0.0  # of earlier starts of this run
         self._began = self._step_began = time.monotonic()
         self._pauses = 0.0  # within the current step: saving and validating
+        self._takes_distributions = self._looks = False  # in the current step
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into the checkpoint."""
@@ -75,6 +81,7 @@ class StepMetrics(Callback):
         """A checkpoint must not be newer than the rows on disk, or a loss of power would leave a gap between them."""
         if self.file is not None:
             self.file.sync()
+        self.memories.sync()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clocks."""
@@ -88,7 +95,15 @@ class StepMetrics(Callback):
         """Begin a row."""
         if begins_step(trainer, batch_idx):
             self._loss = torch.zeros((), dtype=torch.float64, device=pl_module.device)
-            self.watch.is_active = trainer.global_step % self.memory_every == 0
+            self._takes_distributions = trainer.global_step % self.logging.histograms_every == 0
+            self._looks = self._takes_distributions or trainer.global_step % self.logging.memory_every == 0
+        self.watch.is_active = self._looks
+
+    def on_before_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
+    ) -> None:
+        """What the backward pass computes again must not be counted twice."""
+        self.watch.is_active = False
 
     def on_train_batch_end(
         self,
@@ -104,10 +119,10 @@ class StepMetrics(Callback):
         self._loss = self._loss + outputs["loss"].double()  # divided by their number already
         if not ends_step(trainer, batch_idx):
             return
-        self.watch.is_active = False
         now = time.monotonic()
         step_seconds = now - self._step_began - self._pauses - self.checkpointing.seconds
         self._step_began, self._pauses = now, -self.checkpointing.seconds
+        seen = self.watch.collect(trainer.strategy)
         self.train = {
             "step": trainer.global_step,
             "split": TRAIN,
@@ -119,9 +134,11 @@ class StepMetrics(Callback):
             "seconds": self._seconds(),
             **self.throughput.of_step(step_seconds),
             **source_columns(self.tokens_by_source(trainer.global_step)),
-            **self.watch.collect(trainer.strategy),
+            **means(seen),
         }
         self._write(trainer, self.train)
+        if self._takes_distributions and seen:
+            self.memories.write(trainer.global_step, TRAIN, seen, trainer.logger)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Watch the memories through the whole validation."""
@@ -131,6 +148,7 @@ class StepMetrics(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the validation's row."""
         self.watch.is_active = False
+        seen = self.watch.collect(trainer.strategy)
         self.validation = {
             "step": trainer.global_step,
             "split": VALIDATION,
@@ -139,14 +157,17 @@ class StepMetrics(Callback):
             **{name: float(trainer.callback_metrics[name]) for name in self.further},
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": self._seconds(),
-            **self.watch.collect(trainer.strategy),
+            **means(seen),
         }
         self._write(trainer, self.validation)
+        if seen:
+            self.memories.write(trainer.global_step, VALIDATION, seen, trainer.logger)
         self._pauses += time.monotonic()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """No more rows."""
         self.watch.close()
+        self.memories.close()
         if self.file is not None:
             self.file.close()
 

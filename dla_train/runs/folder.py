@@ -3,9 +3,8 @@
 recipe.yaml        the resolved recipe         metrics.csv   every step and every validation
 environment.json   each start of the run       tensorboard/  the same for TensorBoard
 tokenizer.json     a copy                      checkpoints/  step-00000100/, ...
-logs/run.log       what was said (rank-1.log ...: by further processes)
-                                               report.md, report.json, loss.png at the end
-slurm/             batch script and logs of `dla-train submit`
+memory.jsonl       how slots are used          logs/run.log  what was said (rank-1.log ...: by further processes)
+slurm/             of `dla-train submit`       report.md, report.json, loss.png at the end
 """
 
 import contextlib
@@ -32,6 +31,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.tokenizer = path / "tokenizer.json"
         self.metrics = path / "metrics.csv"
+        self.memory = path / "memory.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.log = path / "logs" / "run.log"

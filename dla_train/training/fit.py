@@ -13,6 +13,7 @@ from dla_data.errors import DataError
 from dla_train import atomic_files
 from dla_train.callbacks.checkpointing import Checkpointing
 from dla_train.callbacks.ending import Ending
+from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.callbacks.progress import Progress
 from dla_train.callbacks.resume_position import ResumePosition
@@ -37,6 +38,7 @@ from dla_train.report.write import write_report
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
 from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
+from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
 from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import LanguageModelTraining
@@ -130,7 +132,8 @@ def _run(
     metrics = StepMetrics(
         MetricsFile(folder.metrics, [*columns, *watch.columns], start.step) if ranks.is_first else None,
         watch,
-        recipe.logging.memory_every,
+        MemoryLog(MemoryFile(folder.memory, start.step) if ranks.is_first and watch.layers else None),
+        recipe.logging,
         _throughput(recipe),
         checkpointing,
         start.data.tokens_by_source,

@@ -1,0 +1,69 @@
+"""Where the distributions of the memories go: `memory.jsonl` and TensorBoard's histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+
+from dla_train.callbacks.memory_seen import MemorySeen, size_limits
+from dla_train.runs.memory_file import MemoryFile
+
+if TYPE_CHECKING:  # slow to import, and there if it is needed
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class MemoryLog:
+    """Writes what the layers' memories did.
+
+    Args:
+        file: None on other ranks than 0, and where there is nothing to watch.
+    """
+
+    def __init__(self, file: MemoryFile | None) -> None:
+        self.file = file
+
+    def write(self, step: int, split: str, seen: Mapping[int, MemorySeen], logger: Logger | None) -> None:
+        """A summary of each layer to the file, and its histograms to `logger` if that is TensorBoard's: boundary rates
+        of heads, slots in use after tokens, and tokens in slots where sequences end."""
+        if self.file is None:
+            return
+        self.file.append(step, split, {layer: one.summary() for layer, one in seen.items()})
+        if not isinstance(logger, TensorBoardLogger):
+            return
+        writer = logger.experiment
+        for layer, one in seen.items():
+            writer.add_histogram(f"{split}_memory/boundary_rate_of_heads.{layer}", one.rates, step)
+            _histogram(writer, f"{split}_memory/slots_in_use.{layer}", one.slots, range(len(one.slots)), step)
+            if one.held:
+                _histogram(writer, f"{split}_memory/tokens_per_slot.{layer}", one.sizes, size_limits(), step)
+
+    def sync(self) -> None:
+        """Bring the file to disk."""
+        if self.file is not None:
+            self.file.sync()
+
+    def close(self) -> None:
+        """No more lines."""
+        if self.file is not None:
+            self.file.close()
+
+
+def _histogram(writer: SummaryWriter, tag: str, counts: Tensor, values: Sequence[int], step: int) -> None:
+    """Counts as they are: `values` are the largest of their buckets, the empty ones at both ends are left out."""
+    filled = counts.nonzero()[:, 0].tolist()
+    first, last = filled[0], filled[-1]
+    weights, limits = counts[first : last + 1].tolist(), list(values[first : last + 1])
+    writer.add_histogram_raw(
+        tag,
+        min=limits[0],
+        max=limits[-1],
+        num=sum(weights),
+        sum=sum(weight * limit for weight, limit in zip(weights, limits, strict=True)),
+        sum_squares=sum(weight * limit**2 for weight, limit in zip(weights, limits, strict=True)),
+        bucket_limits=limits,
+        bucket_counts=weights,
+        global_step=step,
+    )

@@ -1,0 +1,115 @@
+"""What a layer's memory did, as counts: exact, small, and added up over batches and ranks without loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dla_kernels import Plan
+
+LARGEST_SIZE = 2**24
+"""Slots of more tokens are counted with those of this many."""
+SHARES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+
+@cache
+def size_limits() -> tuple[int, ...]:
+    """Largest number of tokens in each bucket of slot sizes: every number up to 16, then eight to an octave."""
+    limits = list(range(1, 17))
+    while limits[-1] < LARGEST_SIZE:
+        octave = limits[-1]
+        limits += [octave + octave // 8 * eighth for eighth in range(1, 9)]
+    return tuple(limits)
+
+
+@dataclass(frozen=True)
+class MemorySeen:
+    """Counts over everything that one layer was seen to do; all int64.
+
+    Attributes:
+        tokens: tokens looked at. boundaries: `[H]`, how many of them opened a slot, by head.
+        slots: `[M + 1]`, after how many of the tokens, heads apart, so many slots were in use.
+        sizes: `[buckets]`, how many slots held so many tokens (`size_limits`) where a sequence or document ended.
+        held: tokens in those slots together. Plans that do not look at the content have neither.
+    """
+
+    tokens: int
+    boundaries: Tensor
+    slots: Tensor
+    sizes: Tensor
+    held: int
+
+    @property
+    def boundary_rate(self) -> float:
+        """Share of tokens that open a slot."""
+        return self.boundaries.sum().item() / (self.tokens * len(self.boundaries))
+
+    @property
+    def slots_in_use(self) -> float:
+        """Mean after each token."""
+        return (self.slots * torch.arange(len(self.slots))).sum().item() / self.slots.sum().item()
+
+    @property
+    def rates(self) -> Tensor:
+        """Boundary rate of each head, `[H]` float64."""
+        return self.boundaries.double() / self.tokens
+
+    def summary(self) -> dict[str, float]:
+        """The distributions in a few numbers. p10, p50 and p90: so many at most has that share of them. Above 16, sizes
+        of slots are the largest of their bucket, up to an eighth above the true ones."""
+        found = {
+            "boundary_rate": self.boundary_rate,
+            "boundary_rate_lowest_head": self.rates.min().item(),
+            "boundary_rate_highest_head": self.rates.max().item(),
+            "slots_in_use_mean": self.slots_in_use,
+            **_quantiles("slots_in_use", self.slots, range(len(self.slots))),
+        }
+        if number := self.sizes.sum().item():
+            found["tokens_per_slot_mean"] = self.held / number
+            found.update(_quantiles("tokens_per_slot", self.sizes, size_limits()))
+        return found
+
+
+def _quantiles(name: str, counts: Tensor, values: tuple[int, ...] | range) -> dict[str, float]:
+    reached = counts.cumsum(0)
+    return {f"{name}_{label}": values[int((reached < reached[-1] * share).sum())] for label, share in SHARES.items()}
+
+
+def count(plan: Plan, cu_seqlens: Tensor | None = None) -> Tensor:
+    """All counts of a plan in one vector, which may be added to another's; `unpack` takes it apart.
+
+    Args:
+        plan: `[B, T, H]`. cu_seqlens: documents, if the plan was made with them.
+    Returns:
+        int64, on the plan's device.
+    """
+    device = plan.shift.device
+    slots = _histogram(plan.slots_in_use(cu_seqlens), plan.capacity + 1)
+    sizes = torch.zeros(len(size_limits()), dtype=torch.int64, device=device)
+    held = torch.zeros(1, dtype=torch.int64, device=device)
+    if plan.final is not None:
+        size = plan.final.count.long()
+        limits = torch.tensor(size_limits(), dtype=torch.int64, device=device)
+        bucket = torch.bucketize(size.clamp(max=LARGEST_SIZE), limits) + 1  # 0 is for slots that do not exist
+        sizes = _histogram(bucket.where(size > 0, 0), len(size_limits()) + 1)[1:]
+        held = size.sum().reshape(1)
+    tokens = torch.full((1,), plan.shift.shape[0] * plan.shift.shape[1], dtype=torch.int64, device=device)
+    return torch.cat([tokens, held, plan.boundary.sum((0, 1)), slots, sizes])
+
+
+def unpack(counts: Tensor, capacity: int) -> MemorySeen:
+    """The counts of a layer with room for `capacity` slots."""
+    counts = counts.cpu()
+    heads = len(counts) - 2 - (capacity + 1) - len(size_limits())
+    scalars, boundaries, slots, sizes = counts.split((2, heads, capacity + 1, len(size_limits())))
+    tokens, held = (int(value) for value in scalars)
+    return MemorySeen(tokens=tokens, boundaries=boundaries, slots=slots, sizes=sizes, held=held)
+
+
+def _histogram(values: Tensor, size: int) -> Tensor:
+    """How often each of 0 .. size - 1 occurs. Of a fixed shape, unlike `bincount`, so it compiles."""
+    flat = values.flatten()
+    return torch.zeros(size, dtype=torch.int64, device=values.device).scatter_add_(0, flat, torch.ones_like(flat))

@@ -1,0 +1,53 @@
+"""`memory.jsonl`: how slots are used, a line for each layer whenever the memories' distributions are taken.
+
+Like `metrics.csv`, a resumed run has the file of one that never stopped: lines after the step that it goes on from are
+dropped, and so is a last line that a kill has torn.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dla_train import atomic_files
+
+
+class MemoryFile:
+    """Appends lines; made for one start of a run.
+
+    Args:
+        path: the file.
+        step: the step that training goes on from; later lines are dropped.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
+        atomic_files.write_text(path, _text(kept))
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def append(self, step: int, split: str, by_layer: Mapping[int, Mapping[str, float]]) -> None:
+        """Write the numbers of all layers at a step, in one piece."""
+        lines = [{"step": step, "split": split, "layer": layer, **found} for layer, found in by_layer.items()]
+        os.write(self._descriptor, _text(lines).encode())
+
+    def sync(self) -> None:
+        """Bring all lines to disk: before a checkpoint, which must not be newer than they are."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """No more lines."""
+        os.close(self._descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; none if there is no file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
