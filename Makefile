@@ -55,7 +55,7 @@ test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
 # Straight from a checkout, also where the package is not installed: a GPU machine may have torch, Triton and pytest only.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_ENV := PYTHONPATH=.:kernels:data
-GPU_TESTS := tests/kernels/test_triton_gpu.py tests/kernels/test_triton_sanitizer.py
+GPU_TESTS := tests/kernels/test_triton_gpu.py tests/kernels/test_triton_sanitizer.py tests/training/test_liger_gpu.py
 
 .PHONY: test-cluster
 test-cluster: $(INSTALLED_DEV) ## run jobs on a Slurm started for it (root; skipped where Slurm is not installed)

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "training.max_nonfinite",
     "training.threads",
     "training.compile",
+    "training.fused",
     "training.activation_checkpointing",
     "training.accelerator",
     "training.validate_every",

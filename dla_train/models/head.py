@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,11 +16,14 @@ class Head(nn.Module):
 
     Args:
         vocab_size: number of token ids. hidden: width of the residual stream.
+    Attributes:
+        kernel: None, or what computes the mean loss in place of torch: `kernel(x, weight, targets, z_loss)`.
     """
 
     def __init__(self, vocab_size: int, hidden: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden))
+        self.kernel: Callable[[Tensor, Tensor, Tensor, float], Tensor] | None = None
 
     def forward(
         self, x: Tensor, targets: Tensor | None = None, *, per_token: bool = False, z_loss: float = 0.0
@@ -36,4 +41,6 @@ class Head(nn.Module):
             return F.linear(x, self.weight)
         if per_token:
             return token_losses(x, self.weight, targets)
+        if self.kernel is not None:
+            return self.kernel(x, self.weight, targets, z_loss)
         return linear_cross_entropy(x, self.weight, targets, z_loss=z_loss)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+Fused = Literal["none", "liger"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class TrainingConfig:
         precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
         compile: `torch.compile` the blocks. The first step and the first validation wait for the compiler (under a
             minute for `tiny`); losses agree to rounding, not to the last bit.
+        fused: `liger` takes the loss with its matrix, and RMSNorm, from the Triton kernels of liger-kernel (a CUDA GPU
+            and the extra `fused`); the loss agrees to rounding. Blocks that are compiled keep their own norms, which
+            the compiler fuses. `none` is plain torch, which never holds all logits either.
         activation_checkpointing: `none`, `full` or `every N`: blocks of which the forward keeps the input alone, and
             which the backward computes again. Same results with less memory, and up to a third more time.
         accelerator: where to train; `auto` takes a GPU if there is one.
@@ -43,6 +47,7 @@ class TrainingConfig:
     z_loss: float = 0.0
     precision: Precision = "32-true"
     compile: bool = False
+    fused: Fused = "none"
     activation_checkpointing: str = "none"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int | None = None

@@ -40,6 +40,7 @@ from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
+from dla_train.training.fused import use_liger, use_torch
 from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
@@ -115,6 +116,8 @@ def _run(
         model.recompute_blocks(recipe.training.recompute_every)
     if recipe.training.compile:
         model.compile_blocks()
+    if recipe.training.fused == "liger":
+        use_liger(model, in_blocks=not recipe.training.compile)
     ending = Ending(recipe.training.steps, recipe.training.max_minutes)
     ranks.first(lambda: _write_beginning(loaded, folder, store, start))
     _announce(loaded, folder, start, model, placement)
@@ -199,6 +202,7 @@ def _run(
 def _report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, is_new: bool) -> str:
     if not is_new and folder.report_text.is_file():
         return folder.report_text.read_text(encoding="utf-8")
+    use_torch(model)  # the report is made on the CPU
     with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
         return write_report(loaded, folder, start, model.to("cpu"))
 

@@ -23,6 +23,7 @@ from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
 from dla_train.runs.folder import RunFolder
+from dla_train.training.fused import require_liger
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     recipe = loaded.recipe
     if recipe.training.accelerator == "gpu" and not torch.cuda.is_available():
         raise loaded.problem("training.accelerator", "it is gpu, but PyTorch sees no GPU here. Use auto or cpu.")
+    require_liger(loaded)
     point = ranks.first(lambda: _resume_point(loaded, folder, store, resume))
     if point and point.checkpoint.step > recipe.training.steps:
         raise loaded.problem(

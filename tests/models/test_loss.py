@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dla_train.models.loss import IGNORED, linear_cross_entropy, token_losses
+from dla_train.models.head import Head
+from dla_train.models.loss import IGNORED, ROWS, linear_cross_entropy, token_losses
 
 
 def inputs(rows: int, hidden: int, vocab: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +104,21 @@ def test_logits_are_never_whole() -> None:
     with LargestTensor() as largest:
         F.cross_entropy(h @ weight.t(), targets).backward()
     assert largest.numel >= 512 * 1000  # the watch works
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_logits_of_a_long_window_are_never_whole(precision: str) -> None:
+    """The paper's window and vocabulary through the head as it is trained, on tensors without memory."""
+    tokens, hidden, vocab = 16_384, 64, 32_000
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
+    with FakeTensorMode(), LargestTensor() as largest, autocast:
+        head = Head(vocab, hidden)
+        x = torch.empty(1, tokens, hidden, requires_grad=True)
+        targets = torch.empty(1, tokens, dtype=torch.int64)
+        head(x, targets, z_loss=1e-4).backward()
+        assert head.weight.grad is not None
+        head(x, targets, per_token=True)
+    assert largest.numel == ROWS * vocab == tokens * vocab / 16
 
 
 def test_autocast_multiplies_in_bfloat16_and_sums_in_float32() -> None:

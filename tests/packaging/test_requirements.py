@@ -72,8 +72,9 @@ def test_python_range() -> None:
 
 @pytest.mark.parametrize("folder", SOURCES)
 def test_every_import_is_a_declared_requirement(folder: str) -> None:
-    development = {Requirement(line).name for line in EXTRAS["dev"]}
-    declared = {IMPORT_NAMES.get(r.name, r.name) for r in REQUIREMENTS if r.name not in development}
+    extras = [lines for extra, lines in EXTRAS.items() if extra != "dev"]
+    names = [Requirement(line).name for line in chain(PROJECT["dependencies"], *extras)]
+    declared = {IMPORT_NAMES.get(name, name) for name in names}
     allowed = declared | OURS | set(sys.stdlib_module_names)
     undeclared = {(name, path.name) for name, path in imported_names(REPOSITORY / folder) if name not in allowed}
     assert not undeclared

@@ -1,0 +1,88 @@
+"""Liger's Triton kernels in place of plain torch for RMSNorm and the loss: `training.fused: liger`.
+
+https://github.com/linkedin/Liger-Kernel, the extra `fused`. Modules keep their parameters and call the kernels inside
+their own `forward`, so sharded weights are there when a kernel reads them.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dla_train.models import LanguageModel
+from dla_train.models.loss import IGNORED
+from dla_train.models.norm import RMSNorm
+
+if TYPE_CHECKING:
+    from dla_train.config.load import LoadedRecipe
+
+
+def require_liger(loaded: LoadedRecipe) -> None:
+    """Whether the kernels can run, if the recipe wants them.
+
+    Raises:
+        UsageError: the package is not there, or no GPU is.
+    """
+    training = loaded.recipe.training
+    if training.fused != "liger":
+        return
+    if find_spec("liger_kernel") is None:
+        raise loaded.problem(
+            "training.fused",
+            "it is liger, but the package liger-kernel is not installed. Install it with pip install "
+            "'dla-train[fused]', or set training.fused=none.",
+        )
+    if training.accelerator == "cpu" or not torch.cuda.is_available():
+        reason = "training.accelerator is cpu" if training.accelerator == "cpu" else "PyTorch sees no GPU here"
+        raise loaded.problem(
+            "training.fused", f"it is liger, whose kernels need a CUDA GPU, but {reason}. Set training.fused=none."
+        )
+
+
+def use_liger(model: LanguageModel, *, in_blocks: bool = True) -> None:
+    """Norms and loss of `model` through Liger from now on, in place.
+
+    Args:
+        in_blocks: the norms of blocks, too; not for blocks that are compiled, where the compiler fuses norms itself.
+    """
+    for norm in _norms(model) if in_blocks else [model.norm]:
+        norm.kernel = rms_norm
+    model.head.kernel = linear_cross_entropy
+
+
+def use_torch(model: LanguageModel) -> None:
+    """The counterpart: `model` runs on any device again."""
+    for norm in _norms(model):
+        norm.kernel = None
+    model.head.kernel = None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`RMSNorm.forward`; all of it in float32, as there ("gemma" is Liger's name for that)."""
+    from liger_kernel.ops import LigerRMSNormFunction
+
+    # In place would write over the incoming gradient, which the residual stream may still need.
+    in_place = False
+    return LigerRMSNormFunction.apply(x, weight, eps, 0.0, "gemma", in_place)  # type: ignore[return-value]
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
+    """`dla_train.models.loss.linear_cross_entropy`: softmax, loss and the sum of the weight's gradient in float32."""
+    from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
+
+    class_weight = bias = softcap = None
+    smoothing, returns_z_loss = 0.0, True
+    flat = targets.flatten()
+    with_z_loss, z_part, *_ = LigerFusedLinearCrossEntropyFunction.apply(
+        hidden.flatten(0, -2), weight, flat, bias, class_weight, IGNORED, z_loss, smoothing, "mean", softcap,
+        returns_z_loss, torch.float32,
+    )  # type: ignore[misc]  # fmt: skip
+    loss = with_z_loss - z_part.detach()
+    return loss.where((flat != IGNORED).any(), torch.nan)
+
+
+def _norms(model: LanguageModel) -> list[RMSNorm]:
+    return [module for module in model.modules() if isinstance(module, RMSNorm)]
