@@ -62,23 +62,44 @@ class Setting:
 
 
 def saved_bytes(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """By part, of the whole model for one micro-batch, at the moment when most is kept.
+    """By part, of the whole model for one micro-batch, at the moment when most is kept."""
+    moments = kept_after_forward(config, setting), kept_in_backward(config, setting)
+    return max(moments, key=lambda parts: sum(parts.values()))
 
-    A block that is computed again keeps its input alone, until the backward comes to it; then it keeps what any other
-    does. That is one block at a time, and when the last of them is reached the inputs of all are still there.
-    """
-    tokens, hidden = setting.tokens, config.hidden
-    recomputed = 0 if setting.recompute_every is None else -(-config.layers // setting.recompute_every)
+
+def kept_after_forward(config: ModelConfig, setting: Setting) -> dict[str, int]:
+    """By part, when the loss is known. A block that is computed again keeps its input alone, but autocast keeps its
+    copies of all weights until the forward is over."""
+    recomputed = _recomputed(config, setting)
+    copied = config.layers if setting.is_autocast else config.layers - recomputed
+    return _kept(config, setting, inputs=recomputed, layers=config.layers - recomputed, copied=copied)
+
+
+def kept_in_backward(config: ModelConfig, setting: Setting) -> dict[str, int]:
+    """By part, when the backward has come to a block that is computed again: then it keeps what any other does. That is
+    one block at a time, and when the last of them is reached the inputs of all are still there."""
+    recomputed = _recomputed(config, setting)
     layers = config.layers - recomputed + bool(recomputed)
+    return _kept(config, setting, inputs=recomputed, layers=layers, copied=layers)
+
+
+def _recomputed(config: ModelConfig, setting: Setting) -> int:
+    """How many blocks are computed again."""
+    return 0 if setting.recompute_every is None else -(-config.layers // setting.recompute_every)
+
+
+def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, copied: int) -> dict[str, int]:
+    """By part, with the inputs alone of so many blocks, all of so many, and copies of the weights of so many."""
+    tokens, hidden = setting.tokens, config.hidden
     parts = {
-        "inputs of blocks computed again": tokens * recomputed * hidden * setting.parameter,
+        "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
         # two norms a layer and one at the end, each with its input
         "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
         "mlp": tokens * layers * setting.a * (hidden + 4 * config.mlp_hidden),
         "mixers": tokens * layers * _mixer(config, setting),
         "reader and plan": layers * _op(config, setting),
         "head": tokens * (IDS + hidden * setting.parameter) + config.vocab_size * hidden * setting.parameter,
-        "copies of weights": layers * _cast_weights(config, setting),
+        "copies of weights": copied * _cast_weights(config, setting),
     }
     return {name: round(size) for name, size in parts.items() if size}
 
@@ -154,9 +175,10 @@ def _op(config: ModelConfig, setting: Setting) -> float:
         chunk = 3 * CHUNK + 4 * key_dim + (1 if a == WIDE else 2) * key_dim * groups / heads
     if a < WIDE or setting.batch > 1:
         chunk += value_dim
+    ages = IDS * heads * (CHUNK + capacity_of(mixer))  # of slots and tokens, at every token
     chunks = -(-setting.window // CHUNK)
     kept = setting.batch * -(-chunks // STRIDE) * WIDE * heads * capacity_of(mixer) * key_dim * value_dim
-    return setting.tokens * (plan + rows * (chunk + 4)) + kept
+    return setting.tokens * (plan + rows * (chunk + 4) + ages) + kept
 
 
 def long_chunk(config: ModelConfig, setting: Setting) -> int:

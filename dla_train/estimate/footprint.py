@@ -20,7 +20,8 @@ class Footprint:
 
     Attributes:
         parameters: of a whole replica with its buffers. gradients, optimizer: of it. All three are exact.
-        buckets: of the gradients' exchange between devices.
+        buckets: of the gradients' exchange between devices. Gradients are views of them, but while a step gathers those
+            of several micro-batches they lie beside.
         activations: kept for the backward, by part. op: what the op works in, while one layer's backward runs.
         logits: the head's rows at work.
         checkpoint: one on disk.
@@ -71,7 +72,7 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
         parameters=parameters + buffers,
         gradients=parameters,
         optimizer=optimizer,
-        buckets=parameters if devices > 1 else 0,
+        buckets=parameters if devices > 1 and training.global_batch > training.micro_batch * devices else 0,
         activations=saved_bytes(recipe.model, setting),
         op=op_memory(recipe.model, setting),
         logits=min(setting.tokens, ROWS) * recipe.model.vocab_size * (2 * WIDE + 2 * setting.a),

@@ -9,7 +9,7 @@ GROWS_WITH = {
     "parameters": "the model",
     "gradients": "the model",
     "optimizer": "the model",
-    "exchange of gradients": "the model; none on one device",
+    "exchange of gradients": "the model, where a device has several micro-batches",
     "activations": "micro_batch x window x layers",
     "the op at work": "micro_batch x window x slots x head sizes; one layer at a time",
     "logits": "vocabulary; 1,024 tokens at a time",

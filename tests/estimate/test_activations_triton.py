@@ -19,13 +19,13 @@ MIXERS = {
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_activations_of_the_kernels_are_within_10_percent_of_what_is_saved(found_bytes, name, monkeypatch):
+def test_activations_of_the_kernels_are_within_10_percent_of_what_is_kept(found_bytes, name, monkeypatch):
     read = functools.partial(dla_kernels.multi_state_attention, backend="triton")
     monkeypatch.setattr("dla_train.models.mamba2.multi_state_attention", read)
     monkeypatch.setattr("dla_train.models.gated_deltanet.multi_state_attention", read)
     monkeypatch.setattr("dla_train.models.memory.segment", functools.partial(dla_kernels.segment, backend="triton"))
     config = ModelConfig(vocab_size=200, hidden=48, layers=1, mixer=MIXERS[name])
-    found = found_bytes(config, 1, 64, "32-true")
+    found, _ = found_bytes(config, 1, 64, "32-true")
     # Here norms are not fused: no GPU.
     setting = Setting(batch=1, window=64, precision="32-true", path="triton", is_gpu=False)
     assert sum(saved_bytes(config, setting).values()) == pytest.approx(found, rel=0.1)

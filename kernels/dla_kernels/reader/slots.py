@@ -75,16 +75,25 @@ class _ReadSlots(torch.autograd.Function):
                 o[:, n] += weighted @ tall(states[:, :slots])  # [C, m K] @ [m K, V] -> [C, V]
             if layout.moves(n):
                 states = moves.forward(states, n)
-        ctx.save_for_backward(within, read, write, carry, v, slot_weight, gate, *kept)
-        ctx.layout = layout
+        # The tables are large: saved as tensors are, activation checkpointing lets go of them too.
+        tables = layout.tables.old, layout.tables.inner
+        ctx.save_for_backward(within, read, write, carry, v, slot_weight, gate, *tables, *kept)
+        ctx.rest = layout.documents, layout.slots, layout.writes, layout.return_state
         shape = (*within.shape[:4], v.shape[-1])
         return o.view(shape), states.view(state.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layout: Layout = ctx.layout
-        within, read, write, carry, v, slot_weight, gate, *kept = ctx.saved_tensors
+        within, read, write, carry, v, slot_weight, gate, old, inner, *kept = ctx.saved_tensors
+        documents, slots_of_chunks, writes, return_state = ctx.rest
+        layout = Layout(
+            tables=AgeTables(old=old, inner=inner),
+            documents=documents,
+            slots=slots_of_chunks,
+            writes=writes,
+            return_state=return_state,
+        )
         do, dstate = by_row(grads[0]), grads[1].flatten(0, 1).clone()
         inner_weight = slot_weight.gather(-1, layout.tables.inner)
         old_weight = by_row(slot_weight.gather(-1, layout.tables.old))

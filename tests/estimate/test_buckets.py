@@ -1,0 +1,46 @@
+"""When buckets of the gradients' exchange come on top of gradients: PyTorch's DDP, in one process."""
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.estimate.activations import Setting
+from dla_train.estimate.footprint import footprint
+from dla_train.models import LanguageModel
+
+
+@pytest.fixture
+def model(tmp_path):
+    distributed.init_process_group(
+        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    yield DistributedDataParallel(torch.nn.Linear(64, 64, bias=False), gradient_as_bucket_view=True)
+    distributed.destroy_process_group()
+
+
+def test_gradients_lie_beside_the_buckets_only_while_they_are_gathered(model):
+    def place(is_last):
+        model.require_backward_grad_sync = is_last  # as DDPStrategy does between the micro-batches of a step
+        model(torch.ones(3, 64)).sum().backward()
+        return model.module.weight.grad.untyped_storage().data_ptr()
+
+    place(True)
+    for weight in model.parameters():
+        weight.grad = None
+    bucket = place(True)
+    model.zero_grad(set_to_none=True)
+    assert place(False) != bucket
+    assert place(True) == bucket, "it was there all the time"
+
+
+@pytest.mark.parametrize(("devices", "global_batch", "copies"), [(1, 8, 0), (2, 8, 1), (4, 8, 0)])
+def test_the_estimate_counts_them_then(micro_recipe, devices, global_batch, copies):
+    recipe = load(find(str(micro_recipe)), [f"training.global_batch={global_batch}", "training.micro_batch=2"]).recipe
+    with torch.device("meta"):
+        on_meta = LanguageModel(recipe.model)
+    setting = Setting(batch=2, window=24, precision="32-true", path="torch", is_gpu=False)
+    stated = footprint(recipe, on_meta, devices, setting)
+    assert stated.buckets == copies * stated.gradients
