@@ -14,9 +14,7 @@ from dla_train.models import LanguageModel
 
 @pytest.fixture
 def model(tmp_path):
-    distributed.init_process_group(
-        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
-    )
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     yield DistributedDataParallel(torch.nn.Linear(64, 64, bias=False), gradient_as_bucket_view=True)
     distributed.destroy_process_group()
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +146,15 @@ def test_a_run_writes_them_and_a_resumed_one_the_same(cli, micro_recipe, tmp_pat
     assert cli(*arguments, "--run-dir", "stopped", "--resume", "auto").code == 0
     again = [line for line in read_lines(tmp_path / "stopped" / "memory.jsonl") if line["split"] == "train"]
     assert again == [line for line in lines if line["split"] == "train"]
+
+
+def test_the_page_names_every_number(seen_and_plans):
+    page = (Path(__file__).parents[2] / "docs" / "memories.md").read_text()
+    seen, _ = seen_and_plans(DynamicMemory(capacity=5, threshold=1.3))
+    for name in seen[0].summary():
+        stem, _, label = name.rpartition("_")
+        is_listed = f"`{stem}_mean`" in page and (label == "mean" or f"`_{label}`" in page)
+        assert f"`{name}`" in page or is_listed, name
 
 
 def test_lines_after_the_step_to_go_on_from_and_torn_ones_are_dropped(tmp_path):
