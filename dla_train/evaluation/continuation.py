@@ -55,6 +55,11 @@ class Continuations:
         self.device = next(model.parameters()).device
         self.prompt_tokens = self.tokens = self.past_bytes = 0
         self.prompt_seconds = self.seconds = 0.0
+        self._finished: set[int] = set()
+
+    def finish(self, number: int) -> None:
+        """Draw no more for a prompt; called while iterating, it is left out of the next step."""
+        self._finished.add(number)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         lengths: dict[int, list[int]] = {}
@@ -80,7 +85,11 @@ class Continuations:
                 self.tokens += len(members)
             yield from zip(members, chosen, strict=True)
             begin = time.perf_counter()
-            going = [row for row, token in enumerate(chosen) if token != self.sampling.end]
+            going = [
+                row
+                for row, token in enumerate(chosen)
+                if token != self.sampling.end and members[row] not in self._finished
+            ]
             if not going or count == self.sampling.max_tokens:
                 return
             members, chosen = [members[row] for row in going], [chosen[row] for row in going]

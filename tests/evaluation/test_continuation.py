@@ -113,3 +113,16 @@ def test_memory_does_not_grow(name: str, tokens: int, longer: int) -> None:
             alive.append(sum(x.untyped_storage().nbytes() for x in gc.get_objects() if isinstance(x, torch.Tensor)))
     assert past[0] == past[1] > 0
     assert alive[1] <= alive[0]
+
+
+def test_a_prompt_that_is_finished_leaves_the_others_as_they_are() -> None:
+    model = model_of("gdn")
+    prompts = [[3, 1, 4], [1, 5, 9], [2, 6, 5]]
+    expected = texts(model, prompts, max_tokens=8, seed=2)
+    continuations = Continuations(model, prompts, Sampling(max_tokens=8, seed=2))
+    found: list[list[int]] = [[], [], []]
+    for number, token in continuations:
+        found[number].append(token)
+        if number == 1 and len(found[1]) == 3:
+            continuations.finish(1)
+    assert found == [expected[0], expected[1][:3], expected[2]]

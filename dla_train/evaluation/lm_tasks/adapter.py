@@ -1,0 +1,128 @@
+"""Our models as lm-evaluation-harness asks for them: likelihoods of texts, and texts up to a stop string."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from dla_train.errors import UsageError
+from dla_train.evaluation.continuation import Continuations, Sampling
+from dla_train.evaluation.likelihood import likelihoods
+from dla_train.models import LanguageModel
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from tokenizers import Tokenizer
+
+_MAX_TOKENS = 256  # of a text whose task says nothing: the harness's own default
+
+
+class HarnessModel(TemplateLM):
+    """A model and its tokenizer.
+
+    A linear model reads contexts of any length, in pieces. A softmax model has never seen positions behind its
+    training window: of longer contexts it gets the end, as is usual for it in the harness.
+
+    Args:
+        model: in evaluation mode. tokenizer: its own. end: the token that ends documents, which also stands for the
+            beginning of a text. window: tokens that the model may see at one time; None for no limit.
+    Raises:
+        UsageError: by `generate_until`, if a task's texts alone would fill the window.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, end: int, window: int | None = None) -> None:
+        super().__init__()
+        self._model, self._tokens, self._end, self._window = model, tokenizer, end, window
+        self._device = next(model.parameters()).device
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._end
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return self._tokens.encode(string, add_special_tokens=bool(add_special_tokens)).ids
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        pairs = [self._within_window(context, continuation) for _, context, continuation in requests]
+        found = [tuple(result) for result in likelihoods(self._model, pairs)]
+        for (texts, _, _), result in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, result)
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        found = []
+        for request in requests:
+            (text,) = request.args
+            tokens = self.tok_encode(text)
+            windows = get_rolling_token_windows(tokens, self._end, self._window or len(tokens) or 1, 1)
+            pairs = [make_disjoint_window(window) for window in windows]
+            found.append(sum(result.log_probability for result in likelihoods(self._model, pairs)))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
+        return found
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        found = [""] * len(requests)
+        alike: dict[tuple[int, float, float], list[int]] = {}
+        for number, request in enumerate(requests):
+            alike.setdefault(_drawing(request.args[1]), []).append(number)
+        for (max_tokens, temperature, top_p), members in alike.items():
+            sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, end=self._end)
+            prompts = [self._prompt(requests[number].args[0], max_tokens) for number in members]
+            stops = [_stops(requests[number].args[1]) for number in members]
+            for number, text in zip(members, self._texts(prompts, stops, sampling), strict=True):
+                found[number] = text
+                self.cache_hook.add_partial("generate_until", requests[number].args, text)
+        return found
+
+    def _texts(self, prompts: list[list[int]], stops: list[list[str]], sampling: Sampling) -> list[str]:
+        drawn: list[list[int]] = [[] for _ in prompts]
+        texts = [""] * len(prompts)
+        continuations = Continuations(self._model, prompts, sampling)
+        for number, token in continuations:
+            if token == self._end:
+                continue
+            drawn[number].append(token)
+            # All tokens again, not the new one alone: a character may be spread over several.
+            texts[number] = self._tokens.decode(drawn[number])
+            places = [place for stop in stops[number] if (place := texts[number].find(stop)) >= 0]
+            if places:
+                texts[number] = texts[number][: min(places)]
+                continuations.finish(number)
+        return texts
+
+    def _prompt(self, text: str, max_tokens: int) -> list[int]:
+        tokens = self.tok_encode(text) or [self._end]
+        if self._window is None:
+            return tokens
+        if max_tokens >= self._window:
+            raise UsageError(
+                f"the task asks for texts of up to {max_tokens} tokens, but this softmax model was trained on windows "
+                f"of {self._window}; nothing would be left for the prompt. Leave the task out, or evaluate a model of "
+                "a longer window."
+            )
+        return tokens[-(self._window - max_tokens) :]
+
+    def _within_window(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """The end of a context, as long as the model may see; a continuation that is longer gives up its beginning."""
+        if self._window is None or len(context) + len(continuation) <= self._window + 1:
+            return context, continuation
+        kept = [*context, *continuation][-(self._window + 1) :]
+        asked = min(len(continuation), self._window)
+        return kept[: len(kept) - asked], kept[len(kept) - asked :]
+
+
+def _drawing(how: dict[str, Any]) -> tuple[int, float, float]:
+    """Most tokens, temperature and top_p: as in the harness, nothing is drawn at random unless `do_sample` says so."""
+    max_tokens = int(how.get("max_gen_toks", how.get("max_new_tokens", _MAX_TOKENS)))
+    if not how.get("do_sample", False):
+        return max_tokens, 0.0, 1.0
+    return max_tokens, float(how.get("temperature", 1.0)), float(how.get("top_p", 1.0))
+
+
+def _stops(how: dict[str, Any]) -> list[str]:
+    until = how.get("until") or []
+    return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
