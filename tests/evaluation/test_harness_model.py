@@ -104,7 +104,7 @@ def test_a_softmax_model_gets_the_end_of_a_long_context(softmax: LanguageModel, 
 
 def test_texts_longer_than_the_window_are_refused(softmax: LanguageModel, tokenizer: Tokenizer) -> None:
     harness = HarnessModel(softmax, tokenizer, end=0, window=16)
-    with pytest.raises(UsageError, match="up to 16 tokens.*windows of 16"):
+    with pytest.raises(UsageError, match=r"up to 16 tokens.*windows of 16"):
         harness.generate_until(asked("generate_until", ("the dog", {"max_gen_toks": 16})))
 
 

@@ -48,7 +48,7 @@ class HarnessModel(TemplateLM):
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         pairs = [self._within_window(context, continuation) for _, context, continuation in requests]
-        found = [tuple(result) for result in likelihoods(self._model, pairs)]
+        found = [(result.log_probability, result.is_greedy) for result in likelihoods(self._model, pairs)]
         for (texts, _, _), result in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, result)
         return found
@@ -65,17 +65,18 @@ class HarnessModel(TemplateLM):
         return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        asked: list[tuple[str, dict[str, Any]]] = [tuple(request.args) for request in requests]  # pyright: ignore
         found = [""] * len(requests)
         alike: dict[tuple[int, float, float], list[int]] = {}
-        for number, request in enumerate(requests):
-            alike.setdefault(_drawing(request.args[1]), []).append(number)
+        for number, (_, how) in enumerate(asked):
+            alike.setdefault(_drawing(how), []).append(number)
         for (max_tokens, temperature, top_p), members in alike.items():
             sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, end=self._end)
-            prompts = [self._prompt(requests[number].args[0], max_tokens) for number in members]
-            stops = [_stops(requests[number].args[1]) for number in members]
+            prompts = [self._prompt(asked[number][0], max_tokens) for number in members]
+            stops = [_stops(asked[number][1]) for number in members]
             for number, text in zip(members, self._texts(prompts, stops, sampling), strict=True):
                 found[number] = text
-                self.cache_hook.add_partial("generate_until", requests[number].args, text)
+                self.cache_hook.add_partial("generate_until", asked[number], text)
         return found
 
     def _texts(self, prompts: list[list[int]], stops: list[list[str]], sampling: Sampling) -> list[str]:
