@@ -4,16 +4,20 @@ An extreme rate makes the method degenerate without a sound (every token its own
 it is measured from the first step on.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from dla_kernels import Plan
 from dla_train.callbacks.memory_seen import MemorySeen, count, unpack
 from dla_train.models import LanguageModel
 from dla_train.models.memory import Memory
+
+if TYPE_CHECKING:  # seconds to import, and reports and estimates need but the names of columns
+    from lightning.pytorch.strategies import Strategy
 
 BOUNDARY_RATE, SLOTS_IN_USE = "boundary_rate", "slots_in_use"
 

@@ -111,11 +111,14 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int, utilisation: fl
 
 def _check_batches(loaded: LoadedRecipe, devices: int) -> None:
     training = loaded.recipe.training
-    if training.global_batch % (training.micro_batch * devices):
+    pieces = training.global_batch // training.micro_batch
+    if pieces % devices:
+        fits = [str(number) for number in range(1, pieces + 1) if pieces % number == 0]
+        listed = f"{', '.join(fits[:-1])} or {fits[-1]}" if len(fits) > 1 else fits[0]
         raise UsageError(
             f"training.global_batch is {training.global_batch} and training.micro_batch {training.micro_batch}: a step "
-            f"of {training.global_batch // training.micro_batch} micro-batches cannot be shared out evenly among "
-            f"--devices {devices}. Use a divisor of that number, or other batches."
+            f"is {pieces} micro-batch{'es' if pieces > 1 else ''}, which cannot be shared out evenly among {devices} "
+            f"devices. Use --devices {listed}, or change one of the two."
         )
 
 

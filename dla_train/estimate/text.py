@@ -15,6 +15,9 @@ GROWS_WITH = {
     "logits": "vocabulary; 1,024 tokens at a time",
 }
 
+LAUNCH_BOUND = 0.05
+"""Seconds of a step below which thousands of small kernels take longer to launch than to run."""
+
 
 def render(found: Estimate) -> str:
     """All tables."""
@@ -46,8 +49,8 @@ def _headline(found: Estimate) -> str:
     training = found.recipe.training
     return (
         f"# {found.name}\n\n"
-        f"{found.tokens / 1e6:,.1f}M tokens: {training.steps:,} steps of {training.global_batch} windows of "
-        f"{found.recipe.data.window:,}, {training.micro_batch} at once\n"
+        f"{_count(found.tokens)} tokens: {training.steps:,} steps of {training.global_batch} windows of "
+        f"{found.recipe.data.window:,}, {training.micro_batch} at a time on a device\n"
         f"on {found.devices} x {found.device.name}, {training.precision}"
         + (", every device with a whole replica" if found.devices > 1 else "")
     )
@@ -61,14 +64,18 @@ def _parameters(found: Estimate) -> str:
 
 def _work(found: Estimate) -> str:
     total = found.flops_per_token
+    unit, name = (1e6, "MFLOPs") if total >= 1e8 else (1e3, "kFLOPs")
+
+    def figure(flops: float) -> str:
+        return f"{flops / unit:,.1f}"
+
     rows = [
-        (part, _mega(one.forward), _mega(one.training), f"{one.training / total:.1%}", found.bounds[part])
+        (part, figure(one.forward), figure(one.training), f"{one.training / total:.1%}", found.bounds[part])
         for part, one in found.work.items()
     ]
     forward = sum(one.forward for one in found.work.values())
-    rows.append(("total", _mega(forward), _mega(total), "", ""))
-    heads = ("MFLOPs per token", "forward", "training", "share", "bound by")
-    return table(heads, rows, frozenset({1, 2, 3}))
+    rows.append(("total", figure(forward), figure(total), "", ""))
+    return table((f"{name} per token", "forward", "training", "share", "bound by"), rows, frozenset({1, 2, 3}))
 
 
 def _memory(found: Estimate) -> str:
@@ -113,26 +120,38 @@ def _time(found: Estimate) -> str:
         kept += recipe.training.steps // recipe.checkpoint.keep_every
     rows = [
         ("tokens per second", f"{found.tokens_per_second:,.0f}"),
-        ("a step", f"{found.step_seconds:,.3f} s, {found.optimizer_seconds:.3f} s of it the optimizer"),
+        ("a step", f"{_seconds(found.step_seconds)}, {_seconds(found.optimizer_seconds)} of it the optimizer"),
         ("the whole run", _length(seconds, found.devices)),
         ("FLOPs of the whole run", f"{found.flops_per_token * found.tokens:.2e}"),
         ("a checkpoint", f"{gigabytes(checkpoint)}; up to {kept} on disk, {gigabytes(kept * checkpoint)}"),
     ]
     peak = found.device.peak(recipe.training.precision) / 1e12
-    assumption = (
+    notes = [
         f"Assumed: {found.utilisation:.0%} of the {peak:,.0f} TFLOP/s of {found.device.name} (--utilisation); "
         "the exchange between devices is not counted."
-    )
+    ]
     if recipe.training.activation_checkpointing != "none":
-        assumption += " Nor is what is computed again: expect a lower share than without."
-    return f"{table(('time and disk', ''), rows, frozenset())}\n\n{assumption}"
+        notes.append("Nor is what is computed again: expect a lower share than without.")
+    if found.step_seconds < LAUNCH_BOUND:
+        notes.append(
+            "So short a step waits for kernels to be launched, not for products: expect a fraction of that speed."
+        )
+    if recipe.training.accelerator == "cpu":
+        notes.append(f"The recipe itself trains on the CPU (training.accelerator), not on {found.device.name}.")
+    return "\n".join([table(("time and disk", ""), rows, frozenset()), "", *notes])
 
 
 def _length(seconds: float, devices: int) -> str:
+    if seconds < 60:
+        return _seconds(seconds)
     if seconds < 86_400:
         return duration(seconds)
     return f"{seconds / 86_400:,.1f} days, {seconds * devices / 3600:,.0f} device hours"
 
 
-def _mega(flops: float) -> str:
-    return f"{flops / 1e6:,.1f}"
+def _seconds(time: float) -> str:
+    return f"{time:,.3f} s" if time >= 0.1 else f"{time * 1e3:,.2f} ms"
+
+
+def _count(tokens: int) -> str:
+    return f"{tokens / 1e9:,.1f}B" if tokens >= 1e9 else f"{tokens / 1e6:,.1f}M"

@@ -1,5 +1,7 @@
 """`dla-train estimate`, as a user sees it."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -56,6 +58,23 @@ def test_what_does_not_fit_says_so_and_what_to_do(cli):
     assert "does not fit" not in cli("estimate", "--recipe", "mamba2-130m").out
 
 
+def test_a_small_model_is_not_promised_the_speed_of_a_large_one(cli):
+    out = cli("estimate", "--recipe", "tiny").out
+    assert "kFLOPs per token" in out
+    assert "kernels to be launched" in out
+    assert "The recipe itself trains on the CPU (training.accelerator), not on h100." in out
+    for large in ("mamba2-130m", "gdn-1.3b"):
+        assert "launched" not in cli("estimate", "--recipe", large).out
+
+
+def test_it_does_not_wait_for_lightning():
+    program = (
+        "import sys; from dla_train.cli.main import main; main(sys.argv[1:]); sys.exit('lightning' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "estimate", "--recipe", "tiny"]
+    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+
+
 def test_slots_beyond_the_kernels_are_said_to_be_slow(cli):
     out = cli("estimate", "--recipe", "mamba2-dla-130m", "model.mixer.memory.capacity=65").out
     assert "larger than the Triton kernels take" in out
@@ -81,7 +100,8 @@ def test_every_recipe_of_the_paper_fits_into_an_h200(cli, name):
         (["--recipe", "tiny", "--utilisation", "30"], "--utilisation is 30; it must be above 0 and at most 1"),
         (
             ["--recipe", "gdn-790m", "--devices", "7"],
-            "a step of 32 micro-batches cannot be shared out evenly among --devices 7.",
+            "a step is 32 micro-batches, which cannot be shared out evenly among 7 devices. Use --devices 1, 2, 4, 8, 16 "
+            "or 32, or change one of the two.",
         ),
         (
             ["--recipe", "gdn-790m", "model.layers=0"],
