@@ -100,8 +100,8 @@ def test_every_recipe_of_the_paper_fits_into_an_h200(cli, name):
         (["--recipe", "tiny", "--utilisation", "30"], "--utilisation is 30; it must be above 0 and at most 1"),
         (
             ["--recipe", "gdn-790m", "--devices", "7"],
-            "a step is 32 micro-batches, which cannot be shared out evenly among 7 devices. Use --devices 1, 2, 4, 8, 16 "
-            "or 32, or change one of the two.",
+            "a step is 32 micro-batches, which cannot be shared out evenly among 7 devices. "
+            "Use --devices 1, 2, 4, 8, 16 or 32, or change one of the two.",
         ),
         (
             ["--recipe", "gdn-790m", "model.layers=0"],
