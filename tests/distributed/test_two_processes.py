@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from dla_train.runs.memory_file import read_lines
 from dla_train.runs.metrics_file import read_rows
 
 
@@ -29,6 +30,9 @@ def test_two_processes_train_what_one_does_and_either_goes_on_with_the_other_s_r
         assert losses("two", column=column) == pytest.approx(losses("one", column=column), rel=1e-5)
     assert losses("two", "validation") == pytest.approx(losses("one", "validation"), rel=1e-5)
     assert min(losses("one", column="grad_norm")) > 0.5, "every step was clipped"
+    one, two = (read_lines(tmp_path / name / "memory.jsonl") for name in ("one", "two"))
+    assert two[:2] == one[:2], "of step 1, where weights are the same to the last bit: all ranks' tokens are counted"
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 1, 4, 4, 8, 8]
 
     assert err.count("step 3/8 ") == 1, "rank 0 alone talks"
     assert "ddp on 2 processes (2 per node, started by dla-train)" in err
