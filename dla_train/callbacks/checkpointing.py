@@ -13,6 +13,7 @@ from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.state_file import state_bytes
 from dla_train.checkpoints.store import STATE_NAME, CheckpointStore
 from dla_train.distributed.ranks import Ranks
+from dla_train.runs.exit_code_file import announce_exit
 
 
 class Checkpointing(Callback):
@@ -61,6 +62,7 @@ class Checkpointing(Callback):
         if told is not None or (self.config.every and trainer.global_step % self.config.every == 0):
             self.save(trainer)
         if told is not None:
+            self.ranks.first(lambda: announce_exit(128 + told))
             raise Interrupted(told)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

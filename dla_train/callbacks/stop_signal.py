@@ -8,12 +8,14 @@ takes note, and `Checkpointing` asks at the next step boundary, where all ranks 
 
 import os
 import signal
+from functools import partial
 from types import FrameType
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Where ranks were told different things, the first of these counts: a warning says most about why.
+_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -51,10 +53,15 @@ class StopSignal(Callback):
         connector.register_signal_handlers = register  # type: ignore[method-assign]
 
     def agreed(self, trainer: lightning.Trainer) -> int | None:
-        """The signal that this or another rank has received, or None; to be called by all ranks, at a step boundary."""
-        if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
-            return self._received or signal.SIGTERM
-        return None
+        """The signal that any rank has received, the same for all, or None.
+
+        To be called by all ranks, at a step boundary.
+        """
+        any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        received = self._received  # another signal may come while the ranks talk
+        if not any_rank(received is not None):
+            return None
+        return next(number for number in _SIGNALS if any_rank(received == number))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:

@@ -32,6 +32,12 @@ forward() { received=$1; [ -z "$srun" ] || kill "-$1" "$srun" 2>/dev/null; }
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 
+# Rank 0 writes here how the run ends, while all processes are present. srun's own exit code may be that of a process
+# that it ended on its way out.
+export DLA_TRAIN_EXIT_CODE_FILE=$state_folder/exit-code-$job
+mkdir -p -- "$state_folder"
+rm -f -- "$DLA_TRAIN_EXIT_CODE_FILE"
+
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}"
 srun --kill-on-bad-exit=1 "${command[@]}" &
 srun=$!
@@ -42,6 +48,7 @@ while :; do
   status=$?
   [ -n "$received" ] || break  # a signal ends `wait` early: wait again
 done
+[ ! -s "$DLA_TRAIN_EXIT_CODE_FILE" ] || status=$(<"$DLA_TRAIN_EXIT_CODE_FILE")
 
 case $status in
   0) say "finished" ;;
@@ -51,7 +58,6 @@ case $status in
   *)
     what="a process failed with exit code $status"
     [ "$status" -ne 75 ] || what="a process hung (exit code 75; the stacks are in logs/hang-rank-*.txt)"
-    mkdir -p -- "$state_folder"
     echo "exit code $status on ${SLURM_JOB_NODELIST:-?}" >>"$state_folder/failures-$job"
     failures=$(wc -l <"$state_folder/failures-$job")
     if [ "$failures" -le "$requeue_limit" ]; then

@@ -7,7 +7,7 @@ import time
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from dla_train.callbacks.stop_signal import Interrupted, StopSignal
+from dla_train.callbacks.stop_signal import StopSignal
 from dla_train.runs.metrics_file import read_rows
 from dla_train.training import fit as fit_module
 
@@ -112,19 +112,49 @@ def test_in_a_slurm_job_lightning_requeues_nothing(micro_recipe, tmp_path, monke
     assert not environment.auto_requeue
 
 
-def test_another_rank_s_signal_counts():
-    """The rank that received nothing agrees to stop, too."""
+@pytest.mark.parametrize(
+    ("here", "there", "agreed"),
+    [
+        (None, None, None),
+        (None, signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, None, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR1),
+        (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1),
+        (signal.SIGINT, signal.SIGTERM, signal.SIGTERM),
+    ],
+)
+def test_ranks_agree_on_one_signal(here, there, agreed):
+    """Whichever rank is asked: the one that received nothing stops, too, and all end with the same exit code."""
 
     class Strategy:
+        def __init__(self):
+            self.asked = 0
+
         def reduce_boolean_decision(self, decision, all):
             assert not all
-            return True
+            self.asked += 1
+            order = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
+            others = there is not None if self.asked == 1 else there == order[self.asked - 2]
+            return decision or others
 
     class Trainer:
         strategy = Strategy()
 
-    assert StopSignal().agreed(Trainer()) == signal.SIGTERM  # type: ignore[arg-type]
-    assert str(Interrupted(signal.SIGTERM)) == "SIGTERM"
+    stop = StopSignal()
+    if here is not None:
+        stop._note(here, None)
+    assert stop.agreed(Trainer()) == agreed  # type: ignore[arg-type]
+
+
+def test_a_stopped_run_tells_its_batch_script_how_it_ends(cli, micro_recipe, tmp_path, monkeypatch):
+    """srun may report another code, of a process that it ended on its way out."""
+    said = tmp_path / "exit-code"
+    monkeypatch.setenv("DLA_TRAIN_EXIT_CODE_FILE", str(said))
+    calls = iter([None, None, signal.SIGUSR1])
+    monkeypatch.setattr(StopSignal, "agreed", lambda *_: next(calls))
+    assert cli("fit", "--recipe", micro_recipe).code == 138
+    assert said.read_text() == "138\n"
+    assert (tmp_path / "runs/micro/checkpoints/step-00000002").is_dir()
 
 
 def test_a_time_budget_ends_the_run_with_validation_checkpoint_and_report(cli, micro_recipe, tmp_path):
