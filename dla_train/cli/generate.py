@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dla_train.cli.device import device_named
 from dla_train.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,26 +64,17 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Print continuations."""
     _check(options, settings)
-    from dla_data.errors import DataError
-    from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
+    from dla_data.tokenizer import END_OF_DOCUMENT
     from dla_train.evaluation.continuation import Continuations, Sampling
     from dla_train.evaluation.prompts import read_prompt, read_prompts
     from dla_train.evaluation.trained import load_trained
 
     prompts = [read_prompt(options.prompt)] if options.prompts is None else read_prompts(options.prompts)
     trained = load_trained(options.checkpoint)
-    if trained.tokenizer_path is None:
-        raise UsageError(
-            f"{trained.folder} has no tokenizer.json: its data is no text, or the file is gone. Copy the tokenizer "
-            "that it was trained with to that place, or give another run."
-        )
-    try:
-        tokenizer = load_tokenizer(trained.tokenizer_path)
-    except DataError as error:
-        raise UsageError(str(error)) from error
+    tokenizer = trained.tokenizer()
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
     tokens = [tokenizer.encode(prompt).ids or _beginning(end, trained) for prompt in prompts]
-    model = trained.model.to(_device(options.device))
+    model = trained.model.to(device_named(options.device))
     sampling = Sampling(
         max_tokens=options.max_tokens, temperature=options.temperature, top_p=options.top_p, seed=options.seed, end=end
     )
@@ -110,14 +102,6 @@ def _check(options: argparse.Namespace, settings: list[str]) -> None:
         raise UsageError(f"--temperature is {options.temperature:g}; it must be at least 0 (the likeliest token).")
     if not 0 < options.top_p <= 1:
         raise UsageError(f"--top-p is {options.top_p:g}; it must be above 0 and at most 1.")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "gpu" and not torch.cuda.is_available():
-        raise UsageError("--device is gpu, and PyTorch finds none. Use --device cpu, or check the driver.")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _beginning(end: int | None, trained: Trained) -> list[int]:

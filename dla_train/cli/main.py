@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from dla_train.cli import estimate, fit, generate, prepare, recipes, show, submit
+from dla_train.cli import estimate, eval, fit, generate, prepare, recipes, show, submit
 from dla_train.errors import RelayedError, RunError, UsageError
 
-_COMMANDS = (fit, prepare, estimate, generate, recipes, show, submit)
+_COMMANDS = (fit, prepare, estimate, generate, eval, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there
@@ -25,6 +25,7 @@ examples:
   dla-train fit --recipe tiny                                 train it, in runs/tiny
   dla-train fit --recipe tiny --resume auto                   go on after a stop of any kind
   dla-train generate --checkpoint runs/tiny --prompt "def "     let it write
+  dla-train eval --checkpoint runs/tiny --tasks lambada_openai  what it has learned
   dla-train fit --recipe tiny training.steps=50 --run-dir runs/short
 """
 

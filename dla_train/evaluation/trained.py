@@ -4,6 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
+from dla_data.errors import DataError
+from dla_data.tokenizer import load_tokenizer
 from dla_train.checkpoints.manifest import DamagedCheckpoint
 from dla_train.checkpoints.resume import newest_sound
 from dla_train.checkpoints.state_file import StateFileIO
@@ -37,6 +41,22 @@ class Trained:
     def tokenizer_path(self) -> Path | None:
         """Its tokenizer; None for a model whose tokens are no text."""
         return self.folder.tokenizer if self.folder.tokenizer.is_file() else None
+
+    def tokenizer(self) -> Tokenizer:
+        """What its texts were turned into tokens with.
+
+        Raises:
+            UsageError: there is none, or it is damaged.
+        """
+        if self.tokenizer_path is None:
+            raise UsageError(
+                f"{self.folder} has no tokenizer.json: its data is no text, or the file is gone. Copy the tokenizer "
+                "that it was trained with to that place, or give another run."
+            )
+        try:
+            return load_tokenizer(self.tokenizer_path)
+        except DataError as error:
+            raise UsageError(str(error)) from error
 
 
 def load_trained(path: Path) -> Trained:

@@ -1,0 +1,164 @@
+"""Tasks of lm-evaluation-harness: found by name, loaded with their data, asked of a model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.evaluator import evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from tokenizers import Tokenizer
+
+from dla_train.config.overrides import nearest
+from dla_train.errors import UsageError
+from dla_train.evaluation.lm_tasks.adapter import HarnessModel
+
+TASKS = Path(__file__).parent / "tasks"
+"""Our own task files: groups of the paper's data sets, and those that the harness has in another form only."""
+_BOOTSTRAP = 1000  # resamples for errors of metrics that are no mean, such as a perplexity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one task.
+
+    Attributes:
+        value: as the task counts, mostly a share from 0 to 1. error: standard error of the value, or None.
+        examples: that were asked.
+    """
+
+    task: str
+    metric: str
+    value: float
+    error: float | None
+    examples: int
+
+
+class Harness:
+    """All tasks that can be asked for.
+
+    Args:
+        tokenizer_folder: in the format of transformers, for tasks that make texts of a given number of tokens.
+        ships_its_own: whether the harness's own tasks are among them; to read all their files takes some seconds.
+    """
+
+    def __init__(self, tokenizer_folder: Path | None = None, *, ships_its_own: bool = True) -> None:
+        metadata: dict[str, Any] = {} if tokenizer_folder is None else {"tokenizer": str(tokenizer_folder)}
+        self._manager = TaskManager(include_path=str(TASKS), include_defaults=ships_its_own, metadata=metadata)
+
+    def members(self, name: str) -> list[str]:
+        """The tasks of a group or tag, of a task itself or of a task file (a path that ends in .yaml), in order.
+
+        Raises:
+            UsageError: there is none of this name; names the nearest.
+        """
+        if name.endswith(".yaml"):
+            if not Path(name).is_file():
+                raise UsageError(f"there is no task file {name}.")
+            return [name]
+        entry = self._manager.task_index.get(name)
+        if entry is None:
+            guess = nearest(name, self._manager.all_tasks)
+            hint = f" Did you mean {guess}?" if guess else ""
+            raise UsageError(
+                f"there is no task '{name}'.{hint} Allowed are paper-commonsense, paper-retrieval, paper-ruler, "
+                "paper-longbench, every task of lm-evaluation-harness (`lm-eval ls tasks`), or a task file (.yaml)."
+            )
+        if entry.kind.name == "TAG":
+            return sorted(entry.tags)
+        if entry.kind.name != "GROUP":
+            return [name]
+        assert entry.cfg is not None
+        parts = [
+            part if isinstance(part, str) else str(part.get("task", part.get("group"))) for part in entry.cfg["task"]
+        ]
+        return [member for part in parts for member in self.members(part)]
+
+    def load(self, name: str) -> Task:
+        """A task with its data.
+
+        Raises:
+            UsageError: its data set or a package is missing, or its file is wrong.
+        """
+        try:
+            (task,) = self._manager.load([name])["tasks"].values()
+        except ImportError as error:
+            raise UsageError(f"the task {name} needs a package: {error}. {INSTALL}") from error
+        except OSError as error:
+            raise UsageError(self._no_data(name, error)) from error
+        except Exception as error:  # a task file may hold any code
+            if "cache" in str(error) and isinstance(error, ValueError):  # what `datasets` says without a network
+                raise UsageError(self._no_data(name, error)) from error
+            raise UsageError(f"the task {name} cannot be loaded: {type(error).__name__}: {error}") from error
+        return task
+
+    def _no_data(self, name: str, error: Exception) -> str:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        return (
+            f"the data set {self._data_set(name)}of task {name} cannot be read: {said}. Where the hub cannot be "
+            "reached, fetch it elsewhere and set HF_HOME to that cache, or set HF_ENDPOINT to a mirror; for a file of "
+            "your own check its path."
+        )
+
+    def _data_set(self, name: str) -> str:
+        entry = self._manager.task_index.get(name)
+        path = Path(name) if entry is None else entry.yaml_path
+        config = {} if path is None else load_yaml(path, resolve_func=True)
+        parts = (
+            config.get("dataset_path") or getattr(config.get("class"), "DATASET_PATH", ""),
+            config.get("dataset_name"),
+        )
+        return "".join(f"{part} " for part in parts if part)
+
+    def run(self, task: Task, model: HarnessModel, *, limit: int | None = None) -> list[Score]:
+        """Ask a model; of a task that was loaded, its first `limit` examples."""
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+        results: dict[str, Any] = dict(
+            evaluate(
+                model,
+                {"tasks": {str(task.task_name): task}, "groups": {}, "group_map": {}},
+                limit=limit,
+                bootstrap_iters=_BOOTSTRAP,
+                log_samples=False,
+            )
+            or {}
+        )
+        ((name, found),) = results["results"].items()
+        examples = results["n-samples"][name]["effective"]
+        return list(_scores(name, found, examples))
+
+
+INSTALL = "Install what evaluation needs: pip install 'dla-train[eval]'."
+
+
+def _scores(task: str, found: dict[str, Any], examples: int) -> Iterator[Score]:
+    for key, value in found.items():
+        metric, comma, rule = key.partition(",")
+        # -1 is RULER's sign for a length of which there is no example.
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float) or value == -1:
+            continue
+        error = found.get(f"{metric}_stderr,{rule}")
+        shown = metric if rule == "none" else f"{metric} ({rule})"
+        kept = float(error) if isinstance(error, int | float) else None
+        yield Score(task=task, metric=shown, value=float(value), error=kept, examples=examples)
+
+
+@contextmanager
+def transformers_folder(tokenizer: Tokenizer, end: str) -> Iterator[Path]:
+    """A temporary folder from which transformers loads the tokenizer."""
+    with tempfile.TemporaryDirectory(prefix="dla-train-tokenizer-") as folder:
+        path = Path(folder)
+        tokenizer.save(str(path / "tokenizer.json"))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end}
+        (path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield path

@@ -1,0 +1,59 @@
+"""The paper's figures for a group of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dla_train.models.config import AttentionConfig, Mamba2Config, ModelConfig
+
+_FILE = Path(__file__).parent / "published.yaml"
+AVERAGE = "average"
+"""Stands among the tasks for the paper's mean over them."""
+_TITLES = {
+    "transformer": "Transformer",
+    "mamba2": "Mamba-2",
+    "mamba2-loglinear": "+ Log-Linear",
+    "mamba2-dla": "+ DLA",
+    "gdn": "Gated DeltaNet",
+    "gdn-loglinear": "+ Log-Linear",
+    "gdn-dla": "+ DLA",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Of one group and one backbone.
+
+    Attributes:
+        table: of the paper. metric: what it shows. size: of its models.
+        columns: by model, figures in percent by task.
+    """
+
+    table: str
+    metric: str
+    size: str
+    columns: dict[str, dict[str, float]]
+
+
+def published(group: str, model: ModelConfig) -> Published | None:
+    """What the paper has for this group and the backbone of this model; None for any other group."""
+    file = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    found = file["groups"].get(group)
+    if found is None:
+        return None
+    backbone = _backbone(model)
+    columns = {
+        _TITLES[row]: dict(zip(found["tasks"], figures, strict=True))
+        for row, figures in found["rows"].items()
+        if row.partition("-")[0] == backbone
+    }
+    return Published(found["table"], found["metric"], file["sizes"][backbone], columns)
+
+
+def _backbone(model: ModelConfig) -> str:
+    if isinstance(model.mixer, AttentionConfig):
+        return "transformer"
+    return "mamba2" if isinstance(model.mixer, Mamba2Config) else "gdn"
