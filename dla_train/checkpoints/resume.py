@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "training.micro_batch",
     "training.max_minutes",
     "training.max_nonfinite",
+    "training.skip_above",
     "training.threads",
     "training.compile",
     "training.fused",

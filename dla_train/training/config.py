@@ -19,7 +19,10 @@ class TrainingConfig:
             the gradients of the pieces are averaged.
         clip: largest norm of the whole gradient; null leaves it as it is.
         max_nonfinite: steps in a row that are skipped because their gradient is infinite or not a number (rounding, or
-            a rare batch); one more ends the run. `skipped` in `metrics.csv` counts them all.
+            a rare batch) or a spike; one more ends the run. `skipped` in `metrics.csv` counts them all.
+        skip_above: a step is a spike, and skipped like those, if its gradient norm exceeds so many times the running
+            mean of about a hundred steps before; the first hundred never do. 10 is large. null skips none: they are
+            clipped.
         z_loss: weight of the mean of `logsumexp(logits)^2` in what is minimised, which keeps the logits from drifting;
             1e-4 is common, 0 leaves it out. The losses shown, of training and validation, stay pure cross-entropy.
         precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
@@ -44,6 +47,7 @@ class TrainingConfig:
     micro_batch: int
     clip: float | None = 1.0
     max_nonfinite: int = 3
+    skip_above: float | None = None
     z_loss: float = 0.0
     precision: Precision = "32-true"
     compile: bool = False
@@ -62,6 +66,8 @@ class TrainingConfig:
         _recompute_every(self.activation_checkpointing)
         if self.max_nonfinite < 0:
             raise ValueError(f"max_nonfinite is {self.max_nonfinite}; it must be at least 0")
+        if self.skip_above is not None and self.skip_above <= 1:
+            raise ValueError(f"skip_above is {self.skip_above}; it must be above 1, a multiple of the mean, or null")
         for name in ("threads", "validate_every", "validation_windows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or null")

@@ -2,6 +2,7 @@
 here."""
 
 import logging
+import math
 from typing import Any
 
 import lightning
@@ -18,6 +19,7 @@ from dla_train.training.batch import Batch, model_inputs
 from dla_train.training.config import OptimizerConfig, TrainingConfig
 from dla_train.training.optimizers import build_optimizer
 from dla_train.training.schedules import ScheduleConfig
+from dla_train.training.spikes import SpikeWatch
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ class LanguageModelTraining(lightning.LightningModule):
     Attributes:
         gradient_norm: of the last step, before clipping.
         rate: the learning rate of the last step.
-        skipped_steps, skipped_in_a_row: steps left out because their gradient was not finite; since the last that was.
+        skipped_steps, skipped_in_a_row: steps left out because their gradient was not finite or a spike, and those
+            since the last that was neither.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class LanguageModelTraining(lightning.LightningModule):
         self.gradient_norm = torch.zeros(())
         self.rate = 0.0
         self.skipped_steps = self.skipped_in_a_row = 0
+        self.spikes = SpikeWatch(training.skip_above)
         # float64: a mean over many batches must not depend on the order of summation in any digit that is shown.
         self.validation_loss = MeanMetric().set_dtype(torch.float64)
         self.answer_accuracy = MeanMetric().set_dtype(torch.float64)
@@ -81,8 +85,8 @@ class LanguageModelTraining(lightning.LightningModule):
     ) -> None:
         """Measure the norm of the whole gradient, and scale the gradient down where it exceeds `training.clip`.
 
-        A step whose norm is infinite or not a number is skipped: without a gradient, optimizers leave a weight and its
-        running means as they are. The norm is that of all ranks, so they decide alike.
+        A step whose norm is infinite, not a number or far above those before is skipped: without a gradient, optimizers
+        leave a weight and its running means as they are. The norm is that of all ranks, so they decide alike.
 
         Raises:
             RunError: more than `training.max_nonfinite` such steps in a row. They have changed nothing.
@@ -90,41 +94,46 @@ class LanguageModelTraining(lightning.LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.gradient_norm = norm
-        if not torch.isfinite(norm):
-            self._skip_step(norm)
+        size = norm.item()
+        if not math.isfinite(size) or self.spikes.is_spike(size):
+            self._skip_step(size)
             for parameter in parameters:
                 parameter.grad = None
             return
         self.skipped_in_a_row = 0
+        self.spikes.take_in(size)
         if self.training_config.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.training_config.clip, norm)
 
-    def _skip_step(self, norm: Tensor) -> None:
+    def _skip_step(self, norm: float) -> None:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
         step, batch, row = self.global_step, self.training_config.global_batch, self.skipped_in_a_row
         windows = f"its windows have the global indices {step * batch} to {(step + 1) * batch - 1}"
         allowed = self.training_config.max_nonfinite
+        what = f"{norm:g}, {norm / self.spikes.mean:.1f} times its mean" if math.isfinite(norm) else f"{norm}"
         if row <= allowed:
             _LOGGER.warning(
-                "step %d is skipped: its gradient is %g; %s (%d in a row, of at most %d).",
-                step + 1, norm.item(), windows, row, allowed,
+                "step %d is skipped: its gradient is %s; %s (%d in a row, of at most %d).",
+                step + 1, what, windows, row, allowed,
             )  # fmt: skip
             return
         raise RunError(
-            f"the gradient of step {step + 1} is {norm.item()}, {row} in a row: training diverged; {windows}. Lower "
+            f"the gradient of step {step + 1} is {what}, {row} in a row: training diverged; {windows}. Lower "
             f"optimizer.lr (now {self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or "
             f"lower training.clip ({self.training_config.clip}). How many in a row are skipped before: "
             f"training.max_nonfinite ({allowed})."
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """How many steps were skipped goes with the weights."""
+        """How many steps were skipped goes with the weights, and what tells a spike."""
         checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
+        checkpoint["gradient_norms"] = self.spikes.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The counterpart."""
         self.skipped_steps, self.skipped_in_a_row = checkpoint["skipped_steps"]
+        self.spikes.restore(checkpoint["gradient_norms"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and
