@@ -29,7 +29,9 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="a shipped recipe's name, or the path of a .yaml file")
-    parser.add_argument("--devices", metavar="N", type=int, default=1, help="how many devices train together (1)")
+    parser.add_argument(
+        "--devices", metavar="N", type=int, help="how many devices train together (what strategy says, else 1)"
+    )
     parser.add_argument(
         "--device", metavar="NAME", default="h100", help="h100 (the default), h200, b200, a100-80gb, ..."
     )
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Print the estimate."""
     if options.recipe is None:
         raise UsageError("dla-train estimate needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
-    if options.devices < 1:
+    if options.devices is not None and options.devices < 1:
         raise UsageError(f"--devices is {options.devices}; it must be at least 1.")
     if not 0 < options.utilisation <= 1:
         raise UsageError(

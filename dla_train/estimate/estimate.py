@@ -75,13 +75,18 @@ class Estimate:
         return self.tokens_per_step / self.step_seconds
 
 
-def estimate(loaded: LoadedRecipe, device: Device, devices: int, utilisation: float) -> Estimate:
+def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisation: float) -> Estimate:
     """Work it all out on the meta device.
 
+    Args:
+        loaded: the recipe. device: on which. devices: on how many; None takes the number of the recipe's strategy.
+        utilisation: share of the device's peak to reckon with.
     Raises:
         UsageError: a step's windows cannot be shared out among the devices; names what would do.
     """
     recipe = loaded.recipe
+    if devices is None:
+        devices = (recipe.strategy.devices or 1) * (recipe.strategy.nodes or 1)
     _check_batches(loaded, devices)
     with torch.device("meta"):
         model = LanguageModel(recipe.model)

@@ -75,6 +75,19 @@ def test_it_does_not_wait_for_lightning():
     assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
 
 
+def test_the_recipes_strategy_says_on_how_many_devices(cli):
+    recipe = (
+        "estimate",
+        "--recipe",
+        "mamba2-130m",
+        "training.micro_batch=4",
+        "strategy={kind: ddp, devices: 4, nodes: 2}",
+    )
+    assert "on 8 x h100" in cli(*recipe).out
+    assert "on 2 x h100" in cli(*recipe, "--devices", "2").out
+    assert "on 1 x h100" in cli(*recipe[:3], "strategy=ddp").out
+
+
 def test_slots_beyond_the_kernels_are_said_to_be_slow(cli):
     out = cli("estimate", "--recipe", "mamba2-dla-130m", "model.mixer.memory.capacity=65").out
     assert "larger than the Triton kernels take" in out
