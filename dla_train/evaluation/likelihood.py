@@ -7,7 +7,7 @@ of the wanted places only, so that memory does not grow with their length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,11 +32,17 @@ class Likelihood(NamedTuple):
     is_greedy: bool
 
 
-def likelihoods(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Likelihood]:
+def likelihoods(
+    model: LanguageModel,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    done: Callable[[int], object] | None = None,
+) -> list[Likelihood]:
     """One result for each `(context, continuation)`, in their order.
 
     Args:
         model: in evaluation mode. pairs: tokens; a context has at least one, a continuation may have none.
+        done: told after each batch how many pairs it had.
     Raises:
         ValueError: an empty context.
     """
@@ -49,6 +55,8 @@ def likelihoods(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Seque
         members, longest_first = longest_first[:rows], longest_first[rows:]
         for number, result in zip(members, _batch(model, [pairs[number] for number in members]), strict=True):
             found[number] = result
+        if done is not None:
+            done(len(members))
     return found
 
 

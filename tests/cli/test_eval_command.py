@@ -54,7 +54,7 @@ def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
         ([*checkpoint, *words, "--out", "file"], "--out file cannot be made: File exists"),
         ([*checkpoint, *words, "model.layers=2"], "takes no key=value (given model.layers=2)"),
         ([*checkpoint, "--tasks", "none.yaml"], "there is no task file none.yaml"),
-        ([*checkpoint, "--tasks", "empty.yaml"], "the data set json of task empty.yaml cannot be read"),
+        ([*checkpoint, "--tasks", "empty.yaml"], "the data set of task empty.yaml cannot be read"),
         (["--checkpoint", "runs", *words], "there is no folder runs"),
     ]:
         done = cli("eval", *arguments)

@@ -72,3 +72,10 @@ def test_the_likeliest_continuation_is_greedy_until_one_token_is_not() -> None:
 def test_an_empty_context_is_refused() -> None:
     with pytest.raises(ValueError, match="context is empty"):
         likelihoods(model_of("mamba2"), [([], [1])])
+
+
+def test_progress_counts_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "TOGETHER", 2)
+    told: list[int] = []
+    likelihoods(model_of("mamba2"), PAIRS, done=told.append)
+    assert told == [2, 2, 1]

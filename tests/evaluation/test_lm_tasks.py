@@ -192,10 +192,11 @@ def test_what_is_missing_is_named(harness: Harness, tmp_path: Path, monkeypatch:
         harness.members("paper-comonsense")
     with pytest.raises(UsageError, match=r"no task file none\.yaml"):
         harness.members("none.yaml")
-    monkeypatch.delitem(ROWS, "hazyresearch/based-fda")
-    with pytest.raises(UsageError, match=r"data set hazyresearch/based-fda .*of task fda cannot be read: .*HF_HOME"):
-        harness.load("fda")
-    (tmp_path / "wrong.yaml").write_text("task: wrong\ndataset_path: baber/piqa\noutput_type: guess\n")
+    for task, path in [("fda", "hazyresearch/based-fda"), ("piqa", "baber/piqa")]:
+        monkeypatch.delitem(ROWS, path)
+        with pytest.raises(UsageError, match=rf"data set .*of task {task} cannot be read: .*'{path}'.*HF_HOME"):
+            harness.load(task)
+    (tmp_path / "wrong.yaml").write_text("task: wrong\ndataset_path: allenai/openbookqa\noutput_type: guess\n")
     with pytest.raises(UsageError, match=r"wrong\.yaml cannot be loaded: .*guess"):
         harness.load(str(tmp_path / "wrong.yaml"))
 

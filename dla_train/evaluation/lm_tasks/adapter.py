@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
 
 from dla_train.errors import UsageError
 from dla_train.evaluation.continuation import Continuations, Sampling
@@ -48,14 +49,16 @@ class HarnessModel(TemplateLM):
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         pairs = [self._within_window(context, continuation) for _, context, continuation in requests]
-        found = [(result.log_probability, result.is_greedy) for result in likelihoods(self._model, pairs)]
+        with _bar(len(pairs), "likelihoods") as bar:
+            results = likelihoods(self._model, pairs, done=bar.update)
+        found = [(result.log_probability, result.is_greedy) for result in results]
         for (texts, _, _), result in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, result)
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         found = []
-        for request in requests:
+        for request in _bar(requests, "texts read"):
             (text,) = request.args
             tokens = self.tok_encode(text)
             windows = get_rolling_token_windows(tokens, self._end, self._window or len(tokens) or 1, 1)
@@ -83,16 +86,20 @@ class HarnessModel(TemplateLM):
         drawn: list[list[int]] = [[] for _ in prompts]
         texts = [""] * len(prompts)
         continuations = Continuations(self._model, prompts, sampling)
-        for number, token in continuations:
-            if token == self._end:
-                continue
-            drawn[number].append(token)
-            # All tokens again, not the new one alone: a character may be spread over several.
-            texts[number] = self._tokens.decode(drawn[number])
-            places = [place for stop in stops[number] if (place := texts[number].find(stop)) >= 0]
-            if places:
-                texts[number] = texts[number][: min(places)]
-                continuations.finish(number)
+        begun: set[int] = set()
+        with _bar(len(prompts), "texts begun") as bar:
+            for number, token in continuations:
+                bar.update(number not in begun)
+                begun.add(number)
+                if token == self._end:
+                    continue
+                drawn[number].append(token)
+                # All tokens again, not the new one alone: a character may be spread over several.
+                texts[number] = self._tokens.decode(drawn[number])
+                places = [place for stop in stops[number] if (place := texts[number].find(stop)) >= 0]
+                if places:
+                    texts[number] = texts[number][: min(places)]
+                    continuations.finish(number)
         return texts
 
     def _prompt(self, text: str, max_tokens: int) -> list[int]:
@@ -114,6 +121,11 @@ class HarnessModel(TemplateLM):
         kept = [*context, *continuation][-(self._window + 1) :]
         asked = min(len(continuation), self._window)
         return kept[: len(kept) - asked], kept[len(kept) - asked :]
+
+
+def _bar(of: Any, name: str) -> tqdm[Any]:
+    """Progress over so many things, or over these: on a terminal only."""
+    return tqdm(total=of, desc=name, disable=None) if isinstance(of, int) else tqdm(of, desc=name, disable=None)
 
 
 def _drawing(how: dict[str, Any]) -> tuple[int, float, float]:

@@ -14,7 +14,6 @@ from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 from tokenizers import Tokenizer
 
 from dla_train.config.overrides import nearest
@@ -110,13 +109,8 @@ class Harness:
 
     def _data_set(self, name: str) -> str:
         entry = self._manager.task_index.get(name)
-        path = Path(name) if entry is None else entry.yaml_path
-        config = {} if path is None else load_yaml(path, resolve_func=True)
-        parts = (
-            config.get("dataset_path") or getattr(config.get("class"), "DATASET_PATH", ""),
-            config.get("dataset_name"),
-        )
-        return "".join(f"{part} " for part in parts if part)
+        config = {} if entry is None or entry.cfg is None else entry.cfg
+        return "".join(f"{part} " for part in (config.get("dataset_path"), config.get("dataset_name")) if part)
 
     def run(self, task: Task, model: HarnessModel, *, limit: int | None = None) -> list[Score]:
         """Ask a model; of a task that was loaded, its first `limit` examples."""
