@@ -15,6 +15,8 @@ GROWS_WITH = {
     "logits": "vocabulary; 1,024 tokens at a time",
 }
 
+SAFE_SHARE = 0.92
+"""Of a device's memory; the rest is for CUDA's context, workspaces and what the allocator cannot use."""
 LAUNCH_BOUND = 0.05
 """Seconds of a step below which thousands of small kernels take longer to launch than to run."""
 
@@ -88,9 +90,13 @@ def _memory(found: Estimate) -> str:
             rows += [(f"- {part}", gigabytes(share), "") for part, share in sizes.activations.items()]
     rows.append(("total", gigabytes(sizes.total), f"{sizes.total / found.device.memory:.0%} of {found.device.name}"))
     text = table(("memory of a device", "bytes", "grows with"), rows, frozenset({1}))
-    if sizes.total > 0.92 * found.device.memory:  # context, workspaces and what the allocator cannot use
+    room = f"the {gigabytes(found.device.memory)} of {found.device.name}"
+    if sizes.total > found.device.memory:
+        text += f"\n\nThis does not fit into {room}. {_way_out(found)}"
+    elif sizes.total > SAFE_SHARE * found.device.memory:
         text += (
-            f"\n\nThis does not fit into the {gigabytes(found.device.memory)} of {found.device.name}. {_way_out(found)}"
+            f"\n\nThis may not fit into {room}: what is left is hardly enough for CUDA itself and the gaps that its "
+            f"allocator leaves. {_way_out(found)}"
         )
     if found.path == "torch":
         text += "\n\nHeads or slots are larger than the Triton kernels take: the op runs in plain PyTorch, slowly."
