@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import nltk
 import pytest
 import yaml
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -27,7 +28,15 @@ CHOICES = {"text": ["red", "green", "blue", "black", "white"], "label": ["A", "B
 READING = {"context": "[DOC] Ada lives in Rome. Ada lives in", "question": "Ada lives in", "answers": ["Rome", "roma"]}
 TEXT = {"text": " Name: Ada\nTown: ", "value": " Rome "}
 SITUATION = {"ctx_a": "Ada opens a door.", "ctx_b": "she", "activity_label": "Doors", "endings": ["goes in.", "sings."]}
+LONG = {
+    "context": "Ada lives in Rome.",
+    "question": "Where?",
+    "input": "Where?",
+    "answers": ["Rome"],
+    "all_classes": ["Rome"],
+}
 ROWS: dict[str, dict[str, Any]] = {
+    "Xnhyacinth/LongBench": LONG,
     "EleutherAI/lambada_openai": {"text": "Ada went home to Rome"},
     "baber/piqa": {"goal": "Open a door", "sol1": "Turn the handle.", "sol2": "Sing.", "label": 0},
     "Rowan/hellaswag": SITUATION | {"label": "1", "ind": 0, "split_type": "zeroshot", "source_id": "x", "split": "val"},
@@ -47,6 +56,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "hazyresearch/based_nq_2048": READING,
     "hazyresearch/based_drop": READING,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RULER's tasks fetch a file of NLTK when they are imported; none of these tests reads it."""
+    monkeypatch.setattr(nltk, "download", lambda *_, **__: True)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +119,7 @@ def test_every_member_of_a_group_is_a_task(group: str, harness: Harness) -> None
 
 
 @pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize("group", GROUPS[:2])
+@pytest.mark.parametrize("group", [GROUPS[0], GROUPS[1], GROUPS[3]])
 def test_the_harness_asks_the_model_each_of_them(group: str, harness: Harness, model: HarnessModel) -> None:
     paper = published(group, model._model.config)
     assert paper is not None
@@ -115,7 +130,7 @@ def test_the_harness_asks_the_model_each_of_them(group: str, harness: Harness, m
         assert all(score.examples == 1 and score.task == name for score in found)
         scores += found
     text = table(group, scores, paper)
-    assert text.count("\n| ") == 2 + len(paper.columns["+ DLA"])
+    assert text.count("\n| ") == 2 + len(harness.members(group)) + 1
     for task, figure in paper.columns["+ DLA"].items():
         row = next(
             line for line in text.splitlines() if line.startswith("| **mean**" if task == "average" else f"| {task} ")
@@ -214,3 +229,11 @@ def test_other_groups_and_backbones() -> None:
     found = published("paper-longbench", config)
     assert found is not None
     assert found.columns == {"Transformer": {"average": 15.5}}
+
+
+@pytest.mark.slow
+def test_a_needle_task_of_ruler_makes_its_text_and_is_scored(tokenizer: Tokenizer, model: HarnessModel) -> None:
+    with transformers_folder(tokenizer, END_OF_DOCUMENT) as folder:
+        harness = Harness(folder)
+        [score] = harness.run(harness.load("niah_single_1"), model, limit=1)
+    assert (score.metric, score.value, score.examples) == ("4096", 0, 1)
