@@ -1,1 +1,17 @@
 """Training of language models with Dynamic Linear Attention."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dla_train.export.load import load_model
+
+__all__ = ["load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for: the command line must not wait for it."""
+    if name == "load_model":
+        from dla_train.export.load import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,154 @@
+"""A language model of dla-train behind the interface of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from dla_train.export.hugging_face.configuration_dla import DlaConfig
+from dla_train.models.cache import ModelCache
+from dla_train.models.config import model_config_from_dict
+from dla_train.models.language_model import LanguageModel
+
+
+class Past:
+    """The past of a model in a shape that `generate` can hold; with linear mixers its size is constant."""
+
+    is_compileable = False
+
+    def __init__(self, cache: ModelCache) -> None:
+        self.cache = cache
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """How many tokens the model has seen."""
+        return self.cache.tokens
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Keep the sequences `rows` `[B]`, for beam search."""
+        self.cache = self.cache.rows(rows)
+
+
+class DlaForCausalLM(PreTrainedModel, GenerationMixin):
+    """A `LanguageModel`, `self.model`, with a cache of its own in `past_key_values`.
+
+    Args:
+        config: of an exported model.
+    """
+
+    config_class = DlaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _is_stateful = True  # a state cannot be rolled back, as assisted decoding wants
+    _tied_weights_keys = {"model.head.weight": "model.embedding.weight"}  # noqa: RUF012
+
+    def __init__(self, config: DlaConfig) -> None:
+        super().__init__(config)
+        # Not by a method of `config`: transformers may have loaded its class from another copy of these files, and what
+        # that makes is of other classes than those that the blocks know.
+        self.model = LanguageModel(model_config_from_dict(config.language_model or {}))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Past | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        **others: Any,
+    ) -> Any:
+        """Logits after every token.
+
+        Args:
+            input_ids: `[B, T]` int64.
+            attention_mask: None, or `[B, T]` with zeros at the end of rows only, and only without a cache: nothing
+                hides a token from a state.
+            past_key_values: the past that `input_ids` goes on from.
+            labels: `[B, T]`, shifted here; -100 does not count.
+            use_cache: whether to return the past; not in training unless asked for.
+            logits_to_keep: logits of this many last tokens only; 0 for all.
+            return_dict: False for a tuple.
+            others: what else callers hand to every model; without effect unless it would change the result.
+        Returns:
+            `loss` (with labels), `logits` `[B, T, vocab]` and `past_key_values`.
+        Raises:
+            ValueError: padding that would enter a state, or an input that this model does not know.
+        """
+        if unknown := [name for name in ("inputs_embeds", "position_ids") if others.get(name) is not None]:
+            raise ValueError(f"{unknown[0]} is given; this model reads input_ids alone, in their order")
+        use_cache = (not self.training and labels is None) if use_cache is None else use_cache
+        _check_mask(attention_mask, has_cache=use_cache or past_key_values is not None)
+        hidden, cache = self.model.hidden_states(
+            input_ids, cache=None if past_key_values is None else past_key_values.cache, return_cache=use_cache
+        )
+        logits = self.model.head(hidden[:, -logits_to_keep:])
+        loss = None if labels is None else _loss(logits, labels)
+        past = None if cache is None else Past(cache)
+        if return_dict is False:
+            return tuple(part for part in (loss, logits, past) if part is not None)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)  # type: ignore[arg-type]
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Past | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The tokens that the past does not hold yet. Arguments as those of transformers,
+        which looks for the name `kwargs` to know that those of `forward` may be given.
+
+        Raises:
+            ValueError: the past holds all of `input_ids`.
+        """
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if seen >= input_ids.shape[1]:
+            raise ValueError(
+                f"past_key_values holds {seen} tokens and input_ids {input_ids.shape[1]}; give the whole text, which "
+                "must be longer than its past"
+            )
+        passed_on = ("attention_mask", "use_cache", "logits_to_keep", "inputs_embeds")
+        return {
+            "input_ids": input_ids[:, seen:],
+            "past_key_values": past_key_values,
+            **{name: kwargs[name] for name in passed_on if name in kwargs},
+        }
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.model.head
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """Whether `generate` should make a cache: no, `forward` returns one."""
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill what a file of weights lacks with nan: no sound model is missing anything."""
+        for parameter in module.parameters(recurse=False):
+            if not getattr(parameter, "_is_hf_initialized", False):
+                nn.init.constant_(parameter, torch.nan)
+
+
+def _check_mask(mask: Tensor | None, *, has_cache: bool) -> None:
+    if mask is None or bool(mask.all()):
+        return
+    if has_cache:
+        raise ValueError(
+            "attention_mask hides tokens, but padding cannot be hidden from a state. Continue texts of equal length "
+            "together, or one after the other; for logits alone, pad on the right and pass use_cache=False"
+        )
+    if bool((mask.long().diff(dim=-1) > 0).any()):
+        raise ValueError("attention_mask hides tokens before others, which a state would have seen; pad on the right")
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of each next token, in nats."""
+    if logits.shape[1] != labels.shape[1]:
+        raise ValueError("labels are given together with logits_to_keep; a loss needs the logits of all tokens")
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

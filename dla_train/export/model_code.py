@@ -1,0 +1,45 @@
+"""The source of the model, flattened into one folder, so that it works where dla-train is not installed.
+
+The files are those that training used: `modeling_dla` and everything of dla-train that it imports, directly or not,
+with these imports made relative. transformers copies what it finds through relative imports within one folder.
+"""
+
+import ast
+from importlib import metadata, resources
+
+ENTRY = "dla_train.export.hugging_face.modeling_dla"
+_PACKAGE = "dla_train"
+
+
+def model_code() -> dict[str, str]:
+    """File names and contents, `modeling_dla.py` and `configuration_dla.py` among them."""
+    files: dict[str, str] = {}
+    waiting = [ENTRY]
+    while waiting:
+        module = waiting.pop()
+        if file_name(module) in files:
+            continue
+        source = _source(module)
+        imported = own_imports(source)
+        for name in imported:
+            source = source.replace(f"from {name} import", f"from .{file_name(name).removesuffix('.py')} import")
+        files[file_name(module)] = f"# Part of dla-train {metadata.version('dla-train')}, Apache-2.0.\n{source}"
+        waiting += imported
+    return files
+
+
+def file_name(module: str) -> str:
+    """`dla_train.models.block` is `dla_block.py`; what transformers looks for keeps its name."""
+    room, name = module.rsplit(".", 1)
+    return f"{name}.py" if room.endswith("hugging_face") else f"dla_{name}.py"
+
+
+def own_imports(source: str) -> list[str]:
+    """The modules of dla-train that `source` imports from."""
+    found = [node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return sorted({name for name in found if name.split(".")[0] == _PACKAGE})
+
+
+def _source(module: str) -> str:
+    package, name = module.rsplit(".", 1)
+    return resources.files(package).joinpath(f"{name}.py").read_text(encoding="utf-8")

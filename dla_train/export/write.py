@@ -1,0 +1,137 @@
+"""Writes the folder of an exported model."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dla_data.atomic import new_directory
+from dla_data.errors import DataError
+from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
+from dla_train.errors import UsageError
+from dla_train.export.model_code import model_code
+from dla_train.models import LanguageModel
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+PREFIX = "model."
+"""Of the names of weights: `LanguageModel` is an attribute of the class that transformers loads."""
+
+_CARD = """\
+# {name}
+
+{description}
+
+A language model trained with dla-train for {step:,} steps, with {parameters:,} parameters in {dtype}.
+
+```python
+from dla_train import load_model  # with dla-train installed: no code from this folder is run
+
+model = load_model("{name}")
+```
+
+```python
+from transformers import AutoModelForCausalLM  # with transformers and dla_kernels: runs the code in this folder
+
+model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)
+```
+"""
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a place that holds something.
+
+    Raises:
+        UsageError: says what is there.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty. Give --to a new folder, or empty this one.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file. Give --to a new folder.")
+
+
+def write_export(
+    folder: Path, model: LanguageModel, *, tokenizer: Path | None, description: str, step: int, recipe: str
+) -> None:
+    """Make `folder`, complete or not at all.
+
+    Args:
+        folder: new or empty. model: on any device. tokenizer: a `tokenizer.json`; None for tokens that are no text.
+        description, step: for the page about the model. recipe: the text of its recipe.
+    Raises:
+        UsageError: the folder holds something or cannot be written, or the tokenizer cannot be read.
+    """
+    require_empty(folder)
+    weights = exported_weights(model)
+    config = model.config
+    try:
+        end = None if tokenizer is None else load_tokenizer(tokenizer).token_to_id(END_OF_DOCUMENT)
+        with new_directory(folder, replace=True) as unfinished:
+            save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
+            for name, source in model_code().items():
+                (unfinished / name).write_text(source, encoding="utf-8")
+            dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+            _write_json(unfinished / CONFIG, _config(dataclasses.asdict(config), dtype, end))
+            shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)  # safetensors lets only the owner read
+            _write_json(unfinished / "generation_config.json", {} if end is None else _ends(end))
+            if tokenizer is not None:
+                shutil.copyfile(tokenizer, unfinished / "tokenizer.json")
+                _write_json(unfinished / "tokenizer_config.json", _tokenizer_config(end))
+            (unfinished / "recipe.yaml").write_text(recipe, encoding="utf-8")
+            card = _CARD.format(
+                name=folder.name,
+                description=description,
+                step=step,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                dtype=dtype,
+            )
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
+    except DataError as error:
+        raise UsageError(str(error)) from error
+
+
+def exported_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """Names and tensors for the file; of tied weights the embedding alone."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del state["head.weight"]
+    return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+
+
+def _config(language_model: dict[str, Any], dtype: str, end: int | None) -> dict[str, Any]:
+    return {
+        "model_type": "dla",
+        "architectures": ["DlaForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "configuration_dla.DlaConfig",
+            "AutoModelForCausalLM": "modeling_dla.DlaForCausalLM",
+        },
+        "dtype": dtype,
+        "torch_dtype": dtype,  # what transformers called it before version 5
+        **({} if end is None else _ends(end)),
+        "language_model": language_model,
+    }
+
+
+def _ends(end: int) -> dict[str, int]:
+    """A document's end also stands before its beginning, and fills up what is shorter than others."""
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+
+
+def _tokenizer_config(end: int | None) -> dict[str, Any]:
+    special = {} if end is None else dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_DOCUMENT)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": torch.iinfo(torch.int64).max,
+        **special,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,72 @@
+"""`dla-train export` as a user types it, on a run of this process."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dla_train import load_model
+
+
+@pytest.fixture
+def run_folder(cli, micro_recipe):
+    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_the_folder_is_the_checkpoint(cli, tmp_path):
+    done = cli("export", "--checkpoint", "run", "--to", "out/model")
+    assert done.code == 0, done.err
+    assert done.out.startswith("run/checkpoints/step-00000004 is in out/model: 0.")
+    assert "step 4." in done.out
+    state = torch.load(tmp_path / "run/checkpoints/step-00000004/state.ckpt", weights_only=True)["state_dict"]
+    for source in ("run", "out/model"):
+        weights = load_model(source).state_dict()
+        assert all(torch.equal(state[f"model.{name}"], value) for name, value in weights.items())
+        assert len(weights) == sum(name.startswith("model.") for name in state)
+    made = tmp_path / "out/model"
+    assert (made / "tokenizer.json").read_bytes() == (tmp_path / "run/tokenizer.json").read_bytes()
+    assert (made / "recipe.yaml").read_text() == (tmp_path / "run/recipe.yaml").read_text()
+    assert "trained with dla-train for 4 steps" in (made / "README.md").read_text()
+
+    done = cli("export", "--checkpoint", "run", "--to", "out/model")
+    assert done.code == 2
+    assert "out/model is not empty. Give --to a new folder" in done.err
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "run/tokenizer.json").unlink()
+    done = cli("export", "--checkpoint", "run", "--to", "bare")
+    assert done.code == 0, "into an empty folder, of a model whose tokens are no text"
+    assert "It has no tokenizer" in done.out
+    assert not (tmp_path / "bare/tokenizer_config.json").exists()
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, message in [
+        (["--to", "out"], "needs --checkpoint RUN"),
+        (["--checkpoint", "run"], "needs --to DIR"),
+        (["--checkpoint", "runs", "--to", "out"], "there is no folder runs"),
+        (["--checkpoint", "run", "--to", "file"], "file is a file. Give --to a new folder"),
+        (["--checkpoint", "run", "--to", "file/out"], "cannot write file/out: not a directory"),
+        (["--checkpoint", "run", "--to", "out", "model.hidden=4"], "takes no key=value (given model.hidden=4)"),
+    ]:
+        done = cli("export", *arguments)
+        assert done.code == 2, done.err
+        assert message in done.err
+        assert not (tmp_path / "out").exists()
+    newest = tmp_path / "run/checkpoints/step-00000004"
+    state = bytearray((newest / "state.ckpt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (newest / "state.ckpt").write_bytes(state)
+    done = cli("export", "--checkpoint", newest, "--to", "out")
+    assert done.code == 1
+    assert "is damaged" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_package_imports_without_torch():
+    script = "import sys, dla_train; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0

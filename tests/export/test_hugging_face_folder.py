@@ -1,0 +1,174 @@
+"""An exported folder gives the checkpoint's logits to the last bit, also where dla_train cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dla_data.tokenizer import save_tokenizer, train_tokenizer
+from dla_train import load_model
+from dla_train.export.model_code import model_code, own_imports
+from dla_train.export.write import write_export
+from dla_train.models import LanguageModel, ModelConfig, generate, initialize, model_config_from_dict
+
+MAMBA = {"kind": "mamba2", "heads": 2, "head_dim": 8, "state_dim": 8, "groups": 1, "conv_width": 4}
+DELTA = {"kind": "gated_deltanet", "heads": 2, "key_dim": 8, "value_dim": 8, "conv_width": 4}
+DYNAMIC = {"kind": "dynamic", "capacity": 4, "threshold": 0.9}
+MIXERS = {
+    "single": MAMBA | {"memory": {"kind": "single"}},
+    "fixed": MAMBA | {"memory": {"kind": "fixed", "block": 5, "capacity": 3}},
+    "fenwick": DELTA | {"memory": {"kind": "fenwick", "capacity": 6}},
+    "dynamic": MAMBA | {"memory": DYNAMIC},
+    "learned": DELTA | {"memory": DYNAMIC | {"learn_threshold": True}},
+    "attention": {"kind": "attention", "heads": 2},
+}
+TOKENS = torch.arange(2 * 23).view(2, 23).mul(37) % 300
+
+ELSEWHERE = """
+import sys, torch
+class NoTraining:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("dla_train", "dla_data", "lightning"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTraining())
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+root, *names = sys.argv[1:]
+tokens = torch.arange(2 * 23).view(2, 23).mul(37) % 300
+found = {}
+for name in names:
+    model, report = AutoModelForCausalLM.from_pretrained(
+        f"{root}/{name}", trust_remote_code=True, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    with torch.no_grad():
+        found[f"{name}.logits"] = model(tokens).logits
+        wide = torch.nn.functional.pad(tokens, (0, 4))
+        mask = (torch.arange(27) < 23).long().expand(2, -1)
+        padded = model(wide, attention_mask=mask, labels=wide.masked_fill(mask == 0, -100), use_cache=False)
+        found[f"{name}.padded"] = padded.logits[:, :23].contiguous()
+        found[f"{name}.loss"] = padded.loss
+    steps, all_seen = [], torch.ones_like(tokens)
+    note = lambda module, given, kwargs, out: steps.append(kwargs["input_ids"].shape[1])
+    model.register_forward_hook(note, with_kwargs=True)
+    searched = dict(max_new_tokens=5, num_beams=3, do_sample=False, eos_token_id=None, attention_mask=all_seen)
+    greedy = dict(searched, num_beams=1, max_new_tokens=9)
+    found[f"{name}.greedy"] = model.generate(tokens, **greedy)
+    assert steps == [23] + [1] * 8, steps
+    found[f"{name}.beams"] = model.generate(tokens, **searched)
+    found[f"{name}.recomputed"] = model.generate(tokens, **searched, use_cache=False)
+    try:
+        model(tokens, attention_mask=mask[:, 4:], use_cache=True)
+    except ValueError as error:
+        assert "padding cannot be hidden from a state" in str(error)
+    else:
+        raise AssertionError("padding entered a state")
+reader = AutoTokenizer.from_pretrained(f"{root}/{names[0]}", trust_remote_code=True)
+found["ids"] = torch.tensor(reader("alpha b\\u00e9ta\\n\\n  gamma")["input_ids"])
+assert reader.decode(found["ids"]) == "alpha b\\u00e9ta\\n\\n  gamma"
+assert reader.eos_token == "<|endoftext|>"
+save_file({name: part.contiguous() for name, part in found.items()}, f"{root}/found.safetensors")
+"""
+
+
+def small_config(name: str) -> ModelConfig:
+    tied = name in ("dynamic", "attention")
+    fields = {"vocab_size": 300, "hidden": 16, "layers": 2, "tie_embeddings": tied, "mixer": MIXERS[name]}
+    return model_config_from_dict(fields)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, LanguageModel]:
+    made = {name: initialize(LanguageModel(small_config(name)), seed=7).eval() for name in MIXERS}
+    for model in made.values():
+        for name, buffer in model.named_buffers():  # as calibration leaves them: another one per head
+            buffer += torch.arange(buffer.numel()) * 0.1
+            assert name.endswith("threshold")
+    return made
+
+
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("exported")
+    tokenizer = root / "tokenizer.json"
+    save_tokenizer(train_tokenizer(["alpha béta gamma\n" * 40, "abcdefghijklmnopqrstuvwxyz " * 9], 290), tokenizer)
+    for name, model in models.items():
+        write_export(root / name, model, tokenizer=tokenizer, description="small", step=3, recipe="a: 1\n")
+    return root
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_load_model_gives_the_same_logits(models, exported, name):
+    model = load_model(exported / name)
+    assert torch.equal(model(TOKENS)[0], models[name](TOKENS)[0])
+    assert (model.head.weight is model.embedding.weight) == models[name].config.tie_embeddings
+    assert ("model.head.weight" in load_file(exported / name / "model.safetensors")) != model.config.tie_embeddings
+    assert not model.training
+    assert len({path.stat().st_mode for path in (exported / name).iterdir()}) == 1, "all can be read by the same people"
+
+
+def test_transformers_gives_the_same_logits_and_text_without_dla_train(models, exported, tmp_path):
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(exported), *MIXERS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = load_file(exported / "found.safetensors")
+    for name, model in models.items():
+        with torch.no_grad():
+            logits = model(TOKENS)[0]
+        assert torch.equal(found[f"{name}.logits"], logits), name
+        torch.testing.assert_close(found[f"{name}.padded"], logits)
+        expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+        torch.testing.assert_close(found[f"{name}.loss"], expected)
+        assert torch.equal(found[f"{name}.greedy"][:, 23:], generate(model, TOKENS, 9, temperature=0)), name
+        assert torch.equal(found[f"{name}.beams"], found[f"{name}.recomputed"]), name
+
+
+def test_the_code_that_travels_is_that_of_the_models_and_imports_nothing_else():
+    files = model_code()
+    assert {"modeling_dla.py", "configuration_dla.py", "dla_mamba2.py", "dla_memory.py"} <= set(files)
+    for source in files.values():
+        assert own_imports(source) == []
+    assert "dla_initialization.py" not in files, "a trained model is not drawn"
+
+
+def test_a_folder_is_complete_or_absent(models, tmp_path, monkeypatch):
+    import dla_train.export.write as write
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "_write_json", full)
+    with pytest.raises(write.UsageError, match="No space left on device"):
+        write_export(tmp_path / "m", models["single"], tokenizer=None, description="", step=1, recipe="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_folder_is_named(exported, models, tmp_path):
+    write_export(tmp_path / "m", models["single"], tokenizer=None, description="", step=1, recipe="")
+    weights, config = tmp_path / "m/model.safetensors", tmp_path / "m/config.json"
+    sound, fields = weights.read_bytes(), json.loads(config.read_text())
+    for spoil, message in [
+        (lambda: weights.write_bytes(sound[:-9]), "is damaged"),
+        (lambda: weights.write_bytes((exported / "dynamic/model.safetensors").read_bytes()), "does not fit its config"),
+        (lambda: weights.unlink(), "model.safetensors is missing"),
+        (lambda: config.write_text("{"), "is damaged"),
+        (lambda: config.write_text(json.dumps(fields | {"language_model": {}})), "is damaged: mixer is None"),
+        (lambda: config.write_text(json.dumps(fields | {"model_type": "gpt2"})), "holds a model of another kind"),
+    ]:
+        spoil()
+        with pytest.raises(Exception, match=message) as raised:
+            load_model(tmp_path / "m")
+        assert type(raised.value).__name__ in ("RunError", "UsageError")
+    with pytest.raises(Exception, match="there is no folder"):
+        load_model(tmp_path / "nothing")
