@@ -10,6 +10,7 @@ pytestmark = pytest.mark.interpret
 
 from dla_train.models import AttentionConfig, LanguageModel, ModelConfig, initialize  # noqa: E402
 from dla_train.models.loss import IGNORED  # noqa: E402
+from dla_train.runs.metrics_file import read_rows  # noqa: E402
 from dla_train.training.fused import linear_cross_entropy, use_liger  # noqa: E402
 
 
@@ -101,3 +102,27 @@ def test_weights_are_read_while_their_module_is_called_and_not_after(pair, batch
     release(model.head, (), None)
     loss = model.loss(*batch)
     torch.testing.assert_close(torch.autograd.grad(loss, model.head.weight)[0], expected)
+
+
+def test_a_run_has_the_losses_of_a_plain_one_and_reports_without_the_kernels(cli, micro_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr("dla_train.training.start.require_liger", lambda loaded: None)  # there is no GPU, and no need
+    reported = []
+
+    def write_report(loaded, folder, start, model):
+        reported.append([module.kernel for module in model.modules() if hasattr(module, "kernel")])
+        return ""
+
+    monkeypatch.setattr("dla_train.training.fit.write_report", write_report)
+    settings = [
+        "training.steps=2", "schedule.warmup=1", "training.global_batch=1", "training.micro_batch=1", "data.window=8",
+        "training.validate_every=null", "training.validation_windows=1", "training.z_loss=1e-3",
+    ]  # fmt: skip
+    for fused in ("none", "liger"):
+        done = cli("fit", "--recipe", micro_recipe, "--run-dir", fused, f"training.fused={fused}", *settings)
+        assert done.code == 0, done.err
+    plain, through_liger = (read_rows(tmp_path / name / "metrics.csv") for name in ("none", "liger"))
+    assert [row["split"] for row in plain] == ["train", "train", "validation"]
+    for one, other in zip(plain, through_liger, strict=True):
+        for name in {"loss", "grad_norm"} & one.keys():
+            assert other[name] == pytest.approx(one[name], rel=1e-4)
+    assert reported[1] == [None] * (2 * 2 + 1 + 1), "norms of two blocks, the last norm, the head"
