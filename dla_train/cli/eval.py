@@ -79,8 +79,8 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         groups = {name: harness.members(name) for name in names}
         scores = _scores(harness, groups, model, options.limit)
     tables = [
-        table(name, [score for task in tasks for score in scores[task]], published(name, trained.recipe.model))
-        for name, tasks in groups.items()
+        table(name, [score for member in members for score in scores[member]], published(name, trained.recipe.model))
+        for name, members in groups.items()
     ]
     text = f"{trained.folder}, step {trained.step:,}\n\n" + "\n".join(tables)
     print(text, end="")
@@ -111,12 +111,18 @@ def _check(options: argparse.Namespace, settings: list[str]) -> list[str]:
 
 
 def _scores(harness: Harness, groups: dict[str, list[str]], model: Any, limit: int | None) -> dict[str, list[Score]]:
-    """Of each task. All are loaded before the first is asked: what is missing shows at once."""
-    tasks = {task: harness.load(task) for tasks in groups.values() for task in tasks}
-    found = {}
-    for number, (name, task) in enumerate(tasks.items(), 1):
-        found[name] = harness.run(task, model, limit=limit)
-        _say(f"{number} of {len(tasks)}: {name}, " + ", ".join(f"{s.metric} {s.value:.4g}" for s in found[name]))
+    """Of each member of a group. All are loaded before the first is asked: what is missing shows at once."""
+    loaded = {member: harness.load(member) for members in groups.values() for member in members}
+    total, number = sum(map(len, loaded.values())), 0
+    found: dict[str, list[Score]] = {}
+    for member, tasks in loaded.items():
+        found[member] = []
+        for name, task in tasks.items():
+            scores = harness.run(task, model, limit=limit)
+            found[member] += scores
+            number += 1
+            shown = ", ".join(f"{score.metric} {score.value:.4g}" for score in scores)
+            _say(f"{number} of {total}: {name}, {shown}")
     return found
 
 

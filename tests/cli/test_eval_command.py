@@ -32,7 +32,7 @@ def test_scores_of_a_file_of_ones_own(cli, tmp_path):
     done = cli("eval", "--checkpoint", "run", "--tasks", "words.yaml", "--limit", 2, "--out", "made/out")
     assert done.code == 0, done.err
     assert done.out.startswith("run, step 4\n")
-    assert "1 of 1: words.yaml, acc " in done.err
+    assert "1 of 1: words, acc " in done.err
     results = json.loads((tmp_path / "made/out/results.json").read_text())
     assert (results["step"], results["limit"]) == (4, 2)
     [score] = results["scores"]

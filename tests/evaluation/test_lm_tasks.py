@@ -10,6 +10,7 @@ import datasets
 import nltk
 import pytest
 import yaml
+from lm_eval.api.task import Task
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.tasks.ruler.common_utils import get_tokenizer
 from tokenizers import Tokenizer
@@ -93,6 +94,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
 
+def task_of(harness: Harness, name: str) -> Task:
+    [task] = harness.load(name).values()
+    return task
+
+
 def test_every_file_of_ours_is_whole(harness: Harness) -> None:
     files = [path for path in TASKS.glob("*.yaml") if not path.name.startswith("_")]
     assert len(files) == 4 + 3
@@ -125,7 +131,7 @@ def test_the_harness_asks_the_model_each_of_them(group: str, harness: Harness, m
     assert paper is not None
     scores = []
     for name in harness.members(group):
-        found = harness.run(harness.load(name), model, limit=1)
+        found = harness.run(task_of(harness, name), model, limit=1)
         assert paper.metric in {score.metric for score in found}, name
         assert all(score.examples == 1 and score.task == name for score in found)
         scores += found
@@ -195,10 +201,18 @@ def test_files_of_ones_own_are_scored_as_the_model_answers(model: HarnessModel) 
             right.append(found[0][1] if len(found) == 1 else found[0][0] >= found[1][0])
         by_hand[name] = sum(right) / len(right)
     for name, count in [("towns", 2), ("last", 3)]:
-        [score] = harness.run(harness.load(f"{name}.yaml"), model)
+        [score] = harness.run(task_of(harness, f"{name}.yaml"), model)
         assert (score.metric, score.value, score.examples) == ("acc", by_hand[name], count)
-    [score] = harness.run(harness.load("read.yaml"), model)
+    [score] = harness.run(task_of(harness, "read.yaml"), model)
     assert (score.metric, score.examples) == ("contains", 2)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_group_that_changes_its_tasks_stays_whole(harness: Harness) -> None:
+    assert harness.members("openllm") == ["openllm"], "it sets the number of examples in a prompt"
+    assert harness.members("mathqa") == ["mathqa"]
+    assert harness.members("arabicmmlu_stem") != ["arabicmmlu_stem"]
+    assert harness.members("ai2_arc") == ["arc_challenge", "arc_easy"], "a tag"
 
 
 @pytest.mark.usefixtures("hub")
@@ -235,5 +249,5 @@ def test_other_groups_and_backbones() -> None:
 def test_a_needle_task_of_ruler_makes_its_text_and_is_scored(tokenizer: Tokenizer, model: HarnessModel) -> None:
     with transformers_folder(tokenizer, END_OF_DOCUMENT) as folder:
         harness = Harness(folder)
-        [score] = harness.run(harness.load("niah_single_1"), model, limit=1)
+        [score] = harness.run(task_of(harness, "niah_single_1"), model, limit=1)
     assert (score.metric, score.value, score.examples) == ("4096", 0, 1)

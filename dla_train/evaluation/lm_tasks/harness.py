@@ -23,6 +23,7 @@ from dla_train.evaluation.lm_tasks.adapter import HarnessModel
 TASKS = Path(__file__).parent / "tasks"
 """Our own task files: groups of the paper's data sets, and those that the harness has in another form only."""
 _BOOTSTRAP = 1000  # resamples for errors of metrics that are no mean, such as a perplexity
+_KEYS_OF_A_GROUP = {"group", "group_alias", "task", "tag", "aggregate_metric_list", "metadata"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ class Harness:
     def members(self, name: str) -> list[str]:
         """The tasks of a group or tag, of a task itself or of a task file (a path that ends in .yaml), in order.
 
+        A group that sets something for its tasks, such as examples in the prompt, stays whole.
+
         Raises:
             UsageError: there is none of this name; names the nearest.
         """
@@ -75,20 +78,19 @@ class Harness:
             return sorted(entry.tags)
         if entry.kind.name != "GROUP":
             return [name]
-        assert entry.cfg is not None
-        parts = [
-            part if isinstance(part, str) else str(part.get("task", part.get("group"))) for part in entry.cfg["task"]
-        ]
-        return [member for part in parts for member in self.members(part)]
+        config = entry.cfg or {}
+        if not all(isinstance(part, str) for part in config["task"]) or not config.keys() <= _KEYS_OF_A_GROUP:
+            return [name]
+        return [member for part in config["task"] for member in self.members(part)]
 
-    def load(self, name: str) -> Task:
-        """A task with its data.
+    def load(self, name: str) -> dict[str, Task]:
+        """A member as `members` has it, with its data: one task, or those of a group that changes its tasks, by name.
 
         Raises:
-            UsageError: its data set or a package is missing, or its file is wrong.
+            UsageError: a data set or a package is missing, or a file is wrong.
         """
         try:
-            (task,) = self._manager.load([name])["tasks"].values()
+            return self._manager.load([name])["tasks"]
         except ImportError as error:
             raise UsageError(f"the task {name} needs a package: {error}. {INSTALL}") from error
         except OSError as error:
@@ -97,7 +99,6 @@ class Harness:
             if "cache" in str(error) and isinstance(error, ValueError):  # what `datasets` says without a network
                 raise UsageError(self._no_data(name, error)) from error
             raise UsageError(f"the task {name} cannot be loaded: {type(error).__name__}: {error}") from error
-        return task
 
     def _no_data(self, name: str, error: Exception) -> str:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
