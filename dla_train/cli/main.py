@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from dla_train.cli import estimate, eval, export, fit, generate, prepare, recipes, show, submit
+from dla_train.cli import estimate, eval, export, fit, generate, inspect, prepare, recipes, show, submit
 from dla_train.errors import RelayedError, RunError, UsageError
 
-_COMMANDS = (fit, prepare, estimate, generate, eval, export, recipes, show, submit)
+_COMMANDS = (fit, prepare, estimate, generate, eval, inspect, export, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there

@@ -19,6 +19,19 @@ def read_prompt(text: str) -> str:
     return _decoded(sys.stdin.buffer.read(), "standard input") if text == STANDARD_INPUT else text
 
 
+def read_text(path: Path) -> str:
+    """A whole file.
+
+    Raises:
+        UsageError: it cannot be read or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the text {path}: {error.strerror}. Give a text file.") from error
+    return _decoded(content, str(path))
+
+
 def read_prompts(path: Path) -> list[str]:
     """The lines of a file that are not blank.
 

@@ -1,0 +1,63 @@
+"""`dla-train inspect`: what a model's memory does with a text."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dla_train.errors import UsageError
+
+_EXAMPLES = """\
+DIR gets index.html, one page that needs no network, and its pictures as life.png, boundary-rates.png and
+slot-weights.png. The page can switch to every other layer and head.
+
+examples:
+  dla-train inspect --checkpoint runs/tiny --text story.txt --out seen
+  dla-train inspect --checkpoint runs/tiny --text story.txt --layer 1 --head 3 --max-tokens 500 --out seen
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "inspect",
+        help="what a model's memory does with a text",
+        description=__doc__,
+        usage="dla-train inspect --checkpoint RUN --text FILE --out DIR [options]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
+    )
+    parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the page goes")
+    parser.add_argument("--layer", metavar="N", type=int, default=0, help="shown first (0)")
+    parser.add_argument("--head", metavar="N", type=int, default=0, help="shown first (0)")
+    parser.add_argument("--max-tokens", metavar="N", type=int, default=1024, help="of the text, from its start (1024)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    """Write the page and the pictures."""
+    for name, value in (
+        ("--checkpoint RUN", options.checkpoint),
+        ("--text FILE", options.text),
+        ("--out DIR", options.out),
+    ):
+        if value is None:
+            raise UsageError(f"dla-train inspect needs {name}.")
+    if settings:
+        raise UsageError(f"dla-train inspect takes no key=value (given {settings[0]}): the run has its recipe.")
+    if options.max_tokens < 2:
+        raise UsageError(f"--max-tokens is {options.max_tokens}; it must be at least 2.")
+    from dla_train.evaluation.prompts import read_text
+    from dla_train.evaluation.trained import load_trained
+    from dla_train.inspection.write import write_inspection
+
+    text = read_text(options.text)
+    made = write_inspection(
+        options.out, load_trained(options.checkpoint), text, options.layer, options.head, options.max_tokens
+    )
+    print(f"Open {made}")
+    return 0

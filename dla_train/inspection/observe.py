@@ -1,0 +1,75 @@
+"""Runs a model over a text and keeps what its memories did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dla_kernels import Plan
+from dla_train.errors import UsageError
+from dla_train.models import LanguageModel
+from dla_train.models.memory import Dynamic, Memory
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer did with T tokens.
+
+    Attributes:
+        plan: on the CPU, of one sequence.
+        weights: `[H, M]`, mean weight of a slot by its age, over the tokens after which such a slot existed; nan where
+            none did.
+        threshold: `[H]`, or None where the content does not decide.
+    """
+
+    plan: Plan
+    weights: Tensor
+    threshold: Tensor | None
+
+    @property
+    def rates(self) -> Tensor:
+        """Share of tokens that open a slot, `[H]`; the first, which always does, is left out."""
+        return self.plan.boundary[0, 1:].double().mean(0)
+
+
+def observe(model: LanguageModel, tokens: list[int]) -> list[Layer]:
+    """Every layer on `tokens`, at least two.
+
+    Raises:
+        UsageError: nothing in this model divides a text.
+    """
+    memories = [module for module in model.modules() if isinstance(module, Memory) and module.capacity > 1]
+    if not memories:
+        raise UsageError(
+            "this model divides no text: it has one state, or softmax attention, which keeps every token. Give a run "
+            "with the memory dynamic, of which all can be shown, or fixed or fenwick: their slots and weights."
+        )
+    plans: dict[int, Plan] = {}
+    weights: dict[int, Tensor] = {}
+    hooks = []
+    for number, memory in enumerate(memories):
+
+        def keep_plan(module: Any, given: Any, plan: Plan, number: int = number) -> None:
+            plans[number] = plan
+
+        def keep_weights(module: Any, given: Any, weight: Tensor, number: int = number) -> None:
+            weights[number] = weight
+
+        hooks += [memory.register_forward_hook(keep_plan), memory.slot_weight.register_forward_hook(keep_weights)]
+    try:
+        with torch.no_grad():
+            model.hidden_states(torch.tensor([tokens]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [_layer(memory, plans[number], weights[number]) for number, memory in enumerate(memories)]
+
+
+def _layer(memory: Memory, plan: Plan, weight: Tensor) -> Layer:
+    exists = torch.arange(plan.capacity) < plan.slots_in_use()[0, ..., None]  # [T, H, M]
+    means = weight[0].double().masked_fill(~exists, 0).sum(0) / exists.sum(0)
+    threshold = memory.threshold.detach() if isinstance(memory, Dynamic) else None
+    return Layer(plan, means, threshold)

@@ -1,0 +1,65 @@
+"""From a plan's shifts to the slots that existed, and when."""
+
+from dataclasses import dataclass
+
+from dla_kernels.plan import JOIN
+
+
+@dataclass(frozen=True)
+class Spell:
+    """A slot for as long as it held the same tokens, or was open and grew by one at each step.
+
+    Attributes:
+        first, end: the tokens `first .. end - 1` are in it (at its end, if it is open).
+        since, until: it exists so after the tokens `since .. until - 1`.
+        density: mean score of its tokens.
+        is_open: tokens join it.
+    """
+
+    first: int
+    end: int
+    since: int
+    until: int
+    density: float
+    is_open: bool
+
+
+@dataclass
+class _Slot:
+    first: int
+    end: int
+    since: int
+    score_sum: float
+
+    def spell(self, until: int, *, is_open: bool) -> Spell:
+        return Spell(self.first, self.end, self.since, until, self.score_sum / (self.end - self.first), is_open)
+
+
+def spells(shift: list[int], score: list[float], capacity: int, collapse: bool) -> list[Spell]:
+    """All slots of one head over one text, in the order in which they end; those of the end come last, oldest first.
+
+    Args:
+        shift, score, capacity, collapse: of the plan, see `dla_kernels.Plan`; the text begins with the first token.
+    """
+    done: list[Spell] = []
+    slots: dict[int, _Slot] = {}
+    for now, moved in enumerate(shift):
+        if now and (moved == JOIN or capacity == 1):
+            slots[0].end, slots[0].score_sum = now + 1, slots[0].score_sum + score[now]
+            continue
+        older: dict[int, _Slot] = {}
+        for age in sorted(slots, reverse=True):
+            slot = slots[age]
+            grown = age if age > moved else moved + 1 if collapse else age + 1
+            grown = min(grown, capacity - 1)
+            if age == 0:  # it is open no more
+                done.append(slot.spell(now, is_open=True))
+                slot.since = now
+            if grown in older:  # two of one age are one slot
+                other = older[grown]
+                done += [part.spell(now, is_open=False) for part in (other, slot) if part.since < now]
+                slot = _Slot(other.first, slot.end, now, other.score_sum + slot.score_sum)
+            older[grown] = slot
+        slots = {**older, 0: _Slot(now, now + 1, now, score[now])}
+    last = len(shift)
+    return done + [slots[age].spell(last, is_open=age == 0) for age in sorted(slots, reverse=True)]
