@@ -13,12 +13,15 @@ class LoggingConfig:
         memory_every: steps between measurements of the boundary rate and the slots in use.
         histograms_every: steps between the distributions over tokens, slots and heads behind these means, in
             `memory.jsonl` and as TensorBoard's histograms. Every validation has its own.
+        inspect_every: steps between pages, in `inspections/`, that show what the memories do with the first window of
+            that step (as `dla-train inspect` does); null writes none.
     """
 
     tensorboard: bool = True
     console_seconds: float = 10.0
     memory_every: int = 1
     histograms_every: int = 100
+    inspect_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.console_seconds < 0:
@@ -26,6 +29,8 @@ class LoggingConfig:
         for name in ("memory_every", "histograms_every"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.inspect_every is not None and self.inspect_every < 1:
+            raise ValueError(f"inspect_every is {self.inspect_every}; it must be at least 1, or null for no pages")
 
 
 @dataclass(frozen=True, kw_only=True)

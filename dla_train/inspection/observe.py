@@ -19,7 +19,7 @@ class Layer:
     """What one layer did with T tokens.
 
     Attributes:
-        plan: on the CPU, of one sequence.
+        plan: of one sequence.
         weights: `[H, M]`, mean weight of a slot by its age, over the tokens after which such a slot existed; nan where
             none did.
         threshold: `[H]`, or None where the content does not decide.
@@ -32,7 +32,7 @@ class Layer:
     @property
     def rates(self) -> Tensor:
         """Share of tokens that open a slot, `[H]`; the first, which always does, is left out."""
-        return self.plan.boundary[0, 1:].double().mean(0)
+        return self.plan.boundary[0, 1:].double().mean(0).cpu()
 
 
 def observe(model: LanguageModel, tokens: list[int]) -> list[Layer]:
@@ -61,7 +61,7 @@ def observe(model: LanguageModel, tokens: list[int]) -> list[Layer]:
         hooks += [memory.register_forward_hook(keep_plan), memory.slot_weight.register_forward_hook(keep_weights)]
     try:
         with torch.no_grad():
-            model.hidden_states(torch.tensor([tokens]))
+            model.hidden_states(torch.tensor([tokens], device=model.embedding.weight.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -69,7 +69,7 @@ def observe(model: LanguageModel, tokens: list[int]) -> list[Layer]:
 
 
 def _layer(memory: Memory, plan: Plan, weight: Tensor) -> Layer:
-    exists = torch.arange(plan.capacity) < plan.slots_in_use()[0, ..., None]  # [T, H, M]
+    exists = torch.arange(plan.capacity, device=weight.device) < plan.slots_in_use()[0, ..., None]  # [T, H, M]
     means = weight[0].double().masked_fill(~exists, 0).sum(0) / exists.sum(0)
     threshold = memory.threshold.detach() if isinstance(memory, Dynamic) else None
-    return Layer(plan, means, threshold)
+    return Layer(plan, means.cpu(), threshold)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dla_kernels import Plan
 from dla_kernels.plan import JOIN
 
 
@@ -63,3 +64,11 @@ def spells(shift: list[int], score: list[float], capacity: int, collapse: bool) 
         slots = {**older, 0: _Slot(now, now + 1, now, score[now])}
     last = len(shift)
     return done + [slots[age].spell(last, is_open=age == 0) for age in sorted(slots, reverse=True)]
+
+
+def lives_of(plan: Plan) -> list[list[Spell]]:
+    """`spells` of every head of a plan of one sequence."""
+    return [
+        spells(shift, score, plan.capacity, plan.collapse)
+        for shift, score in zip(plan.shift[0].T.tolist(), plan.score[0].T.tolist(), strict=True)
+    ]

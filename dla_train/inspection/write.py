@@ -12,7 +12,7 @@ from dla_train.evaluation.trained import Trained
 from dla_train.inspection.observe import Layer, observe
 from dla_train.inspection.page import page, pieces
 from dla_train.inspection.pictures import draw_life, draw_rates, draw_weights
-from dla_train.inspection.slot_life import Spell, spells
+from dla_train.inspection.slot_life import lives_of
 
 
 def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head: int, max_tokens: int) -> Path:
@@ -41,7 +41,7 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
     layers = observe(trained.model, encoding.ids[:max_tokens])
     _check_choice("--layer", layer, len(layers))
     _check_choice("--head", head, layers[layer].plan.shift.shape[2])
-    lives = [_lives(one) for one in layers]
+    lives = [lives_of(one.plan) for one in layers]
     title = f"{trained.folder.path.name}, step {trained.step}"
     where = f"layer {layer}, head {head}"
     content = page(title, words, layers, lives, layer, head, _note(layers, len(encoding.ids), max_tokens))
@@ -56,14 +56,6 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
             f"cannot write {folder}: {error.strerror}. Make room or permission there, or give --out another folder."
         ) from error
     return folder / "index.html"
-
-
-def _lives(layer: Layer) -> list[list[Spell]]:
-    plan = layer.plan
-    return [
-        spells(shift, score, plan.capacity, plan.collapse)
-        for shift, score in zip(plan.shift[0].T.tolist(), plan.score[0].T.tolist(), strict=True)
-    ]
 
 
 def _note(layers: list[Layer], tokens: int, max_tokens: int) -> str:

@@ -36,6 +36,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.log = path / "logs" / "run.log"
         self.slurm = path / "slurm"
+        self.inspections = path / "inspections"
         self.report_text = path / "report.md"
         self.report_data = path / "report.json"
         self.loss_picture = path / "loss.png"

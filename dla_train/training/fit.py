@@ -13,6 +13,7 @@ from dla_data.errors import DataError
 from dla_train import atomic_files
 from dla_train.callbacks.checkpointing import Checkpointing
 from dla_train.callbacks.ending import Ending
+from dla_train.callbacks.inspecting import Inspecting
 from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.callbacks.progress import Progress
@@ -154,6 +155,7 @@ def _run(
             checkpointing,
             ThresholdCalibration(),
             metrics,
+            *_inspecting(recipe, folder, ranks.is_first),
             *([Progress(recipe.training.steps, metrics, recipe.logging.console_seconds)] if ranks.is_first else []),
         ],
         logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
@@ -205,6 +207,11 @@ def _report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: Langua
     use_torch(model)  # the report is made on the CPU
     with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
         return write_report(loaded, folder, start, model.to("cpu"))
+
+
+def _inspecting(recipe: Recipe, folder: RunFolder, is_first: bool) -> list[Inspecting]:
+    every = recipe.logging.inspect_every
+    return [Inspecting(every, folder.inspections, folder.tokenizer)] if every is not None and is_first else []
 
 
 def _throughput(recipe: Recipe) -> Throughput:

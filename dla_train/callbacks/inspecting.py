@@ -1,0 +1,73 @@
+"""Pages of what the memories do, written while training."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from dla_data.tokenizer import load_tokenizer
+from dla_train import atomic_files
+from dla_train.callbacks.step_boundary import ends_step
+from dla_train.errors import RunError
+from dla_train.inspection.observe import observe
+from dla_train.inspection.page import page
+from dla_train.inspection.slot_life import lives_of
+from dla_train.training.batch import model_inputs
+from dla_train.training.module import LanguageModelTraining
+
+MOST_TOKENS = 512
+"""Of the window: a page stays small."""
+
+
+class Inspecting(Callback):
+    """After every `every` steps, shows what the memories do with the first window of the last micro-batch.
+
+    For one process, which holds the whole model. Changes nothing in training.
+
+    Args:
+        every: steps. folder: for the pages, `step-00000100.html`. tokenizer: a file that is there if tokens are text.
+    """
+
+    def __init__(self, every: int, folder: Path, tokenizer: Path) -> None:
+        self.every = every
+        self.folder = folder
+        self.tokenizer = tokenizer
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write a page, if this is the end of such a step.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        if not ends_step(trainer, batch_idx) or trainer.global_step % self.every:
+            return
+        assert isinstance(pl_module, LanguageModelTraining)
+        tokens = model_inputs(batch)[0][0, :MOST_TOKENS].tolist()
+        with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            layers = observe(pl_module.model, tokens)
+        path = self.folder / f"step-{trainer.global_step:08d}.html"
+        lives = [lives_of(layer.plan) for layer in layers]
+        title = f"{self.folder.parent.name}, step {trainer.global_step}"
+        content = page(title, self._words(tokens), layers, lives, 0, 0, "A window of the training data.")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            atomic_files.write_text(path, content)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}. Make room or permission there.") from error
+
+    def _words(self, tokens: list[int]) -> list[str]:
+        """What to show for each token: its part of the text, or its number and a space."""
+        if not self.tokenizer.is_file():
+            return [f"{token} " for token in tokens]
+        tokenizer = load_tokenizer(self.tokenizer)
+        # Token by token, as the text between them is not at hand; a part of a character shows as a replacement mark.
+        return [tokenizer.decode([token], skip_special_tokens=False) for token in tokens]
