@@ -19,7 +19,8 @@ IMPORT_NAMES = {"liger-kernel": "liger_kernel", "lm-eval": "lm_eval", "pyyaml": 
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [Requirement(line) for line in chain(PROJECT["dependencies"], *EXTRAS.values())]
+EVERY = [Requirement(line) for line in chain(PROJECT["dependencies"], *EXTRAS.values())]
+REQUIREMENTS = [one for one in EVERY if one.name != PROJECT["name"]]  # dev asks for the other extras
 
 
 def pins() -> dict[str, Version]:
