@@ -81,22 +81,30 @@ class Jobs:
         return path.read_text() if path.exists() else ""
 
     def process(self, folder: str = "run", rank: int = 0) -> int:
-        """The process that trains in `folder` as `rank`."""
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        """The process that trains in `folder` as `rank`; not one that it has started itself."""
+        wanted = os.fsencode(f"--run-dir={self.place / folder}")
+        parents = {}
+        for entry in Path("/proc").glob("[0-9]*"):
             try:
-                words = entry.read_bytes().split(b"\0")
-                variables = (entry.parent / "environ").read_bytes().split(b"\0")
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                status = (entry / "status").read_text()
             except OSError:  # it has ended
                 continue
-            wanted = os.fsencode(f"--run-dir={self.place / folder}")
             is_training = words[0] == os.fsencode(sys.executable) and wanted in words
             if is_training and f"SLURM_PROCID={rank}".encode() in variables:
-                return int(entry.parent.name)
-        raise AssertionError(f"nothing trains in {folder}")
+                parents[int(entry.name)] = int(re.search(r"PPid:\s*(\d+)", status)[1])  # type: ignore[index]
+        found = [process for process, parent in parents.items() if parent not in parents]
+        assert len(found) == 1, f"rank {rank} in {folder}: {found}"
+        return found[0]
 
     def kill(self, folder: str = "run", rank: int = 0) -> None:
-        """`kill -9` of one process."""
-        os.kill(self.process(folder, rank), signal.SIGKILL)
+        """`kill -9` of one process, which must not have come to its end yet."""
+        process = self.process(folder, rank)
+        os.kill(process, signal.SIGSTOP)  # the run stands still, so that what is seen is so
+        seen = len(self.losses(folder))
+        assert seen < STEPS - 1, f"too late: step {seen} of {STEPS}"  # another rank may be a step ahead of its row
+        os.kill(process, signal.SIGKILL)
 
 
 def has_got(process: int, number: int) -> bool:
