@@ -61,6 +61,10 @@ GPU_TESTS := tests/kernels/test_triton_gpu.py tests/kernels/test_triton_sanitize
 test-cluster: $(INSTALLED_DEV) ## run jobs on a Slurm started for it (root; skipped where Slurm is not installed)
 	$(TEST_ENV) $(BIN)/pytest -m cluster tests/cluster -rs $(ARGS)
 
+.PHONY: soak
+soak: $(INSTALLED_DEV) ## kill and resume a run of two ranks at 50 random moments, and compare it (half an hour)
+	$(TEST_ENV) $(BIN)/python -m tests.soak $(ARGS)
+
 .PHONY: test-gpu
 test-gpu: ## test the Triton kernels on this machine's GPU (8 minutes; call again to go on)
 	$(GPU_ENV) $(GPU_PYTHON) -m pytest -p tests.kernels.gpu_progress --confcutdir=tests/kernels -m gpu $(GPU_TESTS) -rs --maxfail=20 $(ARGS)
