@@ -1,6 +1,7 @@
 """When to save: every N steps, at the end, and when told to stop."""
 
 import time
+from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -19,7 +20,8 @@ from dla_train.runs.exit_code_file import announce_exit
 class Checkpointing(Callback):
     """Saves between two steps: after everything that belongs to the finished one, its validation included.
 
-    So whoever goes on from a checkpoint need not ask whether the validation of its step was still to come.
+    Only a signal that comes while it validates is not kept waiting: the checkpoint then says that the validation is
+    due, and whoever goes on from it begins with that. The last validation is finished, because nothing else is left.
 
     Args:
         store: where to. config: when, and what to keep. identity: of this run.
@@ -46,11 +48,20 @@ class Checkpointing(Callback):
         self.ranks = ranks
         self.seconds = 0.0
         self._saved_step = step
+        self._validation_is_due = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into a checkpoint."""
+        return {"validation_is_due": self._validation_is_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counterpart."""
+        self._validation_is_due = state_dict["validation_is_due"]
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
-        """Save if the step before was a multiple of `every`, or if this one is not to be.
+        """Save if the step before was a multiple of `every`, or if this one is not to be; validate first if it is due.
 
         Raises:
             Interrupted: after saving, where a signal asked for the end.
@@ -58,16 +69,44 @@ class Checkpointing(Callback):
         """
         if not begins_step(trainer, batch_idx):
             return
-        told = self.stop.agreed(trainer)
-        if told is not None or (self.config.every and trainer.global_step % self.config.every == 0):
+        if self._validation_is_due:
+            _validate(trainer)
+            self._validation_is_due = False
+        self._stop_if_told(trainer)
+        if self.config.every and trainer.global_step % self.config.every == 0:
             self.save(trainer)
-        if told is not None:
-            self.ranks.first(lambda: announce_exit(128 + told))
-            raise Interrupted(told)
+
+    def on_validation_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave a validation where a signal asks for the end: it may take longer than the cluster's patience.
+
+        Raises:
+            Interrupted: after saving. RunError: the checkpoint cannot be written.
+        """
+        if trainer.global_step < trainer.max_steps:
+            self._validation_is_due = True
+            self._stop_if_told(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """It was done."""
+        self._validation_is_due = False
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last step."""
         self.save(trainer)
+
+    def _stop_if_told(self, trainer: lightning.Trainer) -> None:
+        told = self.stop.agreed(trainer)
+        if told is not None:
+            self.save(trainer)
+            self.ranks.first(lambda: announce_exit(128 + told))
+            raise Interrupted(told)
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write the checkpoint of the step that was just finished, unless it is there."""
@@ -84,3 +123,12 @@ class Checkpointing(Callback):
         self.ranks.first(lambda: self.store.prune(self.config))
         self._saved_step = step
         self.seconds += time.monotonic() - began
+
+
+def _validate(trainer: lightning.Trainer) -> None:
+    """As Lightning does it between two steps."""
+    is_first = trainer._logger_connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    trainer._logger_connector._first_loop_iter = is_first

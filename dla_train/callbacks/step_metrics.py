@@ -149,11 +149,12 @@ class StepMetrics(Callback):
         """Write the validation's row."""
         self.watch.is_active = False
         seen = self.watch.collect(trainer.strategy)
+        loss = trainer.callback_metrics["validation_loss"]
         self.validation = {
             "step": trainer.global_step,
             "split": VALIDATION,
-            "loss": float(trainer.callback_metrics["validation_loss"]),
-            "perplexity": float(trainer.callback_metrics["validation_perplexity"]),
+            "loss": float(loss),
+            "perplexity": float(loss.exp()),
             **{name: float(trainer.callback_metrics[name]) for name in self.further},
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": self._seconds(),

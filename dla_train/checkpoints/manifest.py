@@ -52,19 +52,21 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     saved: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     packages: dict[str, str] = field(
-        default_factory=lambda: {name: metadata.version(name) for name in ("torch", "lightning")}
+        default_factory=lambda: {name: metadata.version(name) for name in ("dla-train", "torch", "lightning")}
     )
 
     def to_json(self) -> str:
         """Text for `read`."""
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=2) + "\n"
+        content = asdict(self)
+        head = {"format": FORMAT, "version": VERSION, "checksum": checksum(content)}
+        return json.dumps({**head, **content}, indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read the manifest of the checkpoint `folder`.
 
         Raises:
-            DamagedCheckpoint: it is missing, not JSON, of another format or a later version.
+            DamagedCheckpoint: it is missing, not JSON, of another format or version, or was changed.
         """
         try:
             content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
@@ -76,6 +78,9 @@ class Manifest:
             raise DamagedCheckpoint(f"{MANIFEST_NAME} is not that of a checkpoint of dla-train")
         if (version := content.pop("version", None)) != VERSION:
             raise DamagedCheckpoint(f"it has format version {version}, and this program reads {VERSION}")
+        # Manifests had none at first.
+        if (noted := content.pop("checksum", None)) is not None and noted != checksum(content):
+            raise DamagedCheckpoint(f"the content of {MANIFEST_NAME} does not match its checksum")
         try:
             return cls(**{**content, "identity": RunIdentity(**content["identity"])})
         except (TypeError, KeyError) as error:
@@ -100,6 +105,11 @@ class Manifest:
         for name, record in self.files.items():
             if sha256(folder / name) != record["sha256"]:
                 raise DamagedCheckpoint(f"the content of {name} does not match its checksum")
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's own fields, however the JSON around them is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,13 +2,18 @@
 
 import pickle
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
 from dla_train.errors import RunError
+
+# Without these Lightning could not go on, and would fail somewhere on the way.
+_NEEDED = ("state_dict", "optimizer_states", "global_step", "callbacks")
 
 
 class StateFileIO(TorchCheckpointIO):
@@ -28,15 +33,30 @@ class StateFileIO(TorchCheckpointIO):
         """Read tensors and plain values; anything else is refused, whatever the caller asked for.
 
         Raises:
-            RunError: the file holds something else, which only running its code could bring back.
+            RunError: the file holds something else, which only running its code could bring back; or it lacks what a
+                run goes on from.
         """
         try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            state = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise RunError(
                 f"{path} holds more than tensors and plain values, and reading that would run code from the file: "
                 "refused. It was not written by dla-train; resume from another checkpoint with --resume PATH."
             ) from error
+        _require_keys(state, Path(path))
+        return state
+
+
+def _require_keys(state: dict[str, Any], path: Path) -> None:
+    if missing := [key for key in _NEEDED if key not in state]:
+        try:
+            version = Manifest.read(path.parent).packages.get("dla-train", "of another version")
+        except DamagedCheckpoint:
+            version = "of another version"
+        raise RunError(
+            f"{path} lacks '{missing[0]}': dla-train {version} wrote it, and this is {metadata.version('dla-train')}. "
+            "Go on with the version that wrote it, or from another checkpoint with --resume PATH."
+        )
 
 
 def state_bytes(module: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:

@@ -25,6 +25,7 @@ resuming:
 
 stopping:
   Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and say how to go on (exit code 130, 143, 138).
+  A validation is not waited for, but for the last one; the resumed run makes up for it.
 
 examples:
   dla-train fit --recipe tiny

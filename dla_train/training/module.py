@@ -131,9 +131,10 @@ class LanguageModelTraining(lightning.LightningModule):
         checkpoint["gradient_norms"] = self.spikes.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The counterpart."""
-        self.skipped_steps, self.skipped_in_a_row = checkpoint["skipped_steps"]
-        self.spikes.restore(checkpoint["gradient_norms"])
+        """The counterpart; a checkpoint of a version that skipped nothing has nothing of it."""
+        self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
+        if (norms := checkpoint.get("gradient_norms")) is not None:
+            self.spikes.restore(norms)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and
@@ -147,11 +148,11 @@ class LanguageModelTraining(lightning.LightningModule):
         self.validation_loss.update(self.model.loss(inputs, targets, cu_seqlens), weight=targets.numel())
 
     def on_validation_epoch_end(self) -> None:
-        """Publish `validation_loss` (nats per token or answer), `validation_perplexity` and, where there are answers,
-        `answer_accuracy` as Lightning's metrics."""
-        loss = self.validation_loss.compute()
-        self.validation_loss.reset()
-        self.log_dict({"validation_loss": loss, "validation_perplexity": loss.exp()}, logger=False)
+        """Publish `validation_loss` (nats per token or answer) and, where there are answers, `answer_accuracy`.
+
+        The metrics themselves, not their values: they are means over what all ranks have seen, the same on each, and
+        Lightning need not be told how to reduce them.
+        """
+        self.log("validation_loss", self.validation_loss, logger=False)
         if self.answer_accuracy.update_called:
-            self.log("answer_accuracy", self.answer_accuracy.compute(), logger=False)
-            self.answer_accuracy.reset()
+            self.log("answer_accuracy", self.answer_accuracy, logger=False)

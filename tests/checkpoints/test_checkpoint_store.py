@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 
 from dla_train.checkpoints.config import CheckpointConfig
-from dla_train.checkpoints.manifest import DamagedCheckpoint, RunIdentity
+from dla_train.checkpoints.manifest import DamagedCheckpoint, RunIdentity, checksum
 from dla_train.checkpoints.resume import newest_sound
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.errors import RunError
@@ -126,11 +126,20 @@ def _flip_a_bit(folder):
 
 
 def _edit_manifest(**changes):
+    """As a program would that writes another manifest: with the checksum of its own fields."""
+
     def edit(folder):
         path = folder / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        content = {**json.loads(path.read_text()), **changes}
+        head = {name: content.pop(name) for name in ("format", "version", "checksum")}
+        path.write_text(json.dumps({**head, "checksum": checksum(content), **content}))
 
     return edit
+
+
+def _flip_a_digit_of_the_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
 
 
 DAMAGE = {
@@ -142,6 +151,10 @@ DAMAGE = {
     "half a manifest": (
         lambda folder: (folder / "manifest.json").write_text('{"format"'),
         r"manifest.json is not JSON",
+    ),
+    "manifest changed": (
+        _flip_a_digit_of_the_manifest,
+        r"the content of manifest.json does not match its checksum",
     ),
     "another file": (
         lambda folder: (folder / "manifest.json").write_text("[]"),
@@ -171,6 +184,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(store, caplog,
     assert [checkpoint.step for checkpoint in point.damaged] == [20]
     assert "step-00000020 is damaged" in caplog.text
     assert "trying the one before" in caplog.text
+
+
+def test_a_manifest_without_a_checksum_of_an_earlier_version_is_read(store):
+    _write(store, 10)
+    path = store.folder / "step-00000010/manifest.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert store.all()[0].verify().identity == IDENTITY
 
 
 def test_starting_from_nothing_in_place_of_damaged_checkpoints_is_refused(store):

@@ -35,6 +35,7 @@ def test_two_processes_train_what_one_does_and_either_goes_on_with_the_other_s_r
     assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 1, 4, 4, 8, 8]
 
     assert err.count("step 3/8 ") == 1, "rank 0 alone talks"
+    assert "sync_dist" not in err, "Lightning's advice on metrics that are the same on all ranks"
     assert "ddp on 2 processes (2 per node, started by dla-train)" in err
     assert (tmp_path / "two/logs/rank-1.log").is_file()
     assert sorted(path.name for path in (tmp_path / "two").glob(".*")) == [".lock"]
