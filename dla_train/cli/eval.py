@@ -1,4 +1,4 @@
-"""`dla-train eval`: what a trained model has learned, on the data sets of lm-evaluation-harness."""
+"""`dla-train eval`: what a trained model has learned: tasks of our own, and those of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -14,18 +15,33 @@ from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.device import device_named
 from dla_train.errors import UsageError
+from dla_train.evaluation.built_in.catalogue import BUILT_IN
 
 if TYPE_CHECKING:
+    from dla_train.evaluation.built_in.task import Result
     from dla_train.evaluation.lm_tasks.harness import Harness, Score
+    from dla_train.evaluation.trained import Trained
 
-_EXAMPLES = """\
-Tasks of lm-evaluation-harness by name, groups of them, or task files of your own (a path that ends in .yaml). The
-paper's data sets are four groups: paper-commonsense, paper-retrieval, paper-ruler and paper-longbench; the paper's
-figures stand beside yours. Needs the extra: pip install 'dla-train[eval]'.
+_GROUPS = {
+    "paper-commonsense": "the paper's eight data sets of common sense",
+    "paper-retrieval": "its six of retrieval from the text",
+    "paper-ruler": "RULER's needles at 4,096 tokens, as the harness makes them",
+    "paper-longbench": "twelve tasks of LongBench",
+}
+_EXAMPLES = f"""\
+Built-in tasks, which need no network:
+{chr(10).join(f"  {name:24}{line}" for name, line in BUILT_IN.items())}
+
+All else are tasks of lm-evaluation-harness by name, groups of them, or task files of your own (a path that ends in
+.yaml); they need the extra: pip install 'dla-train[eval]'. The paper's data sets are four groups, and its figures
+stand beside yours:
+{chr(10).join(f"  {name:24}{line}" for name, line in _GROUPS.items())}
 
 examples:
-  dla-train eval --checkpoint runs/tiny --tasks lambada_openai,piqa --limit 100
-  dla-train eval --checkpoint runs/mine --tasks paper-commonsense,paper-retrieval --out runs/mine/evaluation
+  dla-train eval --checkpoint runs/tiny --tasks perplexity-by-position,needles --out runs/tiny/evaluation
+  dla-train eval --checkpoint runs/mine --tasks needles --lengths 1K,4K,16K,64K
+  dla-train eval --checkpoint runs/mqar-gdn-dla --tasks mqar
+  dla-train eval --checkpoint runs/mine --tasks paper-commonsense,paper-retrieval --limit 100
   dla-train eval --checkpoint runs/mine --tasks my-questions.yaml
 """
 
@@ -44,9 +60,14 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
     )
-    parser.add_argument("--tasks", metavar="NAME[,NAME...]", help="tasks, groups or task files")
-    parser.add_argument("--limit", metavar="N", type=int, help="ask only the first N examples of each task")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="also write results.json and results.md there")
+    parser.add_argument("--tasks", metavar="NAME[,NAME...]", help="tasks, groups or task files; `list` shows them")
+    parser.add_argument("--limit", metavar="N", type=int, help="ask only N examples (windows) of each kind")
+    parser.add_argument("--lengths", metavar="N[,N...]", help="built-in tasks: in tokens, such as 1K,4K,64K")
+    parser.add_argument("--text", metavar="FILE", type=Path, help="built-in tasks: read this, not the validation text")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="built-in tasks: of the examples (0)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="also write results.json, results.md and pictures there"
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "gpu"), default="auto", help="auto takes a GPU if there is one"
     )
@@ -54,18 +75,113 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
-    """Print a table of scores for each name that was given."""
-    names = _check(options, settings)
+    """Print a table for each name that was given."""
+    if options.tasks == "list":
+        print("\n".join(f"{name:24}{line}" for name, line in (BUILT_IN | _GROUPS).items()))
+        print("All tasks of lm-evaluation-harness: lm-eval ls tasks. A path that ends in .yaml is a task file.")
+        return 0
+    names, lengths = _check(options, settings)
+    from dla_train.evaluation.built_in.catalogue import open_task
+    from dla_train.evaluation.built_in.task import Asked
+    from dla_train.evaluation.trained import load_trained
+
+    trained = load_trained(options.checkpoint)
+    trained.model.to(device_named(options.device))
+    asked = Asked(trained=trained, lengths=lengths, limit=options.limit, text=options.text, seed=options.seed, say=_say)
+    ours = {name: open_task(name, asked) for name in names if name in BUILT_IN}
+    foreign = [name for name in names if name not in BUILT_IN]
+    tables, scores = _ask_harness(trained, foreign, options.limit) if foreign else ({}, {})
+    results = {name: task.run() for name, task in ours.items()}
+    tables |= {name: result.markdown() for name, result in results.items()}
+    head = f"{trained.folder}, step {trained.step:,}\n\n"
+    print(head + "\n".join(tables[name] for name in names), end="")
+    if options.out is not None:
+        about: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "step": trained.step, "limit": options.limit}
+        if foreign:
+            about["lm_eval"] = version("lm-eval")
+        if ours:
+            about["seed"] = options.seed
+        pictured = {name: f"{text}\n![{name}]({name}.png)\n" if name in ours else text for name, text in tables.items()}
+        _write(options.out, head + "\n".join(pictured[name] for name in names), about, scores, results)
+    return 0
+
+
+def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str], tuple[int, ...] | None]:
+    """The names of the tasks, each once, and the lengths."""
+    names = [name for part in (options.tasks or "").split(",") if (name := part.strip())]
+    if options.checkpoint is None:
+        raise UsageError("dla-train eval needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
+    if not names:
+        raise UsageError(
+            "dla-train eval needs --tasks, for example --tasks needles or --tasks piqa,fda; --tasks list shows them."
+        )
+    if settings:
+        raise UsageError(f"dla-train eval takes no key=value (given {settings[0]}): the run has its recipe.")
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit is {options.limit}; it must be at least 1.")
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed is {options.seed}; it must be at least 0 and below 2**63.")
+    for flag, value in (("--lengths", options.lengths), ("--text", options.text)):
+        if value is not None and not any(name in BUILT_IN for name in names):
+            raise UsageError(f"{flag} is for the built-in tasks ({', '.join(BUILT_IN)}); none of them is in --tasks.")
+    lengths = None if options.lengths is None else _lengths(options.lengths)
+    if options.out is not None:
+        _require_writable(options.out)
+    if importlib.util.find_spec("lm_eval") is None and (foreign := [name for name in names if name not in BUILT_IN]):
+        raise UsageError(
+            f"there is no built-in task '{foreign[0]}'.{_hint(foreign[0])} The built-in ones are "
+            f"{', '.join(BUILT_IN)}; all others need lm-evaluation-harness. Install it: pip install 'dla-train[eval]'."
+        )
+    return list(dict.fromkeys(names)), lengths
+
+
+def _hint(name: str) -> str:
+    from dla_train.config.overrides import nearest
+
+    guess = nearest(name, [*BUILT_IN, *_GROUPS])
+    return f" Did you mean {guess}?" if guess else ""
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    """`1K,4000` -> (1024, 4000), ascending, each once."""
+    found = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)([kK]?)\s*", part)
+        if match is None or int(match[1]) < 1:
+            raise UsageError(
+                f"--lengths holds '{part.strip()}'; it must be numbers of tokens, at least 1, such as 1K,4K or "
+                "1000,4000."
+            )
+        found.add(int(match[1]) * (1024 if match[2] else 1))
+    return tuple(sorted(found))
+
+
+def _require_writable(out: Path) -> None:
+    """Make the folder, and see that a file can be written there: nobody should learn it after an hour."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made: {error.strerror}. Give another folder.") from error
+    probe = out / ".results.incoming"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _ask_harness(
+    trained: Trained, names: list[str], limit: int | None
+) -> tuple[dict[str, str], dict[str, list[Score]]]:
+    """The table of each name, and the scores of its members."""
     from dla_data.tokenizer import END_OF_DOCUMENT
     from dla_train.evaluation.lm_tasks.adapter import HarnessModel
     from dla_train.evaluation.lm_tasks.harness import Harness, transformers_folder
     from dla_train.evaluation.lm_tasks.published import published
     from dla_train.evaluation.lm_tasks.table import table
-    from dla_train.evaluation.trained import load_trained
     from dla_train.models import AttentionConfig
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    trained = load_trained(options.checkpoint)
     tokenizer = trained.tokenizer()
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
     if end is None:
@@ -73,41 +189,20 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     window = trained.recipe.data.window if isinstance(trained.recipe.model.mixer, AttentionConfig) else None
     if window is not None:
         _say(f"A softmax model knows positions of its training window only: contexts are their last {window:,} tokens.")
-    model = HarnessModel(trained.model.to(device_named(options.device)), tokenizer, end=end, window=window)
+    model = HarnessModel(trained.model, tokenizer, end=end, window=window)
     with transformers_folder(tokenizer, END_OF_DOCUMENT) as folder:
-        harness = Harness(folder, ships_its_own=any(not name.endswith(".yaml") for name in names))
+        harness = Harness(
+            folder, ships_its_own=any(not name.endswith(".yaml") for name in names), besides=tuple(BUILT_IN)
+        )
         groups = {name: harness.members(name) for name in names}
-        scores = _scores(harness, groups, model, options.limit)
-    tables = [
-        table(name, [score for member in members for score in scores[member]], published(name, trained.recipe.model))
+        scores = _scores(harness, groups, model, limit)
+    tables = {
+        name: table(
+            name, [score for member in members for score in scores[member]], published(name, trained.recipe.model)
+        )
         for name, members in groups.items()
-    ]
-    text = f"{trained.folder}, step {trained.step:,}\n\n" + "\n".join(tables)
-    print(text, end="")
-    if options.out is not None:
-        _write(options.out, text, scores, checkpoint=str(trained.checkpoint), step=trained.step, limit=options.limit)
-    return 0
-
-
-def _check(options: argparse.Namespace, settings: list[str]) -> list[str]:
-    """The names of the tasks, each once."""
-    names = [name for part in (options.tasks or "").split(",") if (name := part.strip())]
-    if options.checkpoint is None:
-        raise UsageError("dla-train eval needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
-    if not names:
-        raise UsageError("dla-train eval needs --tasks, for example --tasks paper-commonsense or --tasks piqa,fda.")
-    if settings:
-        raise UsageError(f"dla-train eval takes no key=value (given {settings[0]}): the run has its recipe.")
-    if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit is {options.limit}; it must be at least 1.")
-    if options.out is not None:
-        try:
-            options.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--out {options.out} cannot be made: {error.strerror}. Give another folder.") from error
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError("these tasks need lm-evaluation-harness. Install it: pip install 'dla-train[eval]'.")
-    return list(dict.fromkeys(names))
+    }
+    return tables, scores
 
 
 def _scores(harness: Harness, groups: dict[str, list[str]], model: Any, limit: int | None) -> dict[str, list[Score]]:
@@ -126,17 +221,24 @@ def _scores(harness: Harness, groups: dict[str, list[str]], model: Any, limit: i
     return found
 
 
-def _write(out: Path, text: str, scores: dict[str, list[Score]], **about: Any) -> None:
+def _write(
+    out: Path, text: str, about: dict[str, Any], scores: dict[str, list[Score]], results: dict[str, Result]
+) -> None:
     from dla_train.atomic_files import write_text
 
     every = [dataclasses.asdict(score) for found in scores.values() for score in found]
+    content = {**about, "scores": every, "built_in": {name: result.values for name, result in results.items()}}
     try:
-        write_text(
-            out / "results.json", json.dumps({**about, "lm_eval": version("lm-eval"), "scores": every}, indent=2) + "\n"
-        )
+        for name, result in results.items():
+            result.picture(out / f"{name}.png")
+        write_text(out / "results.json", json.dumps(content, indent=2) + "\n")
         write_text(out / "results.md", text)
     except OSError as error:
-        raise UsageError(f"--out {out} cannot be written: {error.strerror}. Give another folder.") from error
+        raise _not_written(out, error) from error
+
+
+def _not_written(out: Path, error: OSError) -> UsageError:
+    return UsageError(f"--out {out} cannot be written: {error.strerror}. Give another folder.")
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -44,12 +46,17 @@ class OrderedWindows(RecipeData):
         chosen = _evenly_spread(len(plain_validation), training.validation_windows)
         self._validation = Subset(validation, chosen)
         self._plain_validation = Subset(plain_validation, chosen)
+        self._validation_source = plain_validation.source
         self._workers = workers
         self._collate = collate
 
     @property
     def validation_windows(self) -> Windows:
         return self._plain_validation
+
+    def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
+        """See `RecipeData`: of all the validation text, however few windows the run reads of it."""
+        return self._validation_source.read(0, min(at_most, self._validation_source.tokens))
 
     def epochs(self, windows: int) -> float:
         """One epoch holds every training window once."""

@@ -54,6 +54,14 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def validation_windows(self) -> Windows:
         """What validation reads."""
 
+    def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
+        """The beginning of the validation text in one piece; not for data with answers."""
+        window = len(self.validation_windows[0]) - 1
+        count = min(len(self.validation_windows), -(-at_most // window))
+        pieces = [np.asarray(self.validation_windows[number]) for number in range(count)]
+        # The last token of a window is the first of the next one.
+        return np.concatenate([*(piece[:-1] for piece in pieces[:-1]), pieces[-1]])[:at_most]
+
     @property
     def has_answers(self) -> bool:
         """Whether batches are `Examples`, of which validation measures how many answers are right."""

@@ -10,6 +10,7 @@ from dla_train.models import LanguageModel
 from dla_train.training.answers import answer
 
 _BATCH = 64
+_TOKENS = 2**16  # of a batch, unless one example has more
 
 
 def by_size(task: Mqar | ChangePoint | Copy) -> dict[int, Mqar | ChangePoint | Copy]:
@@ -40,10 +41,11 @@ def recall(
     """  # fmt: skip
     device = next(model.parameters()).device
     found: dict[int, float] = {}
+    batch = max(1, min(_BATCH, _TOKENS // window))
     for size, alone in by_size(task).items():
         right = answers = 0
-        for start in range(0, examples, _BATCH):
-            indices = np.arange(start, min(start + _BATCH, examples), dtype=np.int64)
+        for start in range(0, examples, batch):
+            indices = np.arange(start, min(start + batch, examples), dtype=np.int64)
             made = alone.examples(vocab_size, window, seed, indices)
             said = answer(model, made._replace(inputs=made.inputs.to(device), targets=made.targets.to(device)))
             right += int(said.is_right.sum())

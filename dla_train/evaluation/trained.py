@@ -13,7 +13,7 @@ from dla_train.checkpoints.resume import newest_sound
 from dla_train.checkpoints.state_file import StateFileIO
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import load
+from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.recipe import Recipe
 from dla_train.errors import RunError, UsageError
 from dla_train.models import LanguageModel
@@ -27,15 +27,20 @@ class Trained:
     """A model and where it comes from.
 
     Attributes:
-        recipe: resolved, as the run folder has it. model: on the CPU, in evaluation mode. step: of the checkpoint.
-        folder: of the run. checkpoint: the one that was read.
+        loaded: the recipe, resolved, as the run folder has it. model: on the CPU, in evaluation mode. step: of the
+            checkpoint. folder: of the run. checkpoint: the one that was read.
     """
 
-    recipe: Recipe
+    loaded: LoadedRecipe
     model: LanguageModel
     step: int
     folder: RunFolder
     checkpoint: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """What `loaded` holds."""
+        return self.loaded.recipe
 
     @property
     def tokenizer_path(self) -> Path | None:
@@ -75,15 +80,15 @@ def load_trained(path: Path) -> Trained:
             f"{folder} holds no run of dla-train: it has no recipe.yaml. Give a run folder such as runs/tiny."
         )
     checkpoint = _point(path, is_checkpoint, folder)
-    recipe = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe))).recipe
+    loaded = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
     if checkpoint.state.is_dir():
         raise RunError(f"{checkpoint.folder} is sharded; only a state in one file can be evaluated.")
     state = StateFileIO().load_checkpoint(checkpoint.state)["state_dict"]
-    model = LanguageModel(recipe.model)
+    model = LanguageModel(loaded.recipe.model)
     model.load_state_dict(
         {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
     )
-    return Trained(recipe, model.eval(), checkpoint.step, folder, checkpoint.folder)
+    return Trained(loaded, model.eval(), checkpoint.step, folder, checkpoint.folder)
 
 
 def _point(path: Path, is_checkpoint: bool, folder: RunFolder) -> Checkpoint:

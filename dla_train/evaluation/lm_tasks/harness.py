@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,13 @@ class Harness:
     Args:
         tokenizer_folder: in the format of transformers, for tasks that make texts of a given number of tokens.
         ships_its_own: whether the harness's own tasks are among them; to read all their files takes some seconds.
+        besides: names that are no task of the harness, for the message about one that there is not.
     """
 
-    def __init__(self, tokenizer_folder: Path | None = None, *, ships_its_own: bool = True) -> None:
+    def __init__(
+        self, tokenizer_folder: Path | None = None, *, ships_its_own: bool = True, besides: Sequence[str] = ()
+    ) -> None:
+        self._besides = besides
         metadata: dict[str, Any] = {} if tokenizer_folder is None else {"tokenizer": str(tokenizer_folder)}
         self._manager = TaskManager(include_path=str(TASKS), include_defaults=ships_its_own, metadata=metadata)
 
@@ -68,11 +72,12 @@ class Harness:
             return [name]
         entry = self._manager.task_index.get(name)
         if entry is None:
-            guess = nearest(name, self._manager.all_tasks)
+            guess = nearest(name, [*self._besides, *self._manager.all_tasks])
             hint = f" Did you mean {guess}?" if guess else ""
             raise UsageError(
-                f"there is no task '{name}'.{hint} Allowed are paper-commonsense, paper-retrieval, paper-ruler, "
-                "paper-longbench, every task of lm-evaluation-harness (`lm-eval ls tasks`), or a task file (.yaml)."
+                f"there is no task '{name}'.{hint} Allowed are {''.join(f'{one}, ' for one in self._besides)}"
+                "paper-commonsense, paper-retrieval, paper-ruler, paper-longbench, every task of "
+                "lm-evaluation-harness (`lm-eval ls tasks`), or a task file (.yaml)."
             )
         if entry.kind.name == "TAG":
             return sorted(entry.tags)

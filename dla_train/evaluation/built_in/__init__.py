@@ -1,0 +1,1 @@
+"""Tasks of our own: they need no network and no further package."""

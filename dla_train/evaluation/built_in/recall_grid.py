@@ -1,0 +1,120 @@
+"""Recall by number of pairs or segments and by length, of models that were trained on the task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dla_data.synthetic import ChangePoint, Mqar
+from dla_train.data.synthetic import VALIDATION_SEED
+from dla_train.data.synthetic_config import SyntheticData
+from dla_train.errors import UsageError
+from dla_train.evaluation.built_in.grid import draw_grid
+from dla_train.evaluation.built_in.task import Asked, Result, Task, as_tokens
+from dla_train.evaluation.recall import recall
+
+EXAMPLES = 512
+"""Of each cell where no limit is given."""
+_TRAIN = {
+    "mqar": "--recipe mqar-mamba2-dla",
+    "change-point": "--recipe mqar-mamba2-dla 'data.task={kind: change_point, segments: [2, 4], shortest: 6, themes: "
+    "8}' data.vocab_size=96 data.window=48",
+}
+
+
+class RecallGrid(Task):
+    """Every size of the recipe's task and the double of its largest, at each length, where there is such an example.
+
+    Args:
+        asked: see `Task`; where it has no lengths, the training window, its double and four times it are asked.
+        name: `mqar` or `change-point`.
+    Raises:
+        UsageError: see `Task`; and a length at which no size has examples.
+    """
+
+    def __init__(self, asked: Asked, name: str) -> None:
+        super().__init__(asked)
+        self.name = name
+        data = asked.trained.recipe.data
+        self.data = _require(data, name, str(asked.trained.folder))
+        self.unit = "pairs" if name == "mqar" else "segments"
+        task = self.data.task
+        own = task.pairs if isinstance(task, Mqar) else task.segments if isinstance(task, ChangePoint) else ()
+        self.sizes = [*sorted(set(own)), 2 * max(own)]
+        self.lengths = asked.within_reach([asked.window, 2 * asked.window, 4 * asked.window])
+        for length in self.lengths:
+            if not any(self._alone(size, length) for size in self.sizes):
+                why = self._why_not(self.sizes[0], length)
+                raise UsageError(f"--lengths has {length:,}, at which {name} has no examples: {why}.")
+
+    def run(self) -> Result:
+        """See `Task`."""
+        asked = self.asked
+        examples = asked.limit or EXAMPLES
+        cells: dict[tuple[str, str], float] = {}
+        values = []
+        for length in self.lengths:
+            for size in self.sizes:
+                if (alone := self._alone(size, length)) is None:
+                    continue
+                (right,) = recall(
+                    asked.trained.model,
+                    alone,
+                    vocab_size=self.data.vocab_size,
+                    window=length,
+                    examples=examples,
+                    seed=VALIDATION_SEED - asked.seed,
+                ).values()
+                cells[f"{size}", as_tokens(length)] = right
+                values.append({self.unit: size, "length": length, "right": right, "examples": examples})
+                asked.say(f"{self.name}: {size} {self.unit} in {length:,} tokens, {right:.1%} right")
+        rows, columns = [f"{size}" for size in self.sizes], [as_tokens(length) for length in self.lengths]
+        rows = [row for row in rows if any((row, column) in cells for column in columns)]
+        trained = asked.trained
+        return Result(
+            name=self.name,
+            note=f"Answers right in percent, by {self.unit} and tokens of an example; {examples:,} examples each. The "
+            f"model was trained on {', '.join(map(str, self.sizes[:-1]))} {self.unit} in {asked.window:,} tokens.",
+            heads=[self.unit, *columns],
+            rows=[
+                [row, *(f"{100 * cells[row, column]:.1f}" if (row, column) in cells else "" for column in columns)]
+                for row in rows
+            ],
+            values={"trained_window": asked.window, "cells": values},
+            draw=lambda figure: draw_grid(
+                figure,
+                cells,
+                rows,
+                columns,
+                title=f"{self.name}, {trained.folder}, step {trained.step:,}",
+                down=self.unit,
+                across="tokens of an example",
+            ),
+        )
+
+    def _alone(self, size: int, length: int) -> Mqar | ChangePoint | None:
+        """The task with this size alone; None where there are no such examples."""
+        return None if self._why_not(size, length) else self._with(size)
+
+    def _why_not(self, size: int, length: int) -> str:
+        try:
+            self._with(size).check(self.data.vocab_size, length)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _with(self, size: int) -> Mqar | ChangePoint:
+        task = self.data.task
+        if isinstance(task, Mqar):
+            return replace(task, pairs=(size,))
+        assert isinstance(task, ChangePoint)
+        return replace(task, segments=(size,))
+
+
+def _require(data: object, name: str, folder: str) -> SyntheticData:
+    if isinstance(data, SyntheticData) and data.task.kind == name.replace("-", "_"):
+        return data
+    was = f"the task {data.task.kind}" if isinstance(data, SyntheticData) else "text"
+    raise UsageError(
+        f"{name} is for models that were trained on it: its tokens are no text, and mean nothing to another model. "
+        f"{folder} was trained on {was}. Train one with dla-train fit {_TRAIN[name]}."
+    )
