@@ -1,8 +1,8 @@
 """Prompts continued by a model, several at once, each the same whatever stands beside it.
 
 A prompt is read in pieces, so that memory does not grow with its length, and then one token is drawn after the other:
-with linear mixers the past is a fixed number of bytes. Prompts of equal length go through the model together; each
-draws from a random source of its own, so that its text does not depend on the others.
+with linear mixers the past is a fixed number of bytes. Prompts go through the model together, with softmax attention
+those of equal length; each draws from a random source of its own, so that its text does not depend on the others.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dla_train.models import LanguageModel
+from dla_train.models import AttentionConfig, LanguageModel
 from dla_train.models.cache import ModelCache
 from dla_train.models.generation import sample
 
 PIECE = 4096
 """Tokens of a prompt that are read at one time."""
 TOGETHER = 64
-"""Prompts that go through the model at one time."""
+"""Prompts that go through the model at one time, at most."""
+_TOKENS = 4 * PIECE  # of all prompts that are read at one time
+_PAST = 2**32  # bytes that prompts may remember at one time, unless a single one has more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Continuations:
         self.device = next(model.parameters()).device
         self.prompt_tokens = self.tokens = self.past_bytes = 0
         self.prompt_seconds = self.seconds = 0.0
+        self._is_softmax = isinstance(model.config.mixer, AttentionConfig)
         self._finished: set[int] = set()
 
     def finish(self, number: int) -> None:
@@ -63,18 +66,26 @@ class Continuations:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         lengths: dict[int, list[int]] = {}
-        for number, prompt in enumerate(self.prompts):
-            lengths.setdefault(len(prompt), []).append(number)
+        for number, prompt in sorted(enumerate(self.prompts), key=lambda one: len(one[1])):
+            # Only where the past has a fixed size can pasts of different lengths be joined.
+            lengths.setdefault(len(prompt) if self._is_softmax else 0, []).append(number)
+        together = self._together()
         for members in lengths.values():
-            for start in range(0, len(members), TOGETHER):
-                yield from self._continue(members[start : start + TOGETHER])
+            for start in range(0, len(members), together):
+                yield from self._continue(members[start : start + together])
+
+    def _together(self) -> int:
+        """How many prompts may go through the model at one time: the slots of a large model take gigabytes for each."""
+        if self._is_softmax or len(self.prompts) < 2:
+            return TOGETHER
+        self._step(torch.tensor([self.prompts[0][:1]], device=self.device), None)
+        return max(1, min(TOGETHER, _PAST // max(1, self.past_bytes)))
 
     def _continue(self, members: list[int]) -> Iterator[tuple[int, int]]:
         sources = {number: torch.Generator().manual_seed(self.sampling.seed + number) for number in members}
         begin = time.perf_counter()
-        tokens = torch.tensor([self.prompts[number] for number in members], device=self.device)
-        hidden, cache = self._read(tokens)
-        self.prompt_tokens += tokens.numel()
+        hidden, cache = self._read(members)
+        self.prompt_tokens += sum(len(self.prompts[number]) for number in members)
         for count in range(1, self.sampling.max_tokens + 1):
             chosen = self._draw(hidden, [sources[number] for number in members])
             now = time.perf_counter()
@@ -97,11 +108,31 @@ class Continuations:
                 cache = cache.rows(torch.tensor(going, device=self.device))
             hidden, cache = self._step(torch.tensor(chosen, device=self.device)[:, None], cache)
 
-    def _read(self, tokens: Tensor) -> tuple[Tensor, ModelCache]:
-        hidden, cache = self._step(tokens[:, :PIECE], None)
-        for piece in tokens[:, PIECE:].split(PIECE, 1) if tokens.shape[1] > PIECE else ():
-            hidden, cache = self._step(piece, cache)
-        return hidden, cache
+    def _read(self, members: list[int]) -> tuple[Tensor, ModelCache]:
+        """The last hidden state of each prompt, `[B, hidden]`, and their pasts; lengths ascend.
+
+        What all have is read by all, then the rest by those that have more, so that nobody reads padding: a state
+        cannot be kept from it.
+        """
+        ends: list[tuple[Tensor, ModelCache]] = []
+        cache, at = None, 0
+        while members:
+            until = len(self.prompts[members[0]])
+            tokens = torch.tensor([self.prompts[number][at:until] for number in members], device=self.device)
+            last = tokens  # replaced at once: until > at
+            for piece in tokens.split(max(1, min(PIECE, _TOKENS // len(members))), 1):
+                last, cache = self._step(piece, cache)
+            assert cache is not None
+            ended = sum(len(self.prompts[number]) == until for number in members)
+            if ended == len(members):
+                ends.append((last, cache))
+                break
+            rows = torch.arange(len(members), device=self.device)
+            ends.append((last[:ended], cache.rows(rows[:ended])))
+            members, cache, at = members[ended:], cache.rows(rows[ended:]), until
+        if len(ends) == 1:
+            return ends[0]
+        return torch.cat([hidden for hidden, _ in ends]), ModelCache.joined([past for _, past in ends])
 
     @torch.no_grad()
     def _step(self, tokens: Tensor, cache: ModelCache | None) -> tuple[Tensor, ModelCache]:

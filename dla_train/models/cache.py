@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import dla_kernels
@@ -42,11 +43,11 @@ MixerCache = LinearCache | AttentionCache
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCache:
-    """The past of a whole model, for sequences of equal length. Never changed in place: an old one stays usable.
+    """The past of a whole model. Never changed in place: an old one stays usable.
 
     Attributes:
         layers: one cache per block.
-        tokens: how many tokens of each sequence the model has seen.
+        tokens: how many tokens of each sequence the model has seen; of the longest, where they are `joined`.
     """
 
     layers: tuple[MixerCache, ...]
@@ -61,6 +62,24 @@ class ModelCache:
     def bytes(self) -> int:
         """Bytes held by all tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.layers))
+
+    @staticmethod
+    def joined(parts: Sequence[ModelCache]) -> ModelCache:
+        """The sequences of several caches in one, in that order; with linear mixers their lengths may differ.
+
+        Raises:
+            ValueError: there is none, or softmax attention has seen sequences of different lengths.
+        """
+        if not parts:
+            raise ValueError("there are no caches to join; give at least one")
+        lengths = {part.tokens for part in parts}
+        if len(lengths) > 1 and any(isinstance(layer, AttentionCache) for layer in parts[0].layers):
+            raise ValueError(
+                f"these caches of softmax attention have seen {sorted(lengths)} tokens; only those of equal length can "
+                "be joined"
+            )
+        layers = tuple(_joined([part.layers[index] for part in parts]) for index in range(len(parts[0].layers)))
+        return ModelCache(layers=layers, tokens=max(lengths))
 
     def rows(self, index: Tensor) -> ModelCache:
         """The cache of the sequences `index` `[n]` (int64), in that order: drop finished ones, or repeat one."""
@@ -89,3 +108,9 @@ def _map(node: Any, change: Callable[[Tensor], Tensor]) -> Any:
         parts = {field.name: _map(getattr(node, field.name), change) for field in dataclasses.fields(node)}
         return dataclasses.replace(node, **parts)
     return node
+
+
+def _joined(nodes: Sequence[Any]) -> Any:
+    """Nodes of one shape as one, their tensors laid one behind the other."""
+    parts = [_tensors(node) for node in nodes]
+    return _map(nodes[0], lambda _: torch.cat([next(part) for part in parts]))

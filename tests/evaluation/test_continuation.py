@@ -12,6 +12,8 @@ from dla_train.evaluation.continuation import Continuations, Sampling
 from dla_train.models import (
     AttentionConfig,
     DynamicMemory,
+    FenwickMemory,
+    FixedMemory,
     GatedDeltaNetConfig,
     LanguageModel,
     Mamba2Config,
@@ -19,10 +21,13 @@ from dla_train.models import (
     generate,
     initialize,
 )
+from dla_train.models.cache import ModelCache
 
 MIXERS = {
     "mamba2": Mamba2Config(heads=2, head_dim=8, state_dim=6, memory=DynamicMemory(capacity=4, threshold=1.2)),
     "gdn": GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=8, memory=DynamicMemory(capacity=4, threshold=1.2)),
+    "fixed": Mamba2Config(heads=2, head_dim=8, state_dim=6, memory=FixedMemory(capacity=4, block=3)),
+    "fenwick": GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=8, memory=FenwickMemory(capacity=6)),
     "attention": AttentionConfig(heads=2),
 }
 PROMPTS = [[3, 1, 4], [1, 5], [9, 2, 6], [5], [3, 5, 8, 9, 7, 9, 3]]
@@ -126,3 +131,52 @@ def test_a_prompt_that_is_finished_leaves_the_others_as_they_are() -> None:
         if number == 1 and len(found[1]) == 3:
             continuations.finish(1)
     assert found == [expected[0], expected[1][:3], expected[2]]
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_prompts_of_different_lengths_are_continued_in_the_same_calls(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = model_of(name), []
+    inner = model.hidden_states
+
+    def spy(tokens: torch.Tensor, **named: Any) -> Any:
+        calls.append(tuple(tokens.shape))
+        return inner(tokens, **named)
+
+    monkeypatch.setattr(model, "hidden_states", spy)
+    prompts = [[3, 1, 4, 1, 5], [9, 2], [6, 5], [3, 5, 8, 9, 7, 9, 3]]
+    found = Continuations(model, prompts, Sampling(max_tokens=3, temperature=0))
+    list(found)
+    if name == "attention":
+        assert calls == [(2, 2), *[(2, 1)] * 2, (1, 5), *[(1, 1)] * 2, (1, 7), *[(1, 1)] * 2]
+    else:
+        assert calls == [(1, 1), (4, 2), (2, 3), (1, 2), (4, 1), (4, 1)], "a look at the size, the prompts, the texts"
+    assert found.prompt_tokens == 16
+
+
+def test_so_many_go_together_as_their_pasts_leave_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("gdn")
+    expected = texts(model, PROMPTS, max_tokens=4, temperature=0)
+    found = Continuations(model, PROMPTS, Sampling(max_tokens=4, temperature=0))
+    list(found)
+    monkeypatch.setattr(continuation, "_PAST", 2 * found.past_bytes)
+    batches, inner = set(), model.hidden_states
+
+    def spy(tokens: torch.Tensor, **named: Any) -> Any:
+        batches.add(len(tokens))
+        return inner(tokens, **named)
+
+    monkeypatch.setattr(model, "hidden_states", spy)
+    assert texts(model, PROMPTS, max_tokens=4, temperature=0) == expected
+    assert batches == {1, 2}
+
+
+def test_softmax_attention_cannot_join_pasts_of_different_lengths() -> None:
+    model = model_of("attention")
+    pasts = [model.hidden_states(torch.ones(1, length, dtype=torch.int64), return_cache=True)[1] for length in (2, 3)]
+    with pytest.raises(ValueError, match=r"have seen \[2, 3\] tokens"):
+        ModelCache.joined(pasts)
+    with pytest.raises(ValueError, match="no caches"):
+        ModelCache.joined([])
+    assert ModelCache.joined([pasts[0], pasts[0]]).batch == 2
