@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from dla_data.synthetic.needles import NEEDLE_TASKS, longest_needle_prompt
+from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
 from dla_train.config.load import load
 from dla_train.data.corpus import open_data
@@ -116,6 +118,28 @@ def test_windows_are_spread_over_the_text_and_may_be_longer_than_in_training(ask
     assert "a.txt" in other.note
     result.picture(tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_streamed_text_is_read_in_one_piece(asked_of: Any, tmp_path: Path) -> None:
+    words = [f"{number}: " + "alpha beta gamma delta " * (number % 5 + 1) for number in range(80)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in words))
+    save_tokenizer(train_tokenizer(words, 270), tmp_path / "own.json")
+    asked = asked_of(
+        f"data={{kind: streaming, tokenizer: {tmp_path / 'own.json'}, vocab_size: 300, window: 24, streams: 2, "
+        f"held_out: 0.5, sources: {{tale: {{path: {tmp_path / 'texts.jsonl'}}}}}}}",
+        "training.validation_windows=6",
+        limit=2,
+        lengths=(60,),
+    )
+    data = open_data(asked.trained.loaded)
+    tokens = data.validation_tokens(1000)
+    assert len(tokens) == 6 * 24 + 1, "as much as the run reads"
+    for number in range(6):
+        assert (np.asarray(data.validation_windows[number]) == tokens[24 * number : 24 * number + 25]).all()
+    result = open_task("perplexity-by-position", asked).run()
+    assert (result.values["window"], result.values["windows"]) == (60, 2)
+    with pytest.raises(UsageError, match="the text has 145 tokens, too few for one window of 200"):
+        open_task("perplexity-by-position", replace(asked, lengths=(200,)))
 
 
 class Answering:

@@ -58,6 +58,9 @@ class Needles(Task):
         examples = asked.limit or EXAMPLES
         scores: dict[tuple[str, str], float] = {}
         values = []
+        total = len(self.lengths) * len(SUITE)
+        to_read = sum(self.lengths) * len(SUITE) * examples
+        asked.say(f"needles: {total} times {examples} prompts, about {to_read:,} tokens in all")
         for length in self.lengths:
             for name in SUITE:
                 prompts = [self._prompt(name, index, length) for index in range(examples)]
@@ -67,7 +70,7 @@ class Needles(Task):
                 values.append(
                     {"task": name, "length": length, "score": fmean(found), "error": error, "examples": examples}
                 )
-                asked.say(f"needles: {name} at {length:,} tokens, {fmean(found):.1%}")
+                asked.say(f"needles, {len(values)} of {total}: {name} at {length:,} tokens, {fmean(found):.1%}")
         columns = [as_tokens(length) for length in self.lengths]
         rows = [[name, *(f"{100 * scores[name, column]:.1f}" for column in columns)] for name in SUITE]
         if len(SUITE) > 1:

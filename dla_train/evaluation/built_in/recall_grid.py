@@ -42,8 +42,7 @@ class RecallGrid(Task):
         self.sizes = [*sorted(set(own)), 2 * max(own)]
         self.lengths = asked.within_reach([asked.window, 2 * asked.window, 4 * asked.window])
         for length in self.lengths:
-            if not any(self._alone(size, length) for size in self.sizes):
-                why = self._why_not(self.sizes[0], length)
+            if all(why := self._why_not(size, length) for size in reversed(self.sizes)):  # ends with the smallest's
                 raise UsageError(f"--lengths has {length:,}, at which {name} has no examples: {why}.")
 
     def run(self) -> Result:
@@ -52,21 +51,20 @@ class RecallGrid(Task):
         examples = asked.limit or EXAMPLES
         cells: dict[tuple[str, str], float] = {}
         values = []
-        for length in self.lengths:
-            for size in self.sizes:
-                if (alone := self._alone(size, length)) is None:
-                    continue
-                (right,) = recall(
-                    asked.trained.model,
-                    alone,
-                    vocab_size=self.data.vocab_size,
-                    window=length,
-                    examples=examples,
-                    seed=VALIDATION_SEED - asked.seed,
-                ).values()
-                cells[f"{size}", as_tokens(length)] = right
-                values.append({self.unit: size, "length": length, "right": right, "examples": examples})
-                asked.say(f"{self.name}: {size} {self.unit} in {length:,} tokens, {right:.1%} right")
+        there = [(size, length) for length in self.lengths for size in self.sizes if not self._why_not(size, length)]
+        for size, length in there:
+            (right,) = recall(
+                asked.trained.model,
+                self._with(size),
+                vocab_size=self.data.vocab_size,
+                window=length,
+                examples=examples,
+                seed=VALIDATION_SEED - asked.seed,
+            ).values()
+            cells[f"{size}", as_tokens(length)] = right
+            values.append({self.unit: size, "length": length, "right": right, "examples": examples})
+            where = f"{self.name}, {len(values)} of {len(there)}"
+            asked.say(f"{where}: {size} {self.unit} in {length:,} tokens, {right:.1%} right")
         rows, columns = [f"{size}" for size in self.sizes], [as_tokens(length) for length in self.lengths]
         rows = [row for row in rows if any((row, column) in cells for column in columns)]
         trained = asked.trained
@@ -91,11 +89,8 @@ class RecallGrid(Task):
             ),
         )
 
-    def _alone(self, size: int, length: int) -> Mqar | ChangePoint | None:
-        """The task with this size alone; None where there are no such examples."""
-        return None if self._why_not(size, length) else self._with(size)
-
     def _why_not(self, size: int, length: int) -> str:
+        """Why there are no such examples; empty where there are."""
         try:
             self._with(size).check(self.data.vocab_size, length)
         except ValueError as error:
