@@ -42,6 +42,23 @@ def test_scores_of_a_file_of_ones_own(cli, tmp_path):
 
 
 @pytest.mark.usefixtures("run_folder")
+def test_one_list_holds_both_kinds_of_tasks(cli, tmp_path):
+    names = "perplexity-by-position,words.yaml,perplexity-by-position"
+    done = cli("eval", "--checkpoint", "run", "--tasks", names, "--limit", 2, "--out", "out")
+    assert done.code == 0, done.err
+    heads = [line for line in done.out.splitlines() if line.startswith("### ")]
+    assert heads == ["### perplexity-by-position", "### words.yaml"], "each once, in the order of the list"
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert [score["task"] for score in results["scores"]] == ["words"]
+    assert results["built_in"]["perplexity-by-position"]["windows"] == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "perplexity-by-position.png",
+        "results.json",
+        "results.md",
+    }
+
+
+@pytest.mark.usefixtures("run_folder")
 def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "empty.yaml").write_text(TASK.replace("words.jsonl", "none.jsonl"))

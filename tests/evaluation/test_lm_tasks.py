@@ -251,3 +251,11 @@ def test_a_needle_task_of_ruler_makes_its_text_and_is_scored(tokenizer: Tokenize
         harness = Harness(folder)
         [score] = harness.run(task_of(harness, "niah_single_1"), model, limit=1)
     assert (score.metric, score.value, score.examples) == ("4096", 0, 1)
+
+
+def test_the_nearest_name_may_be_no_task_of_the_harness() -> None:
+    harness = Harness(ships_its_own=False, besides=("needles", "mqar"))
+    with pytest.raises(UsageError, match=r"'needels'. Did you mean needles\? Allowed are needles, mqar, paper-common"):
+        harness.members("needels")
+    with pytest.raises(UsageError, match=r"Did you mean paper-ruler\?"):
+        harness.members("paper-ruller")
