@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,17 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Train, print the report, return the exit code."""
+    from dla_train.runs.exit_code_file import announce_exit
     from dla_train.runs.folder import RunFolder
 
-    loaded = _load(options, settings)
-    folder = RunFolder(options.run_dir or Path("runs") / loaded.name)
-    return _fit(loaded, folder, options.resume, _again(options, settings))
+    try:
+        loaded = _load(options, settings)
+        folder = RunFolder(options.run_dir or Path("runs") / loaded.name)
+        return _fit(loaded, folder, options.resume, _again(options, settings))
+    except UsageError as error:
+        with suppress(OSError):
+            announce_exit(error.exit_code)  # before srun ends the other processes and reports their code
+        raise
 
 
 def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":

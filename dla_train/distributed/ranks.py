@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyrigh
 from dla_train.distributed.children import Children
 from dla_train.distributed.placement import Placement
 from dla_train.errors import RelayedError, RunError, UsageError
+from dla_train.runs.exit_code_file import announce_exit
 
 Result = TypeVar("Result")
 
@@ -60,7 +61,12 @@ class Ranks:
             try:
                 result = work()
             except BaseException as error:
-                self._store.set(key, _packed((getattr(error, "exit_code", 1), None)))
+                code = getattr(error, "exit_code", None)
+                if code is not None:
+                    # First: the others leave once they know, and srun may then end this process for it.
+                    with suppress(OSError):
+                        announce_exit(code)
+                self._store.set(key, _packed((code or 1, None)))
                 raise
             self._store.set(key, _packed((None, result)))
             return result

@@ -133,12 +133,19 @@ class VirtualSlurm:
         slurmd = ("slurmd", "-D", "-N", node)
         inside = (*SPACES, "bash", "-c", NODE, "node", node, f"{self.home}/hosts")
         self._start(node, *(inside if self._has_spaces else slurmd))
-        self._wait_for(node, lambda: self._answer("sinfo", "-h", "-N", "-n", node, "-p", "low", "-o", "%T") == "idle\n")
+        # A job that waited for it may have it already.
+        ready = {"idle\n", "mixed\n", "allocated\n"}
+        self._wait_for(node, lambda: self._answer("sinfo", "-h", "-N", "-n", node, "-p", "low", "-o", "%T") in ready)
 
     def lose_node(self, node: str) -> None:
         """Power off, noticed at once (unnoticed, Slurm waits for SlurmdTimeout and then does the same)."""
         self._end(node)
         self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
+
+    def unshare(self, node: str, folder: Path) -> None:
+        """Give the node, for its life, an empty file system of its own at `folder`, in place of what all share."""
+        inside = ("nsenter", f"--target={self._daemons[node].pid}", "--mount")
+        self.call(*inside, "mount", "-t", "tmpfs", "none", str(folder))
 
     def _write_configuration(self) -> None:
         home = self.home

@@ -123,10 +123,14 @@ class DisturbedRun:
                 raise SoakFailure(f"it does not come to {kind} {count}:\n{self._log('disturbed')}")
             time.sleep(0.001)
         time.sleep(delay)
+        ranks = [rank for rank in range(RANKS) if whom in (f"rank {rank}", "all ranks")]
+        while not (pids := [pid for rank in ranks if (pid := self._pid(rank, process))]):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SoakFailure(f"{whom} is not there to be hit:\n{self._log('disturbed')}")
+            time.sleep(0.001)  # it has not been started yet
         before = [self._newest(rank, process) for rank in range(RANKS)]
-        for rank, notes in enumerate(before):
-            if whom in (f"rank {rank}", "all ranks") and (pid := self._pid(rank, process, notes)):
-                os.kill(pid, number)
+        for pid in pids:
+            os.kill(pid, number)
         self._wait(process, "disturbed")
         if process.returncode == 0:
             raise SoakFailure(f"it came to its end after {len(self._hits)} hits:\n{self._log('disturbed')}")
@@ -210,11 +214,11 @@ class DisturbedRun:
         mine = self._newest(0, process)
         return starts[-1] if starts and mine and starts[-1][0].seconds > mine[0].seconds else []
 
-    def _pid(self, rank: int, process: subprocess.Popen[bytes], notes: list[Note]) -> int | None:
+    def _pid(self, rank: int, process: subprocess.Popen[bytes]) -> int | None:
         if rank == 0:
             return process.pid
-        pid = int(notes[0].detail) if notes else None
-        return pid if pid is not None and _lives(pid) else None
+        notes = self._newest(rank, process)
+        return int(notes[0].detail) if notes and _lives(int(notes[0].detail)) else None
 
     def _starting_seconds(self) -> float:
         seconds = [

@@ -54,6 +54,37 @@ fit.initialize = initialize_and_send
         -signal.SIGUSR1,
         "",
     ),
+    "the preparation of the text": (
+        """
+os.environ["DLA_TRAIN_CACHE"] = "cache-of-its-own"
+from dla_data import prepare
+write = prepare.write_token_file
+def write_and_send(*arguments, **options):
+    send()
+    return write(*arguments, **options)
+prepare.write_token_file = write_and_send
+""",
+        "SIGTERM",
+        -signal.SIGTERM,
+        "",
+    ),
+    # As at a time limit: a warning, SIGTERM, and SIGKILL before the step is done.
+    "a step longer than the grace time": (
+        """
+from dla_train.training.module import LanguageModelTraining as Module
+step = Module.training_step
+def training_step(self, *arguments):
+    if self.global_step == 10:
+        send()
+        send(signal.SIGTERM)
+        send(signal.SIGKILL)
+    return step(self, *arguments)
+Module.training_step = training_step
+""",
+        "SIGUSR1",
+        -signal.SIGKILL,
+        "stopping after this step",
+    ),
     "just before the first step": (
         """
 from dla_train.callbacks.progress import Progress
@@ -80,7 +111,7 @@ def straight():
 
 @pytest.mark.xdist_group("signal moments")
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_signal_during(moment, cli, start_process, micro_recipe, tmp_path, straight):
+def test_a_signal_during(moment, cli, start_process, micro_recipe, tmp_path, straight, monkeypatch):
     patch, name, code, said = MOMENTS[moment]
     arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "--resume", "auto"]
     process = start_process("-c", DRIVER.format(name=name, patch=patch), *arguments)
@@ -88,6 +119,9 @@ def test_a_signal_during(moment, cli, start_process, micro_recipe, tmp_path, str
     assert process.returncode == code, err
     assert said in err
     assert "Traceback" not in err
+    if moment == "the preparation of the text":
+        assert (tmp_path / "cache-of-its-own").is_dir()
+        monkeypatch.setenv("DLA_TRAIN_CACHE", str(tmp_path / "cache-of-its-own"))
     again = cli(*arguments)
     assert again.code == 0, again.err
     if not straight:
