@@ -10,7 +10,9 @@ Peers are timed where they can be imported: `fla` (simple_gla, gated delta rule,
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import statistics
 import sys
 import time as clock
@@ -23,6 +25,7 @@ import torch
 import triton
 from torch import Tensor
 
+import dla_kernels
 from dla_kernels import dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +33,11 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bf16 FLOP/s, as the vendor prints them."""
 ALLOWED_ERROR = 3e-2
 """Relative, in bfloat16: eight roundings of it."""
+DEVICE, TYPE = "cuda", torch.bfloat16
+LENGTHS = 16_384, 2_048, 65_536, 131_072
+"""Tokens; the length of the targets first."""
+CHECKED = 1_024
+"""Tokens of the check before a case is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +73,9 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """16K, the length of the targets, first."""
+    """All rows, in the order of `LENGTHS`."""
     found = []
-    for tokens in (16_384, 2_048, 65_536, 131_072):
+    for tokens in LENGTHS:
         for shape in SHAPES:
             for method in ("dla30", "dla15", "fenwick15", "sdpa", "fla single", "fla log-linear"):
                 found += [Case(method=method, shape=shape, tokens=tokens, direction=d) for d in ("forward", "training")]
@@ -77,19 +85,19 @@ def cases() -> list[Case]:
 
 def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1) -> dict[str, Any]:
     """Features that resemble their neighbours, so that segments mean something; unit keys."""
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
 
     def smooth(heads: int, size: int) -> Tensor:
-        coarse = torch.randn(batch, -(-tokens // 16), heads, size, device="cuda", generator=generator)
-        noise = torch.randn(batch, tokens, heads, size, device="cuda", generator=generator)
+        coarse = torch.randn(batch, -(-tokens // 16), heads, size, device=DEVICE, generator=generator)
+        noise = torch.randn(batch, tokens, heads, size, device=DEVICE, generator=generator)
         return coarse.repeat_interleave(16, 1)[:, :tokens] + 0.15 * noise
 
     def uniform(*size: int) -> Tensor:
-        return torch.rand(batch, tokens, shape.heads, *size, device="cuda", generator=generator)
+        return torch.rand(batch, tokens, shape.heads, *size, device=DEVICE, generator=generator)
 
     k = torch.nn.functional.normalize(smooth(shape.groups, shape.key_dim), dim=-1)
     found = {
-        "q": torch.randn(k.shape, device="cuda", generator=generator), "k": k,
+        "q": torch.randn(k.shape, device=DEVICE, generator=generator), "k": k,
         "v": smooth(shape.heads, shape.value_dim), "slot_weight": 0.5 + uniform(slots), "log_decay": -0.1 * uniform(),
     }  # fmt: skip
     if shape.delta:
@@ -101,13 +109,13 @@ def plan_of(method: str, inputs: dict[str, Any]) -> Any:
     """By content for `dla..`, by position for `fenwick..`."""
     batch, tokens, heads, slots = inputs["slot_weight"].shape
     if method.startswith("fenwick"):
-        return fenwick_plan(batch, tokens, heads, capacity=slots, device="cuda")
+        return fenwick_plan(batch, tokens, heads, capacity=slots, device=DEVICE)
     return segment(inputs["k"], inputs["v"], slots, 0.6)
 
 
 def call_of(case: Case) -> Callable[[], Any] | str:
     """What to time, or why it cannot be."""
-    shape, dtype = SHAPES[case.shape], torch.bfloat16
+    shape, dtype = SHAPES[case.shape], TYPE
     slots = 30 if case.method == "dla30" else 15
     inputs = draw(shape, case.tokens, slots, dtype)
     if case.direction == "decode":
@@ -128,7 +136,7 @@ def call_of(case: Case) -> Callable[[], Any] | str:
         return run
 
     leaves = [x.requires_grad_() for x in inputs.values()]
-    do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device="cuda", dtype=dtype)
+    do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device=DEVICE, dtype=dtype)
 
     def train() -> Any:
         return torch.autograd.grad(run(), leaves, do, allow_unused=True)
@@ -173,17 +181,17 @@ def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[],
 
 
 def check(case: Case) -> float | None:
-    """The largest relative error of output and gradients at 1,024 tokens; None for peers."""
+    """The largest relative error of output and gradients at `CHECKED` tokens; None for peers."""
     if case.method not in ("dla30", "dla15", "fenwick15"):
         return None
-    inputs = draw(SHAPES[case.shape], 1024, 30 if case.method == "dla30" else 15, torch.bfloat16)
+    inputs = draw(SHAPES[case.shape], CHECKED, 30 if case.method == "dla30" else 15, TYPE)
     plan = plan_of(case.method, inputs)
     found = []
     for backend, dtype in (("torch", torch.float32), ("triton", None)):
         leaves = {n: x.detach().to(dtype or x.dtype).requires_grad_() for n, x in inputs.items()}
         o, _ = multi_state_attention(**leaves, plan=plan, backend=backend)  # type: ignore[arg-type]
-        do = torch.randn(o.shape, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
-        gradients = torch.autograd.grad(o, list(leaves.values()), do.to(torch.bfloat16).to(o.dtype))
+        do = torch.randn(o.shape, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(1))
+        gradients = torch.autograd.grad(o, list(leaves.values()), do.to(TYPE).to(o.dtype))
         found.append([o.detach(), *gradients])
     errors = [((x.float() - y.float()).norm() / y.float().norm()).item() for y, x in zip(*found, strict=True)]
     return max(errors) if all(e == e for e in errors) else float("nan")
@@ -200,15 +208,8 @@ def floor_seconds(case: Case) -> float | None:
     return products * (3 if case.direction == "training" else 1) / peak
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """Median of at least 5 and at most 30 calls, about a second of them."""
-    error = check(case)
-    row: dict[str, Any] = asdict(case) | {"error": error}
-    if error is not None and not error <= ALLOWED_ERROR:
-        return row | {"failed": f"error {error:.1e} above {ALLOWED_ERROR}: not timed"}
-    run = call_of(case)
-    if isinstance(run, str):
-        return row | {"failed": run}
+def timed(run: Callable[[], Any]) -> tuple[list[float], int]:
+    """Seconds of at least 5 and at most 30 calls, about a second of them, and the most bytes that one took."""
     for _ in range(2):
         run()
     torch.cuda.synchronize()
@@ -222,9 +223,22 @@ def measure(case: Case) -> dict[str, Any]:
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end) / 1e3)
+    return times, torch.cuda.max_memory_allocated() - before
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """The row of one case: checked, and timed if that passed."""
+    error = check(case)
+    row: dict[str, Any] = asdict(case) | {"error": error}
+    if error is not None and not error <= ALLOWED_ERROR:
+        return row | {"failed": f"error {error:.1e} above {ALLOWED_ERROR}: not timed"}
+    run = call_of(case)
+    if isinstance(run, str):
+        return row | {"failed": run}
+    times, extra = timed(run)
     median, floor = statistics.median(times), floor_seconds(case)
     return row | {
-        "seconds": median, "calls": len(times), "extra_bytes": torch.cuda.max_memory_allocated() - before,
+        "seconds": median, "calls": len(times), "extra_bytes": extra,
         "times_floor": None if floor is None else median / floor,
     }  # fmt: skip
 
@@ -246,6 +260,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def versions_here() -> dict[str, str]:
+    """What a time depends on: times of other kernels do not stand in one table with these."""
+    digest = hashlib.sha256()
+    folder = Path(dla_kernels.__file__).parent
+    for file in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")]):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    gpu = torch.cuda.get_device_name()
+    return {"torch": torch.__version__, "triton": triton.__version__, "gpu": gpu, "kernels": digest.hexdigest()[:12]}
+
+
 def main() -> int:
     """Measures what is not yet measured, writes after each case, prints the table."""
     parser = argparse.ArgumentParser(description="Time the op on this GPU.")
@@ -261,8 +285,13 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{torch.cuda.get_device_name().replace(' ', '-').lower()}.json"
     done: dict[str, dict[str, Any]] = {}
+    versions = versions_here()
     if path.exists() and not arguments.anew:
-        done = json.loads(path.read_text())["rows"]
+        earlier = json.loads(path.read_text())
+        if earlier["versions"] == versions:
+            done = earlier["rows"]
+        else:
+            print(f"{path} was timed with other versions or other kernels: beginning anew")
     for case in cases():
         if case.name in done or (arguments.only and not any(part in case.name for part in arguments.only)):
             continue
@@ -274,8 +303,9 @@ def main() -> int:
         except Exception as error:  # one case must not take the others with it: out of memory, a peer that refuses
             done[case.name] = asdict(case) | {"error": None, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
         torch.cuda.empty_cache()
-        versions = {"torch": torch.__version__, "triton": triton.__version__, "gpu": torch.cuda.get_device_name()}
-        path.write_text(json.dumps({"versions": versions, "rows": done}, indent=1))
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps({"versions": versions, "rows": done}, indent=1))
+        os.replace(unfinished, path)  # a run that is killed leaves what was there
         print(table([done[case.name]]).splitlines()[-1], flush=True)
     print("\n" + table(list(done.values())))
     path.with_suffix(".md").write_text(table(list(done.values())) + "\n")

@@ -120,9 +120,8 @@ def check(draw_inputs, make_plan, error, poisoned):
     return compare
 
 
-@pytest.mark.parametrize(
-    ("time", "delta"), [(1, False), (1, True), (63, False), (64, True), (65, False), (65, True), (130, False)]
-)
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("time", [1, 63, 64, 65, 130])
 def test_any_length(check, time, delta):
     check("dynamic", time, 4, delta=delta, gate=time > 1, return_state=time != 64)
 
@@ -131,7 +130,8 @@ def test_any_length(check, time, delta):
     ("kind", "capacity", "delta"),
     [
         ("single", 1, False), ("single", 1, True), ("fixed", 3, False), ("fenwick", 5, False), ("fenwick", 5, True),
-        ("dynamic", 30, False), ("dynamic", 30, True), ("dynamic", 2, False),
+        ("dynamic", 30, False), ("dynamic", 30, True), ("dynamic", 2, False), ("dynamic", 1, False),
+        ("dynamic", 1, True),
     ],
 )  # fmt: skip
 def test_every_plan(check, kind, capacity, delta):
@@ -150,7 +150,18 @@ def test_documents_inside_chunks(check, cached, delta):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_half_precision(check, delta):
     """States in two parts, products of 16 bits; several chunks, a cache and groups of heads."""
-    check("dynamic", 80, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2, tile=16, long=32)
+    check("dynamic", 50, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2, tile=16, long=32)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("time", [1, 65])
+def test_half_precision_at_odd_lengths(check, time, delta):
+    """Documents that begin inside a chunk, and the smallest M."""
+    documents = None if time == 1 else torch.tensor([0, 20, 21, 65])
+    slots = 1 if time == 1 else 4
+    check(
+        "dynamic", time, slots, delta=delta, dtype=torch.float16, cu_seqlens=documents, gate=time > 1, tile=16, long=32
+    )
 
 
 def test_two_rows_without_decay(check):

@@ -1,0 +1,112 @@
+"""What no kernel may contain (TRITON.md, "What to avoid"), and that the compile report forgets no kernel."""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import dla_kernels
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.measured import ALLOWED
+
+PACKAGE = Path(dla_kernels.__file__).parent
+REPORT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
+TURNED = {"trans", "permute", "T", "transpose"}
+WARPS = 4
+
+
+def modules() -> list[tuple[str, ast.Module]]:
+    return [(str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def jitted(module: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions that Triton compiles."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(x) for x in node.decorator_list):
+            yield node
+
+
+def launched(module: ast.Module) -> set[str]:
+    """Names of kernels that are called as `kernel[grid](...)`."""
+    return {
+        node.func.value.id
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript) and isinstance(node.func.value, ast.Name)
+        if any(keyword.arg == "num_warps" for keyword in node.keywords)
+    }
+
+
+def turned(module: ast.Module) -> list[str]:
+    """Transpositions in what is compiled."""
+    return [
+        f"{function.name}, line {node.lineno}: {ast.unparse(node)}"
+        for function in jitted(module)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and node.attr in TURNED
+    ]
+
+
+def too_many_warps(module: ast.Module) -> list[str]:
+    """Launches with another number of warps than a small constant or that of the tiles, which a table limits."""
+    return [
+        f"line {node.lineno}: num_warps={ast.unparse(keyword.value)}"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "num_warps"
+        and ast.unparse(keyword.value) not in {"tiles.warps", *(str(n) for n in range(1, WARPS + 1))}
+    ]
+
+
+def tuned(module: ast.Module) -> list[str]:
+    """Uses of Triton's tuner, whose keys would hold lengths."""
+    return [
+        f"line {node.lineno}: {node.attr}"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and node.attr in {"autotune", "heuristics"}
+    ]
+
+
+@pytest.mark.parametrize("rule", [turned, too_many_warps, tuned], ids=lambda rule: rule.__name__)
+def test_no_kernel_breaks(rule):
+    """Nothing is transposed at all, so no result of a product is: tiles are loaded the way around that is needed."""
+    found = {name: broken for name, module in modules() if (broken := rule(module))}
+    assert not found
+
+
+def test_the_rules_find_what_they_forbid():
+    bad = ast.parse(
+        "@triton.autotune(configs=[], key=['T'])\n"
+        "@triton.jit\n"
+        "def kernel(x, y):\n"
+        "    acc = tl.dot(x, y)\n"
+        "    tl.dot(tl.trans(acc), y)\n"
+        "    tl.dot(acc.T, y)\n"
+        "kernel[(1,)](x, y, num_warps=8)\n"
+    )
+    assert [len(rule(bad)) for rule in (turned, too_many_warps, tuned)] == [2, 1, 1]
+    assert launched(bad) == {"kernel"}
+
+
+def test_tiles_have_few_warps():
+    assert Tiles(tile=64, long=64, block_k=64, block_v=64).warps <= WARPS
+    assert max(ALLOWED["warps"]) <= WARPS
+
+
+def test_the_compile_report_has_every_kernel_that_is_launched(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    spec = importlib.util.spec_from_file_location("compile_report", REPORT)
+    assert spec is not None
+    assert spec.loader is not None
+    report = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "compile_report", report)
+    spec.loader.exec_module(report)
+    launches = [launch for shape in report.SHAPES.values() for launch in report.launches_of(shape, torch.bfloat16)]
+    in_sources = set().union(*(launched(module) for _, module in modules()))
+    assert len(in_sources) > 20
+    assert {launch.kernel.__name__ for launch in launches} == in_sources
+    assert max(launch.warps for launch in launches) <= WARPS
