@@ -34,7 +34,8 @@ def slots_adjoint(
         shape = (pieces.sequences, heads, slots, key_dim, value_dim)
         dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
     blocks_v = triton.cdiv(value_dim, tiles.block_v)
-    grid = (triton.cdiv(key_dim, tiles.block_k) * blocks_v * slots, heads, pieces.chunks)
+    pairs = triton.cdiv(slots, 2)
+    grid = (triton.cdiv(key_dim, tiles.block_k) * blocks_v * pairs, heads, pieces.chunks)
     slots_adjoint_kernel[grid](
         q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
         pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, scale,
@@ -53,14 +54,16 @@ def slots_adjoint_kernel(
     LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BLOCKS_V: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """E_i = sum_t (w[i, t] Qe_t)^T do_t"""
-    # neighbours in the grid share q and do of one chunk: slot slowest, so that blocks of one slot run together
-    i = tl.program_id(0) % M
-    block = tl.program_id(0) // M
+    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for two slots, which share what is loaded"""
+    # neighbours in the grid share q and do of one chunk: blocks of the same two slots run together
+    PAIRS: tl.constexpr = (M + 1) // 2
+    i = 2 * (tl.program_id(0) % PAIRS)
+    block = tl.program_id(0) // PAIRS
     h = tl.program_id(1).to(tl.int64)
     chunk = tl.program_id(2)
     n, c, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
-    if i < tl.load(used_ptr + chunk * H + h):
+    used = tl.load(used_ptr + chunk * H + h)
+    if i < used:
         dtype = do_ptr.dtype.element_ty
         g = h // (H // G)
         row_k = (block // BLOCKS_V) * BK + tl.arange(0, BK)
@@ -68,23 +71,31 @@ def slots_adjoint_kernel(
         in_k = row_k < K
         in_v = row_v < V
         acc = tl.zeros((BK, BV), tl.float32)
+        acc_older = tl.zeros((BK, BV), tl.float32)
         for start in range(0, (last - first).to(tl.int32), TILE):
             t = first + start + tl.arange(0, TILE)
             there = t < last
             factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
-            factor *= tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
+            weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
+            older = tl.load(weight_ptr + (h * M + i + 1) * tokens + t, mask=there & (i + 1 < used), other=0.0)
             q = tl.load(
                 q_ptr + (t * G + g)[None, :] * K + row_k[:, None], mask=there[None, :] & in_k[:, None], other=0.0
             )
             do = tl.load(
                 do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
             )
-            query = (q.to(tl.float32) * factor[None, :]).to(dtype)
-            acc += tl.dot(query, do, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
+            query = q.to(tl.float32) * factor[None, :]
+            left = (query * weight[None, :]).to(dtype)
+            acc += tl.dot(left, do, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
+            left = (query * older[None, :]).to(dtype)
+            acc_older += tl.dot(left, do, input_precision=PRECISION)
         inside = in_k[:, None] & in_v[None, :]
         block_at = row_k[:, None] * V + row_v[None, :]
         if c > 0:
             at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block_at
             store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
+            store_state(dhigh_ptr, dlow_ptr, at + K * V, acc_older, inside & (i + 1 < used), SPLIT)
         elif HAS_STATE:
-            tl.store(dstate_ptr + slot_offset(n, h, i, H, M, K, V) + block_at, acc, mask=inside)
+            at = slot_offset(n, h, i, H, M, K, V) + block_at
+            tl.store(dstate_ptr + at, acc, mask=inside)
+            tl.store(dstate_ptr + at + K * V, acc_older, mask=inside & (i + 1 < used))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,18 +32,24 @@ class Tiles:
     warps: int = 4
     stages: int = 3
 
+    @property
+    def rows(self) -> int:
+        """Tokens that read the slots of their chunk together: more than a tile, since each such block loads all states."""
+        return min(max(self.tile, 128), self.long)
 
-_override: ContextVar[dict[str, int] | None] = ContextVar("tiles_override", default=None)
+
+_overrides: list[dict[str, int]] = []
+"""Of the whole process, innermost last: on a GPU, autograd runs backward passes in threads of its own."""
 
 
 @contextmanager
 def override(**sizes: int) -> Iterator[None]:
-    """Within the context, sizes given by the names of `Tiles` replace those chosen."""
-    token = _override.set(sizes)
+    """Within the context, sizes given by the names of `Tiles` replace those chosen, in every thread."""
+    _overrides.append(sizes)
     try:
         yield
     finally:
-        _override.reset(token)
+        _overrides.pop()
 
 
 def tiles_for(
@@ -64,7 +69,7 @@ def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) 
 
 
 def _overridden(tiles: Tiles) -> Tiles:
-    return replace(tiles, **(_override.get() or {}))
+    return replace(tiles, **(_overrides[-1] if _overrides else {}))
 
 
 def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:

@@ -30,14 +30,16 @@ def cumulative_decay(log_decay: Tensor | None, heads: int, pieces: Pieces, devic
     return total
 
 
-def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces) -> Tensor:
+def decay_backward(
+    qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces, *, has_state: bool
+) -> Tensor:
     """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and the two halves of dG_end: that of the writes, per tile
-    `[tiles, H]`, and that of the states carried `[chunks, H]`."""
+    `[tiles, H]`, and that of the states carried `[chunks, H]`. Exactly zero where nothing was there that could decay."""
     heads = qdq.shape[0]
     dlog_decay = torch.empty(pieces.tokens, heads, dtype=torch.float32, device=qdq.device)
     decay_backward_kernel[(pieces.chunks, heads)](
         qdq, kdk, ends, carry, dlog_decay, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.first_tile,
-        pieces.tokens, H=heads, TILE=pieces.tile, LONG=pieces.long, num_warps=2,
+        pieces.tokens, H=heads, TILE=pieces.tile, LONG=pieces.long, HAS_STATE=has_state, num_warps=2,
     )  # fmt: skip
     return dlog_decay
 
@@ -56,7 +58,7 @@ def cumulative_decay_kernel(
 @triton.jit
 def decay_backward_kernel(
     qdq_ptr, kdk_ptr, ends_ptr, carry_ptr, dlog_decay_ptr, sequence_ptr, number_ptr, cu_ptr, first_tile_ptr, tokens,
-    H: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+    H: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, HAS_STATE: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
@@ -72,4 +74,6 @@ def decay_backward_kernel(
     dtotal += tl.where(t == last - 1, dend, 0.0)
     # sums from each token to the end; padded tokens after the end hold zeros
     dlog_decay = tl.sum(dtotal, 0) - tl.cumsum(dtotal, 0) + dtotal
+    if not HAS_STATE:  # all of its terms cancel at a sequence's first token, but for their roundings
+        dlog_decay = tl.where((c == 0) & (t == first), 0.0, dlog_decay)
     tl.store(dlog_decay_ptr + t * H + h, dlog_decay, mask=t < last)

@@ -26,6 +26,7 @@ class Pieces:
         chunk_sequence, chunk_number: `[chunks]` int32, the sequence that a chunk is in, and its number in there.
         tile_sequence, tile_number: `[tiles]` int32, the same for tiles.
         first_chunk, first_tile: `[N + 1]` int32, where the chunks and tiles of a sequence begin.
+        most_chunks: chunks of the longest sequence.
         tokens: of the whole batch. tile, long: TILE and LONG, a multiple of it.
     """
 
@@ -36,6 +37,7 @@ class Pieces:
     tile_number: Tensor
     first_chunk: Tensor
     first_tile: Tensor
+    most_chunks: int
     tokens: int
     tile: int
     long: int
@@ -74,6 +76,7 @@ def _pieces(batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long
         tile_number=tile_number.to(device),
         first_chunk=first_chunk.to(device),
         first_tile=first_tile.to(device),
+        most_chunks=int(first_chunk.diff().max()),
         tokens=batch * time,
         tile=tile,
         long=long,
@@ -98,6 +101,16 @@ def locate(piece, sequence_ptr, number_ptr, cu_ptr, SIZE: tl.constexpr):
     first = begin + number.to(tl.int64) * SIZE
     last = tl.minimum(first + SIZE, tl.load(cu_ptr + n + 1))
     return n, number, first, last
+
+
+@triton.jit
+def locate_rows(piece, sequence_ptr, number_ptr, cu_ptr, LONG: tl.constexpr, ROWS: tl.constexpr):
+    """For a piece of ROWS tokens, numbered as if all chunks were full: its sequence, its chunk, its first token, and the
+    token after the chunk's last one, which may come before the piece."""
+    PARTS: tl.constexpr = LONG // ROWS
+    chunk = piece // PARTS
+    n, _, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    return n, chunk, first + (piece % PARTS) * ROWS, last
 
 
 @triton.jit

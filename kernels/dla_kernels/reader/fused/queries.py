@@ -3,6 +3,8 @@
 
 dQe_t = sum_i w[i, t] (do_t S_i^T),   dw[i, t] = Qe_t . (do_t S_i^T),   dq_t = scale exp(G_t) dQe_t
 dq_t += scale sum_j L[t, age(t, j)] exp(G_t - G_j) (do_t . v_j) k_j                              (plain decay only)
+
+The first line is a kernel over the slots of a chunk, the second one over pairs of tokens, which adds to it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
-from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
 from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
@@ -26,35 +28,81 @@ def queries_backward(
     scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dq per head `[tokens, H, K]`; q . dq `[K blocks, H, tokens]`; dw `[K blocks, H, M, tokens]`, the last two float32 and
-    in parts to be added, dw zero for slots that are not in use."""
+    in parts to be added; dw is zero for slots that are not in use, q . dq meaningless without pairs."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = slot_weight.shape[-1]
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
     dq = torch.empty(tokens, heads, key_dim, dtype=q.dtype, device=q.device)
     qdq = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=q.device)
     dweight = torch.zeros(blocks_k, heads, slots, tokens, dtype=torch.float32, device=q.device)
-    queries_backward_kernel[(pieces.tiles, heads, blocks_k)](
-        q, k, v, do, slot_weight, weight, total, kept.high, dq, qdq, dweight,
-        tables.old, tables.inner, tables.token_age, tables.used,
-        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
-        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, PAIRS=pairs, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+    sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": slots, "LONG": pieces.long, "PRECISION": "ieee"}
+    sizes |= {"BK": tiles.block_k, "BV": tiles.block_v, "num_warps": tiles.warps, "num_stages": tiles.stages}
+    queries_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_k)](
+        q, do, weight, total, kept.high, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+        tokens, scale, ROWS=tiles.rows, HAS_STATE=has_state, **sizes,
     )  # fmt: skip
+    if pairs:
+        queries_backward_kernel[(pieces.tiles, heads, blocks_k)](
+            q, k, v, do, slot_weight, total, dq, qdq, tables.old, tables.inner, tables.token_age,
+            pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
+            MP=padded_slots(slots), TILE=pieces.tile, **sizes,
+        )  # fmt: skip
     return dq, qdq, dweight
 
 
 @triton.jit
-def queries_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, weight_ptr, total_ptr, high_ptr, dq_ptr, qdq_ptr, dweight_ptr,
-    old_ptr, inner_ptr, token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
-    PAIRS: tl.constexpr, PRECISION: tl.constexpr,
+def queries_slots_kernel(
+    q_ptr, do_ptr, weight_ptr, total_ptr, high_ptr, dq_ptr, dweight_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr,
+    tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
+    ROWS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq_t = scale exp(G_t) sum_i w[i, t] (do_t S_i^T) + sum_j (dMx[t, j] exp(G_t - G_j) scale) k_j"""
+    """dq_t = scale exp(G_t) sum_i w[i, t] (do_t S_i^T),   dw[i, t] = scale exp(G_t) q_t . (do_t S_i^T)"""
     h = tl.program_id(1).to(tl.int64)
     part = tl.program_id(2)
-    n, chunk, _, q_tile, chunk_first, first, last = locate_tile(
+    n, chunk, first, last = locate_rows(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG, ROWS)
+    if first < last:
+        BLOCKS: tl.constexpr = (V + BV - 1) // BV
+        t = first + tl.arange(0, ROWS)
+        there = t < last
+        row_k = part * BK + tl.arange(0, BK)
+        in_k = row_k < K
+        inside = there[:, None] & in_k[None, :]
+        q = tl.load(q_ptr + (t * G + h // (H // G))[:, None] * K + row_k[None, :], mask=inside, other=0.0)
+        factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
+        dq = tl.zeros((ROWS, BK), tl.float32)
+        dweight = tl.zeros((ROWS,), tl.float32)
+        # slots and blocks of V in one loop, whose loads run ahead
+        for step in range(0, tl.load(used_ptr + chunk * H + h) * BLOCKS):
+            i = step // BLOCKS
+            row_v = (step % BLOCKS) * BV + tl.arange(0, BV)
+            in_v = row_v < V
+            do = tl.load(
+                do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
+            )
+            at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[None, :] * V + row_v[:, None]
+            state = tl.load(high_ptr + at, mask=in_k[None, :] & in_v[:, None], other=0.0)
+            weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
+            seen = tl.dot(do, state, input_precision=PRECISION)  # [ROWS, BV] @ [BV, BK] -> [ROWS, BK]
+            dq += weight[:, None] * seen
+            dweight = tl.where(step % BLOCKS == 0, 0.0, dweight) + tl.sum(q.to(tl.float32) * seen, 1)
+            at = ((part * H + h) * M + i) * tokens + t
+            tl.store(dweight_ptr + at, dweight * factor, mask=there & (step % BLOCKS == BLOCKS - 1))
+        dq *= factor[:, None]
+        tl.store(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], dq.to(q.dtype), mask=inside)
+
+
+@triton.jit
+def queries_backward_kernel(
+    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, total_ptr, dq_ptr, qdq_ptr, old_ptr, inner_ptr, token_age_ptr,
+    sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dq_t += sum_j (dMx[t, j] exp(G_t - G_j) scale) k_j, and q_t . dq_t"""
+    h = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(2)
+    _, _, _, q_tile, chunk_first, first, last = locate_tile(
         tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
     )
     TILES: tl.constexpr = LONG // TILE
@@ -65,47 +113,26 @@ def queries_backward_kernel(
     row_k = part * BK + tl.arange(0, BK)
     in_k = row_k < K
     inside = there[:, None] & in_k[None, :]
-    query = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
-    factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
-    dq = tl.zeros((TILE, BK), tl.float32)
+    dq = tl.load(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
 
-    for i in range(0, tl.load(used_ptr + chunk * H + h)):
-        at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V)
-        seen = tl.zeros((TILE, BK), tl.float32)
-        for start in range(0, V, BV):
-            row_v = start + tl.arange(0, BV)
-            in_v = row_v < V
-            do = tl.load(
-                do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
-            )
-            state = tl.load(
-                high_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0
-            )
-            seen += tl.dot(do, state, input_precision=PRECISION)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
-        weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
-        dq += weight[:, None] * seen
-        dweight = tl.sum(query * seen, 1) * factor
-        tl.store(dweight_ptr + ((part * H + h) * M + i) * tokens + t, dweight, mask=there)
-    dq *= factor[:, None]
-
-    if PAIRS:
-        starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
-        for p in range(0, q_tile):
-            j = chunk_first + p * TILE + tl.arange(0, TILE)
-            starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
-            dwithin = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
-            dwithin *= pair_weights(starts_weight, starts, MP, PRECISION)
-            dwithin *= (
-                decays(total_ptr, tokens, h, t[:, None], j[None, :], there[:, None] & (j < first)[None, :]) * scale
-            )
-            k = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=in_k[None, :], other=0.0)
-            dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
-        rows, columns = t[:, None], t[None, :]
-        dwithin = value_products(do_ptr, v_ptr, h, t, last, t, last, H, V, TILE, BV, PRECISION)
-        dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE)
-        dwithin *= decays(total_ptr, tokens, h, rows, columns, (rows < last) & (columns <= rows)) * scale
-        k = tl.load(k_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
-        dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
+    starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
+    for p in range(0, q_tile):
+        j = chunk_first + p * TILE + tl.arange(0, TILE)
+        starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
+        dwithin = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
+        dwithin *= pair_weights(starts_weight, starts, MP, PRECISION)
+        dwithin *= (
+            decays(total_ptr, tokens, h, t[:, None], j[None, :], there[:, None] & (j < first)[None, :]) * scale
+        )
+        k = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=in_k[None, :], other=0.0)
+        dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
+    rows, columns = t[:, None], t[None, :]
+    dwithin = value_products(do_ptr, v_ptr, h, t, last, t, last, H, V, TILE, BV, PRECISION)
+    dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE)
+    dwithin *= decays(total_ptr, tokens, h, rows, columns, (rows < last) & (columns <= rows)) * scale
+    k = tl.load(k_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
+    dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
 
     tl.store(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], dq.to(dtype), mask=inside)
+    query = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(qdq_ptr + (part * H + h) * tokens + t, tl.sum(query * dq, 1), mask=there)

@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The read: `o_t = sum_j Mx[t, j] L[t, age(t, j)] v_j + sum_i w[i, t] Qe_t S_i`.
 
-The first sum is over the chunk's tokens, tile by tile; the second is one product of inner length `used K`, over the
-states stored at the chunk's start. `Qe_t = scale exp(G_t) q_t`; for the delta rule q is Qe itself, G zero and scale one.
+The second sum, over the states stored at the chunk's start, comes first, in a kernel of its own: `w[i, t]` and `exp(G_t)` are
+numbers of a row, so that `q_t S_i` is a product of the inputs as they are, weighted afterwards in float32. The first sum is
+over the chunk's tokens, tile by tile. `Qe_t = scale exp(G_t) q_t`; for the delta rule q is Qe itself, G zero and scale one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
-from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
 from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
@@ -30,56 +31,83 @@ def read(
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = slot_weight.shape[-1]
     o = torch.empty_like(v)
-    grid = (pieces.tiles, heads, triton.cdiv(value_dim, tiles.block_v))
-    read_kernel[grid](
-        q, k, v, v if within is None else within, slot_weight, weight, total, kept.high, o,
+    of_slots = torch.empty(v.shape, dtype=torch.float32, device=v.device)
+    blocks_v = triton.cdiv(value_dim, tiles.block_v)
+    sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": slots, "LONG": pieces.long, "PRECISION": "ieee"}
+    sizes |= {"BV": tiles.block_v, "num_warps": tiles.warps, "num_stages": tiles.stages}
+    read_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_v)](
+        q, weight, total, kept.high, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+        pieces.tokens, scale, BK=inner_block(key_dim, tiles), ROWS=tiles.rows, HAS_STATE=has_state, **sizes,
+    )  # fmt: skip
+    read_kernel[(pieces.tiles, heads, blocks_v)](
+        q, k, v, v if within is None else within, slot_weight, total, of_slots, o,
         tables.old, tables.inner, tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
-        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, STORED=within is not None, PRECISION="ieee",
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        BK=tiles.block_k, MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None, **sizes,
     )  # fmt: skip
     return o
 
 
+def inner_block(size: int, tiles: Tiles) -> int:
+    """The part of K that one product with a state takes: all of it where a power of two up to 128 holds it."""
+    return triton.next_power_of_2(size) if 64 < size <= 128 and tiles.block_k == 64 else tiles.block_k
+
+
+@triton.jit
+def read_slots_kernel(
+    q_ptr, weight_ptr, total_ptr, high_ptr, of_slots_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
+    ROWS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """scale exp(G_t) sum_i w[i, t] (q_t S_i)"""
+    h = tl.program_id(1).to(tl.int64)
+    n, chunk, first, last = locate_rows(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG, ROWS)
+    if first < last:
+        t = first + tl.arange(0, ROWS)
+        there = t < last
+        row_v = tl.program_id(2) * BV + tl.arange(0, BV)
+        in_v = row_v < V
+        used = tl.load(used_ptr + chunk * H + h)
+        acc = tl.zeros((ROWS, BV), tl.float32)
+        for start in tl.static_range(0, K, BK):
+            row_k = start + tl.arange(0, BK)
+            in_k = row_k < K
+            q = tl.load(
+                q_ptr + (t * G + h // (H // G))[:, None] * K + row_k[None, :],
+                mask=there[:, None] & in_k[None, :],
+                other=0.0,
+            )
+            for i in range(0, used):
+                at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[:, None] * V + row_v[None, :]
+                state = tl.load(high_ptr + at, mask=in_k[:, None] & in_v[None, :], other=0.0)
+                weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
+                seen = tl.dot(q, state, input_precision=PRECISION)  # [ROWS, BK] @ [BK, BV] -> [ROWS, BV]
+                acc += weight[:, None] * seen
+        factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
+        at = (t * H + h)[:, None] * V + row_v[None, :]
+        tl.store(of_slots_ptr + at, acc * factor[:, None], mask=there[:, None] & in_v[None, :])
+
+
 @triton.jit
 def read_kernel(
-    q_ptr, k_ptr, v_ptr, within_ptr, slot_weight_ptr, weight_ptr, total_ptr, high_ptr, o_ptr,
+    q_ptr, k_ptr, v_ptr, within_ptr, slot_weight_ptr, total_ptr, of_slots_ptr, o_ptr,
     old_ptr, inner_ptr, token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STORED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """o_t = sum_i w[i, t] Qe_t S_i + sum_j Mx[t, j] L[t, age(t, j)] v_j"""
+    """o_t = what the slots gave + sum_j Mx[t, j] L[t, age(t, j)] v_j"""
     h = tl.program_id(1).to(tl.int64)
-    n, chunk, _, q_tile, chunk_first, first, last = locate_tile(
+    _, chunk, _, q_tile, chunk_first, first, last = locate_tile(
         tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
     )
     TILES: tl.constexpr = LONG // TILE
     dtype = v_ptr.dtype.element_ty
-    g = h // (H // G)
     t = first + tl.arange(0, TILE)
     there = t < last
     row_v = tl.program_id(2) * BV + tl.arange(0, BV)
     in_v = row_v < V
     acc = tl.zeros((TILE, BV), tl.float32)
-
-    # slots: all weighted queries of one block of K before the next block, so that q is loaded once
-    used = tl.load(used_ptr + chunk * H + h)
-    factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
-    for start in range(0, K, BK):
-        row_k = start + tl.arange(0, BK)
-        query = tl.load(
-            q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=there[:, None] & (row_k < K)[None, :], other=0.0
-        )
-        query = query.to(tl.float32) * factor[:, None]
-        for i in range(0, used):
-            weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
-            at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[:, None] * V + row_v[None, :]
-            state = tl.load(high_ptr + at, mask=(row_k < K)[:, None] & in_v[None, :], other=0.0)
-            acc += tl.dot(
-                (query * weight[:, None]).to(dtype), state, input_precision=PRECISION
-            )  # [TILE, BK] @ [BK, BV]
 
     # tokens of earlier tiles of the chunk
     starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
@@ -103,4 +131,6 @@ def read_kernel(
     inside = there[:, None] & in_v[None, :]
     v = tl.load(v_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=inside, other=0.0)
     acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)
+    if tl.load(used_ptr + chunk * H + h) > 0:
+        acc += tl.load(of_slots_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=inside, other=0.0)
     tl.store(o_ptr + (t * H + h)[:, None] * V + row_v[None, :], acc.to(dtype), mask=inside)

@@ -5,7 +5,8 @@
     dS_i      = E_i + exp(G_end) dS_{final_slot[i]}(next),          E_i = sum_t (w[i, t] Qe_t)^T do_t
 
 Ages are monotone, so the old slots and the tokens that make up a new slot are two ranges: a chunk costs as many products
-as it has blocks of tokens and slots touched. One program owns a block of K x V of all slots and goes through the chunks.
+as it has blocks of tokens and slots touched. Every chunk is a launch, in which all slots and blocks of K x V go side by
+side: few sequences and heads fill a GPU, too.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ def advance_states(
     if return_state:
         shape = (pieces.sequences, heads, slots, key_dim, value_dim)
         final = torch.zeros(shape, dtype=torch.float32, device=v.device)
-    grid = (
-        pieces.sequences * heads,
-        triton.cdiv(key_dim, tiles.block_k),
-        triton.cdiv(value_dim, tiles.block_v),
-    )
-    advance_states_kernel[grid](
-        k, v, total, kept.high if state is None else state, kept.high, kept.low, kept.high if final is None else final,
-        tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
-        pieces.tokens, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), LONG=pieces.long,
-        BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None, HAS_FINAL=return_state,
-        SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    if state is not None:
+        kept.put(pieces.first_chunk[:-1].long(), state)
+    grid = pieces.sequences * heads, slots, blocks_of(key_dim, value_dim, tiles)
+    for c in range(pieces.most_chunks if return_state else pieces.most_chunks - 1):
+        advance_states_kernel[grid](
+            k, v, total, kept.high, kept.low, kept.high if final is None else final,
+            tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
+            pieces.tokens, c, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
+            LONG=pieces.long, BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None,
+            HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )  # fmt: skip
     return kept, final
 
 
@@ -63,16 +64,31 @@ def carry_adjoint(
     the state before; None where there is none.
     """
     _, heads, slots, key_dim, value_dim = adjoint.high.shape
-    blocks = triton.cdiv(key_dim, tiles.block_k), triton.cdiv(value_dim, tiles.block_v)
-    parts = torch.zeros(*blocks, pieces.chunks, heads, dtype=torch.float32, device=total.device)
-    carry_adjoint_kernel[(pieces.sequences * heads, *blocks)](
-        total, kept.high, kept.low, adjoint.high, adjoint.low, adjoint.high if dfinal is None else dfinal,
-        adjoint.high if dstate is None else dstate, parts, tables.final_slot, tables.used, tables.used_end, pieces.cu,
-        pieces.first_chunk, pieces.tokens, pieces.chunks, H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=dstate is not None, HAS_DFINAL=dfinal is not None,
-        WANT_CARRY=want_carry, SPLIT=kept.split, num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    has_state, has_dfinal = dstate is not None, dfinal is not None
+    if dfinal is not None:
+        adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
+    blocks = blocks_of(key_dim, value_dim, tiles)
+    parts = torch.zeros(blocks, slots, pieces.chunks, heads, dtype=torch.float32, device=total.device)
+    for c in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
+        carry_adjoint_kernel[(pieces.sequences * heads, slots, blocks)](
+            total, kept.high, kept.low, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, parts,
+            tables.final_slot, tables.used, pieces.cu, pieces.first_chunk, pieces.tokens, pieces.chunks, c,
+            H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BK=tiles.block_k, BV=tiles.block_v,
+            HAS_STATE=has_state, HAS_DFINAL=has_dfinal, WANT_CARRY=want_carry, SPLIT=kept.split,
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
     return parts.sum((0, 1))
+
+
+def blocks_of(key_dim: int, value_dim: int, tiles: Tiles) -> int:
+    """Blocks of K x V in a state."""
+    return triton.cdiv(key_dim, tiles.block_k) * triton.cdiv(value_dim, tiles.block_v)
+
+
+def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> range:
+    """Numbers of chunks, the last first, whose end may have an adjoint and whose start may have states."""
+    last = pieces.most_chunks - (1 if has_dfinal else 2)
+    return range(last, -1 if has_state else 0, -1)
 
 
 @triton.jit
@@ -118,116 +134,111 @@ def written(
 
 
 @triton.jit
+def block_of(part, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Rows and columns of a block of a state."""
+    BLOCKS_V: tl.constexpr = (V + BV - 1) // BV
+    return (part // BLOCKS_V) * BK + tl.arange(0, BK), (part % BLOCKS_V) * BV + tl.arange(0, BV)
+
+
+@triton.jit
+def chunk_ranges(
+    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, is_last, n, h, a, first, length, tokens,
+    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """What becomes the slot of age a at a chunk's end: old slots `i0..i1` and tokens `j0..j1` of the chunk; and whether
+    there is such a slot. Older tokens have higher ages, older slots come later."""
+    slot = tl.arange(0, MP)
+    index = tl.arange(0, LONG)
+    used = tl.load(used_ptr + chunk * H + h)
+    if is_last:
+        used_next = tl.load(used_end_ptr + n * H + h)
+    else:
+        used_next = tl.load(used_ptr + (chunk + 1) * H + h)
+    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(tl.int32)
+    token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
+    token_to = tl.where(index < length, token_to, -1)
+    i0, i1 = tl.sum((slot_to < a).to(tl.int32)), tl.sum((slot_to <= a).to(tl.int32))
+    j0, j1 = tl.sum((token_to > a).to(tl.int32)), tl.sum((token_to >= a).to(tl.int32))
+    return i0, i1, j0, j1, a < used_next
+
+
+@triton.jit(do_not_specialize=["c"])
 def advance_states_kernel(
-    k_ptr, v_ptr, total_ptr, state_ptr, high_ptr, low_ptr, final_ptr,
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens,
+    k_ptr, v_ptr, total_ptr, high_ptr, low_ptr, final_ptr,
+    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens, c,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     LONG: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S_a(next) = exp(G_end) sum of S_i + sum of exp(G_end - G_j) k_j v_j^T"""
+    """S_a(next) = exp(G_end) sum of S_i + sum of exp(G_end - G_j) k_j v_j^T, over chunk c of every sequence"""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
-    row_k = tl.program_id(1) * BK + tl.arange(0, BK)
-    row_v = tl.program_id(2) * BV + tl.arange(0, BV)
-    block = row_k[:, None] * V + row_v[None, :]
-    inside = (row_k < K)[:, None] & (row_v < V)[None, :]
-    slot = tl.arange(0, MP)
-    index = tl.arange(0, LONG)
-    begin = tl.load(cu_ptr + n)
-    stop = tl.load(cu_ptr + n + 1)
+    a = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)
     chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    if HAS_STATE:
-        for i in range(0, M):
-            state = tl.load(state_ptr + slot_offset(n, h, i, H, M, K, V) + block, mask=inside, other=0.0)
-            at = slot_offset(start_row(first_chunk, n, HAS_STATE), h, i, H, M, K, V) + block
-            store_state(high_ptr, low_ptr, at, state, inside, SPLIT)
-        tl.debug_barrier()
-    steps = chunks if HAS_FINAL else chunks - 1
-    for c in range(0, steps):
+    if c < chunks - (0 if HAS_FINAL else 1):
         chunk = first_chunk + c
-        first = begin + c * LONG
-        length = tl.minimum(stop - first, LONG).to(tl.int32)
-        used = tl.load(used_ptr + chunk * H + h)
-        used_next = tl.load(used_end_ptr + n * H + h)
-        if c + 1 < chunks:
-            used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-        slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
-            tl.int32
-        )
-        token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
-        token_to = tl.where(index < length, token_to, -1)
-        total_end = tl.load(total_ptr + h * tokens + first + length - 1)
-        for a in range(0, used_next):
-            # older tokens have higher ages, older slots come later
+        first = tl.load(cu_ptr + n) + c * LONG
+        length = tl.minimum(tl.load(cu_ptr + n + 1) - first, LONG).to(tl.int32)
+        i0, i1, j0, j1, is_used = chunk_ranges(
+            final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, c + 1 == chunks, n, h, a, first, length, tokens,
+            H, M, MP, LONG,
+        )  # fmt: skip
+        if is_used:
+            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
+            block = row_k[:, None] * V + row_v[None, :]
+            inside = (row_k < K)[:, None] & (row_v < V)[None, :]
+            total_end = tl.load(total_ptr + h * tokens + first + length - 1)
             acc = tl.zeros((BK, BV), tl.float32)
-            for i in range(tl.sum((slot_to < a).to(tl.int32)), tl.sum((slot_to <= a).to(tl.int32))):
+            for i in range(i0, i1):
                 at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + block
                 acc += load_state(high_ptr, low_ptr, at, inside, SPLIT)
             acc *= tl.exp(total_end)
             acc = written(
-                acc, k_ptr, v_ptr, total_ptr, total_end, tokens, h, first, tl.sum((token_to > a).to(tl.int32)),
-                tl.sum((token_to >= a).to(tl.int32)), row_k, row_v, H, G, K, V, BJ, PRECISION,
+                acc, k_ptr, v_ptr, total_ptr, total_end, tokens, h, first, j0, j1, row_k, row_v,
+                H, G, K, V, BJ, PRECISION,
             )  # fmt: skip
             if c + 1 < chunks:
                 at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V) + block
                 store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
             elif HAS_FINAL:
                 tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)
-        tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c"])
 def carry_adjoint_kernel(
-    total_ptr, high_ptr, low_ptr, dhigh_ptr, dlow_ptr, dfinal_ptr, dstate_ptr, parts_ptr,
-    final_slot_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens, all_chunks,
+    total_ptr, high_ptr, low_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, parts_ptr,
+    final_slot_ptr, used_ptr, cu_ptr, first_chunk_ptr, tokens, all_chunks, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr,
     SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """dS_i = E_i + exp(G_end) dS_{final_slot[i]}(next), from the last chunk to the first"""
+    """dS_i = E_i + exp(G_end) dS_{final_slot[i]}(next), over chunk c of every sequence"""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
-    row_k = tl.program_id(1) * BK + tl.arange(0, BK)
-    row_v = tl.program_id(2) * BV + tl.arange(0, BV)
-    block = row_k[:, None] * V + row_v[None, :]
-    inside = (row_k < K)[:, None] & (row_v < V)[None, :]
-    begin = tl.load(cu_ptr + n)
-    stop = tl.load(cu_ptr + n + 1)
+    i = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)
     chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    if HAS_DFINAL:
-        for a in range(0, tl.load(used_end_ptr + n * H + h)):
-            dstate = tl.load(dfinal_ptr + slot_offset(n, h, a, H, M, K, V) + block, mask=inside, other=0.0)
-            at = slot_offset(end_row(first_chunk + chunks - 1, n, HAS_DFINAL), h, a, H, M, K, V) + block
-            store_state(dhigh_ptr, dlow_ptr, at, dstate, inside, SPLIT)
-        tl.debug_barrier()
-    # chunks whose end has an adjoint and whose start has states
-    steps = chunks if HAS_DFINAL else chunks - 1
-    least = 0 if HAS_STATE else 1
-    for back in range(0, steps - least):
-        c = steps - 1 - back
+    if c < chunks - (0 if HAS_DFINAL else 1):
         chunk = first_chunk + c
-        first = begin + c * LONG
-        last = tl.minimum(stop, first + LONG)
-        carry = tl.exp(tl.load(total_ptr + h * tokens + last - 1))
-        dcarry = tl.zeros((BK, BV), tl.float32)
-        for i in range(0, tl.load(used_ptr + chunk * H + h)):
+        if i < tl.load(used_ptr + chunk * H + h):
+            last = tl.minimum(tl.load(cu_ptr + n + 1), tl.load(cu_ptr + n) + (c + 1) * LONG)
+            carry = tl.exp(tl.load(total_ptr + h * tokens + last - 1))
+            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
+            block = row_k[:, None] * V + row_v[None, :]
+            inside = (row_k < K)[:, None] & (row_v < V)[None, :]
             a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
             at = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V) + block
-            dnext = load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
+            dnext = carry * load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
             if WANT_CARRY:
                 at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + block
-                dcarry += dnext * load_state(high_ptr, low_ptr, at, inside, SPLIT)
+                dcarry = tl.sum(dnext * load_state(high_ptr, low_ptr, at, inside, SPLIT))
+                tl.store(parts_ptr + ((tl.program_id(2) * M + i) * all_chunks + chunk) * H + h, dcarry)
             if c > 0:
                 at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
-                dstate = load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT) + carry * dnext
-                store_state(dhigh_ptr, dlow_ptr, at, dstate, inside, SPLIT)
+                store_state(
+                    dhigh_ptr, dlow_ptr, at, load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT) + dnext, inside, SPLIT
+                )
             elif HAS_STATE:
                 at = slot_offset(n, h, i, H, M, K, V) + block
-                tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + carry * dnext, mask=inside)
-        if WANT_CARRY:
-            part = (tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)) * all_chunks + chunk
-            tl.store(parts_ptr + part * H + h, carry * tl.sum(dcarry))
-        tl.debug_barrier()
+                tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + dnext, mask=inside)

@@ -4,8 +4,7 @@
     S_a(next) = P sum_{i: final_slot[i] = a} S_i + sum_{j: final_token[j] = a} U_j v_j^T,   P = carry I - R
     dS_i      = E_i + P^T dS_{final_slot[i]}(next),       dP = sum_i dS_{final_slot[i]}(next) S_i^T
 
-R (`removal`) is kept apart from the identity: rounding it to 16 bits is harmless, rounding `1 - small` would not be. A
-product with R mixes all of K, so one program owns all of K for a block of V.
+R (`removal`) is kept apart from the identity: rounding it to 16 bits is harmless, rounding `1 - small` would not be.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.reader.fused.states import end_row, start_row
+from dla_kernels.reader.fused.states import block_of, blocks_of, chunk_ranges, chunks_backward, end_row, start_row
 from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
 
 
@@ -34,14 +33,17 @@ def advance_states_delta(
     if return_state:
         shape = (pieces.sequences, heads, slots, key_dim, value_dim)
         final = torch.zeros(shape, dtype=torch.float32, device=v.device)
-    grid = (pieces.sequences * heads, triton.cdiv(value_dim, tiles.block_v))
-    advance_states_delta_kernel[grid](
-        u, v, carry, removal, kept.high if state is None else state, kept.high, kept.low,
-        kept.high if final is None else final, tables.final_slot, tables.final_token, tables.used, tables.used_end,
-        pieces.cu, pieces.first_chunk, pieces.tokens, H=heads, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
-        LONG=pieces.long, BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None,
-        HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    if state is not None:
+        kept.put(pieces.first_chunk[:-1].long(), state)
+    grid = pieces.sequences * heads, slots, blocks_of(key_dim, value_dim, tiles)
+    for c in range(pieces.most_chunks if return_state else pieces.most_chunks - 1):
+        advance_states_delta_kernel[grid](
+            u, v, carry, removal, kept.high, kept.low, kept.high if final is None else final,
+            tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
+            pieces.tokens, c, H=heads, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), LONG=pieces.long,
+            BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None, HAS_FINAL=return_state,
+            SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
     return kept, final
 
 
@@ -51,12 +53,16 @@ def carry_adjoint_delta(
 ) -> None:  # fmt: skip
     """Turns the rows of `adjoint` (and `dstate`) from E into dS, in place; the arguments as in states.carry_adjoint."""
     _, heads, slots, key_dim, value_dim = adjoint.high.shape
-    carry_adjoint_delta_kernel[(pieces.sequences * heads, triton.cdiv(value_dim, tiles.block_v))](
-        carry, removal, adjoint.high, adjoint.low, adjoint.high if dfinal is None else dfinal,
-        adjoint.high if dstate is None else dstate, tables.final_slot, tables.used, tables.used_end, pieces.first_chunk,
-        H=heads, K=key_dim, V=value_dim, M=slots, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=dstate is not None,
-        HAS_DFINAL=dfinal is not None, SPLIT=adjoint.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    has_state, has_dfinal = dstate is not None, dfinal is not None
+    if dfinal is not None:
+        adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
+    for c in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
+        carry_adjoint_delta_kernel[(pieces.sequences * heads, slots, blocks_of(key_dim, value_dim, tiles))](
+            carry, removal, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate,
+            tables.final_slot, tables.used, pieces.first_chunk, c, H=heads, K=key_dim, V=value_dim, M=slots,
+            BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
+            PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
 
 
 def carry_gradient(
@@ -88,152 +94,110 @@ def slots_sum(
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c"])
 def advance_states_delta_kernel(
-    u_ptr, v_ptr, carry_ptr, removal_ptr, state_ptr, high_ptr, low_ptr, final_ptr,
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens,
+    u_ptr, v_ptr, carry_ptr, removal_ptr, high_ptr, low_ptr, final_ptr,
+    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
     BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S_a(next) = (carry - R) sum of S_i + sum of U_j v_j^T"""
+    """S_a(next) = (carry - R) sum of S_i + sum of U_j v_j^T, over chunk c of every sequence"""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
-    row_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    in_v = row_v < V
-    slot = tl.arange(0, MP)
-    index = tl.arange(0, LONG)
-    dtype = v_ptr.dtype.element_ty
-    begin = tl.load(cu_ptr + n)
-    stop = tl.load(cu_ptr + n + 1)
+    a = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)
     chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    if HAS_STATE:
-        for i in range(0, M):
-            for start in range(0, K, BK):
-                row_k = start + tl.arange(0, BK)
-                inside = (row_k < K)[:, None] & in_v[None, :]
-                block = row_k[:, None] * V + row_v[None, :]
-                state = tl.load(state_ptr + slot_offset(n, h, i, H, M, K, V) + block, mask=inside, other=0.0)
-                at = slot_offset(start_row(first_chunk, n, HAS_STATE), h, i, H, M, K, V) + block
-                store_state(high_ptr, low_ptr, at, state, inside, SPLIT)
-        tl.debug_barrier()
-    steps = chunks if HAS_FINAL else chunks - 1
-    for c in range(0, steps):
+    if c < chunks - (0 if HAS_FINAL else 1):
         chunk = first_chunk + c
-        first = begin + c * LONG
-        length = tl.minimum(stop - first, LONG).to(tl.int32)
-        used = tl.load(used_ptr + chunk * H + h)
-        used_next = tl.load(used_end_ptr + n * H + h)
-        if c + 1 < chunks:
-            used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-        slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
-            tl.int32
-        )
-        token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
-        token_to = tl.where(index < length, token_to, -1)
-        carry = tl.load(carry_ptr + chunk * H + h)
-        removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
-        for a in range(0, used_next):
-            i0 = tl.sum((slot_to < a).to(tl.int32))
-            i1 = tl.sum((slot_to <= a).to(tl.int32))
-            j0 = tl.sum((token_to > a).to(tl.int32))
-            j1 = tl.sum((token_to >= a).to(tl.int32))
+        first = tl.load(cu_ptr + n) + c * LONG
+        length = tl.minimum(tl.load(cu_ptr + n + 1) - first, LONG).to(tl.int32)
+        i0, i1, j0, j1, is_used = chunk_ranges(
+            final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, c + 1 == chunks, n, h, a, first, length, tokens,
+            H, M, MP, LONG,
+        )  # fmt: skip
+        if is_used:
+            dtype = v_ptr.dtype.element_ty
+            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
+            in_k = row_k < K
+            in_v = row_v < V
+            inside = in_k[:, None] & in_v[None, :]
+            removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
             base = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V)
-            for start in range(0, K, BK):
-                row_k = start + tl.arange(0, BK)
-                in_k = row_k < K
-                inside = in_k[:, None] & in_v[None, :]
-                acc = carry * slots_sum(high_ptr, low_ptr, base, i0, i1, row_k, row_v, inside, K, V, BK, BV, SPLIT)
-                if i1 > i0:
-                    for inner in range(0, K, BK):
-                        row_l = inner + tl.arange(0, BK)
-                        in_l = row_l < K
-                        state = slots_sum(
-                            high_ptr, low_ptr, base, i0, i1, row_l, row_v, in_l[:, None] & in_v[None, :], K, V, BK, BV, SPLIT
-                        )  # fmt: skip
-                        r = tl.load(
-                            removal + row_k[:, None] * K + row_l[None, :], mask=in_k[:, None] & in_l[None, :], other=0.0
-                        )
-                        acc -= tl.dot(r, state.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
-                for at_j in range(j0, j1, BJ):
-                    token = at_j + tl.arange(0, BJ)
-                    mask = token < j1
-                    j = first + token
-                    u = tl.load(
-                        u_ptr + (j * H + h)[None, :] * K + row_k[:, None], mask=mask[None, :] & in_k[:, None], other=0.0
-                    )
-                    v = tl.load(
-                        v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & in_v[None, :], other=0.0
-                    )
-                    acc += tl.dot(u, v, input_precision=PRECISION)  # [BK, BJ] @ [BJ, BV] -> [BK, BV]
-                block = row_k[:, None] * V + row_v[None, :]
-                if c + 1 < chunks:
-                    at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V) + block
-                    store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
-                elif HAS_FINAL:
-                    tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)
-        tl.debug_barrier()
-
-
-@triton.jit
-def carry_adjoint_delta_kernel(
-    carry_ptr, removal_ptr, dhigh_ptr, dlow_ptr, dfinal_ptr, dstate_ptr,
-    final_slot_ptr, used_ptr, used_end_ptr, first_chunk_ptr,
-    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """dS_i = E_i + (carry - R^T) dS_{final_slot[i]}(next), from the last chunk to the first"""
-    n = tl.program_id(0) // H
-    h = (tl.program_id(0) % H).to(tl.int64)
-    row_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    in_v = row_v < V
-    dtype = dhigh_ptr.dtype.element_ty
-    first_chunk = tl.load(first_chunk_ptr + n)
-    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    if HAS_DFINAL:
-        for a in range(0, tl.load(used_end_ptr + n * H + h)):
-            for start in range(0, K, BK):
-                row_k = start + tl.arange(0, BK)
-                inside = (row_k < K)[:, None] & in_v[None, :]
-                block = row_k[:, None] * V + row_v[None, :]
-                dstate = tl.load(dfinal_ptr + slot_offset(n, h, a, H, M, K, V) + block, mask=inside, other=0.0)
-                at = slot_offset(end_row(first_chunk + chunks - 1, n, HAS_DFINAL), h, a, H, M, K, V) + block
-                store_state(dhigh_ptr, dlow_ptr, at, dstate, inside, SPLIT)
-        tl.debug_barrier()
-    steps = chunks if HAS_DFINAL else chunks - 1
-    least = 0 if HAS_STATE else 1
-    for back in range(0, steps - least):
-        c = steps - 1 - back
-        chunk = first_chunk + c
-        carry = tl.load(carry_ptr + chunk * H + h)
-        removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
-        for i in range(0, tl.load(used_ptr + chunk * H + h)):
-            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
-            base = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
-            for start in range(0, K, BK):
-                row_k = start + tl.arange(0, BK)
-                in_k = row_k < K
-                inside = in_k[:, None] & in_v[None, :]
-                block = row_k[:, None] * V + row_v[None, :]
-                acc = carry * load_state(dhigh_ptr, dlow_ptr, base + block, inside, SPLIT)
+            acc = tl.load(carry_ptr + chunk * H + h) * slots_sum(
+                high_ptr, low_ptr, base, i0, i1, row_k, row_v, inside, K, V, BK, BV, SPLIT
+            )
+            if i1 > i0:
                 for inner in range(0, K, BK):
                     row_l = inner + tl.arange(0, BK)
                     in_l = row_l < K
-                    at = base + row_l[:, None] * V + row_v[None, :]
-                    dnext = load_state(dhigh_ptr, dlow_ptr, at, in_l[:, None] & in_v[None, :], SPLIT)
-                    r = tl.load(
-                        removal + row_l[None, :] * K + row_k[:, None], mask=in_k[:, None] & in_l[None, :], other=0.0
+                    state = slots_sum(
+                        high_ptr, low_ptr, base, i0, i1, row_l, row_v, in_l[:, None] & in_v[None, :], K, V, BK, BV, SPLIT
                     )
-                    acc -= tl.dot(r, dnext.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
-                if c > 0:
-                    at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
-                    acc += load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
-                    store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
-                elif HAS_STATE:
-                    at = slot_offset(n, h, i, H, M, K, V) + block
-                    tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + acc, mask=inside)
-        tl.debug_barrier()
+                    r = tl.load(
+                        removal + row_k[:, None] * K + row_l[None, :], mask=in_k[:, None] & in_l[None, :], other=0.0
+                    )
+                    acc -= tl.dot(r, state.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
+            for at_j in range(j0, j1, BJ):
+                token = at_j + tl.arange(0, BJ)
+                mask = token < j1
+                j = first + token
+                u = tl.load(
+                    u_ptr + (j * H + h)[None, :] * K + row_k[:, None], mask=mask[None, :] & in_k[:, None], other=0.0
+                )
+                v = tl.load(
+                    v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & in_v[None, :], other=0.0
+                )
+                acc += tl.dot(u, v, input_precision=PRECISION)  # [BK, BJ] @ [BJ, BV] -> [BK, BV]
+            block = row_k[:, None] * V + row_v[None, :]
+            if c + 1 < chunks:
+                at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V) + block
+                store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
+            elif HAS_FINAL:
+                tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)
+
+
+@triton.jit(do_not_specialize=["c"])
+def carry_adjoint_delta_kernel(
+    carry_ptr, removal_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, final_slot_ptr, used_ptr, first_chunk_ptr, c,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dS_i = E_i + (carry - R)^T dS_{final_slot[i]}(next), over chunk c of every sequence"""
+    n = tl.program_id(0) // H
+    h = (tl.program_id(0) % H).to(tl.int64)
+    i = tl.program_id(1)
+    first_chunk = tl.load(first_chunk_ptr + n)
+    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
+    if c < chunks - (0 if HAS_DFINAL else 1):
+        chunk = first_chunk + c
+        if i < tl.load(used_ptr + chunk * H + h):
+            dtype = dhigh_ptr.dtype.element_ty
+            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
+            in_k = row_k < K
+            in_v = row_v < V
+            inside = in_k[:, None] & in_v[None, :]
+            block = row_k[:, None] * V + row_v[None, :]
+            removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
+            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
+            base = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
+            acc = tl.load(carry_ptr + chunk * H + h) * load_state(dhigh_ptr, dlow_ptr, base + block, inside, SPLIT)
+            for inner in range(0, K, BK):
+                row_l = inner + tl.arange(0, BK)
+                in_l = row_l < K
+                at = base + row_l[:, None] * V + row_v[None, :]
+                dnext = load_state(dhigh_ptr, dlow_ptr, at, in_l[:, None] & in_v[None, :], SPLIT)
+                r = tl.load(
+                    removal + row_l[None, :] * K + row_k[:, None], mask=in_k[:, None] & in_l[None, :], other=0.0
+                )
+                acc -= tl.dot(r, dnext.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
+            if c > 0:
+                at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
+                acc += load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
+                store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
+            elif HAS_STATE:
+                at = slot_offset(n, h, i, H, M, K, V) + block
+                tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + acc, mask=inside)
 
 
 @triton.jit

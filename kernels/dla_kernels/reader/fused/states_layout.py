@@ -23,6 +23,13 @@ class StateRows:
         self.split = like.dtype != torch.float32
         self.low = torch.empty_like(self.high) if self.split else self.high
 
+    def put(self, rows: Tensor, states: Tensor) -> None:
+        """Sets whole rows, `[N]` of them, to states `[N, H, M, K, V]` float32."""
+        high = states.to(self.high.dtype)
+        self.high[rows] = high
+        if self.split:
+            self.low[rows] = (states - high.float()).to(self.low.dtype)
+
 
 @triton.jit
 def slot_offset(row, h, i, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, V: tl.constexpr):

@@ -17,7 +17,8 @@ def group_sums(gradient: Tensor, groups: int) -> Tensor:
 
 def sums_to_end(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """Sums of `x` `[B, T, H]` from each token to the end of its sequence. float64 inside: documents are differences."""
-    sums = x.double().flip(1).cumsum(1).flip(1)
+    # over the last dimension: torch's sum over any other one waits for each element
+    sums = x.transpose(1, 2).flip(2).cumsum(2, dtype=torch.float64).flip(2).transpose(1, 2)
     if cu_seqlens is not None:
         ends = cu_seqlens.to(x.device)[1:]
         after = torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)[:, ends]  # [1, N, H]

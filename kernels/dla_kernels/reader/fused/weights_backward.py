@@ -107,11 +107,11 @@ def weights_backward_kernel(
         H, G, K, LONG, TILE, BK, STORED, PRECISION,
     )  # fmt: skip
 
-    # into the ages at t; those of pairs are loaded anew for each, since all registers are taken
+    # into the ages at t
     at = (h * tokens + t)[:, None] * M + slot[None, :]
     age = tl.load(old_ptr + at, mask=there[:, None] & in_m[None, :], other=255)
+    own = (rows - first).to(tl.int32) * TILE + (columns - first).to(tl.int32)
+    own_age = tl.load(inner_ptr + (h * tokens + first) * TILE + own, mask=causal, other=255)
     for a in range(0, M):
-        own = (rows - first).to(tl.int32) * TILE + (columns - first).to(tl.int32)
-        own_age = tl.load(inner_ptr + (h * tokens + first) * TILE + own, mask=causal, other=255)
         dL = tl.sum(tl.where(age == a, dstarts, 0.0), 1) + tl.sum(tl.where(own_age == a, products, 0.0), 1)
         tl.store(dslot_weight_ptr + (t * H + h) * M + a, dL, mask=there)

@@ -28,8 +28,8 @@ def segment_sequences(
 
 
 def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tuple[Pieces, int, int]:
-    """Chunks of one tile, and blocks for float32 products."""
-    tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.float32)
+    """Chunks of one tile, and the blocks of products."""
+    tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.promote_types(k.dtype, v.dtype))
     pieces = Pieces.of(v.shape[0], v.shape[1], cu_seqlens, tiles.tile, tiles.tile, v.device)
     return pieces, tiles.block_k, tiles.block_v
 

@@ -4,7 +4,8 @@
     dI/dk_t = -(S v_t / (|k_t| |v_t| |S|) - cos_t k_t / |k_t|^2) / I_t,      dI/dv_t likewise with S^T k_t
 
 S v_t is linear attention whose state begins anew at every boundary. The boundaries are known by now, so states at chunk
-starts come from one pass that is parallel over blocks of K x V, and all chunks follow at once.
+starts come from one pass that is parallel over blocks of K x V, and all chunks follow at once. Products take k, v and the
+states in the type of k and v: a gradient, unlike a decision, may be rounded like all others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.segmentation.fused.scores import gram
+from dla_kernels.segmentation.fused.paths import products
 
 SMALLEST_SCORE = 1e-3
 """As in segmentation/scan.py: `dI/dcos = -1/I` has a pole where a token repeats the open segment."""
@@ -42,7 +43,9 @@ def score_gradients(
     push_v = push / torch.where(v2 > 0, v2, 1.0)
     boundary = (shift != -1).to(torch.uint8)
 
-    states = torch.empty(pieces.tiles, heads, key_dim, value_dim, dtype=torch.float32, device=k.device)
+    dtype = torch.promote_types(k.dtype, v.dtype)
+    k, v = k.to(dtype), v.to(dtype)
+    states = torch.empty(pieces.tiles, heads, key_dim, value_dim, dtype=dtype, device=k.device)
     blocks_k, blocks_v = triton.cdiv(key_dim, block_k), triton.cdiv(value_dim, block_v)
     open_sums_kernel[(pieces.sequences * heads, blocks_k, blocks_v)](
         k, v, boundary, open_sum, states, pieces.cu, pieces.first_tile,
@@ -84,7 +87,7 @@ def open_sums_kernel(
     row = tl.arange(0, C)
     s = tl.load(open_ptr + (n * H + h) * (K * V) + block, mask=inside, other=0.0)
     for c in range(0, tl.load(first_tile_ptr + n + 1) - first_tile):
-        tl.store(states_ptr + ((first_tile + c).to(tl.int64) * H + h) * (K * V) + block, s, mask=inside)
+        tl.store(states_ptr + ((first_tile + c).to(tl.int64) * H + h) * (K * V) + block, s.to(k_ptr.dtype.element_ty), mask=inside)
         t = begin + c * C + row
         boundary = tl.load(boundary_ptr + t * H + h, mask=t < stop, other=0).to(tl.int32)
         last = tl.max(tl.where(boundary > 0, row, -1))
@@ -92,7 +95,7 @@ def open_sums_kernel(
         key = tl.load(k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0)
         v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=member[:, None] & (j < V)[None, :], other=0.0)
         s = s * tl.where(last >= 0, 0.0, 1.0)
-        s += tl.dot(key.to(tl.float32), v.to(tl.float32), input_precision=PRECISION)  # [BK, C] @ [C, BV] -> [BK, BV]
+        s += tl.dot(key, v, input_precision=PRECISION)  # [BK, C] @ [C, BV] -> [BK, BV]
 
 
 @triton.jit
@@ -116,10 +119,10 @@ def score_gradient_kernel(
     segment = tl.cumsum(boundary, 0)
     looks_at = segment - boundary  # the segment that was open before token t
 
-    x = tl.load(x_ptr + (t * GX + x_group)[:, None] * DX + i[None, :], mask=inside, other=0.0).to(tl.float32)
-    pairs = gram(y_ptr, tl.zeros((C, C), tl.float32), y_group, t, last, GY, DY, C, BY, PRECISION)
+    x = tl.load(x_ptr + (t * GX + x_group)[:, None] * DX + i[None, :], mask=inside, other=0.0)
+    pairs = products(y_ptr, y_group, t, last, t, last, GY, DY, C, BY, PRECISION)
     member = (looks_at[:, None] == segment[None, :]) & (row[None, :] < row[:, None])
-    acc = tl.dot(tl.where(member, pairs, 0.0), x, input_precision=PRECISION)  # [C, C] @ [C, BX] -> [C, BX]
+    acc = tl.dot(tl.where(member, pairs, 0.0).to(x.dtype), x, input_precision=PRECISION)  # [C, C] @ [C, BX] -> [C, BX]
     carried = there & (looks_at == 0)
     base = (tile.to(tl.int64) * H + h) * (DX * DY)
     for start in range(0, DY, BY):
@@ -132,7 +135,7 @@ def score_gradient_kernel(
             mask=(i < DX)[None, :] & (j < DY)[:, None],
             other=0.0,
         )
-        acc += tl.dot(y.to(tl.float32), s, input_precision=PRECISION)  # [C, BY] @ [BY, BX] -> [C, BX]
+        acc += tl.dot(y, s, input_precision=PRECISION)  # [C, BY] @ [BY, BX] -> [C, BX]
     pull = tl.load(pull_ptr + t * H + h, mask=there, other=0.0)
     push = tl.load(push_ptr + t * H + h, mask=there, other=0.0)
-    tl.store(dx_ptr + (t * H + h)[:, None] * DX + i[None, :], pull[:, None] * acc - push[:, None] * x, mask=inside)
+    tl.store(dx_ptr + (t * H + h)[:, None] * DX + i[None, :], pull[:, None] * acc - push[:, None] * x.to(tl.float32), mask=inside)

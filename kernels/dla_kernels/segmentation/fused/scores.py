@@ -1,12 +1,13 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Scores and boundaries (eqs. 13 to 15): which tokens open a segment.
 
-`cos_t = k_t^T S v_t / (|k_t| |v_t| |S|)` with S the sum over the open segment. Inside a chunk S is not needed: with the Gram
-matrix `A[t, j] = (k_t . k_j)(v_t . v_j)`, `k_t^T S v_t` is what S at the chunk's start gives plus the sum of `A[t, j]` over the
-open segment's tokens. If no boundary came, the scores of all remaining tokens would follow at once; so do that, take the
-first boundary, and begin again after it: a chunk costs as many rounds as it has boundaries, plus one.
+What a chunk decides depends on the chunks before only until its first boundary: after that, paths.py knows all. So
+there are three stages: all chunks make their paths at once; one program per sequence and head goes from chunk to chunk
+and finds first boundaries; all chunks at once mark the others.
 
-Everything is float32 and IEEE, since a decision must not depend on the backend.
+The middle stage needs `k_t^T S v_t` with S the segment open when the chunk begins. If that began in the chunk before, paths.py
+has summed it up; only a segment that holds a whole chunk and more gets a state S. Decisions are made in float32, and
+nothing in them is rounded to less, since they must not depend on the backend.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.segmentation.fused.paths import boundaries_kernel, chunk_paths_kernel, information
 
 
 def score_tokens(
@@ -28,138 +30,145 @@ def score_tokens(
     place; count `[N, H, M]` says which sequences go on.
     """
     (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
+    dtype = torch.promote_types(k.dtype, v.dtype)
+    k, v = k.to(dtype), v.to(dtype)
+    size = pieces.tile
+
+    def by_tile(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(pieces.tiles, heads, *shape, dtype=dtype, device=k.device)
+
+    following, final = by_tile(size, dtype=torch.uint8), by_tile(size, dtype=torch.uint8)
+    norm_end, dots, own, across = by_tile(size), by_tile(size), by_tile(size), by_tile(size, size)
+    entry = by_tile(dtype=torch.int32)
     score = torch.empty(heads, tokens, dtype=torch.float32, device=k.device)
-    norm = torch.empty_like(score)
+    squared = torch.empty_like(score)
     boundary = torch.empty(heads, tokens, dtype=torch.uint8, device=k.device)
-    score_tokens_kernel[(pieces.sequences * heads,)](
-        k, v, threshold, open_sum, count, score, norm, boundary, pieces.cu, tokens,
-        H=heads, G=groups, K=key_dim, V=value_dim, M=count.shape[-1], C=pieces.tile, BK=block_k, BV=block_v,
-        PRECISION="ieee", num_warps=4,
+    where = pieces.tile_sequence, pieces.tile_number, pieces.cu
+    sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": count.shape[-1], "C": size}
+    sizes |= {"BK": block_k, "BV": block_v, "num_warps": 4}
+    chunk_paths_kernel[(pieces.tiles, heads)](
+        k, v, threshold, following, final, norm_end, dots, own, across, *where,
+        STEPS=(size - 1).bit_length(), PRECISION="ieee", **sizes,
     )  # fmt: skip
-    return score, norm, boundary
+    # the open sum is float32, and k and v are of 16 bits: three products of tf32 are as good as one of float32
+    exact = "ieee" if dtype == torch.float32 or torch.version.hip is not None else "tf32x3"
+    first_boundaries_kernel[(pieces.sequences * heads,)](
+        k, v, threshold, open_sum, count, final, norm_end, dots, own, across, entry, score, squared, pieces.cu,
+        pieces.first_tile, tokens, PRECISION=exact, **sizes,
+    )  # fmt: skip
+    boundaries_kernel[(pieces.tiles, heads)](
+        k, v, following, entry, count, score, squared, boundary, *where, tokens, PRECISION="ieee", **sizes
+    )  # fmt: skip
+    return score, squared, boundary
 
 
 @triton.jit
-def gram(
-    x_ptr, x, group, t, last, GROUPS: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr,
+def seen_by_sum(
+    k_ptr, v_ptr, open_ptr, h, g, t, last, H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`x_t . x_j` in a chunk, `[C, C]`; x + their products."""
-    for start in range(0, D, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        offset = (t * GROUPS + group) * D
-        rows = tl.load(x_ptr + offset[:, None] + i[None, :], mask=(t < last)[:, None] & (i < D)[None, :], other=0.0)
-        columns = tl.load(x_ptr + offset[None, :] + i[:, None], mask=(t < last)[None, :] & (i < D)[:, None], other=0.0)
-        x += tl.dot(rows.to(tl.float32), columns.to(tl.float32), input_precision=PRECISION)  # [C, BLOCK] @ [BLOCK, C]
-    return x
+    """`diag(K S V^T)` `[C]` with the open sum S."""
+    there = t < last
+    dots = tl.zeros((C,), tl.float32)
+    for v0 in range(0, V, BV):
+        j = v0 + tl.arange(0, BV)
+        seen = tl.zeros((C, BV), tl.float32)
+        for k0 in range(0, K, BK):
+            i = k0 + tl.arange(0, BK)
+            key = tl.load(
+                k_ptr + (t * G + g)[:, None] * K + i[None, :], mask=there[:, None] & (i < K)[None, :], other=0.0
+            )
+            s = tl.load(open_ptr + i[:, None] * V + j[None, :], mask=(i < K)[:, None] & (j < V)[None, :], other=0.0)
+            seen += tl.dot(key.to(tl.float32), s, input_precision=PRECISION)  # [C, BK] @ [BK, BV] -> [C, BV]
+        v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0)
+        dots += tl.sum(seen * v.to(tl.float32), 1)
+    return dots
 
 
 @triton.jit
-def score_tokens_kernel(
-    k_ptr, v_ptr, threshold_ptr, open_ptr, count_ptr, score_ptr, norm_ptr, boundary_ptr, cu_ptr, tokens,
+def add_tokens(
+    k_ptr, v_ptr, open_ptr, keep, h, g, t, member, H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr,
+):  # fmt: skip
+    """S = keep S + the sum of `k_t v_t^T` over members; returns |S|^2."""
+    norm = 0.0
+    for k0 in range(0, K, BK):
+        i = k0 + tl.arange(0, BK)
+        key = tl.load(k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0)
+        for v0 in range(0, V, BV):
+            j = v0 + tl.arange(0, BV)
+            v = tl.load(
+                v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=member[:, None] & (j < V)[None, :], other=0.0
+            )
+            mask = (i < K)[:, None] & (j < V)[None, :]
+            s = keep * tl.load(open_ptr + i[:, None] * V + j[None, :], mask=mask, other=0.0)
+            s += tl.dot(key, v, input_precision="ieee")  # [BK, C] @ [C, BV] -> [BK, BV]
+            tl.store(open_ptr + i[:, None] * V + j[None, :], s, mask=mask)
+            norm += tl.sum(s * s)
+    tl.debug_barrier()
+    return norm
+
+
+@triton.jit
+def first_boundaries_kernel(
+    k_ptr, v_ptr, threshold_ptr, open_ptr, count_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, across_ptr,
+    entry_ptr, score_ptr, squared_ptr, cu_ptr, first_tile_ptr, tokens,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """I_t = sqrt(2 - 2 cos_t), boundary where I_t >= tau; one program per sequence and head"""
-    ORTHOGONAL: tl.constexpr = 1.4142135623730951  # pyright: ignore[reportAssignmentType]
+    """The first boundary of each chunk (C if none), and the scores up to it; one program per sequence and head"""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     g = h // (H // G)
     begin = tl.load(cu_ptr + n)
     stop = tl.load(cu_ptr + n + 1)
+    first_tile = tl.load(first_tile_ptr + n).to(tl.int64)
     threshold = tl.load(threshold_ptr + h)
     fresh = tl.load(count_ptr + (n * H + h) * M) == 0  # nothing is open: the first token has no score
-    at = (n * H + h) * (K * V)
+    open_ptr += (n * H + h) * (K * V)
     row = tl.arange(0, C)
 
-    norm_open = 0.0
-    for k0 in range(0, K, BK):
-        i = k0 + tl.arange(0, BK)
-        for v0 in range(0, V, BV):
-            j = v0 + tl.arange(0, BV)
-            mask = (i < K)[:, None] & (j < V)[None, :]
-            s = tl.load(open_ptr + at + i[:, None] * V + j[None, :], mask=mask, other=0.0)
-            norm_open += tl.sum(s * s)
-
-    for c in range(0, ((stop - begin + C - 1) // C).to(tl.int32)):
-        first = begin + c * C
-        t = first + row
+    # either the open segment is summed up in S, or it began at token `origin` of the chunk before
+    summed = 1 - fresh.to(tl.int32)
+    origin = 0
+    norm = 0.0
+    if summed > 0:
+        norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, begin + row, row < 0, H, G, K, V, BK, BV)
+    chunks = ((stop - begin + C - 1) // C).to(tl.int32)
+    for c in range(0, chunks):
+        t = begin + c * C + row
         there = t < stop
-
-        # with the sum that the chunk begins with: diag(K S V^T)
-        carried = tl.zeros((C,), tl.float32)
-        for v0 in range(0, V, BV):
-            j = v0 + tl.arange(0, BV)
-            seen = tl.zeros((C, BV), tl.float32)
-            for k0 in range(0, K, BK):
-                i = k0 + tl.arange(0, BK)
-                key = tl.load(
-                    k_ptr + (t * G + g)[:, None] * K + i[None, :], mask=there[:, None] & (i < K)[None, :], other=0.0
-                )
-                mask = (i < K)[:, None] & (j < V)[None, :]
-                s = tl.load(open_ptr + at + i[:, None] * V + j[None, :], mask=mask, other=0.0)
-                seen += tl.dot(key.to(tl.float32), s, input_precision=PRECISION)  # [C, BK] @ [BK, BV] -> [C, BV]
-            v = tl.load(
-                v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0
-            )
-            carried += tl.sum(seen * v.to(tl.float32), 1)
-        pairs = gram(k_ptr, tl.zeros((C, C), tl.float32), g, t, stop, G, K, C, BK, PRECISION)
-        pairs *= gram(v_ptr, tl.zeros((C, C), tl.float32), h, t, stop, H, V, C, BV, PRECISION)
-        own = tl.sum(tl.where(row[:, None] == row[None, :], pairs, 0.0), 1)  # |k_t|^2 |v_t|^2
-
-        score = tl.zeros((C,), tl.float32)
-        norm = tl.zeros((C,), tl.float32)
-        opens = tl.zeros((C,), tl.int32)
-        segment = 0  # where the open segment begins, if it begins in this chunk
-        seen_to = -1  # the last token that has a score
-        norm_before = norm_open
-        while seen_to < C - 1:
-            older = (row[None, :] >= segment) & (row[None, :] < row[:, None])
-            dots = carried + tl.sum(tl.where(older, pairs, 0.0), 1)
-            grows = tl.where(there & (row >= segment), 2.0 * dots + own, 0.0)
-            norms = norm_before + tl.cumsum(grows, 0) - grows
-            defined = (own > 0.0) & (norms > 0.0)
-            cosine = dots * tl.rsqrt(tl.where(defined, own * norms, 1.0))
-            information = tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)
-            information = tl.where(fresh & (row == 0), 0.0, information)
-            hit = there & (row > seen_to) & (information >= threshold) & ~(fresh & (row == 0))
-            if M == 1:
-                hit = row < 0
-            boundary = tl.min(tl.where(hit, row, C))
-            new = (row > seen_to) & (row <= boundary)
-            score = tl.where(new, information, score)
-            norm = tl.where(new, norms, norm)
-            opens = tl.where(row == boundary, 1, opens)
-            seen_to = tl.minimum(boundary, C - 1)
-            if boundary < C:
-                segment = boundary
-                norm_before = 0.0
-                carried = tl.zeros((C,), tl.float32)
-        tl.store(score_ptr + h * tokens + t, score, mask=there)
-        tl.store(norm_ptr + h * tokens + t, norm, mask=there)
-        tl.store(boundary_ptr + h * tokens + t, opens.to(tl.uint8), mask=there)
-
-        # the sum that the next chunk begins with
-        keep = tl.where(tl.max(opens) > 0, 0.0, 1.0)
-        member = there & (row >= segment)
-        norm_open = 0.0
-        tl.debug_barrier()
-        for k0 in range(0, K, BK):
-            i = k0 + tl.arange(0, BK)
-            key = tl.load(
-                k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0
-            )
-            for v0 in range(0, V, BV):
-                j = v0 + tl.arange(0, BV)
-                v = tl.load(
-                    v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0
-                )
-                mask = (i < K)[:, None] & (j < V)[None, :]
-                s = keep * tl.load(open_ptr + at + i[:, None] * V + j[None, :], mask=mask, other=0.0)
-                s += tl.dot(
-                    key.to(tl.float32), v.to(tl.float32), input_precision=PRECISION
-                )  # [BK, C] @ [C, BV] -> [BK, BV]
-                tl.store(open_ptr + at + i[:, None] * V + j[None, :], s, mask=mask)
-                norm_open += tl.sum(s * s)
-        tl.debug_barrier()
-        fresh = fresh & False
+        base = ((first_tile + c) * H + h) * C
+        own = tl.load(own_ptr + base + row)
+        dots = tl.load(dots_ptr + base + row)
+        if summed > 0:
+            dots += seen_by_sum(k_ptr, v_ptr, open_ptr, h, g, t, stop, H, G, K, V, C, BK, BV, PRECISION)
+        else:
+            if c > 0:
+                dots += tl.load(across_ptr + (base + origin) * C + row)
+        grows = tl.where(there, 2.0 * dots + own, 0.0)
+        norms = norm + tl.cumsum(grows, 0) - grows
+        score = information(dots, norms, own)
+        entry = C
+        if M > 1:
+            entry = tl.min(tl.where(there & (score >= threshold), row, C))
+        if c == 0:
+            if fresh:
+                entry = 0
+                score = tl.zeros((C,), tl.float32)
+                norms = tl.zeros((C,), tl.float32)
+        tl.store(score_ptr + h * tokens + t, score, mask=there & (row <= entry))
+        tl.store(squared_ptr + h * tokens + t, norms, mask=there & (row <= entry))
+        tl.store(entry_ptr + (first_tile + c) * H + h, entry)
+        if entry < C:
+            origin = tl.load(final_ptr + base + entry).to(tl.int32)
+            norm = tl.load(norm_ptr + base + origin)
+            summed = 0
+        else:
+            if summed == 0:
+                add_tokens(k_ptr, v_ptr, open_ptr, 0.0, h, g, t - C, row >= origin, H, G, K, V, BK, BV)
+            norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, t, there, H, G, K, V, BK, BV)
+            summed = 1
+    if summed == 0:
+        t = begin + (chunks - 1) * C + row
+        add_tokens(k_ptr, v_ptr, open_ptr, 0.0, h, g, t, (t < stop) & (row >= origin), H, G, K, V, BK, BV)

@@ -1,0 +1,146 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+"""The scores of a chunk's tokens for every token at which the open segment may begin, and what follows from them.
+
+`cos_t = k_t^T S v_t / (|k_t| |v_t| |S|)` with S the sum over the open segment. If that begins at token p of the same chunk, no
+state is needed: with the Gram matrix `A[j, t] = (k_j . k_t)(v_j . v_t)`,
+
+    k_t^T S v_t = sum_{p <= j < t} A[j, t]          |S|^2 grows by 2 k_u^T S v_u + |k_u|^2 |v_u|^2 at each token u
+
+so `[C, C]` numbers hold the scores for all p at once, and the next boundary after a boundary at p is known before anything
+is known of the chunks before. All chunks do this at the same time; scores.py then goes from chunk to chunk.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from dla_kernels.reader.fused.pieces import locate
+
+
+@triton.jit
+def products(
+    x_ptr, group, rows, rows_last, columns, columns_last, GROUPS: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
+    BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`x_j . x_t`, `[C, C]` float32, for tokens j (rows) and t (columns); 0 for those that are not there.
+
+    16-bit numbers are multiplied as they are: their products are exact in float32, in which sums are kept.
+    """
+    acc = tl.zeros((C, C), tl.float32)
+    for start in range(0, D, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        left = tl.load(
+            x_ptr + (rows * GROUPS + group)[:, None] * D + i[None, :],
+            mask=(rows < rows_last)[:, None] & (i < D)[None, :],
+            other=0.0,
+        )
+        right = tl.load(
+            x_ptr + (columns * GROUPS + group)[None, :] * D + i[:, None],
+            mask=(columns < columns_last)[None, :] & (i < D)[:, None],
+            other=0.0,
+        )
+        acc += tl.dot(left, right, input_precision=PRECISION)  # [C, BLOCK] @ [BLOCK, C] -> [C, C]
+    return acc
+
+
+@triton.jit
+def information(dots, norms, own):
+    """Eq. 13: `I = sqrt(2 - 2 cos)` of `k^T S v`, |S|^2 and |k|^2 |v|^2; that of orthogonal states if one of them is zero."""
+    ORTHOGONAL: tl.constexpr = 1.4142135623730951
+    defined = (own > 0.0) & (norms > 0.0)
+    cosine = dots * tl.rsqrt(tl.where(defined, own * norms, 1.0))
+    return tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)
+
+
+@triton.jit
+def inside_chunk(
+    k_ptr, v_ptr, h, g, t, last, H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """For segments that begin at p (rows): `k_t^T S v_t` and |S|^2 before t (columns t > p), |S|^2 at the chunk's end `[C]`;
+    and |k_t|^2 |v_t|^2 `[C]`."""
+    row = tl.arange(0, C)
+    pairs = products(k_ptr, g, t, last, t, last, G, K, C, BK, PRECISION)
+    pairs *= products(v_ptr, h, t, last, t, last, H, V, C, BV, PRECISION)
+    own = tl.sum(tl.where(row[:, None] == row[None, :], pairs, 0.0), 0)
+    dots = tl.cumsum(tl.where(row[:, None] < row[None, :], pairs, 0.0), 0, reverse=True)
+    grows = tl.where(row[:, None] <= row[None, :], 2.0 * dots + own[None, :], 0.0)
+    norms = tl.cumsum(grows, 1) - grows
+    return dots, norms, tl.sum(grows, 1), own
+
+
+@triton.jit
+def chunk_paths_kernel(
+    k_ptr, v_ptr, threshold_ptr, next_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, across_ptr,
+    sequence_ptr, number_ptr, cu_ptr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
+    STEPS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """For each token p: the next boundary and the chunk's last one after a boundary at p, and what a later chunk asks"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    g = h // (H // G)
+    _, number, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
+    row = tl.arange(0, C)
+    t = first + row
+    base = (tile.to(tl.int64) * H + h) * C
+    dots, norms, end, own = inside_chunk(k_ptr, v_ptr, h, g, t, last, H, G, K, V, C, BK, BV, PRECISION)
+    hit = (row[:, None] < row[None, :]) & (t < last)[None, :]
+    hit = hit & (information(dots, norms, own[None, :]) >= tl.load(threshold_ptr + h))
+    if M == 1:
+        hit = hit & (row < 0)[None, :]
+    following = tl.min(tl.where(hit, row[None, :], C), 1)
+    final = tl.where(following < C, following, row)
+    for _ in tl.static_range(STEPS):  # twice as far each time
+        final = tl.gather(final, final, 0)
+    tl.store(next_ptr + base + row, following.to(tl.uint8))
+    tl.store(final_ptr + base + row, final.to(tl.uint8))
+    tl.store(norm_ptr + base + row, end)
+    tl.store(own_ptr + base + row, own)
+    tl.store(dots_ptr + base + row, tl.sum(tl.where(row[:, None] == 0, dots, 0.0), 0))
+
+    # k_t^T S v_t for a segment that began at p of the chunk before
+    if number > 0:
+        pairs = products(k_ptr, g, t - C, first, t, last, G, K, C, BK, PRECISION)
+        pairs *= products(v_ptr, h, t - C, first, t, last, H, V, C, BV, PRECISION)
+        at = (base + row)[:, None] * C + row[None, :]
+        tl.store(across_ptr + at, tl.cumsum(pairs, 0, reverse=True))
+
+
+@triton.jit
+def boundaries_kernel(
+    k_ptr, v_ptr, next_ptr, entry_ptr, count_ptr, score_ptr, squared_ptr, boundary_ptr,
+    sequence_ptr, number_ptr, cu_ptr, tokens,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """From the chunk's first boundary, which is known by now: all others, and the scores of the tokens after it"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    g = h // (H // G)
+    n, number, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
+    row = tl.arange(0, C)
+    t = first + row
+    entry = tl.load(entry_ptr + tile.to(tl.int64) * H + h)
+    opens = row == entry
+    if number == 0:  # a sequence's first token begins a segment, but is no boundary
+        opens = opens & ((row > 0) | (tl.load(count_ptr + (n * H + h) * M) > 0))
+    opens = opens.to(tl.int32)
+    if entry < C:
+        following = tl.load(next_ptr + (tile.to(tl.int64) * H + h) * C + row).to(tl.int32)
+        begins = row - row  # where the segment begins that a token is compared with
+        p = entry
+        while p < C:
+            following_p = tl.sum(tl.where(row == p, following, 0))
+            begins = tl.where((row > p) & (row <= following_p), p, begins)
+            opens = tl.where(row == following_p, 1, opens)
+            p = following_p
+        dots, norms, _, own = inside_chunk(k_ptr, v_ptr, h, g, t, last, H, G, K, V, C, BK, BV, PRECISION)
+        chosen = row[:, None] == begins[None, :]
+        norm = tl.sum(tl.where(chosen, norms, 0.0), 0)
+        score = information(tl.sum(tl.where(chosen, dots, 0.0), 0), norm, own)
+        after = (t < last) & (row > entry)
+        tl.store(score_ptr + h * tokens + t, score, mask=after)
+        tl.store(squared_ptr + h * tokens + t, norm, mask=after)
+    tl.store(boundary_ptr + h * tokens + t, opens.to(tl.uint8), mask=t < last)
