@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
 
@@ -44,6 +45,13 @@ def test_a_measured_layer_comes_before_the_rule(table):
     assert chosen() == rule, "another GPU"
     with configs.override(tile=16):
         assert chosen().tile == 16
+
+
+def test_an_override_holds_in_every_thread(table):
+    """On a GPU, autograd runs backward passes in threads of its own."""
+    with configs.override(tile=16), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(chosen).result().tile == 16
+    assert chosen().tile != 16
 
 
 @pytest.mark.parametrize(

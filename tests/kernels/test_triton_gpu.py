@@ -21,6 +21,10 @@ ROUNDINGS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Allowed relative error: a product of the type rounds each factor, and weights, decays and states are factors: 4 eps
 of 16-bit types; float32 goes through sums of thousands of terms and differences of running sums."""
 
+RUNNING_SUMS = ("d log_decay", "d gate")
+"""Sums over up to all later tokens of differences of terms: a rounding more each time the number of terms doubles, as
+in test_triton_reader.py."""
+
 PLANNED = {"backend": "reference"}
 """The definition makes the plans: the fast path of the CPU needs numba, which a GPU machine may not have."""
 
@@ -65,8 +69,10 @@ def check(draw_inputs, make_plan, error):
         exact = results(inputs, plan, state, cu_seqlens, "torch", torch.float64)
         fast = results(inputs, plan, state, cu_seqlens, "triton", dtype)
         found = {name: error(fast[name], exact[name]) for name in fast}
-        wrong = {name: f"{x:.1e}" for name, x in found.items() if not x <= ROUNDINGS[dtype]}
-        assert not wrong, f"errors above {ROUNDINGS[dtype]}: {wrong}"
+        of_sums = ROUNDINGS[dtype] + time.bit_length() * torch.finfo(dtype).eps
+        allowed = {name: of_sums if name in RUNNING_SUMS else ROUNDINGS[dtype] for name in found}
+        wrong = {name: f"{x:.1e}" for name, x in found.items() if not x <= allowed[name]}
+        assert not wrong, f"errors above {ROUNDINGS[dtype]} ({of_sums:.1e} for running sums): {wrong}"
 
     return compare
 

@@ -123,7 +123,9 @@ def check(draw_inputs, make_plan, error, poisoned):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("time", [1, 63, 64, 65, 130])
 def test_any_length(check, time, delta):
-    check("dynamic", time, 4, delta=delta, gate=time > 1, return_state=time != 64)
+    # one token has but a few numbers, whose roundings say little: eight rows of it
+    rows = 8 if time == 1 else 1
+    check("dynamic", time, 4, delta=delta, batch=rows, gate=time > 1, return_state=time != 64)
 
 
 @pytest.mark.parametrize(

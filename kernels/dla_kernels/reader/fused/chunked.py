@@ -23,8 +23,8 @@ from dla_kernels.reader.fused.states import advance_states, carry_adjoint
 from dla_kernels.reader.fused.states_delta import advance_states_delta, carry_adjoint_delta, carry_gradient
 from dla_kernels.reader.fused.states_layout import StateRows
 from dla_kernels.reader.fused.sums import group_sums
-from dla_kernels.reader.fused.values import values_backward
-from dla_kernels.reader.fused.weights import slot_weights
+from dla_kernels.reader.fused.values import columns_backward, values_backward
+from dla_kernels.reader.fused.weights import Weights, weights_of
 from dla_kernels.reader.fused.weights_backward import weights_backward
 
 
@@ -77,7 +77,7 @@ class Gradients:
     """Of `Problem`'s parts. dq, dk `[tokens, G, K]` (delta rule: of Qe and U).
 
     qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay).
-    dwithin, dremoval: for the delta rule, else None. drows, dcolumns `[tokens, H]`: for a gate, else None.
+    dwithin, dremoval: for the delta rule, else None. rows, columns `[tokens, H]`: for a gate, else None.
     """
 
     dq: Tensor
@@ -99,9 +99,9 @@ def forward(problem: Problem, *, return_state: bool) -> tuple[Tensor, Tensor | N
     """o `[tokens, H, V]` and the states at the sequences' ends or None."""
     p = problem
     kept, final = p.states(return_state=return_state)
-    weight = slot_weights(p.slot_weight, p.tables, p.pieces)
+    weights = weights_of(p.slot_weight, p.v.dtype, p.tables, p.pieces)
     o = read(
-        p.q, p.k, p.v, p.within, p.slot_weight, weight, p.total, kept, p.scale, p.tables, p.pieces, p.tiles,
+        p.q, p.k, p.v, p.within, weights, p.total, kept, p.scale, p.tables, p.pieces, p.tiles,
         has_state=p.state is not None,
     )  # fmt: skip
     return o, final
@@ -116,36 +116,31 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     kept, _ = p.states(return_state=False)
 
     # of the read, at each token
-    weight = slot_weights(p.slot_weight, p.tables, p.pieces)
+    weights = weights_of(p.slot_weight, p.v.dtype, p.tables, p.pieces)
     dq, qdq, dweight = queries_backward(
-        p.q, p.k, p.v, do, p.slot_weight, weight, p.total, kept, p.scale, *where, has_state=has_state, pairs=pairs
+        p.q, p.k, p.v, do, weights, p.total, kept, p.scale, *where, has_state=has_state, pairs=pairs
     )
-    dslot_weight, dwithin = weights_backward(
-        p.q, p.k, p.v, do, p.within, p.slot_weight, p.total, dweight, p.scale, *where
-    )
+    dslot_weight, dwithin = weights_backward(p.q, p.k, p.v, do, p.within, weights, p.total, dweight, p.scale, *where)
     del dweight
     dq = group_sums(
         dq, p.q.shape[1]
     )  # here, since 16-bit gradients per head are the size of the states of a few chunks
 
-    # of the boundaries: the same adjoint and the same values_backward, with what one more shift would change
+    # of the boundaries: the same adjoint and the same sums over pairs, with what one more shift would change
     rows = columns = None
     if gate:
         slot_weight = p.slot_weight.float()
         change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
         rows = torch.einsum("thm,thm->th", change, dslot_weight)
-        adjoint, _ = _adjoint(
-            p, do, slot_weights(change, p.tables, p.pieces), kept, None, has_state=False, want_carry=False
-        )
-        dv = values_backward(
-            p.q, p.k, p.u, do, p.within, change, p.total, adjoint, p.scale, *where, has_dfinal=False
+        changes = weights_of(change, p.v.dtype, p.tables, p.pieces)
+        adjoint, _ = _adjoint(p, do, changes, kept, None, has_state=False, want_carry=False)
+        columns = columns_backward(
+            p.q, p.k, p.u, p.v, do, p.within, changes, p.total, adjoint, p.scale, *where, has_dfinal=False
         )  # fmt: skip
-        parts = zip(p.v.split(4096), dv.split(4096), strict=True)  # float32 copies of a part at a time
-        columns = torch.cat([(x.float() * y.float()).sum(-1) for x, y in parts])
-        del adjoint, change, dv
+        del adjoint, change, changes, slot_weight
 
     # of the writes and the carry, from the states at each chunk's end
-    adjoint, (dstate, dcarry) = _adjoint(p, do, weight, kept, dfinal, has_state=has_state, want_carry=True)
+    adjoint, (dstate, dcarry) = _adjoint(p, do, weights, kept, dfinal, has_state=has_state, want_carry=True)
     dremoval = None
     has_dfinal = dfinal is not None
     if p.removal is not None:
@@ -154,14 +149,12 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         )
         dcarry = dremoval.diagonal(dim1=-2, dim2=-1).sum(-1)
         dremoval = -dremoval
-    del kept, weight  # memory
+    del kept  # memory
     dk, kdk, ends = keys_backward(
-        p.q, p.u, p.v, do, p.slot_weight, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal, pairs=pairs
+        p.q, p.u, p.v, do, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal, pairs=pairs
     )
     dk = group_sums(dk, p.u.shape[1])
-    dv = values_backward(
-        p.q, p.k, p.u, do, p.within, p.slot_weight, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal
-    )
+    dv = values_backward(p.q, p.k, p.u, do, p.within, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal)
     return Gradients(
         dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq.sum(0), kdk=kdk.sum(0), ends=ends.sum(0),
         dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, rows=rows, columns=columns,
@@ -171,7 +164,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
 def _adjoint(
     p: Problem,
     do: Tensor,
-    weight: Tensor,
+    weights: Weights,
     kept: StateRows,
     dfinal: Tensor | None,
     *,
@@ -180,7 +173,7 @@ def _adjoint(
 ) -> tuple[StateRows, tuple[Tensor | None, Tensor]]:
     """The adjoint of the states at chunk ends, that of the states before, and `exp(G_end) d exp(G_end)` (plain decay)."""
     adjoint, dstate = slots_adjoint(
-        p.q, do, weight, p.total, p.scale, p.tables, p.pieces, p.tiles,
+        p.q, do, weights.at_chunk, p.total, p.scale, p.tables, p.pieces, p.tiles,
         has_state=has_state, has_dfinal=dfinal is not None,
     )  # fmt: skip
     if p.removal is None:

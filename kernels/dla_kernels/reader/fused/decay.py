@@ -30,9 +30,7 @@ def cumulative_decay(log_decay: Tensor | None, heads: int, pieces: Pieces, devic
     return total
 
 
-def decay_backward(
-    qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces, *, has_state: bool
-) -> Tensor:
+def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces, *, has_state: bool) -> Tensor:
     """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and the two halves of dG_end: that of the writes, per tile
     `[tiles, H]`, and that of the states carried `[chunks, H]`. Exactly zero where nothing was there that could decay."""
     heads = qdq.shape[0]

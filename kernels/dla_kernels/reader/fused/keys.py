@@ -20,40 +20,42 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
 from dla_kernels.reader.fused.weights import (
+    Weights,
     own_tile_weights,
     pair_weights_transposed,
     tile_weights_transposed,
     token_starts,
 )
-from dla_kernels.reader.fused.within import decays, value_products
+from dla_kernels.reader.fused.within import decays, totals, value_products
 
 
 def keys_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, slot_weight: Tensor, total: Tensor, adjoint: StateRows,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, adjoint: StateRows,
     scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dk per head `[tokens, H, K]`; k . dk `[K blocks, H, tokens]`; the part of it that comes from the states at the chunk's
     end, summed over a tile, `[K blocks, tiles, H]`; the last two float32."""
     (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
-    slots = slot_weight.shape[-1]
+    slots = weights.by_age.shape[-1]
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
     dk = torch.empty(tokens, heads, key_dim, dtype=k.dtype, device=k.device)
     kdk = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=k.device)
     ends = torch.empty(blocks_k, pieces.tiles, heads, dtype=torch.float32, device=k.device)
     keys_backward_kernel[(pieces.tiles, heads, blocks_k)](
-        q, k, v, do, slot_weight, total, adjoint.high, dk, kdk, ends,
-        tables.old, tables.inner, tables.token_age, tables.final_token,
+        q, k, v, do, weights.by_age, weights.at_tile, total, adjoint.high, dk, kdk, ends,
+        tables.inner, tables.token_age, tables.final_token,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, pieces.tiles, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+        BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
+        num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return dk, kdk, ends
 
 
 @triton.jit
 def keys_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, total_ptr, dhigh_ptr, dk_ptr, kdk_ptr, ends_ptr,
-    old_ptr, inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr, dk_ptr, kdk_ptr, ends_ptr,
+    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
     tokens, all_tiles, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
@@ -102,18 +104,20 @@ def keys_backward_kernel(
         rows = j[:, None]
         dwithin = value_products(v_ptr, do_ptr, h, j, last, j, last, H, V, TILE, BV, PRECISION)
         dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, j[None, :], rows, first, last, tokens, H, M, TILE)
-        dwithin *= decays(total_ptr, tokens, h, j[None, :], rows, there[None, :] & (rows <= j[None, :])) * scale
+        total_j = totals(total_ptr, tokens, h, j, last)[:, None]
+        total_t = totals(total_ptr, tokens, h, j, last)[None, :]
+        dwithin *= decays(total_t, total_j, there[None, :] & (rows <= j[None, :])) * scale
         q = tl.load(q_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
         dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
         tiles = ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)
         for p in range(j_tile + 1, tiles):
             t = chunk_first + p * TILE + tl.arange(0, TILE)
             starts = token_starts(token_age_ptr, h, p, j, last, tokens, TILES)
-            weight = tile_weights_transposed(slot_weight_ptr, old_ptr, h, t, chunk_last, tokens, H, M, MP).to(dtype)
+            weight = tile_weights_transposed(start_weight_ptr, h, t, chunk_last, tokens, MP)
             dwithin = value_products(v_ptr, do_ptr, h, j, last, t, chunk_last, H, V, TILE, BV, PRECISION)
             dwithin *= pair_weights_transposed(weight, starts, MP, PRECISION)
             allowed = there[:, None] & (t < chunk_last)[None, :]
-            dwithin *= decays(total_ptr, tokens, h, t[None, :], rows, allowed) * scale
+            dwithin *= decays(totals(total_ptr, tokens, h, t, chunk_last)[None, :], total_j, allowed) * scale
             q_mask = (t < chunk_last)[:, None] & in_k[None, :]
             q = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=q_mask, other=0.0)
             dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)

@@ -70,7 +70,9 @@ def read_plain_backward(
     found = backward(problem, do, None if dfinal is None else dfinal.float().contiguous(), gate=gate)
     dlog_decay, dgate = v.new_empty(0), v.new_empty(0)  # not one tensor: outputs must not share memory
     if log_decay is not None:
-        dlog_decay = decay_backward(found.qdq, found.kdk, found.ends, found.dcarry, problem.pieces, has_state=state is not None)
+        dlog_decay = decay_backward(
+            found.qdq, found.kdk, found.ends, found.dcarry, problem.pieces, has_state=state is not None
+        )
         dlog_decay = dlog_decay.view(log_decay.shape).to(log_decay.dtype)
     if found.rows is not None and found.columns is not None:
         dgate = sums_to_end((found.rows - found.columns).view(shift.shape), cu_seqlens)

@@ -19,33 +19,41 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import decays, value_products
+from dla_kernels.reader.fused.weights import Weights, own_tile_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.within import decays, totals, value_products
 
 
 def queries_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, slot_weight: Tensor, weight: Tensor, total: Tensor, kept: StateRows,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, kept: StateRows,
     scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dq per head `[tokens, H, K]`; q . dq `[K blocks, H, tokens]`; dw `[K blocks, H, M, tokens]`, the last two float32 and
     in parts to be added; dw is zero for slots that are not in use, q . dq meaningless without pairs."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
-    slots = slot_weight.shape[-1]
+    slots = weights.by_age.shape[-1]
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
     dq = torch.empty(tokens, heads, key_dim, dtype=q.dtype, device=q.device)
     qdq = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=q.device)
     dweight = torch.zeros(blocks_k, heads, slots, tokens, dtype=torch.float32, device=q.device)
-    sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": slots, "LONG": pieces.long, "PRECISION": "ieee"}
-    sizes |= {"BK": tiles.block_k, "BV": tiles.block_v, "num_warps": tiles.warps, "num_stages": tiles.stages}
+    sizes = {
+        "H": heads,
+        "G": groups,
+        "K": key_dim,
+        "V": value_dim,
+        "M": slots,
+        "LONG": pieces.long,
+        "PRECISION": "ieee",
+    }
+    sizes |= {"BK": tiles.block_k, "BV": tiles.block_v, "num_warps": tiles.warps}
     queries_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_k)](
-        q, do, weight, total, kept.high, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
-        tokens, scale, ROWS=tiles.rows, HAS_STATE=has_state, **sizes,
+        q, do, weights.at_chunk, total, kept.high, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+        tokens, scale, ROWS=tiles.rows, HAS_STATE=has_state, num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     if pairs:
         queries_backward_kernel[(pieces.tiles, heads, blocks_k)](
-            q, k, v, do, slot_weight, total, dq, qdq, tables.old, tables.inner, tables.token_age,
+            q, k, v, do, weights.by_age, weights.at_tile, total, dq, qdq, tables.inner, tables.token_age,
             pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
-            MP=padded_slots(slots), TILE=pieces.tile, **sizes,
+            MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **sizes,
         )  # fmt: skip
     return dq, qdq, dweight
 
@@ -94,7 +102,7 @@ def queries_slots_kernel(
 
 @triton.jit
 def queries_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, total_ptr, dq_ptr, qdq_ptr, old_ptr, inner_ptr, token_age_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dq_ptr, qdq_ptr, inner_ptr, token_age_ptr,
     sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
@@ -115,21 +123,22 @@ def queries_backward_kernel(
     inside = there[:, None] & in_k[None, :]
     dq = tl.load(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
 
-    starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
+    total_t = totals(total_ptr, tokens, h, t, last)[:, None]
+    starts_weight = tile_weights(start_weight_ptr, h, t, last, tokens, MP)
     for p in range(0, q_tile):
         j = chunk_first + p * TILE + tl.arange(0, TILE)
         starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
         dwithin = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
         dwithin *= pair_weights(starts_weight, starts, MP, PRECISION)
-        dwithin *= (
-            decays(total_ptr, tokens, h, t[:, None], j[None, :], there[:, None] & (j < first)[None, :]) * scale
-        )
+        total_j = totals(total_ptr, tokens, h, j, first)[None, :]
+        dwithin *= decays(total_t, total_j, there[:, None] & (j < first)[None, :]) * scale
         k = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=in_k[None, :], other=0.0)
         dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
     rows, columns = t[:, None], t[None, :]
     dwithin = value_products(do_ptr, v_ptr, h, t, last, t, last, H, V, TILE, BV, PRECISION)
     dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE)
-    dwithin *= decays(total_ptr, tokens, h, rows, columns, (rows < last) & (columns <= rows)) * scale
+    total_j = totals(total_ptr, tokens, h, t, last)[None, :]
+    dwithin *= decays(total_t, total_j, (rows < last) & (columns <= rows)) * scale
     k = tl.load(k_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
     dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
 

@@ -18,32 +18,42 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.weights import Weights, own_tile_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import within_tile
 
 
 def read(
-    q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, slot_weight: Tensor, weight: Tensor, total: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
     kept: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool,
 ) -> Tensor:  # fmt: skip
     """o `[tokens, H, V]` from q, k `[tokens, G, K]`, v, Mx `[tokens, H, LONG]` or None (then made of q and k),
-    slot_weight `[tokens, H, M]`, weight = w `[H, M, tokens]`, total = G `[H, tokens]`."""
+    total = G `[H, tokens]`."""
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
-    slots = slot_weight.shape[-1]
+    slots = weights.by_age.shape[-1]
     o = torch.empty_like(v)
     of_slots = torch.empty(v.shape, dtype=torch.float32, device=v.device)
     blocks_v = triton.cdiv(value_dim, tiles.block_v)
-    sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": slots, "LONG": pieces.long, "PRECISION": "ieee"}
-    sizes |= {"BV": tiles.block_v, "num_warps": tiles.warps, "num_stages": tiles.stages}
+    sizes = {
+        "H": heads,
+        "G": groups,
+        "K": key_dim,
+        "V": value_dim,
+        "M": slots,
+        "LONG": pieces.long,
+        "PRECISION": "ieee",
+    }
+    sizes |= {"BV": tiles.block_v, "num_warps": tiles.warps}
     read_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_v)](
-        q, weight, total, kept.high, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
-        pieces.tokens, scale, BK=inner_block(key_dim, tiles), ROWS=tiles.rows, HAS_STATE=has_state, **sizes,
+        q, weights.at_chunk, total, kept.high, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+        pieces.tokens, scale, BK=inner_block(key_dim, tiles), ROWS=tiles.rows, HAS_STATE=has_state,
+        num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     read_kernel[(pieces.tiles, heads, blocks_v)](
-        q, k, v, v if within is None else within, slot_weight, total, of_slots, o,
-        tables.old, tables.inner, tables.token_age, tables.used,
+        q, k, v, v if within is None else within, weights.by_age, weights.at_tile, total, of_slots, o,
+        tables.inner, tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
-        BK=tiles.block_k, MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None, **sizes,
+        BK=tiles.block_k, MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
+        num_stages=1, **sizes,
     )  # fmt: skip
     return o
 
@@ -90,8 +100,8 @@ def read_slots_kernel(
 
 @triton.jit
 def read_kernel(
-    q_ptr, k_ptr, v_ptr, within_ptr, slot_weight_ptr, total_ptr, of_slots_ptr, o_ptr,
-    old_ptr, inner_ptr, token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    q_ptr, k_ptr, v_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, of_slots_ptr, o_ptr,
+    inner_ptr, token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STORED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -110,7 +120,7 @@ def read_kernel(
     acc = tl.zeros((TILE, BV), tl.float32)
 
     # tokens of earlier tiles of the chunk
-    starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
+    starts_weight = tile_weights(start_weight_ptr, h, t, last, tokens, MP)
     for p in range(0, q_tile):
         j = chunk_first + p * TILE + tl.arange(0, TILE)
         starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)

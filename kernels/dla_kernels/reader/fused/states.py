@@ -48,7 +48,7 @@ def advance_states(
             pieces.tokens, c, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
             LONG=pieces.long, BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None,
             HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps,
-            num_stages=tiles.stages,
+            num_stages=1,
         )  # fmt: skip
     return kept, final
 
@@ -154,7 +154,9 @@ def chunk_ranges(
         used_next = tl.load(used_end_ptr + n * H + h)
     else:
         used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(tl.int32)
+    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
+        tl.int32
+    )
     token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
     token_to = tl.where(index < length, token_to, -1)
     i0, i1 = tl.sum((slot_to < a).to(tl.int32)), tl.sum((slot_to <= a).to(tl.int32))

@@ -132,7 +132,19 @@ def advance_states_delta_kernel(
                     row_l = inner + tl.arange(0, BK)
                     in_l = row_l < K
                     state = slots_sum(
-                        high_ptr, low_ptr, base, i0, i1, row_l, row_v, in_l[:, None] & in_v[None, :], K, V, BK, BV, SPLIT
+                        high_ptr,
+                        low_ptr,
+                        base,
+                        i0,
+                        i1,
+                        row_l,
+                        row_v,
+                        in_l[:, None] & in_v[None, :],
+                        K,
+                        V,
+                        BK,
+                        BV,
+                        SPLIT,
                     )
                     r = tl.load(
                         removal + row_k[:, None] * K + row_l[None, :], mask=in_k[:, None] & in_l[None, :], other=0.0

@@ -3,10 +3,12 @@
 
     dv_j = sum over the slot a that j ends its chunk in of U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t
 
-Run with `L[age + 1] - L[age]` in place of L, `v_j . dv_j` is what the boundary gradient calls the column sums.
+With `L[age + 1] - L[age]` in place of L, `v_j . dv_j` is what the boundary gradient calls the column sums.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -15,10 +17,11 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
-from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.pieces import Pieces, locate, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
 from dla_kernels.reader.fused.weights import (
+    Weights,
     own_tile_weights,
     pair_weights_transposed,
     tile_weights_transposed,
@@ -28,34 +31,60 @@ from dla_kernels.reader.fused.within import within_tile_transposed
 
 
 def values_backward(
-    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, slot_weight: Tensor, total: Tensor,
+    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
     adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
 ) -> Tensor:  # fmt: skip
     """dv `[tokens, H, V]` like do. q, k make Mx where `within` is None; u makes the writes (k, or U of the delta rule)."""
-    (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
-    slots = slot_weight.shape[-1]
     dv = torch.empty_like(do)
-    grid = (pieces.tiles, heads, triton.cdiv(value_dim, tiles.block_v))
-    values_backward_kernel[grid](
-        q, k, u, do, do if within is None else within, slot_weight, total, adjoint.high, dv,
-        tables.old, tables.inner, tables.token_age, tables.final_token,
-        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
-        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, STORED=within is not None, PRECISION="ieee",
-        num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    arguments, sizes = _launch(q, k, u, do, within, weights, total, adjoint, scale, tables, pieces, tiles)
+    grid = (pieces.tiles, do.shape[1], triton.cdiv(do.shape[2], tiles.block_v))
+    values_backward_kernel[grid](*arguments, dv, HAS_DFINAL=has_dfinal, num_warps=tiles.warps, num_stages=1, **sizes)
     return dv
 
 
+def columns_backward(
+    q: Tensor, k: Tensor, u: Tensor, v: Tensor, do: Tensor, within: Tensor | None, changes: Weights, total: Tensor,
+    adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
+) -> Tensor:  # fmt: skip
+    """`v_j . dv_j` `[tokens, H]` float32 for weights that are changes of weights; dv is rounded nowhere on the way."""
+    tokens, heads, value_dim = do.shape
+    blocks_v = triton.cdiv(value_dim, tiles.block_v)
+    columns = torch.empty(blocks_v, tokens, heads, dtype=torch.float32, device=do.device)
+    arguments, sizes = _launch(q, k, u, do, within, changes, total, adjoint, scale, tables, pieces, tiles)
+    columns_backward_kernel[(pieces.tiles, heads, blocks_v)](
+        *arguments, v, columns, HAS_DFINAL=has_dfinal, num_warps=tiles.warps, num_stages=1, **sizes
+    )
+    return columns.sum(0)
+
+
+def _launch(
+    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
+    adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+    """What both kernels are called with."""
+    (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
+    slots = weights.by_age.shape[-1]
+    arguments = (
+        q, k, u, do, do if within is None else within, weights.by_age, weights.at_tile, total, adjoint.high,
+        tables.inner, tables.token_age, tables.final_token,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
+    )  # fmt: skip
+    sizes = {
+        "H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": slots, "MP": padded_slots(slots), "TILE": pieces.tile,
+        "LONG": pieces.long, "BK": tiles.block_k, "BV": tiles.block_v, "STORED": within is not None, "PRECISION": "ieee",
+    }  # fmt: skip
+    return arguments, sizes
+
+
 @triton.jit
-def values_backward_kernel(
-    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, total_ptr, dhigh_ptr, dv_ptr,
-    old_ptr, inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+def dvalues(
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
     STORED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
+    """dv of a tile's tokens and a block of V, float32; where it belongs in `[tokens, H, V]`, and the mask."""
     h = tl.program_id(1).to(tl.int64)
     n, chunk, _, j_tile, chunk_first, first, last = locate_tile(
         tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
@@ -102,7 +131,7 @@ def values_backward_kernel(
     for p in range(j_tile + 1, tiles):
         t = chunk_first + p * TILE + tl.arange(0, TILE)
         starts = token_starts(token_age_ptr, h, p, j, last, tokens, TILES)
-        weight = tile_weights_transposed(slot_weight_ptr, old_ptr, h, t, chunk_last, tokens, H, M, MP).to(dtype)
+        weight = tile_weights_transposed(start_weight_ptr, h, t, chunk_last, tokens, MP)
         within = within_tile_transposed(
             q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, chunk_last, j, last, chunk_first, scale,
             H, G, K, LONG, TILE, BK, STORED, PRECISION,
@@ -111,4 +140,44 @@ def values_backward_kernel(
         do_mask = (t < chunk_last)[:, None] & in_v[None, :]
         do = tl.load(do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=do_mask, other=0.0)
         dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
-    tl.store(dv_ptr + (j * H + h)[:, None] * V + row_v[None, :], dv.to(dtype), mask=inside)
+    return dv, (j * H + h)[:, None] * V + row_v[None, :], inside
+
+
+@triton.jit
+def values_backward_kernel(
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale, dv_ptr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
+    dv, at, inside = dvalues(
+        q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+        inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+        H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION,
+    )  # fmt: skip
+    tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def columns_backward_kernel(
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    v_ptr, columns_ptr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """v_j . dv_j over a block of V"""
+    dv, at, inside = dvalues(
+        q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+        inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+        H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION,
+    )  # fmt: skip
+    v = tl.load(v_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    h = tl.program_id(1).to(tl.int64)
+    _, _, first, last = locate(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, TILE)
+    j = first + tl.arange(0, TILE)
+    part = tl.program_id(2).to(tl.int64) * tokens
+    tl.store(columns_ptr + (part + j) * H + h, tl.sum(v * dv, 1), mask=j < last)

@@ -9,6 +9,8 @@ tokens of one tile have `L[t, inner[t, j]]`. A token t of tile q and one j of an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -18,54 +20,75 @@ from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 
 
-def slot_weights(slot_weight: Tensor, tables: AgeTables, pieces: Pieces) -> Tensor:
-    """w `[H, M, tokens]` float32 for `slot_weight` `[tokens, H, M]`; meaningless for slots that are not in use."""
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of one read, in the orders in which kernels ask for them.
+
+    Attributes:
+        by_age: L `[tokens, H, M]`, contiguous.
+        at_chunk: w `[H, M, tokens]` float32, by age at the chunk's start; meaningless for slots that are not in use then.
+        at_tile: `[H, tokens, MP]` in the type of products, by age at the tile's start; 0 for i >= M.
+    """
+
+    by_age: Tensor
+    at_chunk: Tensor
+    at_tile: Tensor
+
+
+def weights_of(slot_weight: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces) -> Weights:
+    """All orders of `slot_weight` `[tokens, H, M]`."""
     tokens, heads, slots = slot_weight.shape
-    weight = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)
-    slot_weights_kernel[(pieces.tiles, heads)](
-        slot_weight, weight, tables.old, tables.slot_age, tables.used,
+    padded = padded_slots(slots)
+    at_chunk = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)
+    at_tile = torch.empty(heads, tokens, padded, dtype=dtype, device=slot_weight.device)
+    weights_kernel[(pieces.tiles, heads)](
+        slot_weight, at_chunk, at_tile, tables.old, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
-        H=heads, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long, num_warps=4,
+        H=heads, M=slots, MP=padded, TILE=pieces.tile, LONG=pieces.long, num_warps=4,
     )  # fmt: skip
-    return weight
+    return Weights(by_age=slot_weight, at_chunk=at_chunk, at_tile=at_tile)
 
 
 @triton.jit
-def slot_weights_kernel(
-    slot_weight_ptr, weight_ptr, old_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
-    tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+def weights_kernel(
+    slot_weight_ptr, at_chunk_ptr, at_tile_ptr, old_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr,
+    first_chunk_ptr, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     _, chunk, _, _, _, first, last = locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
-    used = tl.load(used_ptr + chunk * H + h)
     i = tl.arange(0, MP)
     t = first + tl.arange(0, TILE)
-    mask = (t < last)[:, None] & (i < used)[None, :]
-    start = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + i, mask=i < used, other=0).to(tl.int32)
-    age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + start[None, :], mask=mask, other=0).to(tl.int32)
-    weight = tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + age, mask=mask, other=0.0).to(tl.float32)
-    tl.store(weight_ptr + (h * M + i)[None, :] * tokens + t[:, None], weight, mask=mask)
+    there = t < last
+    ages = old_ptr + (h * tokens + t)[:, None] * M
+    weights = slot_weight_ptr + (t * H + h)[:, None] * M
+
+    mask = there[:, None] & (i < M)[None, :]
+    age = tl.load(ages + i[None, :], mask=mask, other=0).to(tl.int32)
+    weight = tl.load(weights + age, mask=mask, other=0.0)
+    at = (h * tokens + t)[:, None] * MP + i[None, :]
+    tl.store(at_tile_ptr + at, weight.to(at_tile_ptr.dtype.element_ty), mask=there[:, None])
+
+    in_use = i < tl.load(used_ptr + chunk * H + h)
+    mask = there[:, None] & in_use[None, :]
+    start = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + i, mask=in_use, other=0).to(tl.int32)
+    age = tl.load(ages + start[None, :], mask=mask, other=0).to(tl.int32)
+    weight = tl.load(weights + age, mask=mask, other=0.0).to(tl.float32)
+    tl.store(at_chunk_ptr + (h * M + i)[None, :] * tokens + t[:, None], weight, mask=mask)
 
 
 @triton.jit
-def tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr):
-    """`[TILE, MP]`: at token t, the weight of the slot that had age i when the tile began; 0 for i >= M."""
+def tile_weights(at_tile_ptr, h, t, last, tokens, MP: tl.constexpr):
+    """`[TILE, MP]`: at token t, the weight of the slot that had age i when the tile began."""
     i = tl.arange(0, MP)
-    mask = (t < last)[:, None] & (i < M)[None, :]
-    age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + i[None, :], mask=mask, other=0).to(tl.int32)
-    return tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + age, mask=mask, other=0.0)
+    return tl.load(at_tile_ptr + (h * tokens + t)[:, None] * MP + i[None, :], mask=(t < last)[:, None], other=0.0)
 
 
 @triton.jit
-def tile_weights_transposed(
-    slot_weight_ptr, old_ptr, h, t, last, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr
-):
+def tile_weights_transposed(at_tile_ptr, h, t, last, tokens, MP: tl.constexpr):
     """`[MP, TILE]`, loaded that way around: products with a transposed accumulator are to be avoided (TRITON.md)."""
     i = tl.arange(0, MP)
-    mask = (i < M)[:, None] & (t < last)[None, :]
-    age = tl.load(old_ptr + (h * tokens + t)[None, :] * M + i[:, None], mask=mask, other=0).to(tl.int32)
-    return tl.load(slot_weight_ptr + (t * H + h)[None, :] * M + age, mask=mask, other=0.0)
+    return tl.load(at_tile_ptr + (h * tokens + t)[None, :] * MP + i[:, None], mask=(t < last)[None, :], other=0.0)
 
 
 @triton.jit

@@ -18,34 +18,35 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
-from dla_kernels.reader.fused.weights import own_tile_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.weights import Weights, own_tile_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import stored_offset, value_products, within_tile
 
 
 def weights_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, slot_weight: Tensor, total: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
     dweight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """dL `[tokens, H, M]` float32, and dMx like `within` `[tokens, H, LONG]` or None; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
-    slots = slot_weight.shape[-1]
+    slots = weights.by_age.shape[-1]
     dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
     dwithin = None if within is None else torch.zeros_like(within)
     weights_backward_kernel[(pieces.tiles, heads)](
-        q, k, v, do, v if within is None else within, slot_weight, total, dweight,
+        q, k, v, do, v if within is None else within, weights.by_age, weights.at_tile, total, dweight,
         dslot_weight, dslot_weight if dwithin is None else dwithin,
         tables.old, tables.inner, tables.token_age, tables.slot_age,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=tiles.block_k, BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return dslot_weight, dwithin
 
 
 @triton.jit
 def weights_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, slot_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr, dwithin_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr,
+    dwithin_ptr,
     old_ptr, inner_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
@@ -74,7 +75,7 @@ def weights_backward_kernel(
     dstarts = tl.dot(dslots.to(dtype), slot_member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
     # tokens of earlier tiles, likewise
-    starts_weight = tile_weights(slot_weight_ptr, old_ptr, h, t, last, tokens, H, M, MP).to(dtype)
+    starts_weight = tile_weights(start_weight_ptr, h, t, last, tokens, MP)
     for p in range(0, q_tile):
         j = chunk_first + p * TILE + tl.arange(0, TILE)
         starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)

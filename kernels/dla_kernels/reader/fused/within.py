@@ -12,11 +12,15 @@ import triton.language as tl
 
 
 @triton.jit
-def decays(total_ptr, tokens, h, t, j, allowed):
-    """`exp(G_t - G_j)` where allowed, else 0; t and j shaped to broadcast."""
-    difference = tl.load(total_ptr + h * tokens + t, mask=allowed, other=0.0)
-    difference -= tl.load(total_ptr + h * tokens + j, mask=allowed, other=0.0)
-    return tl.exp(tl.where(allowed, difference, float("-inf")))
+def totals(total_ptr, tokens, h, t, last):
+    """G of tokens t; 0 for those that are not there."""
+    return tl.load(total_ptr + h * tokens + t, mask=t < last, other=0.0)
+
+
+@triton.jit
+def decays(total_t, total_j, allowed):
+    """`exp(G_t - G_j)` where allowed, else 0; G_t and G_j shaped to broadcast."""
+    return tl.exp(tl.where(allowed, total_t - total_j, float("-inf")))
 
 
 @triton.jit
@@ -48,7 +52,8 @@ def within_tile(
                 k_ptr + (columns * G + g) * K + i[:, None], mask=(columns < j_last) & (i < K)[:, None], other=0.0
             )
             scores += tl.dot(q, k, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
-        return scores * scale * decays(total_ptr, tokens, h, rows, columns, allowed)
+        total_t = totals(total_ptr, tokens, h, t, t_last)[:, None]
+        return scores * scale * decays(total_t, totals(total_ptr, tokens, h, j, j_last)[None, :], allowed)
 
 
 @triton.jit
@@ -74,7 +79,8 @@ def within_tile_transposed(
                 q_ptr + (columns * G + g) * K + i[:, None], mask=(columns < t_last) & (i < K)[:, None], other=0.0
             )
             scores += tl.dot(k, q, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
-        return scores * scale * decays(total_ptr, tokens, h, columns, rows, allowed)
+        total_t = totals(total_ptr, tokens, h, t, t_last)[None, :]
+        return scores * scale * decays(total_t, totals(total_ptr, tokens, h, j, j_last)[:, None], allowed)
 
 
 @triton.jit

@@ -87,7 +87,11 @@ def open_sums_kernel(
     row = tl.arange(0, C)
     s = tl.load(open_ptr + (n * H + h) * (K * V) + block, mask=inside, other=0.0)
     for c in range(0, tl.load(first_tile_ptr + n + 1) - first_tile):
-        tl.store(states_ptr + ((first_tile + c).to(tl.int64) * H + h) * (K * V) + block, s.to(k_ptr.dtype.element_ty), mask=inside)
+        tl.store(
+            states_ptr + ((first_tile + c).to(tl.int64) * H + h) * (K * V) + block,
+            s.to(k_ptr.dtype.element_ty),
+            mask=inside,
+        )
         t = begin + c * C + row
         boundary = tl.load(boundary_ptr + t * H + h, mask=t < stop, other=0).to(tl.int32)
         last = tl.max(tl.where(boundary > 0, row, -1))
@@ -138,4 +142,8 @@ def score_gradient_kernel(
         acc += tl.dot(y, s, input_precision=PRECISION)  # [C, BY] @ [BY, BX] -> [C, BX]
     pull = tl.load(pull_ptr + t * H + h, mask=there, other=0.0)
     push = tl.load(push_ptr + t * H + h, mask=there, other=0.0)
-    tl.store(dx_ptr + (t * H + h)[:, None] * DX + i[None, :], pull[:, None] * acc - push[:, None] * x.to(tl.float32), mask=inside)
+    tl.store(
+        dx_ptr + (t * H + h)[:, None] * DX + i[None, :],
+        pull[:, None] * acc - push[:, None] * x.to(tl.float32),
+        mask=inside,
+    )

@@ -77,7 +77,9 @@ def merge_slots_kernel(
             sums += tl.where(slot == 0, tl.sum(tl.where(joins, score, 0.0)), 0.0)
             count += tl.where(slot == 0, following - p, 0)
             if following < end:
-                to = tl.where(tl.sum((count > 0).to(tl.int32)) == M, youngest_of_sparsest_pair(sums, count, slot, M, MP), M)
+                to = tl.where(
+                    tl.sum((count > 0).to(tl.int32)) == M, youngest_of_sparsest_pair(sums, count, slot, M, MP), M
+                )
                 sums = age_slots(sums, slot, to, 0.0)
                 count = age_slots(count, slot, to, 0)
                 sums += tl.where(slot == 0, tl.sum(tl.where(row == following, score, 0.0)), 0.0)
