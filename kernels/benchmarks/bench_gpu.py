@@ -5,6 +5,7 @@ the torch backend in float32); a case that fails its check is reported as failed
 `--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing.
 
 Peers are timed where they can be imported: `fla` (simple_gla, gated delta rule, log-linear attention), SDPA always.
+Kernels compile before anything is timed, in a process for each method and shape: one after the other takes minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time as clock
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from torch import Tensor
 
 import dla_kernels
 from dla_kernels import dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
+from dla_kernels.segmentation.op import GateKind
 
 RESULTS = Path(__file__).parent / "results"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
@@ -36,6 +39,8 @@ ALLOWED_ERROR = 3e-2
 DEVICE, TYPE = "cuda", torch.bfloat16
 LENGTHS = 16_384, 2_048, 65_536, 131_072
 """Tokens; the length of the targets first."""
+OURS = "dla30", "dla15", "fenwick15"
+"""Methods that run on the kernels of this project."""
 CHECKED = 1_024
 """Tokens of the check before a case is timed."""
 
@@ -60,7 +65,11 @@ SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: a method at a shape, a length and a direction ("forward", "training", "segment" or "decode")."""
+    """One row: a method at a shape, a length and a direction.
+
+    "forward" and "training" (with backward) read a plan that was made before; "segment" makes one; "step" does all
+    three, "gated step" with the straight-through gate; "decode" is one token of 16 sequences.
+    """
 
     method: str
     shape: str
@@ -79,7 +88,8 @@ def cases() -> list[Case]:
         for shape in SHAPES:
             for method in ("dla30", "dla15", "fenwick15", "sdpa", "fla single", "fla log-linear"):
                 found += [Case(method=method, shape=shape, tokens=tokens, direction=d) for d in ("forward", "training")]
-            found.append(Case(method="dla30", shape=shape, tokens=tokens, direction="segment"))
+            directions = "segment", "step", "gated step"
+            found += [Case(method="dla30", shape=shape, tokens=tokens, direction=d) for d in directions]
     return found + [Case(method="dla30", shape=shape, tokens=1, direction="decode") for shape in SHAPES]
 
 
@@ -105,12 +115,12 @@ def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int =
     return {name: x if name == "log_decay" else x.to(dtype) for name, x in found.items()}
 
 
-def plan_of(method: str, inputs: dict[str, Any]) -> Any:
+def plan_of(method: str, inputs: dict[str, Any], gate: GateKind = "hard") -> Any:
     """By content for `dla..`, by position for `fenwick..`."""
     batch, tokens, heads, slots = inputs["slot_weight"].shape
     if method.startswith("fenwick"):
         return fenwick_plan(batch, tokens, heads, capacity=slots, device=DEVICE)
-    return segment(inputs["k"], inputs["v"], slots, 0.6)
+    return segment(inputs["k"], inputs["v"], slots, 0.6, gate=gate)
 
 
 def call_of(case: Case) -> Callable[[], Any] | str:
@@ -131,12 +141,19 @@ def call_of(case: Case) -> Callable[[], Any] | str:
         return step
     if case.direction == "segment":
         return lambda: segment(inputs["k"], inputs["v"], slots, 0.6)
+    leaves = [x.requires_grad_(case.direction != "forward") for x in inputs.values()]
+    do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device=DEVICE, dtype=dtype)
+    if case.direction.endswith("step"):
+        gate: GateKind = "straight_through" if case.direction == "gated step" else "hard"
+
+        def step_of_all() -> Any:
+            o, _ = multi_state_attention(**inputs, plan=plan_of(case.method, inputs, gate))  # type: ignore[arg-type]
+            return torch.autograd.grad(o, leaves, do)
+
+        return step_of_all
     run = forward_of(case, shape, inputs)
     if isinstance(run, str) or case.direction == "forward":
         return run
-
-    leaves = [x.requires_grad_() for x in inputs.values()]
-    do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device=DEVICE, dtype=dtype)
 
     def train() -> Any:
         return torch.autograd.grad(run(), leaves, do, allow_unused=True)
@@ -146,7 +163,7 @@ def call_of(case: Case) -> Callable[[], Any] | str:
 
 def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[], Tensor] | str:
     """The read alone: for our methods the plan is made before, for peers there is none."""
-    if case.method in ("dla30", "dla15", "fenwick15"):
+    if case.method in OURS:
         plan = plan_of(case.method, inputs)
         return lambda: multi_state_attention(**inputs, plan=plan)[0]  # type: ignore[arg-type]
     repeats = shape.heads // shape.groups
@@ -182,7 +199,7 @@ def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[],
 
 def check(case: Case) -> float | None:
     """The largest relative error of output and gradients at `CHECKED` tokens; None for peers."""
-    if case.method not in ("dla30", "dla15", "fenwick15"):
+    if case.method not in OURS:
         return None
     inputs = draw(SHAPES[case.shape], CHECKED, 30 if case.method == "dla30" else 15, TYPE)
     plan = plan_of(case.method, inputs)
@@ -243,6 +260,31 @@ def measure(case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def warm(chosen: list[Case]) -> None:
+    """Has kernels compiled, by a process for each of our methods and shapes; what fails here, fails again."""
+    pairs = dict.fromkeys(f"{case.method},{case.shape}" for case in chosen if case.method in OURS)
+    print(f"compiling for {', '.join(pairs)}", flush=True)
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--warm", pair], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for pair in pairs
+    ]
+    for process in running:
+        process.wait()
+
+
+def compile_all(pair: str) -> None:
+    """Calls everything of a method at a shape once, at the first length."""
+    method, shape = pair.split(",")
+    for case in cases():
+        if (case.method, case.shape) == (method, shape) and case.tokens in (LENGTHS[0], 1):
+            check(case)
+            run = call_of(case)
+            assert not isinstance(run, str), run
+            run()
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, one line a case."""
     lines = [
@@ -277,10 +319,14 @@ def main() -> int:
     parser.add_argument("--anew", action="store_true", help="forget earlier results")
     parser.add_argument("--only", nargs="*", help="cases whose name contains one of these")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--warm", metavar="METHOD,SHAPE", help="only compile what this needs, for another process")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to time", file=sys.stderr)
         return 1
+    if arguments.warm:
+        compile_all(arguments.warm)
+        return 0
     begin = clock.monotonic()
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{torch.cuda.get_device_name().replace(' ', '-').lower()}.json"
@@ -292,9 +338,11 @@ def main() -> int:
             done = earlier["rows"]
         else:
             print(f"{path} was timed with other versions or other kernels: beginning anew")
-    for case in cases():
-        if case.name in done or (arguments.only and not any(part in case.name for part in arguments.only)):
-            continue
+    asked = [case for case in cases() if not arguments.only or any(part in case.name for part in arguments.only)]
+    asked = [case for case in asked if case.name not in done]
+    if any(case.method in OURS for case in asked):
+        warm(asked)
+    for case in asked:
         if clock.monotonic() - begin > 60 * arguments.minutes:
             print("stopped: time is up; call again to go on")
             break

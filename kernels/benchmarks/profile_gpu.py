@@ -32,8 +32,8 @@ def kernels_of(run: Callable[[], Any]) -> dict[str, tuple[float, int]]:
             run()
         torch.cuda.synchronize()
     times: dict[str, list[float]] = defaultdict(list)
-    for event in found.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+    for event in found.events() or []:
+        if event.device_type.name == "CUDA":
             times[re.sub(r"<.*|\(.*", "", event.name)[:60]].append(event.device_time_total / 1e3)
     rows = {name: (sum(all_of) / CALLS, len(all_of) // CALLS) for name, all_of in times.items()}
     return dict(sorted(rows.items(), key=lambda row: -row[1][0]))

@@ -2,6 +2,7 @@
 
 `make test-gpu` loads it. A test that passed is not run again until the kernels, the tests, PyTorch, Triton or the GPU
 are others; `--anew` runs all. A call that ends before its last test fails with pytest's code for an interrupted run.
+With pytest-xdist (`-n`), kernels compile side by side, which is what takes the time; the first process keeps the notes.
 """
 
 import hashlib
@@ -30,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
         Path(config.rootpath) / ".pytest_cache" / "gpu-progress.json",
         minutes=config.getoption("--minutes"),
         is_anew=config.getoption("--anew"),
+        has_workers=bool(config.getoption("numprocesses", default=None)),
+        is_worker=hasattr(config, "workerinput"),
     )
     config.pluginmanager.register(progress, "gpu-progress")
 
@@ -37,8 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Progress:
     """Leaves out what has passed, notes what passes, and stops in time."""
 
-    def __init__(self, path: Path, *, minutes: float, is_anew: bool) -> None:
+    def __init__(self, path: Path, *, minutes: float, is_anew: bool, has_workers: bool, is_worker: bool) -> None:
         self.path = path
+        self.has_workers = has_workers
+        self.is_worker = is_worker
         self.minutes = minutes
         self.ends = time.monotonic() + 60 * minutes
         self.key = _key()
@@ -52,7 +57,7 @@ class _Progress:
         self.left_out = len(done)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed:
+        if report.when == "call" and report.passed and not self.is_worker:
             self.passed.add(report.nodeid)
             self.path.parent.mkdir(exist_ok=True)
             unfinished = self.path.with_suffix(".unfinished")
@@ -67,7 +72,8 @@ class _Progress:
         return result
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.left_out:
+        # with workers, it is they who left tests out
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and (self.left_out or (self.has_workers and self.passed)):
             session.exitstatus = pytest.ExitCode.OK
 
     def pytest_report_header(self) -> str:

@@ -23,7 +23,7 @@ def bench(monkeypatch):
     script: Any = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "bench_gpu", script)  # where dataclasses look
     spec.loader.exec_module(script)
-    script.calls = []
+    script.calls, script.warmed = [], []
 
     def timed(run):
         run()
@@ -37,6 +37,7 @@ def bench(monkeypatch):
     }
     script.LENGTHS, script.CHECKED, script.DEVICE, script.TYPE = (20,), 20, "cpu", torch.float32
     script.timed = timed
+    script.warm = lambda chosen: script.warmed.append(len(chosen))  # in processes of its own
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -74,8 +75,11 @@ def test_every_case_runs_and_none_twice(bench, call, capsys, tmp_path):
     assert table.count("\n") == 2 + len(rows)
     assert len({line.count("|") for line in table.splitlines()}) == 1, "rows of different width"
 
+    assert bench.warmed == [len(rows)]
+
     assert call() == rows
     assert not bench.calls
+    assert len(bench.warmed) == 1, "there was nothing left to compile for"
     call("--anew", "--only", "sdpa mamba2")
     assert len(bench.calls) == 2
 
@@ -86,6 +90,17 @@ def test_it_stops_in_time_and_goes_on(bench, call, capsys):
     assert "time is up; call again to go on" in capsys.readouterr().out
     assert len(call("--only", "sdpa")) == 4
     assert len(bench.calls) == 3
+
+
+def test_compiling_for_another_process_calls_everything(bench, call, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench, "check", asked.append)
+    monkeypatch.setattr(bench, "call_of", lambda case: lambda: bench.calls.append(case.name))
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--warm", "dla30,gdn"])
+    assert bench.main() == 0
+    expected = [case.name for case in bench.cases() if (case.method, case.shape) == ("dla30", "gdn")]
+    assert bench.calls == [case.name for case in asked] == expected
+    assert len(expected) == 6
 
 
 def test_what_is_wrong_or_fails_gets_no_time(bench, call, monkeypatch):

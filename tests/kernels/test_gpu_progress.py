@@ -44,6 +44,23 @@ def test_stops_in_time_and_goes_on(call):
     assert "3 passed" in call("--anew")[1]
 
 
+def test_several_processes_go_on_too(call, tmp_path):
+    (tmp_path / "broken").touch()
+    code, said = call("-n2")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed, 2 passed" in said
+    (tmp_path / "broken").unlink()
+    assert call("-n2")[0] == 0
+    assert "3 passed before" in call("-n2")[1]
+    assert call("-n2")[0] == 0  # nothing is left to do
+
+
+def test_several_processes_stop_in_time(call):
+    code, said = call("-n1", "--minutes=0.0001")
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert "the same command goes on from here" in said
+
+
 def test_a_failed_test_runs_again(call, tmp_path):
     (tmp_path / "broken").touch()
     code, said = call()

@@ -59,8 +59,8 @@ def read(
 
 
 def inner_block(size: int, tiles: Tiles) -> int:
-    """The part of K that one product with a state takes: all of it where a power of two up to 128 holds it."""
-    return triton.next_power_of_2(size) if 64 < size <= 128 and tiles.block_k == 64 else tiles.block_k
+    """The part of K that one product with a state takes: all of it where 128 holds it."""
+    return 128 if 64 < size <= 128 and tiles.block_k == 64 else tiles.block_k
 
 
 @triton.jit

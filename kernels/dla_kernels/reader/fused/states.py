@@ -82,7 +82,7 @@ def carry_adjoint(
 
 def blocks_of(key_dim: int, value_dim: int, tiles: Tiles) -> int:
     """Blocks of K x V in a state."""
-    return triton.cdiv(key_dim, tiles.block_k) * triton.cdiv(value_dim, tiles.block_v)
+    return -(-key_dim // tiles.block_k) * -(-value_dim // tiles.block_v)
 
 
 def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> range:
