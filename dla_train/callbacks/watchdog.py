@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from dla_train.runs.exit_code_file import announce_exit
+
 EXIT_CODE = 75
 """Of a process that hung: EX_TEMPFAIL of sysexits.h, worth another try."""
 
 _OTHERS = 15.0
-"""Seconds between the stacks and the end: other ranks hang a little later, and write theirs before Slurm ends them."""
+"""Seconds between the stacks and the end: other ranks hang a little later, and write theirs before srun ends them."""
 _STANDARD_ERROR = 2
 
 
@@ -127,4 +130,6 @@ class Watchdog(Callback):
             faulthandler.dump_traceback(file, all_threads=True)
             file.write("\n")
         time.sleep(min(_OTHERS, limit))
+        with suppress(OSError):  # the disk of the run folder may be what hangs
+            announce_exit(EXIT_CODE)
         os._exit(EXIT_CODE)

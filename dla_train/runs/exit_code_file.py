@@ -1,8 +1,9 @@
 """The run's own word to its batch script on how it ends.
 
-`srun --kill-on-bad-exit` ends the slower processes once the first has left, and reports the highest exit code: 143 or
-137 of a process that was on its way out, instead of the one that all agreed on. So the script names a file, rank 0
-writes the code there while all are still present, and the script believes the file.
+srun's exit code is the highest of all processes, which does not tell why they ended: 143 may be a process that was told
+to stop, and one that srun ended because another had failed. So the script names a file, and what the processes agree
+on (told to stop, refused) or what one of them knows for sure (it hangs) is written there before any of them leaves. The
+script believes the file; without one, it takes an end by a signal for a failure, unless Slurm says that it preempts.
 """
 
 import os

@@ -16,55 +16,83 @@ job=${job:-$SLURM_JOB_ID}
 
 say() { printf '%s slurm job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$job" "$*"; }
 
-# Back into the queue under the same job id; the next start goes on from the newest checkpoint. A job that Slurm is
-# ending already (COMPLETING: cancelled, requeued from outside, or past its time limit) is left alone.
-requeue() {
-  case "$(scontrol --oneliner show job "$job" 2>&1)" in
-    *JobState=RUNNING*) say "requeued: $1" && scontrol requeue "$job" ;;
-    *) say "ended from outside (scancel, scontrol requeue, time limit); not requeued by this script" ;;
-  esac
+# Back into the queue under the same job id; the next start goes on from the newest checkpoint.
+requeue() { say "requeued: $1" && scontrol requeue "$job"; }
+
+# The same after a failure, unless there have been too many.
+requeue_counted() {
+  say "$1" >>"$state_folder/failures-$job"
+  failures=$(wc -l <"$state_folder/failures-$job")
+  if [ "$failures" -le "$requeue_limit" ]; then
+    requeue "$1 (failure $failures, requeued after up to $requeue_limit)"
+  else
+    say "$1; not requeued: failure $failures, requeued after up to $requeue_limit"
+  fi
 }
 
-# bash runs traps only once a foreground command has ended, so srun goes to the background and we wait for it.
+# Slurm's signals go to the processes. One that was meant for this script is passed on; not by way of srun, which
+# answers SIGTERM by killing all. bash runs traps only once a foreground command has ended, so srun is in the background.
 received=
-srun=
-forward() { received=$1; [ -z "$srun" ] || kill "-$1" "$srun" 2>/dev/null; }
+forward() { received=$1; scancel "--signal=$1" "$job" 2>/dev/null; }
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 
-# Rank 0 writes here how the run ends, while all processes are present. srun's own exit code may be that of a process
-# that it ended on its way out.
+# The time limit would end the job for good. What is still there 10 s before has been warned, but did not come to the end
+# of its step, or of saving it. Somebody may have changed the limit.
+trap 'received=ALRM' ALRM
+watch_the_clock() {
+  local end left
+  while end=$(squeue --noheader --jobs="$job" --format=%e 2>/dev/null) && [[ $end == *T*:* ]]; do
+    left=$(($(date --date "$end" +%s) - $(date +%s) - 10))
+    [ "$left" -gt 0 ] || { kill -ALRM $$ && return; }
+    read -rt $((left < 600 ? left : 600)) <> <(:)  # sleeps, without a process that would have to be ended
+  done
+}
+watch_the_clock &
+trap "kill $! 2>/dev/null" EXIT
+
+# The run writes here how it ends, where all processes agree on it: told to stop, refused, hung.
 export DLA_TRAIN_EXIT_CODE_FILE=$state_folder/exit-code-$job
 mkdir -p -- "$state_folder"
 rm -f -- "$DLA_TRAIN_EXIT_CODE_FILE"
 
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}"
-srun --kill-on-bad-exit=1 "${command[@]}" &
-srun=$!
-[ -z "$received" ] || forward "$received"  # it came before there was anyone to tell
+# One process fails: the others have a minute to notice, say so and end by themselves. Ended by srun at once, they would
+# look like processes that were told to stop.
+srun --kill-on-bad-exit=0 --wait=60 "${command[@]}" &
 while :; do
   received=
-  wait "$srun"
-  status=$?
-  [ -n "$received" ] || break  # a signal ends `wait` early: wait again
+  wait $!
+  status=$?  # the highest exit code of all processes
+  case $received in
+    ALRM) status=124 && break ;;
+    '') break ;;
+  esac  # a signal ends `wait` early: wait again
 done
-[ ! -s "$DLA_TRAIN_EXIT_CODE_FILE" ] || status=$(<"$DLA_TRAIN_EXIT_CODE_FILE")
+said=
+[ ! -s "$DLA_TRAIN_EXIT_CODE_FILE" ] || said=$(<"$DLA_TRAIN_EXIT_CODE_FILE")
+status=${said:-$status}
+slurm=$(scontrol --oneliner show job "$job" 2>&1)
 
-case $status in
-  0) say "finished" ;;
-  2) say "refused: recipe, data or folder are wrong (see above); not requeued" ;;
-  138) requeue "warned by SIGUSR1 (time limit, preemption or scancel --signal=USR1); saved what was trained" ;;
-  130 | 143) requeue "stopped by a signal (exit code $status)" ;;
-  *)
-    what="a process failed with exit code $status"
-    [ "$status" -ne 75 ] || what="a process hung (exit code 75; the stacks are in logs/hang-rank-*.txt)"
-    echo "exit code $status on ${SLURM_JOB_NODELIST:-?}" >>"$state_folder/failures-$job"
-    failures=$(wc -l <"$state_folder/failures-$job")
-    if [ "$failures" -le "$requeue_limit" ]; then
-      requeue "$what (failure $failures, requeued after up to $requeue_limit)"
-    else
-      say "$what; not requeued: failure $failures, requeued after up to $requeue_limit"
-    fi
+case $status,$said,$slurm in
+  0,*) say "finished" ;;
+  2,*) say "refused: recipe, data or folder are wrong (see above); not requeued" ;;
+  *JobState=RUNNING*)
+    case $status,$said,$slurm in
+      138,138,*) requeue "warned by SIGUSR1 (time limit, preemption or scancel --signal=USR1); saved what was trained" ;;
+      130,130,* | 143,143,*) requeue "stopped by a signal (exit code $status); saved what was trained" ;;
+      # Not agreed on: it came before the training, or after. Counted, or a start too long for its time limit would go
+      # on for ever.
+      138,,*PreemptTime=[0-9]* | 143,,*PreemptTime=[0-9]*) requeue "preempted while there was nothing to save" ;;
+      138,,*) requeue_counted "warned by SIGUSR1 (time limit or scancel --signal=USR1) while there was nothing to save" ;;
+      143,,*) requeue_counted "a process was ended by SIGTERM with nothing saved, as srun does where another has failed" ;;
+      124,*PreemptTime=[0-9]*) requeue "preempted, and the grace time was too short for a step and its save" ;;
+      124,*) requeue_counted "the time limit came before a step was done and saved; see --warn-seconds" ;;
+      75,*) requeue_counted "a process hung (exit code 75; the stacks are in logs/hang-rank-*.txt)" ;;
+      *) requeue_counted "a process failed with exit code $status" ;;
+    esac
     ;;
+  *JobState=*) say "ended from outside (scancel, scontrol requeue, time limit); not requeued by this script" ;;
+  *) say "not requeued, because Slurm does not answer (exit code $status): $slurm" ;;
 esac
 exit "$status"

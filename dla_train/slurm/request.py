@@ -38,7 +38,7 @@ class JobRequest:
             "nodes": 1,
             "gpus_per_node": 0,
             "cpus_per_task": 1,
-            "warn_seconds": 1,
+            "warn_seconds": 30,
             "requeue_limit": 0,
         }.items():
             if (value := getattr(self, name)) is not None and value < least:

@@ -39,8 +39,18 @@ def submit(command: Sequence[str]) -> str:
     if done.returncode != 0:
         lines = [line.removeprefix("sbatch: ") for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         reason = "; ".join(line.removeprefix("error: ") for line in lines) or f"exit code {done.returncode}"
-        raise RunError(f"sbatch refused the job: {reason}")
+        raise RunError(f"sbatch refused the job: {reason}{_partitions() if 'partition' in reason else ''}")
     job = done.stdout.strip().partition(";")[0]  # `--parsable` answers ID or ID;CLUSTER
     if not re.fullmatch(r"\d+", job):
         raise RunError(f"sbatch answered {done.stdout.strip()!r} instead of a job id. `squeue --me` shows your jobs.")
     return job
+
+
+def _partitions() -> str:
+    """What there is to choose from, as the end of a message; nothing where Slurm does not say."""
+    try:
+        done = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    names = sorted(set(done.stdout.split()))
+    return f". Partitions are {', '.join(names)} (--partition)" if done.returncode == 0 and names else ""

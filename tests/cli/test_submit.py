@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -98,6 +99,7 @@ def test_whatever_the_run_is_called_it_stays_text(cli, sbatch, micro_recipe, tmp
         (["--nodes", "2", "strategy={kind: ddp, nodes: 3}"], "strategy.nodes: it is 3, but the job has 2."),
         (["--nodes", "3", "strategy=ddp"], "training.global_batch: it is 4, and --nodes 3 with --gpus-per-node"),
         (["--time", "4h"], "--time is '4h'; it must be MINUTES"),
+        (["--warn-seconds", "29"], "--warn-seconds is 29; it must be at least 30"),
         (["--time", "2"], "--time is 2 (120 s), but the warning comes 120 s before"),
         (["--partition", "a b"], "--partition is 'a b'; it must be letters"),
         (["--gpus-per-node", "1"], "it is cpu, but --gpus-per-node is 1"),
@@ -129,7 +131,7 @@ def test_what_sbatch_refuses_is_said(cli, sbatch, micro_recipe, monkeypatch):
     done = cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--partition", "hig")
     assert done.code == 1
     reason = "invalid partition specified: hig; Batch job submission failed: Invalid name"
-    assert done.err == f"dla-train: error: sbatch refused the job: {reason}\n"
+    assert done.err.startswith(f"dla-train: error: sbatch refused the job: {reason}")  # and what there is, on a cluster
 
 
 def test_fit_starts_in_a_folder_that_holds_a_script_only(cli, micro_recipe):
@@ -146,41 +148,105 @@ def test_a_template_of_one_s_own(cli, micro_recipe, tmp_path):
     assert "bad.sh has @COMAND@; the placeholders are" in cli(*submit, "bad.sh").err
 
 
+RUNNING = "JobState=RUNNING PreemptTime=None"
+PREEMPTED = "JobState=RUNNING PreemptTime=2026-11-26T14:37:53"
+
+
 @pytest.mark.parametrize(
-    ("code", "state", "starts", "said"),
+    ("agreed", "code", "slurm", "reason", "is_failure"),
     [
-        (0, "RUNNING", 0, "finished"),
-        (2, "RUNNING", 0, "refused"),
-        (138, "RUNNING", 1, "requeued: warned by SIGUSR1"),
-        (143, "RUNNING", 1, "requeued: stopped by a signal"),
-        (143, "COMPLETING", 0, "ended from outside"),
-        (137, "RUNNING", 1, "requeued: a process failed with exit code 137 (failure 1"),
+        # All processes agreed on it, and rank 0 wrote it down; srun may report something else.
+        (138, 138, RUNNING, "requeued: warned by SIGUSR1 (time limit, preemption or", False),
+        (138, 143, RUNNING, "requeued: warned by SIGUSR1 (time limit, preemption or", False),
+        (143, 137, RUNNING, "requeued: stopped by a signal (exit code 143); saved", False),
+        (130, 130, RUNNING, "requeued: stopped by a signal (exit code 130); saved", False),
+        # Nobody wrote anything.
+        (None, 138, PREEMPTED, "requeued: preempted while there was nothing to save", False),
+        (None, 143, PREEMPTED, "requeued: preempted while there was nothing to save", False),
+        (None, 138, RUNNING, "requeued: warned by SIGUSR1 (time limit or scancel --signal=USR1) while", True),
+        (None, 143, RUNNING, "requeued: a process was ended by SIGTERM with nothing saved", True),
+        (None, 137, RUNNING, "requeued: a process failed with exit code 137", True),
+        (None, 137, PREEMPTED, "requeued: a process failed with exit code 137", True),
+        (None, 1, RUNNING, "requeued: a process failed with exit code 1", True),
+        (None, 130, RUNNING, "requeued: a process failed with exit code 130", True),
+        (124, 124, PREEMPTED, "requeued: preempted, and the grace time was too short", False),
+        (124, 124, RUNNING, "requeued: the time limit came before a step was done and saved", True),
+        (75, 137, RUNNING, "requeued: a process hung (exit code 75", True),
     ],
 )
-def test_who_is_requeued(cli, micro_recipe, tmp_path, code, state, starts, said):
+def test_who_is_requeued(cli, micro_recipe, tmp_path, agreed, code, slurm, reason, is_failure):
     cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run", "--requeue-limit", 1)
-    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, f"exit {code}", state)
-    assert (ran.returncode, ran.stdout.count("REQUEUE 7")) == (code, starts), ran.stdout
-    assert said in ran.stdout
-    if code == 137:  # the limit is 1
-        ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, f"exit {code}", state)
-        assert "REQUEUE" not in ran.stdout
-        assert "not requeued: failure 2" in ran.stdout
+    script = tmp_path / "runs/micro/slurm/job.sh"
+    srun = f"exit {code}" if agreed is None else f'echo {agreed} >"$DLA_TRAIN_EXIT_CODE_FILE"; exit {code}'
+    ran = run_script(script, tmp_path, srun, slurm)
+    assert (ran.returncode, ran.stdout.count("REQUEUE 7")) == (agreed or code, 1), ran.stdout
+    assert reason in ran.stdout
+    assert ("(failure 1, requeued after up to 1)" in ran.stdout) == is_failure
+    again = run_script(script, tmp_path, srun, slurm)
+    assert ("REQUEUE" in again.stdout) != is_failure
+    assert ("not requeued: failure 2, requeued after up to 1" in again.stdout) == is_failure
 
 
-def test_a_signal_to_the_script_reaches_the_processes(cli, micro_recipe, tmp_path):
+def test_shortly_before_the_time_limit_it_is_requeued_as_it_is(cli, micro_recipe, tmp_path):
     cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
-    srun = "trap 'exit 138' USR1; kill -USR1 $PPID; for i in $(seq 100); do sleep 0.1; done"
+    script = tmp_path / "runs/micro/slurm/job.sh"
+    end = datetime.now() + timedelta(seconds=12)
+    ran = run_script(script, tmp_path, "exec sleep 8", end=end.isoformat(timespec="seconds"))
+    assert "requeued: the time limit came before a step was done and saved; see --warn-seconds (failure 1" in ran.stdout
+    for end in ("N/A", ""):  # no limit, or no answer
+        assert "finished" in run_script(script, tmp_path, "exec sleep 1", end=end).stdout
+
+
+def test_what_an_earlier_start_wrote_is_forgotten(cli, micro_recipe, tmp_path):
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    script = tmp_path / "runs/micro/slurm/job.sh"
+    run_script(script, tmp_path, 'echo 138 >"$DLA_TRAIN_EXIT_CODE_FILE"; exit 138')
+    assert "a process failed with exit code 137 (failure 1" in run_script(script, tmp_path, "exit 137").stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "slurm", "said"),
+    [
+        (0, RUNNING, "finished"),
+        (2, RUNNING, "refused: recipe, data or folder are wrong (see above); not requeued"),
+        (143, "JobState=COMPLETING PreemptTime=None", "ended from outside"),
+        (137, "JobState=COMPLETING PreemptTime=None", "ended from outside"),
+        (
+            137,
+            "slurm_load_jobs error: Unable to contact",
+            "not requeued, because Slurm does not answer (exit code 137)",
+        ),
+    ],
+)
+def test_who_is_not_requeued(cli, micro_recipe, tmp_path, code, slurm, said):
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, f"exit {code}", slurm)
+    assert (ran.returncode, "REQUEUE" in ran.stdout) == (code, False)
+    assert said in ran.stdout
+    assert not list(tmp_path.glob("runs/micro/slurm/failures-*"))
+
+
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
+def test_a_signal_to_the_script_reaches_the_processes(cli, micro_recipe, tmp_path, name):
+    """By way of Slurm: srun answers SIGTERM by killing them all."""
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    srun = f"kill -{name} $PPID; for i in $(seq 100); do sleep 0.1; [ ! -e told ] || exit 138; done"
     ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, srun)
-    assert (ran.returncode, "REQUEUE 7" in ran.stdout) == (138, True), ran.stdout + ran.stderr
+    assert ran.returncode == 138, ran.stdout + ran.stderr
+    assert (tmp_path / "told").read_text() == f"--signal={name} 7\n"
 
 
-def run_script(script, place, srun, state="RUNNING", variables=None):
-    """Run the batch script with `srun` and `scontrol` of our own, as job 7."""
+def run_script(script, place, srun, slurm=RUNNING, variables=None, end="N/A"):
+    """Run the batch script with stand-ins for Slurm's commands, as job 7; `slurm` is what it says of the job."""
     folder = place / "fake"
     folder.mkdir(exist_ok=True)
-    scontrol = f'[ "$1" = requeue ] && echo "REQUEUE $2" || echo "JobId=7 JobState={state} Reason=None"'
-    for name, text in {"srun": srun, "scontrol": scontrol}.items():
+    scontrol = f'[ "$1" = requeue ] && echo "REQUEUE $2" || echo "JobId=7 {slurm} Reason=None"'
+    for name, text in {
+        "srun": srun,
+        "scontrol": scontrol,
+        "scancel": 'echo "$@" >told',
+        "squeue": f"echo '{end}'",
+    }.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / name).chmod(0o755)
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0

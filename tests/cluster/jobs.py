@@ -5,14 +5,18 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from dla_train.runs.metrics_file import read_rows
 from tests.cluster.virtual_slurm import VirtualSlurm
 
-STEPS = 300
-SETTINGS = (f"training.steps={STEPS}", "training.validate_every=60", "checkpoint.every=20", "training.threads=1")
+STEPS = 60
+SETTINGS = (f"training.steps={STEPS}", "training.validate_every=25", "checkpoint.every=20", "training.threads=1")
+MIDDLE = 22  # steps, before something happens to a run: after its first checkpoint, and some time before the next
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
 
 
@@ -30,6 +34,16 @@ class Jobs:
         """`dla-train submit` on the CPU; returns the job's id."""
         said = self.submit_as_told(*self.options(folder), *options)
         return re.search(r"submitted job (\d+)", said)[1]  # type: ignore[index]
+
+    def submit_changed(self, old: str, new: str, *options: str) -> str:
+        """The same with a change of the script: a regular expression, and what takes its place."""
+        self.submit_as_told(*self.options(), *options, "--dry-run")
+        script = self.place / "run/slurm/job.sh"
+        text, count = re.subn(old, new, script.read_text())
+        assert count == 1, f"{old} is {count} times in the script"
+        script.write_text(text)
+        output = f"--output={script.parent}/job-%j.log"
+        return self.slurm.call("sbatch", "--parsable", output, str(script)).strip()
 
     def options(self, folder: str = "run") -> tuple[str, ...]:
         """What `submit` takes in every test."""
@@ -58,16 +72,40 @@ class Jobs:
         self.wait(lambda: self.show(job, "JobState") in ENDS, job)
         return self.show(job, "JobState")
 
-    def wait_for_step(self, job: str, step: int, folder: str = "run") -> None:
-        """Wait until `step` is in metrics.csv."""
-        self.wait(lambda: len(self.losses(folder)) >= step, job, folder)
+    @contextmanager
+    def standing_still(
+        self, job: str, rank: int = 0, until: signal.Signals | None = None, folder: str = "run"
+    ) -> Iterator[int]:
+        """In the middle of its run the process of `rank` stands still for the block, and yields its id.
+
+        So the run is not over before something has happened to it, however fast the machine. Other ranks wait in the
+        next collective. Where a signal is named, the process goes on once it has been sent that.
+        """
+        self.wait(lambda: len(self.losses(folder)) >= MIDDLE, job, folder)
+        process = self.process(folder, rank)
+        os.kill(process, signal.SIGSTOP)
+        seen = len(self.losses(folder))
+        assert seen < STEPS - 1, f"too late: step {seen} of {STEPS}"  # another rank may be a step ahead of its row
+        try:
+            yield process
+            if until is not None:
+                self.go_on(job, process, until)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    def go_on(self, job: str, process: int, number: int) -> None:
+        """Make a process that stands still go on, once it has been sent a signal."""
+        self.wait(lambda: _has_got(process, number), job)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
 
     def wait(self, is_so: Callable[[], object], job: str, folder: str = "run", seconds: float = 200) -> None:
         """Wait for anything; fails with the job's state and log."""
         deadline = time.monotonic() + seconds
         while not is_so():
-            state = self.slurm.call("scontrol", "-o", "show", "job", job)
-            assert time.monotonic() < deadline, f"{state}\n{self.log(job, folder)}"
+            if time.monotonic() > deadline:
+                pytest.fail(f"{self.slurm.call('scontrol', '-o', 'show', 'job', job)}\n{self.log(job, folder)}")
             time.sleep(0.1)
 
     def losses(self, folder: str = "run") -> list[tuple[int, float]]:
@@ -82,6 +120,19 @@ class Jobs:
 
     def process(self, folder: str = "run", rank: int = 0) -> int:
         """The process that trains in `folder` as `rank`; not one that it has started itself."""
+        found = self.processes(folder, rank)
+        assert len(found) == 1, f"rank {rank} in {folder}: {found}"
+        return found[0]
+
+    def stop_at_start(self, job: str, rank: int = 0) -> int:
+        """Wait for the process of `rank` and make it stand still, long before it trains."""
+        self.wait(lambda: self.processes(rank=rank), job)
+        process = self.process(rank=rank)
+        os.kill(process, signal.SIGSTOP)
+        return process
+
+    def processes(self, folder: str = "run", rank: int = 0) -> list[int]:
+        """The same: none, or one."""
         wanted = os.fsencode(f"--run-dir={self.place / folder}")
         parents = {}
         for entry in Path("/proc").glob("[0-9]*"):
@@ -94,20 +145,15 @@ class Jobs:
             is_training = words[0] == os.fsencode(sys.executable) and wanted in words
             if is_training and f"SLURM_PROCID={rank}".encode() in variables:
                 parents[int(entry.name)] = int(re.search(r"PPid:\s*(\d+)", status)[1])  # type: ignore[index]
-        found = [process for process, parent in parents.items() if parent not in parents]
-        assert len(found) == 1, f"rank {rank} in {folder}: {found}"
-        return found[0]
+        return [process for process, parent in parents.items() if parent not in parents]
 
-    def kill(self, folder: str = "run", rank: int = 0) -> None:
-        """`kill -9` of one process, which must not have come to its end yet."""
-        process = self.process(folder, rank)
-        os.kill(process, signal.SIGSTOP)  # the run stands still, so that what is seen is so
-        seen = len(self.losses(folder))
-        assert seen < STEPS - 1, f"too late: step {seen} of {STEPS}"  # another rank may be a step ahead of its row
-        os.kill(process, signal.SIGKILL)
+    def kill(self, job: str, rank: int = 0) -> None:
+        """`kill -9` of one process in the middle of the run."""
+        with self.standing_still(job, rank) as process:
+            os.kill(process, signal.SIGKILL)
 
 
-def has_got(process: int, number: int) -> bool:
+def _has_got(process: int, number: int) -> bool:
     """Whether a stopped process has been sent a signal; or has gone, because Slurm also made it continue."""
     try:
         status = Path(f"/proc/{process}/status").read_text()

@@ -6,6 +6,7 @@ node without them, and tests that need two are skipped.
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -55,6 +56,8 @@ ReturnToService=2
 SlurmdTimeout=10
 KillWait=5
 MinJobAge=3600
+# Ranks meet at a port that follows from the job's number: other Slurms of this machine must have others.
+FirstJobId={first_job}
 """
 PARTITIONS = """\
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 State=UP
@@ -164,7 +167,11 @@ class VirtualSlurm:
             f"Port={node_port} CPUs=8 RealMemory=16000 State=UNKNOWN\n"
             for node, node_port in zip(self.nodes, ports, strict=True)
         ]
-        text = CONFIGURATION.format(home=home, port=port) + "".join(lines) + PARTITIONS
+        text = (
+            CONFIGURATION.format(home=home, port=port, first_job=random.randrange(1, 9000))
+            + "".join(lines)
+            + PARTITIONS
+        )
         (home / "slurm.conf").write_text(text)
 
     def _start(self, name: str, *command: str) -> None:

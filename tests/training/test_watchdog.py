@@ -8,7 +8,8 @@ from dla_train.callbacks.watchdog import EXIT_CODE
 from dla_train.training.module import LanguageModelTraining
 
 HANG = """
-import ctypes, sys, threading
+import ctypes, os, sys, threading
+os.environ["DLA_TRAIN_EXIT_CODE_FILE"] = "said"
 from dla_train.cli.main import main
 from dla_train.training.module import LanguageModelTraining as Module
 step = Module.training_step
@@ -37,6 +38,7 @@ def test_a_hanging_run_writes_its_stacks_and_ends(cli, start_process, micro_reci
         path = tmp_path / "runs/micro/logs/hang-rank-0.txt"
         assert "no step for 0.05 minutes after step 6; the stacks are in runs/micro/logs/hang-rank-0.txt" in err
         assert "rank 0 on" in path.read_text()
+        assert (tmp_path / "said").read_text() == "75\n", "whatever srun makes of processes that hang with it"
         err = path.read_text()
     assert "in hang_here" in err
     assert "in _watch" in err, "all threads"
