@@ -234,7 +234,9 @@ def _checked_recipe(recipe: str, settings: list[str], request: "JobRequest") -> 
 
 def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     """What the job would find out on the cluster: whether its processes can train this recipe together."""
-    strategy, training = loaded.recipe.strategy, loaded.recipe.training
+    from dla_train.distributed.shares import check_shares
+
+    strategy = loaded.recipe.strategy
     made = (
         f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes {request.world_size} "
         f"process{'es' if request.world_size > 1 else ''}"
@@ -252,12 +254,7 @@ def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
             raise loaded.problem(
                 f"strategy.{key}", f"it is {set_to}, but the job has {asked}. Leave it out, or change one of them."
             )
-    if training.global_batch % (training.micro_batch * request.world_size):
-        raise loaded.problem(
-            "training.global_batch",
-            f"it is {training.global_batch}, and {made} with micro-batches of {training.micro_batch}, which cannot "
-            "share it out evenly. Choose a multiple, or another number of processes.",
-        )
+    check_shares(loaded, request.world_size, f"the {request.world_size} processes of the job")
 
 
 def _require_own(folder: Any) -> None:

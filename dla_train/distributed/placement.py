@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from dla_train.config.load import LoadedRecipe
+from dla_train.distributed.shares import check_shares
 
 Launcher = Literal["dla-train", "torchrun", "Slurm"]
 
@@ -139,19 +140,7 @@ def _check(loaded: LoadedRecipe, placement: Placement) -> None:
                 f"strategy.{name}",
                 f"it is {wanted}, but {placement.launcher} started {found} {what}{per}. Make them equal, or set null.",
             )
-    world = placement.world_size
-    if training.global_batch % (training.micro_batch * world):
-        fitting = [size for size in range(1, training.global_batch + 1) if training.global_batch % (size * world) == 0]
-        advice = (
-            f"training.micro_batch {fitting[-1] if fitting[-1] < training.micro_batch else fitting[0]} would fit"
-            if fitting
-            else f"it must be a multiple of {world}"
-        )
-        raise loaded.problem(
-            "training.global_batch",
-            f"it is {training.global_batch}, which {world} processes cannot share out in micro-batches of "
-            f"{training.micro_batch}; {advice}.",
-        )
+    check_shares(loaded, placement.world_size, f"{placement.world_size} processes")
     if training.accelerator == "gpu" and placement.devices > torch.cuda.device_count() > 0:
         raise loaded.problem(
             "strategy.devices", f"{placement.devices} processes need a GPU each; here are {torch.cuda.device_count()}."

@@ -14,7 +14,7 @@ import pytest
 from dla_train.runs.metrics_file import read_rows
 from tests.cluster.virtual_slurm import VirtualSlurm
 
-STEPS = 60
+STEPS = 80
 SETTINGS = (f"training.steps={STEPS}", "training.validate_every=25", "checkpoint.every=20", "training.threads=1")
 MIDDLE = 22  # steps, before something happens to a run: after its first checkpoint, and some time before the next
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
@@ -81,7 +81,7 @@ class Jobs:
         So the run is not over before something has happened to it, however fast the machine. Other ranks wait in the
         next collective. Where a signal is named, the process goes on once it has been sent that.
         """
-        self.wait(lambda: len(self.losses(folder)) >= MIDDLE, job, folder)
+        self.wait(lambda: len(self.losses(folder)) >= MIDDLE, job, folder, every=0.02)
         process = self.process(folder, rank)
         os.kill(process, signal.SIGSTOP)
         seen = len(self.losses(folder))
@@ -100,13 +100,15 @@ class Jobs:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
 
-    def wait(self, is_so: Callable[[], object], job: str, folder: str = "run", seconds: float = 200) -> None:
+    def wait(
+        self, is_so: Callable[[], object], job: str, folder: str = "run", seconds: float = 200, every: float = 0.2
+    ) -> None:
         """Wait for anything; fails with the job's state and log."""
         deadline = time.monotonic() + seconds
         while not is_so():
             if time.monotonic() > deadline:
                 pytest.fail(f"{self.slurm.call('scontrol', '-o', 'show', 'job', job)}\n{self.log(job, folder)}")
-            time.sleep(0.1)
+            time.sleep(every)
 
     def losses(self, folder: str = "run") -> list[tuple[int, float]]:
         """Step and loss of every training step."""
@@ -147,10 +149,15 @@ class Jobs:
                 parents[int(entry.name)] = int(re.search(r"PPid:\s*(\d+)", status)[1])  # type: ignore[index]
         return [process for process, parent in parents.items() if parent not in parents]
 
-    def kill(self, job: str, rank: int = 0) -> None:
-        """`kill -9` of one process in the middle of the run."""
+    def kill(self, job: str, rank: int = 0) -> int:
+        """`kill -9` of one process in the middle of the run; returns the step of the newest checkpoint then."""
         with self.standing_still(job, rank) as process:
             os.kill(process, signal.SIGKILL)
+            return self.newest_checkpoint()
+
+    def newest_checkpoint(self) -> int:
+        """Its step."""
+        return max(int(path.name.removeprefix("step-")) for path in self.place.glob("run/checkpoints/step-*"))
 
 
 def _has_got(process: int, number: int) -> bool:

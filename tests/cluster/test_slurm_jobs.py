@@ -43,6 +43,7 @@ def test_a_step_too_long_for_the_warning(jobs, undisturbed):
     every_second = (r"left < 600 \? left : 600", "1")  # and not after ten minutes, the script looks at the limit
     job = jobs.submit_changed(*every_second, "--time", "60", "--warn-seconds", "60")
     with jobs.standing_still(job):
+        newest = jobs.newest_checkpoint()
         hours, minutes, seconds = map(int, jobs.show(job, "RunTime").split(":"))
         limit = 60 * hours + minutes + (1 if seconds < 30 else 2)
         jobs.slurm.call("scontrol", "update", f"jobid={job}", f"timelimit={limit}")
@@ -51,7 +52,7 @@ def test_a_step_too_long_for_the_warning(jobs, undisturbed):
     jobs.slurm.call("scontrol", "update", f"jobid={job}", "timelimit=60")
     assert finished_after_a_requeue(jobs, job, "requeued: the time limit came before a step was done and saved")
     assert "(failure 1, " in jobs.log(job)
-    assert "going on from step 20" in jobs.log(job)
+    assert f"going on from step {newest} " in jobs.log(job)
     assert jobs.losses() == undisturbed
 
 
@@ -89,19 +90,20 @@ def test_preempted_while_it_starts(jobs, undisturbed, number):
 
 def test_killed_it_goes_on_from_its_newest_checkpoint(jobs, undisturbed):
     job = jobs.submit()
-    jobs.kill(job)
+    newest = jobs.kill(job)
     assert finished_after_a_requeue(jobs, job, "requeued: a process failed with exit code 137 (failure 1")
+    assert f"going on from step {newest} " in jobs.log(job)
     assert jobs.losses() == undisturbed
 
 
 def test_killed_too_often_it_fails_and_can_be_submitted_again(jobs, undisturbed):
     job = jobs.submit("--requeue-limit", "0")
-    jobs.kill(job)
+    newest = jobs.kill(job)
     assert jobs.wait_for_end(job) == "FAILED"
     assert "a process failed with exit code 137; not requeued: failure 1, requeued after up to 0" in jobs.log(job)
     again = jobs.submit()
     assert jobs.wait_for_end(again) == "COMPLETED", jobs.log(again)
-    assert "going on from step 20" in jobs.log(again)
+    assert f"going on from step {newest} " in jobs.log(again)
     assert jobs.losses() == undisturbed
 
 
@@ -110,7 +112,7 @@ def test_a_lost_node(jobs, undisturbed):
         pytest.skip("name spaces for virtual nodes are refused here")
     job = jobs.submit()
     with jobs.standing_still(job):
-        node = jobs.show(job, "NodeList")
+        node, newest = jobs.show(job, "NodeList"), jobs.newest_checkpoint()
         jobs.slurm.lose_node(node)
     try:
         assert jobs.wait_for_end(job) == "COMPLETED", jobs.log(job)
@@ -118,7 +120,7 @@ def test_a_lost_node(jobs, undisturbed):
     finally:
         jobs.slurm.start_node(node)
     assert jobs.show(job, "Restarts") == "1"
-    assert "going on from step 20" in jobs.log(job)
+    assert f"going on from step {newest} " in jobs.log(job)
     assert jobs.losses() == undisturbed
 
 

@@ -54,7 +54,7 @@ SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 ReturnToService=2
 SlurmdTimeout=10
-KillWait=5
+KillWait=30
 MinJobAge=3600
 # Ranks meet at a port that follows from the job's number: other Slurms of this machine must have others.
 FirstJobId={first_job}

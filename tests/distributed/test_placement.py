@@ -61,7 +61,7 @@ def test_a_plain_start_launches_the_others_itself(place):
         (SLURM, ["strategy={kind: ddp, nodes: 1}"], "strategy.nodes: it is 1, but Slurm started 2 nodes."),
         ({}, ["strategy={kind: ddp, nodes: 2}"], "it is 2, but nothing has started processes on other nodes."),
         ({}, ["strategy={kind: ddp, devices: 3}"], "it is 16, which 3 processes cannot share out"),
-        (SLURM, ["strategy=ddp", "training.micro_batch=4"], "training.micro_batch 2 would fit"),
+        (SLURM, ["strategy=ddp", "training.micro_batch=4"], "training.micro_batch=2 would fit"),
         ({}, ["strategy={kind: ddp, devices: 0}"], "strategy.devices is 0; it must be at least 1, or null"),
         ({}, ["strategy=dpd"], "must be one of single, ddp"),
     ],

@@ -1,0 +1,25 @@
+"""Whether a batch can be shared out among processes; known before there is one of them."""
+
+from dla_train.config.load import LoadedRecipe
+
+
+def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
+    """Refuse a batch that `world_size` processes cannot share out evenly; `processes` is what the message calls them.
+
+    Raises:
+        UsageError: says which size of micro-batches would fit.
+    """
+    training = loaded.recipe.training
+    if training.global_batch % (training.micro_batch * world_size) == 0:
+        return
+    fitting = [size for size in range(1, training.global_batch + 1) if training.global_batch % (size * world_size) == 0]
+    advice = (
+        f"training.micro_batch={fitting[-1] if fitting[-1] < training.micro_batch else fitting[0]} would fit"
+        if fitting
+        else f"it must be a multiple of {world_size}"
+    )
+    raise loaded.problem(
+        "training.global_batch",
+        f"it is {training.global_batch}, which {processes} cannot share out in micro-batches of "
+        f"{training.micro_batch}; {advice}.",
+    )
