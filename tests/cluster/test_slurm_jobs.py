@@ -135,6 +135,17 @@ def test_cancelled_it_saves_and_ends_for_good(jobs):
     assert re.search(r"stopped; step \d+ is saved", jobs.log(job)), jobs.log(job)
 
 
+def test_requeued_from_outside_it_saves_and_goes_on(jobs, undisturbed):
+    job = jobs.submit()
+    with jobs.standing_still(job, until=signal.SIGTERM):
+        jobs.slurm.call("scontrol", "requeue", job)
+    assert jobs.wait_for_end(job) == "COMPLETED", jobs.log(job)
+    (saved,) = re.findall(r"stopped; step (\d+) is saved", jobs.log(job))
+    assert f"going on from step {saved} " in jobs.log(job)
+    assert "ended from outside (scancel, scontrol requeue, time limit); not requeued by this script" in jobs.log(job)
+    assert jobs.losses() == undisturbed
+
+
 def test_a_second_job_in_the_same_folder_is_refused(jobs, undisturbed):
     job = jobs.submit()
     with jobs.standing_still(job):
