@@ -35,12 +35,14 @@ class Jobs:
         said = self.submit_as_told(*self.options(folder), *options)
         return re.search(r"submitted job (\d+)", said)[1]  # type: ignore[index]
 
-    def submit_changed(self, old: str, new: str, *options: str) -> str:
-        """The same with a change of the script: a regular expression, and what takes its place."""
+    def submit_changed(self, changes: dict[str, str], *options: str) -> str:
+        """The same with changes of the script: regular expressions, and what takes the place of each."""
         self.submit_as_told(*self.options(), *options, "--dry-run")
         script = self.place / "run/slurm/job.sh"
-        text, count = re.subn(old, new, script.read_text())
-        assert count == 1, f"{old} is {count} times in the script"
+        text = script.read_text()
+        for old, new in changes.items():
+            text, count = re.subn(old, new, text)
+            assert count == 1, f"{old} is {count} times in the script"
         script.write_text(text)
         output = f"--output={script.parent}/job-%j.log"
         return self.slurm.call("sbatch", "--parsable", output, str(script)).strip()

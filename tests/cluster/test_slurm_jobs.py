@@ -10,6 +10,10 @@ import pytest
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]
 
 
+# A change of the script: preemption then sends SIGTERM, as it does on many clusters.
+WITHOUT_WARNING = {r"#SBATCH --signal=.*\n": ""}
+
+
 def finished_after_a_requeue(jobs, job, because, folder="run"):
     assert jobs.wait_for_end(job) == "COMPLETED", jobs.log(job, folder)
     log = jobs.log(job, folder)
@@ -39,9 +43,9 @@ def test_the_time_limit_comes_near(jobs, undisturbed):
 
 
 def test_a_step_too_long_for_the_warning(jobs, undisturbed):
-    """It would run into the time limit, which ends a job for good."""
-    every_second = (r"left < 600 \? left : 600", "1")  # and not after ten minutes, the script looks at the limit
-    job = jobs.submit_changed(*every_second, "--time", "60", "--warn-seconds", "60")
+    """It would run into the time limit, which ends a job for good. Without a warning: that would make the run go on."""
+    every_second = {r"left < 600 \? left : 600": "1"}  # not every ten minutes, the script looks at the limit
+    job = jobs.submit_changed(WITHOUT_WARNING | every_second, "--time", "60")
     with jobs.standing_still(job):
         newest = jobs.newest_checkpoint()
         hours, minutes, seconds = map(int, jobs.show(job, "RunTime").split(":"))
@@ -64,11 +68,8 @@ def test_preempted_with_a_warning(jobs, undisturbed):
     assert jobs.losses() == undisturbed
 
 
-WARNING = r"#SBATCH --signal=.*\n"  # of the script: without it, preemption sends SIGTERM, as many clusters do
-
-
 def test_preempted_without_a_warning(jobs, undisturbed):
-    job = jobs.submit_changed(WARNING, "")
+    job = jobs.submit_changed(WITHOUT_WARNING)
     with jobs.standing_still(job, until=signal.SIGTERM):
         jobs.start_time_eater()
     assert finished_after_a_requeue(jobs, job, "requeued: stopped by a signal (exit code 143)")
@@ -78,7 +79,7 @@ def test_preempted_without_a_warning(jobs, undisturbed):
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_preempted_while_it_starts(jobs, undisturbed, number):
     """Nothing can be saved, and nobody has failed."""
-    job = jobs.submit() if number == signal.SIGUSR1 else jobs.submit_changed(WARNING, "")
+    job = jobs.submit() if number == signal.SIGUSR1 else jobs.submit_changed(WITHOUT_WARNING)
     process = jobs.stop_at_start(job)
     jobs.start_time_eater()
     jobs.go_on(job, process, number)

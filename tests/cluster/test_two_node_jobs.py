@@ -82,7 +82,7 @@ def test_a_rank_is_killed(jobs, ends_as):
 )
 def test_a_rank_is_killed_and_srun_ends_the_other(jobs, ends_as, options, said):
     """However srun does it, and whichever exit code it makes of it: it is no preemption, and it is counted."""
-    job = jobs.submit_changed(r"--kill-on-bad-exit=\d --wait=\d+", options, "--nodes", "2", "strategy=ddp")
+    job = jobs.submit_changed({r"--kill-on-bad-exit=\d --wait=\d+": options}, "--nodes", "2", "strategy=ddp")
     _, killed = (jobs.stop_at_start(job, rank) for rank in (0, 1))
     os.kill(killed, signal.SIGKILL)
     ends_as(job, is_resumed=False)
@@ -93,7 +93,7 @@ def test_a_rank_is_killed_and_srun_ends_the_other(jobs, ends_as, options, said):
 def test_a_rank_hangs(jobs, ends_as):
     """The other one ends with its stacks on file; srun ends the one that cannot, and that one has another exit code."""
     settings = ("--nodes", "2", "strategy=ddp", "watchdog.minutes=0.5")
-    job = jobs.submit_changed("--wait=60", "--wait=3", *settings)
+    job = jobs.submit_changed({"--wait=60": "--wait=3"}, *settings)
     with jobs.standing_still(job, rank=1):
         jobs.wait(lambda: "requeued:" in jobs.log(job), job)
     ends_as(job)
