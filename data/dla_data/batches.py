@@ -12,13 +12,26 @@ window to another rank.
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from dla_data.errors import DataError
-from dla_data.order import WindowOrder
+
+
+class Order(Protocol):
+    """An endless sequence of window numbers: `WindowOrder` of one source, `MixedOrder` of several."""
+
+    @property
+    def window_count(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def windows(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """The windows at global indices `start` to `start + count` (exclusive), int64 [count]."""
+        ...
 
 
 class StepBatches(Sampler[list[int]]):
@@ -45,7 +58,7 @@ class StepBatches(Sampler[list[int]]):
         self,
         *,
         windows: int,
-        order: WindowOrder,
+        order: Order,
         global_batch: int,
         micro_batch: int,
         last_step: int,

@@ -96,7 +96,8 @@ def _plain_value(value: Any) -> Any:
 
 def _convert(annotation: Any, value: Any, key: Key) -> Any:
     if (section := _named_sections(annotation)) is not None:
-        return _convert_named(section, value, key)
+        is_left_out = value is None and type(None) in typing.get_args(annotation)
+        return None if is_left_out else _convert_named(section, value, key)
     choices = _section_choices(annotation)
     if not choices:
         return _convert_plain(annotation, value, key)
@@ -166,8 +167,9 @@ def _annotations(config_class: type) -> dict[str, Any]:
 
 
 def _named_sections(annotation: Any) -> Any | None:
-    """What each section of a `dict[str, Section]` is; None for any other field."""
-    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
+    """What each section of a `dict[str, Section]`, which may be null, is; None for any other field."""
+    bare = _without_none(annotation)
+    return typing.get_args(bare)[1] if typing.get_origin(bare) is dict else None
 
 
 @cache

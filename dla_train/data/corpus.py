@@ -1,5 +1,7 @@
 """From the recipe's `data` section to a data module."""
 
+import re
+
 from dla_data.corpora import CorpusSource, StdlibCorpus, TextCorpus
 from dla_data.errors import DataError
 from dla_data.prepare import prepare_corpus
@@ -44,18 +46,24 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
 
 def _open_prepared(loaded: LoadedRecipe, data: PreparedData) -> RecipeData:
     try:
-        tokens = open_prepared(data)
+        return PreparedDataModule(open_prepared(data), data, loaded.recipe.training, loaded.recipe.seed)
     except DataError as error:
-        text = str(error)
-        key = "vocab_size" if "vocabulary is set" in text else "path"
-        if data.tokenizer is not None and f"{data.tokenizer} is" in text:
-            key = "tokenizer"
-        raise loaded.problem(f"data.{key}", text) from error
-    try:
-        return PreparedDataModule(tokens, data, loaded.recipe.training, loaded.recipe.seed)
-    except DataError as error:
-        key = "path" if "no documents for validation" in str(error) else "window"
-        raise loaded.problem(f"data.{key}", str(error)) from error
+        raise loaded.problem(_prepared_key(data, str(error)), str(error)) from error
+
+
+def _prepared_key(data: PreparedData, text: str) -> str:
+    """Where the value was written that the message is about."""
+    if "vocabulary is set" in text:
+        return "data.vocab_size"
+    if "too few for one window" in text:
+        return "data.window"
+    if data.tokenizer is not None and f"{data.tokenizer} is" in text:
+        return "data.tokenizer"
+    if data.path is not None:
+        return "data.path"
+    paths = {name: re.search(rf"{re.escape(source.path)}(?![\w-])", text) for name, source in data.folders.items()}
+    found = [(place.start(), name) for name, place in paths.items() if place]
+    return f"data.sources.{min(found)[1]}" if found else "data.sources"
 
 
 def _source(config: StdlibData | TextData) -> CorpusSource:

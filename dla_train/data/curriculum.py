@@ -4,14 +4,8 @@ A step keeps its tokens: where windows are a quarter as long, there are four tim
 cut up, so the order of the text, the positions of streams and what a checkpoint says are those of a run without it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # a recipe is read without waiting for torch
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +43,3 @@ class CurriculumConfig:
         """Length of the windows of optimizer step `step` (from 0); None where they are whole."""
         ends = accumulate(self.steps)
         return next((length for length, end in zip(self.windows, ends, strict=True) if step < end), None)
-
-
-def cut_windows(tokens: Tensor, window: int) -> Tensor:
-    """Cut `[B, W + 1]` into `[B * W / window, window + 1]`, each piece's last target the next one's first input."""
-    return tokens.unfold(1, window + 1, window).flatten(0, 1)

@@ -1,38 +1,53 @@
 """Windows by number as a LightningDataModule; the training order is a function of the step alone."""
 
 import signal
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from dla_data.batches import StepBatches
-from dla_data.order import WindowOrder
+from dla_data.mixed_order import MixedOrder
+from dla_data.mixture import Mixture
 from dla_data.windows import PackedWindows
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.training.config import TrainingConfig
 
 
+class OrderedSource(NamedTuple):
+    """One text, cut into windows.
+
+    train, validation: windows by number. plain_validation: the same as `validation`, as tokens alone. name, weight: for
+    messages, and its share of the windows, beside the other sources'.
+    """
+
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    plain_validation: PackedWindows
+    name: str = ""
+    weight: float = 1.0
+
+
 class OrderedWindows(RecipeData):
-    """Batches of windows in the order of `WindowOrder`: the same ones on any number of ranks and workers.
+    """Batches of windows in the order of `MixedOrder`: the same ones on any number of ranks and workers.
 
     There is no loader state to save: the training loader begins at the trainer's global step, which the checkpoint
     restored.
 
     Args:
-        train, validation: windows by number. plain_validation: the same ones as tokens alone.
-        training: batch sizes, steps, and how many validation windows.
+        sources: at least one. training: batch sizes, steps, and how many validation windows, shared among the sources
+            by weight.
         seed: of the order. workers: processes that read ahead. collate: makes a batch; None stacks tensors.
+    Raises:
+        DataError: the weights cannot be met.
     """
 
     def __init__(
         self,
-        train: Dataset[Any],
-        validation: Dataset[Any],
-        plain_validation: PackedWindows,
+        sources: Sequence[OrderedSource],
         training: TrainingConfig,
         *,
         seed: int,
@@ -41,12 +56,13 @@ class OrderedWindows(RecipeData):
     ) -> None:
         super().__init__()
         self.training = training
-        self.train_windows = train
-        self.order = WindowOrder(len(train), seed)  # type: ignore[arg-type]
-        chosen = _evenly_spread(len(plain_validation), training.validation_windows)
-        self._validation = Subset(validation, chosen)
-        self._plain_validation = Subset(plain_validation, chosen)
-        self._validation_source = plain_validation.source
+        self.sources = sources
+        self.train_windows = _in_a_row(source.train for source in sources)
+        sizes = [len(source.train) for source in sources]  # type: ignore[arg-type]
+        self.order = MixedOrder(sizes, [source.weight for source in sources], seed)
+        chosen = self._validation_indices()
+        self._validation = Subset(_in_a_row(source.validation for source in sources), chosen)
+        self._plain_validation = Subset(_in_a_row(source.plain_validation for source in sources), chosen)
         self._workers = workers
         self._collate = collate
 
@@ -56,11 +72,25 @@ class OrderedWindows(RecipeData):
 
     def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
         """See `RecipeData`: of all the validation text, however few windows the run reads of it."""
-        return self._validation_source.read(0, min(at_most, self._validation_source.tokens))
+        texts = [source.plain_validation.source for source in self.sources]
+        counts = self._shares(at_most)
+        return np.concatenate(
+            [text.read(0, min(count, text.tokens)) for text, count in zip(texts, counts, strict=True)]
+        )
 
-    def epochs(self, windows: int) -> float:
-        """One epoch holds every training window once."""
-        return windows / self.order.window_count
+    def epochs(self, windows: int) -> float | None:
+        """One epoch holds every training window once; several sources have each their own."""
+        return windows / self.order.window_count if len(self.sources) == 1 else None
+
+    def tokens_by_source(self, steps: int) -> dict[str, int]:
+        """See `RecipeData`."""
+        if len(self.sources) == 1:
+            return {}
+        windows = self.order.mixture.counts(steps * self.training.global_batch).tolist()
+        return {
+            source.name: count * source.plain_validation.window
+            for source, count in zip(self.sources, windows, strict=True)
+        }
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The micro-batches from the trainer's step to the last one.
@@ -85,6 +115,21 @@ class OrderedWindows(RecipeData):
         """The validation windows, always the same ones in the same order."""
         return self._loader(self._validation, batch_size=self.training.micro_batch)
 
+    def _shares(self, count: int) -> list[int]:
+        """`count` things of the validation part, dealt out to the sources by weight."""
+        return Mixture([source.weight for source in self.sources], streams=1).counts(count).tolist()
+
+    def _validation_indices(self) -> list[int]:
+        """The windows that are read, by their number among those of all sources."""
+        sizes = [len(source.plain_validation) for source in self.sources]
+        wanted = self.training.validation_windows
+        counts = [None] * len(sizes) if wanted is None else self._shares(wanted)
+        chosen, begin = [], 0
+        for size, count in zip(sizes, counts, strict=True):
+            chosen += [begin + index for index in _evenly_spread(size, count)]
+            begin += size
+        return chosen
+
     def _loader(self, windows: Dataset[Any], **batches: Any) -> DataLoader[Any]:
         return DataLoader(
             windows,
@@ -101,6 +146,12 @@ def _evenly_spread(windows: int, count: int | None) -> list[int]:
     """`count` windows at equal distances: the first ones would be those of a few documents only."""
     chosen = windows if count is None else min(count, windows)
     return [index * windows // chosen for index in range(chosen)]
+
+
+def _in_a_row(parts: Iterator[Dataset[Any]]) -> Dataset[Any]:
+    """Those of the first, then those of the second and so on."""
+    first, *others = parts
+    return ConcatDataset([first, *others]) if others else first
 
 
 def ignore_interrupts(worker: int) -> None:

@@ -10,7 +10,7 @@ from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateWindows, lay_in_a_row
 from dla_data.shards.prepared import PreparedTokens
 from dla_data.windows import PackedWindows
-from dla_train.data.ordered import OrderedWindows
+from dla_train.data.ordered import OrderedSource, OrderedWindows
 from dla_train.data.prepared_config import PreparedData
 from dla_train.training.config import TrainingConfig
 
@@ -23,64 +23,82 @@ class PreparedDataModule(OrderedWindows):
     documents are kept apart, `SeparateBatch`, which adds where they begin.
 
     Args:
-        tokens: of the recipe's folder. config, training: sections of the recipe. seed: of the order.
+        tokens: of the recipe's folders, by the names of `config.folders`. config, training: sections of the recipe.
+        seed: of the order.
     Raises:
         DataError: a part is shorter than one window, or there is none for validation.
     """
 
-    def __init__(self, tokens: PreparedTokens, config: PreparedData, training: TrainingConfig, seed: int) -> None:
-        if not tokens.validation.tokens:
-            raise DataError(
-                f"{tokens.path} has no documents for validation. Prepare it again with a larger --validation-share."
-            )
-        plain = PackedWindows(tokens.validation, config.window)
-        if config.documents == "separate":
-            train = SeparateWindows(tokens.train, config.window)
-            validation = SeparateWindows(tokens.validation, config.window)
-        else:
-            train, validation = PackedWindows(tokens.train, config.window), plain
+    def __init__(
+        self, tokens: Mapping[str, PreparedTokens], config: PreparedData, training: TrainingConfig, seed: int
+    ) -> None:
         super().__init__(
-            train,
-            validation,
-            plain,
+            [_source(config, name, folder) for name, folder in tokens.items()],
             training,
             seed=seed,
             workers=config.workers,
             collate=lay_in_a_row if config.documents == "separate" else None,
         )
+        self.curriculum = config.curriculum
         self.tokens = tokens
+        self._first = next(iter(tokens.values()))
 
     @property
     def tokenizer_path(self) -> Path:
-        return self.tokens.tokenizer_path
+        return self._first.tokenizer_path
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        return {"tokenizer": self.tokens.manifest.tokenizer, "training text": self.tokens.fingerprint("train")}
+        texts = {
+            f"text of data.sources.{name}" if name else "training text": folder.fingerprint("train")
+            for name, folder in self.tokens.items()
+        }
+        return {"tokenizer": self._first.manifest.tokenizer, **texts}
 
     @property
     def extent(self) -> str:
-        shards = len(self.tokens.manifest.shards)
-        return f"{self.tokens.train.tokens:,} training tokens in {shards:,} shards"
+        count = sum(folder.train.tokens for folder in self.tokens.values())
+        shards = sum(len(folder.manifest.shards) for folder in self.tokens.values())
+        names = f" of {', '.join(self.tokens)}" if len(self.tokens) > 1 else ""
+        return f"{count:,} training tokens in {shards:,} shards{names}"
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
-        """All of them, if they are not too many."""
-        count = self.tokens.train.tokens
-        return self.tokens.train.read(0, count) if count <= _MOST_COUNTED else None
+        """All of them, if they are not too many and of one source: a mixture is not its sources one after another."""
+        count = self._first.train.tokens
+        return self._first.train.read(0, count) if count <= _MOST_COUNTED and len(self.tokens) == 1 else None
 
 
-def open_prepared(config: PreparedData) -> PreparedTokens:
-    """The tokens of `config`.
+def open_prepared(config: PreparedData) -> dict[str, PreparedTokens]:
+    """The tokens of `config.folders`, by name.
 
     Raises:
-        DataError: no finished folder, damaged, another tokenizer than asked for, or ids beyond `vocab_size`.
+        DataError: no finished folder, damaged, another tokenizer than asked for or than the first folder's, or ids
+            beyond `vocab_size`.
     """
-    tokens = PreparedTokens.open(Path(config.path), verify=config.verify)
-    if config.tokenizer is not None:
-        tokens.require_tokenizer(Path(config.tokenizer))
-    if tokens.manifest.vocab_size > config.vocab_size:
+    opened: dict[str, PreparedTokens] = {}
+    for name, source in config.folders.items():
+        opened[name] = tokens = PreparedTokens.open(Path(source.path), verify=config.verify)
+        first = next(iter(opened.values()))
+        wanted = first.tokenizer_path if config.tokenizer is None else Path(config.tokenizer)
+        tokens.require_tokenizer(wanted)
+        if tokens.manifest.vocab_size > config.vocab_size:
+            raise DataError(
+                f"the tokens in {source.path} have ids up to {tokens.manifest.vocab_size - 1:,}, but the vocabulary is "
+                f"set to {config.vocab_size:,}. Set at least {tokens.manifest.vocab_size}."
+            )
+    return opened
+
+
+def _source(config: PreparedData, name: str, tokens: PreparedTokens) -> OrderedSource:
+    if not tokens.validation.tokens:
         raise DataError(
-            f"the tokens in {config.path} have ids up to {tokens.manifest.vocab_size - 1:,}, but the vocabulary is set "
-            f"to {config.vocab_size:,}. Set at least {tokens.manifest.vocab_size}."
+            f"{tokens.path} has no documents for validation. Prepare it again with a larger --validation-share."
         )
-    return tokens
+    cut = SeparateWindows if config.documents == "separate" else PackedWindows
+    return OrderedSource(
+        cut(tokens.train, config.window),
+        cut(tokens.validation, config.window),
+        PackedWindows(tokens.validation, config.window),
+        name,
+        config.folders[name].weight,
+    )

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dla_data.separate_windows import SeparateBatch
 from dla_data.synthetic import Examples
-from dla_train.data.curriculum import CurriculumConfig, cut_windows
+from dla_train.data.curriculum import CurriculumConfig
+from dla_train.data.cutting import cut_batch
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class RecipeData(lightning.LightningDataModule, ABC):
     """
 
     curriculum: CurriculumConfig | None = None
-    _said_window: int | None = None
+    _said_window: int | None = -1  # nothing said yet; None is said of whole windows
 
     @property
     @abstractmethod
@@ -81,11 +83,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
             return batch
         step = self.trainer.global_step
         length = self.curriculum.window_at(step)
-        cut = batch if length is None else cut_windows(batch, length)
-        if self._said_window != cut.shape[1] - 1:
-            self._said_window = cut.shape[1] - 1
-            _LOGGER.info("windows of %s tokens from step %d on", f"{self._said_window:,}", step + 1)
-        return cut
+        if self._said_window != length:
+            whole = batch.tokens if isinstance(batch, SeparateBatch) else batch
+            _LOGGER.info("windows of %s tokens from step %d on", f"{length or whole.shape[1] - 1:,}", step + 1)
+            self._said_window = length
+        return batch if length is None else cut_batch(batch, length)
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
         """Training tokens to fit a bigram model to, as a yardstick; None where there are too many to hold in memory."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from dla_data.prepare import PreparedCorpus
 from dla_data.windows import PackedWindows
 from dla_train.data.config import StdlibData, TextData
-from dla_train.data.ordered import OrderedWindows
+from dla_train.data.ordered import OrderedSource, OrderedWindows
 from dla_train.training.config import TrainingConfig
 
 
@@ -29,14 +29,8 @@ class WindowsDataModule(OrderedWindows):
         self, corpus: PreparedCorpus, config: StdlibData | TextData, training: TrainingConfig, seed: int
     ) -> None:
         validation = PackedWindows(corpus.validation, config.window)
-        super().__init__(
-            PackedWindows(corpus.train, config.window),
-            validation,
-            validation,
-            training,
-            seed=seed,
-            workers=config.workers,
-        )
+        source = OrderedSource(PackedWindows(corpus.train, config.window), validation, validation)
+        super().__init__([source], training, seed=seed, workers=config.workers)
         self.corpus = corpus
 
     @property

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dla_data.errors import DataError
+from dla_data.mixture import Mixture
 from dla_data.streams.batches import StreamBatches
-from dla_data.streams.mixture import Mixture
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from dla_data.errors import DataError
-from dla_data.streams.mixture import Mixture
+from dla_data.mixture import Mixture
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.source import ShardedText
 from dla_data.streams.token_stream import EndOfText, StreamState, TokenStream

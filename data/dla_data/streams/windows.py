@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dla_data.errors import DataError
-from dla_data.streams.mixture import Mixture
+from dla_data.mixture import Mixture
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share

@@ -52,8 +52,12 @@ class Mixture:
 
     def source(self, window: int) -> int:
         """The source of the window with this index over the whole run."""
-        row, column = divmod(window, self.streams)
-        return int(self._places[(row * self._stride + column) % self.cycle])
+        return int(self.sources(window, 1)[0])
+
+    def sources(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """The sources of the windows `start` to `start + count` (exclusive), int64 [count]."""
+        row, column = np.divmod(np.arange(start, start + count, dtype=np.int64), self.streams)
+        return self._places[(row * self._stride + column) % self.cycle]
 
     def counts(self, windows: int) -> npt.NDArray[np.int64]:
         """How many of the first `windows` windows come from each source, int64 [sources]."""
