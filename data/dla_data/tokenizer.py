@@ -88,7 +88,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a `tokenizer.json`.
+    """Read a `tokenizer.json`; lengths that it truncates or pads texts to are left out: all of a text is wanted.
 
     Raises:
         DataError: missing or unreadable file, or not a tokenizer.
@@ -100,6 +100,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception for every kind of bad content
         raise DataError(f"{path} is not a tokenizer file ({error}). Delete it and prepare the corpus again.") from error
     tokenizer.encode_special_tokens = True  # not part of the file
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
 
 

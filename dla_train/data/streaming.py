@@ -17,7 +17,7 @@ from dla_data.streams.positions import StreamPositions
 from dla_data.streams.reader_text import ReaderText
 from dla_data.streams.share import Share
 from dla_data.streams.windows import StreamedSource, StreamedText
-from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint, vocabulary_of
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.data.streaming_config import StreamingData
 from dla_train.training.config import TrainingConfig
@@ -45,10 +45,10 @@ class StreamingDataModule(RecipeData):
         self.training = training
         self.curriculum = config.curriculum
         tokenizer = load_tokenizer(config.tokenizer)
-        if tokenizer.get_vocab_size() > config.vocab_size:
+        if (needed := vocabulary_of(tokenizer)) > config.vocab_size:
             raise DataError(
-                f"the tokenizer {config.tokenizer} has {tokenizer.get_vocab_size():,} entries, but the vocabulary is "
-                f"set to {config.vocab_size:,}. Set {tokenizer.get_vocab_size()}, or give the right tokenizer."
+                f"the tokenizer {config.tokenizer} has ids up to {needed - 1:,}, but the vocabulary is set to "
+                f"{config.vocab_size:,}. Set at least {needed}, or give the right tokenizer."
             )
         self._tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
         sources = dict(sorted(config.sources.items()))  # their order in the recipe must not matter

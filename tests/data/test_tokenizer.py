@@ -132,6 +132,17 @@ def test_texts_are_cut_only_for_tokenizers_known_to_allow_it(tokenizer: Tokenize
     assert not tokenizer_module._is_cut_safe(other)
 
 
+def test_a_file_that_truncates_or_pads_loses_and_adds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = train_tokenizer(TEXTS, 270)
+    texts = [TEXTS[0] * 20, "a"]
+    whole = [encoded.ids.tolist() for encoded in encode_documents(tokenizer, texts)]
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=40)
+    save_tokenizer(tokenizer, path)
+    assert [encoded.ids.tolist() for encoded in encode_documents(load_tokenizer(path), texts)] == whole
+
+
 def test_files_that_are_no_tokenizer_are_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(DataError, match=r"cannot read the tokenizer .*tokenizer\.json: No such file"):

@@ -201,7 +201,8 @@ def test_a_source_that_must_not_repeat_stops_the_run_at_its_end(cli, recipe):
         (["data.sources.tale.path=nowhere"], r"data\.sources\.tale: no source at nowhere"),
         (["data.sources.list.text_field=body"], r"data\.sources\.list: .*list\.parquet has no column 'body'"),
         (["data.tokenizer=nowhere.json"], r"data\.tokenizer: cannot read the tokenizer nowhere\.json"),
-        (["data.vocab_size=299"], r"data\.vocab_size: the tokenizer .* has 300 entries, .* vocabulary is set to 299"),
+        (["data.vocab_size=299"], r"vocab_size: the tokenizer .* has ids up to 299, .* set to 299\. Set at least 300"),
+        (["data.tokenizer=GAPS"], r"data\.vocab_size: the tokenizer .*gaps\.json has ids up to 400, .* is set to 300"),
         (["data.held_out=0.0001"], r"data\.sources\.\w+: .* its held-out documents .* do not fill one window"),
         (["data.held_out=1"], r"data\.held_out is 1\.0; it must be above 0 and below 1"),
         (["data.workers=3"], r"data\.streams is 8, not a multiple of 3 workers"),
@@ -213,7 +214,11 @@ def test_a_source_that_must_not_repeat_stops_the_run_at_its_end(cli, recipe):
         (["training.validation_windows=null"], r"training\.validation_windows is null, but streamed text has no end"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_one_sentence_with_its_place(cli, recipe, tmp_path, settings, message):
+def test_what_cannot_work_is_one_sentence_with_its_place(cli, recipe, root, tmp_path, settings, message):
+    tree = json.loads((root / "tokenizer.json").read_text())
+    tree["model"]["vocab"] = {token: 400 if id == 299 else id for token, id in tree["model"]["vocab"].items()}
+    (tmp_path / "gaps.json").write_text(json.dumps(tree))
+    settings = [setting.replace("GAPS", str(tmp_path / "gaps.json")) for setting in settings]
     done = cli("fit", "--recipe", recipe, *settings)
     assert done.code == 2, done.err
     assert re.search(message, done.err.replace("\n", " ")), done.err
