@@ -29,7 +29,7 @@ from dla_data.tokenizer import load_tokenizer
 def main() -> None:
     """Measure, and print."""
     options = _options()
-    print(f"machine: {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"machine: {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     began = time.perf_counter()
     text = ReaderText("corpus", Source(path=options.path, text_field=options.text_field).readers(), options.streams)
     streamed = StreamedText(
@@ -51,7 +51,7 @@ def main() -> None:
         f"peak memory: {_peak(resource.RUSAGE_SELF):,.0f} MB, largest worker {_peak(resource.RUSAGE_CHILDREN):,.0f} MB"
     )
 
-    states = {stream: [state.plain()] for stream, state in _near_the_end(text, parts, options.streams, 0.9)}
+    states = {stream: [state.plain()] for stream, state in near_the_end(text, parts, options.streams, 0.9)}
     print(f"state of all streams at 90 % of an epoch: {len(json.dumps(states)):,} bytes of JSON")
     for workers in options.workers:
         positions = StreamPositions(1, options.streams)
@@ -83,9 +83,7 @@ def _run(text: StreamedText, positions: StreamPositions, workers: int, options: 
     return f"first batch after {first:.2f} s, all streams open after {opened:.2f} s, then {pace:,.0f} tokens/s"
 
 
-def _near_the_end(
-    text: ReaderText, parts: StreamParts, streams: int, share: float
-) -> Iterator[tuple[int, StreamState]]:
+def near_the_end(text: ReaderText, parts: StreamParts, streams: int, share: float) -> Iterator[tuple[int, StreamState]]:
     """Each stream's state at `share` of its documents of epoch 0, found without tokenising."""
     positions = [[position for position, _ in text.documents(shard, None)] for shard in range(text.shards)]
     for stream in range(streams):
@@ -102,7 +100,8 @@ def _peak(who: int) -> float:
     return resource.getrusage(who).ru_maxrss / 1024
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the machine calls its cores."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

@@ -39,7 +39,9 @@ class TrainingConfig:
         max_minutes: stop at the next step after this many minutes of this process, save and report; null: no limit. The
             schedule stays that of `steps`.
         validate_every: steps between validations; null validates only at the end.
-        validation_windows: how many windows, spread evenly over the validation text; null takes all.
+        validation_windows: how many windows, spread evenly over the validation text; null takes all. Every process
+            reads them all, so that the figure does not depend on how many there are: keep it far below what a process
+            trains on in `validate_every` steps.
     """
 
     steps: int

@@ -40,7 +40,7 @@ def test_version(cli):
         ),
         (["fit", "--recipe", "tiny", "--lr=3"], "dla-train fit has no option --lr=3."),
         (["fit", "--recipe", "tiny", "fast"], "'fast' is not a setting: write key=value"),
-        (["recipes", "tiny"], "dla-train recipes takes no arguments, given tiny."),
+        (["recipes", "tiny"], "dla-train recipes takes no settings, given tiny."),
         (["fit", "--run-dir", "nowhere", "--resume", "auto"], "nowhere holds no run to take the recipe from"),
     ],
 )
