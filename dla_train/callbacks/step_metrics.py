@@ -132,7 +132,7 @@ class StepMetrics(Callback):
             "skipped": pl_module.skipped_steps,
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": self._seconds(),
-            **self.throughput.of_step(step_seconds),
+            **self.throughput.of_step(trainer.global_step - 1, step_seconds),
             **source_columns(self.tokens_by_source(trainer.global_step)),
             **means(seen),
         }

@@ -4,12 +4,13 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from dla_data.batches import StepBatches
+from dla_data.batches import Order, StepBatches
 from dla_data.mixed_order import MixedOrder
 from dla_data.mixture import Mixture
 from dla_data.windows import PackedWindows
@@ -97,18 +98,7 @@ class OrderedWindows(RecipeData):
 
         Its length is known, so Lightning does not read a batch ahead.
         """
-        assert self.trainer is not None
-        steps = StepBatches(
-            windows=self.order.window_count,
-            order=self.order,
-            global_batch=self.training.global_batch,
-            micro_batch=self.training.micro_batch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            accumulate=self.trainer.accumulate_grad_batches,
-            first_step=self.trainer.global_step,
-            last_step=max(self.trainer.global_step, self.training.steps),
-        )
+        steps = step_batches(self.order, self.training, self.trainer)
         return self._loader(self.train_windows, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -140,6 +130,22 @@ class OrderedWindows(RecipeData):
             pin_memory=torch.cuda.is_available(),
             **batches,
         )
+
+
+def step_batches(order: Order, training: TrainingConfig, trainer: lightning.Trainer | None) -> StepBatches:
+    """The batches of this rank from the trainer's step to the last one."""
+    assert trainer is not None
+    return StepBatches(
+        windows=order.window_count,
+        order=order,
+        global_batch=training.global_batch,
+        micro_batch=training.micro_batch,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        accumulate=trainer.accumulate_grad_batches,
+        first_step=trainer.global_step,
+        last_step=max(trainer.global_step, training.steps),
+    )
 
 
 def _evenly_spread(windows: int, count: int | None) -> list[int]:

@@ -77,12 +77,16 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """How many tokens of each source the first `steps` steps hold; empty where there is only one source."""
         return {}
 
+    def window_at(self, step: int) -> int | None:
+        """Length of the training windows of optimizer step `step` (from 0); None where they are whole."""
+        return None if self.curriculum is None else self.curriculum.window_at(step)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Cut training windows to the length of the step's phase."""
         if self.curriculum is None or self.trainer is None or not self.trainer.training:
             return batch
         step = self.trainer.global_step
-        length = self.curriculum.window_at(step)
+        length = self.window_at(step)
         if self._said_window != length:
             whole = batch.tokens if isinstance(batch, SeparateBatch) else batch
             _LOGGER.info("windows of %s tokens from step %d on", f"{length or whole.shape[1] - 1:,}", step + 1)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch.utils.data import DataLoader
 
-from dla_data.batches import StepBatches
 from dla_data.order import WindowOrder
 from dla_data.synthetic import Examples
 from dla_data.synthetic.dataset import SyntheticExamples
-from dla_train.data.ordered import ignore_interrupts
+from dla_train.data.ordered import ignore_interrupts, step_batches
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.training.config import TrainingConfig
@@ -68,18 +67,7 @@ class SyntheticDataModule(RecipeData):
 
     def train_dataloader(self) -> DataLoader[Examples]:
         """The micro-batches from the trainer's step to the last one."""
-        assert self.trainer is not None
-        steps = StepBatches(
-            windows=len(self.train_examples),
-            order=self.order,
-            global_batch=self.training.global_batch,
-            micro_batch=self.training.micro_batch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            accumulate=self.trainer.accumulate_grad_batches,
-            first_step=self.trainer.global_step,
-            last_step=max(self.trainer.global_step, self.training.steps),
-        )
+        steps = step_batches(self.order, self.training, self.trainer)
         return self._loader(self.train_examples, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Examples]:

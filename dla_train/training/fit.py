@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -29,6 +30,7 @@ from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
 from dla_train.config.show import to_yaml
 from dla_train.config.typed import plain
+from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.placement import Placement, find_placement
 from dla_train.distributed.ranks import Ranks, is_lost_peer, joined
 from dla_train.errors import RunError
@@ -138,7 +140,7 @@ def _run(
         watch,
         MemoryLog(MemoryFile(folder.memory, start.step) if ranks.is_first and watch.layers else None),
         recipe.logging,
-        _throughput(recipe),
+        _throughput(recipe, start.data),
         checkpointing,
         start.data.tokens_by_source,
         further,
@@ -214,8 +216,12 @@ def _inspecting(recipe: Recipe, folder: RunFolder, is_first: bool) -> list[Inspe
     return [Inspecting(every, folder.inspections, folder.tokenizer)] if every is not None and is_first else []
 
 
-def _throughput(recipe: Recipe) -> Throughput:
-    flops = training_flops(recipe.model, recipe.data.window)
+def _throughput(recipe: Recipe, data: RecipeData) -> Throughput:
+    by_window = cache(lambda window: training_flops(recipe.model, window))
+
+    def flops(step: int) -> float:
+        return by_window(data.window_at(step) or recipe.data.window)
+
     return Throughput(recipe.training.global_batch * recipe.data.window, flops, recipe.training.precision)
 
 

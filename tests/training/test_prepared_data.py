@@ -13,14 +13,19 @@ from dla_data.readers import Source
 from dla_data.separate_windows import SeparateBatch
 from dla_data.shards.prepare import PrepareOptions, prepare_shards
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
+from dla_train.config.catalog import find
+from dla_train.config.load import load
 from dla_train.data.prepared import PreparedDataModule, open_prepared
 from dla_train.data.prepared_config import PreparedData, PreparedSourceConfig
+from dla_train.estimate.flops import training_flops
+from dla_train.runs.metrics_file import read_rows
 from dla_train.training.batch import model_inputs
 from dla_train.training.config import TrainingConfig
 from dla_train.training.module import LanguageModelTraining
 
 TIMES = ("tokens_per_second", "flops_per_second", "mfu", "seconds")
 STEPS = 12
+ATTENTION = "model.mixer={kind: attention, heads: 2}"
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +231,7 @@ def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tm
 
 
 @pytest.mark.parametrize("documents", ["joined", "separate"])
-def test_a_curriculum_cuts_windows_and_keeps_a_step_s_tokens(cli, recipe, monkeypatch, documents):
+def test_a_curriculum_cuts_windows_and_keeps_a_step_s_tokens(cli, recipe, monkeypatch, tmp_path, documents):
     seen = {}
     original = LanguageModelTraining.training_step
 
@@ -235,13 +240,17 @@ def test_a_curriculum_cuts_windows_and_keeps_a_step_s_tokens(cli, recipe, monkey
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(LanguageModelTraining, "training_step", step)
-    common = ["fit", "--recipe", recipe, f"data.documents={documents}", "training.steps=6"]
+    common = ["fit", "--recipe", recipe, f"data.documents={documents}", "training.steps=6", ATTENTION]
     assert cli(*common, "--run-dir", "whole").code == 0
     whole, seen = seen, {}
     done = cli(*common, "--run-dir", "cut", "data.curriculum={windows: [6, 12], steps: [2, 2]}")
     assert done.code == 0, done.err
     assert re.findall(r"windows of (\d+) tokens from step (\d) on", done.err) == [("6", "1"), ("12", "3"), ("24", "5")]
+    model = load(find(str(tmp_path / "cut" / "recipe.yaml"))).recipe.model
+    rows = [row for row in read_rows(tmp_path / "cut" / "metrics.csv") if row["split"] == "train"]
     for number, length in enumerate([6, 6, 12, 12, 24, 24]):
+        flops = rows[number]["flops_per_second"] / rows[number]["tokens_per_second"]
+        assert flops == pytest.approx(training_flops(model, length)), "attention costs less in short windows"
         for plain, cut in zip(whole[number], seen[number], strict=True):
             before, after = model_inputs(plain), model_inputs(cut)
             assert torch.equal(after.inputs.flatten(), before.inputs.flatten())

@@ -33,12 +33,13 @@ def test_a_run_on_the_cpu_logs_tokens_and_flops_per_second_and_no_mfu(cli, micro
 
 def test_mfu_is_the_share_of_all_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA H200")
-    speed = Throughput(tokens_per_step=524_288, flops_per_token=7e9, precision="bf16-mixed")
+    speed = Throughput(tokens_per_step=524_288, flops_per_token=lambda step: 7e9 + step, precision="bf16-mixed")
     speed.start(GPU, devices=8)
-    row = speed.of_step(2.0)
+    row = speed.of_step(0, 2.0)
     assert row["tokens_per_second"] == 262_144
     assert row["flops_per_second"] == 262_144 * 7e9
     assert row["mfu"] == pytest.approx(262_144 * 7e9 / (8 * 989e12))
+    assert speed.of_step(5, 2.0)["flops_per_second"] == 262_144 * (7e9 + 5)
 
 
 def test_a_run_on_a_known_device_shows_mfu(cli, micro_recipe, monkeypatch, tmp_path):
