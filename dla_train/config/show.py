@@ -9,8 +9,6 @@ import yaml
 from dla_train.config.typed import plain
 from dla_train.config.yaml_tree import CoreSchemaLoader
 
-_ABSENT = object()
-
 
 def to_yaml(config: Any) -> str:
     """Every field of a dataclass, defaults included, as YAML."""
@@ -28,15 +26,16 @@ def fingerprint_of_plain(values: dict[str, Any]) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The keys in which two plain recipes differ, with both values; a key that one lacks has None there."""
+    """The keys in which two plain recipes differ, with both values. A key that one lacks has None there, so a recipe of
+    a version that did not know it yet does not differ from one in which it is null."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in {**old, **new}:
-        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        before, after = old.get(name), new.get(name)
         key = f"{prefix}{name}"
         if isinstance(before, dict) and isinstance(after, dict):
             found |= differences(before, after, f"{key}.")
         elif before != after:
-            found[key] = (None if before is _ABSENT else before, None if after is _ABSENT else after)
+            found[key] = (before, after)
     return found
 
 

@@ -56,5 +56,6 @@ def test_differences_name_the_keys_and_both_values(micro_recipe):
     assert found["model.mixer.memory.kind"] == ("dynamic", "single")
     assert found["model.mixer.memory.capacity"] == (4, None)
     assert differences(one, one) == {}
+    assert differences(one, {**one, "data": {**one["data"], "of_a_later_version": None}}) == {}
     reseeded = load(find(str(micro_recipe)), ["seed=1"]).recipe
     assert fingerprint(reseeded) != fingerprint(load(find(str(micro_recipe))).recipe)
