@@ -162,11 +162,15 @@ def encode_pieces(
         text: all of it.
         begin: a character at which an earlier call began a piece: the pieces before it are left out.
     """
-    pieces = _pieces([text], _is_cut_safe(tokenizer), begin)
-    for piece, is_last in pieces:
-        (encoding,) = tokenizer.encode_batch_fast([piece], add_special_tokens=False)
-        yield begin, np.asarray(encoding.ids, dtype=np.uint32), is_last
+    for piece, is_last in _pieces([text], _is_cut_safe(tokenizer), begin):
+        yield begin, _ids(tokenizer, piece), is_last
         begin += len(piece)
+
+
+def _ids(tokenizer: Tokenizer, piece: str) -> npt.NDArray[np.uint32]:
+    """The ids alone: an encoding is many times larger, and must not live as long as a stream waits for its turn."""
+    (encoding,) = tokenizer.encode_batch_fast([piece], add_special_tokens=False)
+    return np.asarray(encoding.ids, dtype=np.uint32)
 
 
 def _is_cut_safe(tokenizer: Tokenizer) -> bool:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
 from dla_data import tokenizer as tokenizer_module
 from dla_data.errors import DataError
 from dla_data.tokenizer import (
     END_OF_DOCUMENT,
     encode_documents,
+    encode_pieces,
     end_of_document_id,
     load_tokenizer,
     save_tokenizer,
@@ -123,6 +124,14 @@ def test_encoding_in_pieces_and_batches_is_encoding_whole(
         for encoded, ids, text in zip(encode_documents(tokenizer, texts), whole, texts, strict=True):
             np.testing.assert_array_equal(encoded.ids, ids)
             assert encoded.text_bytes == len(text.encode())
+
+
+def test_a_stream_that_waits_holds_ids_and_no_encoding(tokenizer: Tokenizer) -> None:
+    pieces = encode_pieces(tokenizer, TEXTS[0])
+    next(pieces)
+    assert pieces.gi_frame is not None  # type: ignore[attr-defined]
+    held = pieces.gi_frame.f_locals.values()  # type: ignore[attr-defined]
+    assert not any(isinstance(value, Encoding) for value in held)
 
 
 def test_texts_are_cut_only_for_tokenizers_known_to_allow_it(tokenizer: Tokenizer) -> None:
