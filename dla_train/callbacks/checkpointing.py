@@ -14,6 +14,7 @@ from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.state_file import state_bytes
 from dla_train.checkpoints.store import STATE_NAME, CheckpointStore
 from dla_train.distributed.ranks import Ranks
+from dla_train.distributed.sharded_state import ShardedState
 from dla_train.runs.exit_code_file import announce_exit
 
 
@@ -114,7 +115,7 @@ class Checkpointing(Callback):
         if step == self._saved_step:
             return
         began = time.monotonic()
-        needed = state_bytes(trainer.lightning_module, trainer.optimizers)
+        needed = self._bytes_of(trainer)
         self.ranks.first(lambda: self.store.require_room(step, needed))
         with self.ranks.together(self.store.new(step, self.identity)) as folder:
             # Not `trainer.save_checkpoint`, which ends in a barrier: a rank that cannot write never gets there.
@@ -123,6 +124,11 @@ class Checkpointing(Callback):
         self.ranks.first(lambda: self.store.prune(self.config))
         self._saved_step = step
         self.seconds += time.monotonic() - began
+
+    def _bytes_of(self, trainer: lightning.Trainer) -> int:
+        if isinstance(trainer.strategy, ShardedState):
+            return sum(self.ranks.gather(trainer.strategy.own_bytes()))
+        return state_bytes(trainer.lightning_module, trainer.optimizers)
 
 
 def _validate(trainer: lightning.Trainer) -> None:

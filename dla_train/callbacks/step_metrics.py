@@ -128,7 +128,7 @@ class StepMetrics(Callback):
             "split": TRAIN,
             "loss": float(trainer.strategy.reduce(self._loss, reduce_op="mean")),
             "lr": pl_module.rate,
-            "grad_norm": float(pl_module.gradient_norm),
+            "grad_norm": pl_module.gradient_norm,
             "skipped": pl_module.skipped_steps,
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": self._seconds(),

@@ -1,4 +1,4 @@
-"""How the state itself is written and read, for strategies that keep it in one file."""
+"""How the state itself is written and read: in one file, or in one of each rank beside it (`shards`)."""
 
 import pickle
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from dla_train import atomic_files
 from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
+from dla_train.checkpoints.shards import SHARDS, assembled, put_back, shard_path, take_out
 from dla_train.errors import RunError
 
 # Without these Lightning could not go on, and would fail somewhere on the way.
@@ -30,21 +32,56 @@ class StateFileIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read tensors and plain values; anything else is refused, whatever the caller asked for.
+        """Read tensors and plain values, each tensor whole; anything else is refused, whatever the caller asked for.
 
         Raises:
-            RunError: the file holds something else, which only running its code could bring back; or it lacks what a
-                run goes on from.
+            RunError: see `read_state`.
         """
-        try:
-            state = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise RunError(
-                f"{path} holds more than tensors and plain values, and reading that would run code from the file: "
-                "refused. It was not written by dla-train; resume from another checkpoint with --resume PATH."
-            ) from error
-        _require_keys(state, Path(path))
+        # Not mapped: optimizers keep what they are given, and the file may go.
+        return assembled(_read(Path(path), map_location, mmap=False))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint with its tensors where they lie, for who copies the parts that it needs: mapped from the file
+    `path`, or `Scattered` over those of several ranks.
+
+    Raises:
+        RunError: a file holds more than tensors and plain values, which only running its code could bring back; or it
+            lacks what a run goes on from.
+    """
+    return _read(path, None, mmap=True)
+
+
+def write_shards(checkpoint: dict[str, Any], path: Path, rank: int, world_size: int) -> None:
+    """Write this rank's shards beside `path`; rank 0 writes `path` itself, which holds all the rest.
+
+    The file is on disk when this returns: another node could not bring it there.
+    """
+    rest, shards = take_out(checkpoint)
+    own = shard_path(path, rank, world_size)
+    torch.save(shards, own)
+    atomic_files.sync(own)
+    if rank == 0:
+        torch.save({**rest, SHARDS: world_size}, path)
+
+
+def _read(path: Path, map_location: Any, mmap: bool) -> dict[str, Any]:
+    state = _load(path, map_location, mmap)
+    _require_keys(state, path)
+    count = state.pop(SHARDS, 0)
+    if not count:
         return state
+    return put_back(state, [_load(shard_path(path, rank, count), None, mmap=True) for rank in range(count)])
+
+
+def _load(path: Path, map_location: Any, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise RunError(
+            f"{path} holds more than tensors and plain values, and reading that would run code from the file: "
+            "refused. It was not written by dla-train; resume from another checkpoint with --resume PATH."
+        ) from error
 
 
 def _require_keys(state: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from dla_train.data.config import DataConfig
 from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.distributed.config import SingleStrategy, StrategyConfig
+from dla_train.distributed.possible import require_possible
 from dla_train.models.config import ModelConfig, SingleMemory
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
@@ -63,6 +64,7 @@ class Recipe:
                 f"logging.inspect_every is given, but strategy {self.strategy.kind} leaves no process with a whole "
                 "model to look at; leave it null, and use dla-train inspect on a checkpoint"
             )
+        require_possible(self.strategy, self.model, self.optimizer.kind, self.training.precision)
         if self.schedule.warmup >= self.training.steps:
             raise ValueError(
                 f"schedule.warmup is {self.schedule.warmup}, but training.steps is only {self.training.steps}; "

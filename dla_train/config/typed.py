@@ -167,9 +167,11 @@ def _annotations(config_class: type) -> dict[str, Any]:
 
 
 def _named_sections(annotation: Any) -> Any | None:
-    """What each section of a `dict[str, Section]`, which may be null, is; None for any other field."""
+    """What each section of a `dict[str, Section]`, which may be null, is; None for any other, `dict[str, Any]` too."""
     bare = _without_none(annotation)
-    return typing.get_args(bare)[1] if typing.get_origin(bare) is dict else None
+    if typing.get_origin(bare) is not dict or typing.get_args(bare)[1] is Any:
+        return None
+    return typing.get_args(bare)[1]
 
 
 @cache
@@ -218,6 +220,7 @@ _SIMPLE: dict[Any, tuple[str, str]] = {
     float: ("a finite number", "0.1"),
     bool: ("true or false", "true"),
     str: ("a text", "TEXT"),
+    dict[str, Any]: ("a section of keys and values", "{KEY: VALUE}"),
 }
 
 

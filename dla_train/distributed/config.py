@@ -4,8 +4,10 @@ The number of processes may be left out everywhere: it is then that of the launc
 per GPU of this machine.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dla_train.distributed.deepspeed_config import require_free_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,64 @@ class DDPConfig:
         check_sizes(self)
 
 
-StrategyConfig = SingleStrategy | DDPConfig
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedConfig:
+    """DeepSpeed's ZeRO: every process keeps a share of the optimizer states, gradients and weights.
+
+    The weights stay in float32, as with `ddp`; with `training.precision` bf16-mixed the products run in bfloat16.
+
+    Attributes:
+        stage: what is shared out: 1 the optimizer states, 2 the gradients too, 3 the weights too.
+        offload_optimizer: keep the optimizer states in main memory and step there, on the CPU: slower, for models that
+            do not fit otherwise.
+        config: keys of DeepSpeed's own configuration, laid over `dla_train.distributed.deepspeed_config`; keys that the
+            recipe decides elsewhere are refused.
+        devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
+            process on the CPU).
+        nodes: machines; null takes what the launcher started. More than one needs a launcher.
+    """
+
+    kind: Literal["deepspeed"] = "deepspeed"
+    stage: int = 2
+    offload_optimizer: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    devices: int | None = None
+    nodes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        if self.stage not in (1, 2, 3):
+            raise ValueError(f"stage is {self.stage}; it must be 1, 2 or 3")
+        require_free_keys(self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDPConfig:
+    """PyTorch's fully sharded data parallelism (`fully_shard`): every process keeps a share of each weight, of its
+    gradient and of its optimizer states, and gathers the weights of a block while that block runs.
+
+    Attributes:
+        reshard_after_forward: give the gathered weights of a block back after its forward, and gather them again in
+            the backward; false keeps them until then: more memory, less traffic.
+        devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
+            process on the CPU).
+        nodes: machines; null takes what the launcher started. More than one needs a launcher.
+    """
+
+    kind: Literal["fsdp"] = "fsdp"
+    reshard_after_forward: bool = True
+    devices: int | None = None
+    nodes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+
+StrategyConfig = SingleStrategy | DDPConfig | DeepSpeedConfig | FSDPConfig
 """What the recipe's `strategy` may be; further kinds join with `|`."""
 
 
-def check_sizes(config: DDPConfig) -> None:
+def check_sizes(config: DDPConfig | DeepSpeedConfig | FSDPConfig) -> None:
     """Refuse numbers of processes that cannot be.
 
     Raises:

@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)  # rank 0 may be preparing a corpus
 _JOIN_TIME = timedelta(minutes=10)  # until all processes of a job have started
+_LEAVE_TIME = timedelta(minutes=1)  # until all have read what was decided last
+_LEAVE_TIME_AFTER_FAILURE = timedelta(seconds=5)
 _SHARED_FOLDER_SECONDS = 30.0  # network file systems show a new file late
 
 
@@ -204,8 +206,21 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
         store.set_timeout(_PATIENCE)
         try:
             yield Ranks(placement.rank, placement.world_size, store)
+            _take_leave(store, placement, _LEAVE_TIME)
+        except Exception:
+            _take_leave(store, placement, _LEAVE_TIME_AFTER_FAILURE)
+            raise
         finally:
             torch.distributed.destroy_process_group()
+
+
+def _take_leave(store: Store, placement: Placement, patience: timedelta) -> None:
+    """Rank 0 keeps the store: another rank may still be reading there what was decided last."""
+    with suppress(torch.distributed.DistError):  # a rank that is lost says nothing
+        if placement.rank:
+            store.set(f"left/{placement.rank}", "")
+        else:
+            store.wait([f"left/{rank}" for rank in range(1, placement.world_size)], patience)
 
 
 def _store(placement: Placement) -> Store:

@@ -1,18 +1,40 @@
 """Lightning's part: the strategy of the recipe, in processes that are there and joined already."""
 
+import os
+
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from dla_train.distributed.config import StrategyConfig
+from dla_train.distributed.config import DDPConfig, DeepSpeedConfig, FSDPConfig, SingleStrategy, StrategyConfig
+from dla_train.distributed.deepspeed_config import deepspeed_config
 from dla_train.distributed.placement import Placement
+from dla_train.training.config import TrainingConfig
 
 
-def build_strategy(config: StrategyConfig) -> Strategy | str:
-    """What to hand to the Trainer as `strategy`."""
-    if config.kind == "single":
-        return "auto"
-    return DDPStrategy(gradient_as_bucket_view=True)
+def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate: int) -> Strategy | str:
+    """What to hand to the Trainer as `strategy`.
+
+    Args:
+        config, training: sections of the recipe. accumulate: micro-batches of a step on each process.
+    """
+    match config:
+        case SingleStrategy():
+            return "auto"
+        case DDPConfig():
+            return DDPStrategy(gradient_as_bucket_view=True)
+        case DeepSpeedConfig():
+            device_type = "cuda" if training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+            # DeepSpeed would look for a GPU by itself. Importing it takes seconds.
+            os.environ.setdefault("DS_ACCELERATOR", device_type)
+            from dla_train.distributed.deepspeed_strategy import ZeroStrategy
+
+            return ZeroStrategy(deepspeed_config(config, training, accumulate), training.precision, device_type)
+        case FSDPConfig():
+            from dla_train.distributed.fsdp_strategy import FullyShardedStrategy
+
+            return FullyShardedStrategy(config.reshard_after_forward)
 
 
 class JoinedProcesses(ClusterEnvironment):

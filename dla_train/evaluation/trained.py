@@ -10,13 +10,14 @@ from dla_data.errors import DataError
 from dla_data.tokenizer import load_tokenizer
 from dla_train.checkpoints.manifest import DamagedCheckpoint
 from dla_train.checkpoints.resume import newest_sound
-from dla_train.checkpoints.state_file import StateFileIO
+from dla_train.checkpoints.shards import assembled
+from dla_train.checkpoints.state_file import read_state
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.config.catalog import RecipeFile
 from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.recipe import Recipe
 from dla_train.errors import RunError, UsageError
-from dla_train.models import LanguageModel
+from dla_train.models import LanguageModel, ModelConfig
 from dla_train.runs.folder import RunFolder
 
 _PREFIX = "model."  # of the weights in the state of the LightningModule
@@ -69,7 +70,7 @@ def load_trained(path: Path) -> Trained:
 
     Raises:
         UsageError: there is no run, or no checkpoint in it.
-        RunError: the checkpoint is damaged, or its state is sharded over several files.
+        RunError: the checkpoint is damaged.
     """
     is_checkpoint = re.fullmatch(r"step-\d+", path.name) is not None
     folder = RunFolder(path.parents[1] if is_checkpoint and len(path.parents) > 1 else path)
@@ -81,14 +82,20 @@ def load_trained(path: Path) -> Trained:
         )
     checkpoint = _point(path, is_checkpoint, folder)
     loaded = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
-    if checkpoint.state.is_dir():
-        raise RunError(f"{checkpoint.folder} is sharded; only a state in one file can be evaluated.")
-    state = StateFileIO().load_checkpoint(checkpoint.state)["state_dict"]
-    model = LanguageModel(loaded.recipe.model)
-    model.load_state_dict(
-        {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
-    )
+    model = read_model(checkpoint, loaded.recipe.model)
     return Trained(loaded, model.eval(), checkpoint.step, folder, checkpoint.folder)
+
+
+def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
+    """The model of a checkpoint, on the CPU, whatever strategy and however many processes wrote it.
+
+    Optimizer states stay on disk: the memory is that of the weights.
+    """
+    state = read_state(checkpoint.state)["state_dict"]
+    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    model = LanguageModel(config)
+    model.load_state_dict(assembled(weights))
+    return model
 
 
 def _point(path: Path, is_checkpoint: bool, folder: RunFolder) -> Checkpoint:

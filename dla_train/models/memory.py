@@ -113,11 +113,13 @@ class Dynamic(Memory):
 
     def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""
+        # On the CPU the op lends its memory to numpy for good, and FSDP frees that of parameters between layers.
+        threshold = self.threshold.clone() if isinstance(self.threshold, nn.Parameter) else self.threshold
         return segment(
             k,
             v,
             capacity=self.capacity,
-            threshold=self.threshold,
+            threshold=threshold,
             cu_seqlens=cu_seqlens,
             cache=cache,
             gate=self.gate if torch.is_grad_enabled() else "hard",

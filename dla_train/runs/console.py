@@ -18,7 +18,12 @@ _BESIDE_THE_POINT = (
     r".*smaller than the logging interval.*",  # logging is done by a callback at every step
     r".*`srun` command is available.*",  # a plain start on a login node is one process on purpose
     r".*treespec.*LeafSpec.*deprecated.*",  # Lightning's own use of torch
+    r".*torch\.distributed\.\w+` is deprecated.*",  # DeepSpeed's own use of torch
 )
+
+_TALKATIVE = (
+    "PIL", "asyncio", "compilers", "filelock", "fsspec", "matplotlib", "numba", "tensorboard", "torch", "urllib3",
+)  # fmt: skip
 
 
 class _Console(logging.Handler):
@@ -40,7 +45,7 @@ def start_console() -> None:
     root.setLevel(logging.INFO)
     root.handlers = [_Console(logging.INFO)]
     logging.getLogger("dla_train").setLevel(logging.DEBUG)  # for the file
-    for name in ("fsspec", "matplotlib", "numba", "torch", "urllib3", "filelock", "asyncio", "PIL", "tensorboard"):
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", message=message)

@@ -35,6 +35,7 @@ from dla_train.distributed.placement import Placement, find_placement
 from dla_train.distributed.ranks import Ranks, is_lost_peer, joined
 from dla_train.errors import RunError
 from dla_train.estimate.flops import training_flops
+from dla_train.evaluation.trained import read_model
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
@@ -199,13 +200,17 @@ def _run(
             recipe.training.steps,
             recipe.training.max_minutes,
         )
-    report = ranks.first(lambda: _report(loaded, folder, start, model, is_new=start.step != trainer.global_step))
+    report = ranks.first(lambda: _report(loaded, folder, start, model, store, is_new=start.step != trainer.global_step))
     return Outcome(None, trainer.global_step, report, is_told=ranks.is_first)
 
 
-def _report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, is_new: bool) -> str:
+def _report(
+    loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, store: CheckpointStore, is_new: bool
+) -> str:
     if not is_new and folder.report_text.is_file():
         return folder.report_text.read_text(encoding="utf-8")
+    if loaded.recipe.strategy.kind not in ("single", "ddp"):  # no process has a whole model
+        model = read_model(store.all()[0], loaded.recipe.model)
     use_torch(model)  # the report is made on the CPU
     with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
         return write_report(loaded, folder, start, model.to("cpu"))

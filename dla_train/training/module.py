@@ -9,6 +9,7 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from dla_data.synthetic import Examples
@@ -52,7 +53,7 @@ class LanguageModelTraining(lightning.LightningModule):
         self.schedule = schedule
         self.training_config = training
         self.seed = seed
-        self.gradient_norm = torch.zeros(())
+        self.gradient_norm = 0.0
         self.rate = 0.0
         self.skipped_steps = self.skipped_in_a_row = 0
         self.spikes = SpikeWatch(training.skip_above)
@@ -93,17 +94,27 @@ class LanguageModelTraining(lightning.LightningModule):
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        self.gradient_norm = norm
-        size = norm.item()
-        if not math.isfinite(size) or self.spikes.is_spike(size):
-            self._skip_step(size)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if not self.accepts(norm.item()):
             for parameter in parameters:
                 parameter.grad = None
-            return
-        self.skipped_in_a_row = 0
-        self.spikes.take_in(size)
-        if self.training_config.clip is not None:
+        elif self.training_config.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.training_config.clip, norm)
+
+    def accepts(self, norm: float) -> bool:
+        """Take in the gradient's norm of a step, before clipping; false if the step is to be skipped.
+
+        Raises:
+            RunError: see `configure_gradient_clipping`.
+        """
+        self.gradient_norm = norm
+        if not math.isfinite(norm) or self.spikes.is_spike(norm):
+            self._skip_step(norm)
+            return False
+        self.skipped_in_a_row = 0
+        self.spikes.take_in(norm)
+        return True
 
     def _skip_step(self, norm: float) -> None:
         self.skipped_steps += 1

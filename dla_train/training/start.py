@@ -20,6 +20,7 @@ from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
 from dla_train.data.recipe_data import RecipeData
+from dla_train.distributed.deepspeed_config import require_known_keys
 from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
 from dla_train.runs.folder import RunFolder
@@ -58,6 +59,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     if recipe.training.accelerator == "gpu" and not torch.cuda.is_available():
         raise loaded.problem("training.accelerator", "it is gpu, but PyTorch sees no GPU here. Use auto or cpu.")
     require_liger(loaded)
+    require_known_keys(loaded)
     point = ranks.first(lambda: _resume_point(loaded, folder, store, resume))
     if point and point.checkpoint.step > recipe.training.steps:
         raise loaded.problem(

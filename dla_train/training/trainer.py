@@ -13,11 +13,13 @@ from dla_train.distributed.placement import Placement
 from dla_train.distributed.strategies import JoinedProcesses, build_strategy
 from dla_train.training.config import TrainingConfig
 
+_SINGLE = SingleStrategy()
+
 
 def build_trainer(
     config: TrainingConfig,
     *,
-    strategy: StrategyConfig | None = None,
+    strategy: StrategyConfig = _SINGLE,
     placement: Placement | None = None,
     callbacks: list[Callback],
     logger: Logger | None,
@@ -26,18 +28,18 @@ def build_trainer(
     """A trainer for `config.steps` optimizer steps.
 
     Args:
-        config, strategy: the recipe's sections; without a strategy, one process trains. placement: of this process
-            among several.
+        config, strategy: the recipe's sections. placement: of this process among several.
         callbacks: in the order in which they are to be called. logger: besides `metrics.csv`.
         folder: of the run.
     """
     accumulate = config.global_batch // (config.micro_batch * (placement.world_size if placement else 1))
     return lightning.Trainer(
         accelerator=config.accelerator,
-        strategy=build_strategy(strategy or SingleStrategy()),
+        strategy=build_strategy(strategy, config, accumulate),
         devices=placement.devices if placement else 1,
         num_nodes=placement.nodes if placement else 1,
-        precision=config.precision,
+        # A strategy that brings its own says so itself.
+        precision=None if strategy.kind == "deepspeed" else config.precision,
         max_steps=config.steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,

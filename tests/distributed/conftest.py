@@ -1,6 +1,12 @@
 """Runs of several processes through the command line, and their losses."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +76,52 @@ def children(pid):
     """Processes that `pid` started."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]
+
+
+@pytest.fixture(scope="session")
+def forked_ranks(cache_directory, tmp_path_factory):
+    """A process that has imported everything and forks: `run(folder, ranks, arguments)` returns exit code and output of
+    rank 0 of `dla-train ARGUMENTS` in `folder`."""
+    server = subprocess.Popen(
+        [sys.executable, "-u", Path(__file__).with_name("forked_ranks.py")],
+        env={**os.environ, "DLA_TRAIN_CACHE": str(cache_directory), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+    def run(folder, ranks, arguments):
+        wanted = {"folder": str(folder), "ranks": ranks, "arguments": arguments}
+        server.stdin.write(json.dumps(wanted) + "\n")
+        server.stdin.flush()
+        done = json.loads(server.stdout.readline())
+        return max(done["codes"]), done["err"]
+
+    yield run
+    server.stdin.close()
+    server.wait(60)
+
+
+@pytest.fixture
+def fit_on(forked_ranks, fit_arguments, tmp_path):
+    """Train on so many ranks in the run folder `name`; returns what rank 0 said."""
+
+    def run(ranks, name, *settings):
+        code, err = forked_ranks(tmp_path, ranks, fit_arguments(name, *settings))
+        assert code == 0, err
+        return err
+
+    return run
+
+
+@pytest.fixture
+def at_step_4(tmp_path):
+    """Copy the run `name` as it was after step 4, its newest checkpoint, to `copy`."""
+
+    def make(name, copy):
+        shutil.copytree(tmp_path / name, tmp_path / copy)
+        shutil.rmtree(tmp_path / copy / "checkpoints" / "step-00000008")
+        for left in ("report.md", ".lock"):
+            (tmp_path / copy / left).unlink(missing_ok=True)
+
+    return make

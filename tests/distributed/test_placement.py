@@ -63,7 +63,7 @@ def test_a_plain_start_launches_the_others_itself(place):
         ({}, ["strategy={kind: ddp, devices: 3}"], "it is 16, which 3 processes cannot share out"),
         (SLURM, ["strategy=ddp", "training.micro_batch=4"], "training.micro_batch=2 would fit"),
         ({}, ["strategy={kind: ddp, devices: 0}"], "strategy.devices is 0; it must be at least 1, or null"),
-        ({}, ["strategy=dpd"], "must be one of single, ddp"),
+        ({}, ["strategy=dpd"], "must be one of single, ddp, deepspeed, fsdp"),
     ],
 )
 def test_what_does_not_fit_is_named(place, env, settings, message):

@@ -69,7 +69,7 @@ def test_training_is_what_plain_torch_does(tmp_path, micro_batch, clip):
 
 def test_the_norm_is_that_before_clipping_and_clipping_changes_the_result(tmp_path):
     tight, loose = _train(tmp_path, 12, clip=1e-4, steps=1), _train(tmp_path, 12, clip=1e4, steps=1)
-    assert tight.gradient_norm.item() == loose.gradient_norm.item() > 1e-2
+    assert tight.gradient_norm == loose.gradient_norm > 1e-2
     assert _distance(_by_hand(0.5), _by_hand(None)) > 0, "the clip of the other tests does clip"
 
 

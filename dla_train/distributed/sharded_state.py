@@ -1,0 +1,173 @@
+"""Checkpoints of strategies that cut up weights and optimizer states: written by rank, read by any number of ranks.
+
+What a checkpoint holds is in every case what one process would have written (`dla_train.checkpoints.shards`), so a
+run goes on with another number of ranks, or with another strategy, and exports without any.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from dla_train.checkpoints.shards import Scattered, Shard, read_part
+from dla_train.checkpoints.state_file import read_state, write_shards
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What this rank holds of a parameter: a run of its elements.
+
+    Attributes:
+        name: of the parameter. shape: of it all. start: of the run.
+        weights: `[n]`, the run itself, a view; of the float32 weights where others are made from them.
+        owner: what the optimizer keeps states for, and `weights` is a part of. offset: of the run in it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    weights: Tensor
+    owner: Tensor
+    offset: int
+
+    def cut(self, state: Tensor) -> Tensor:
+        """The run of an optimizer state that belongs to `owner`: `[n]`, a view."""
+        return local(state).view(-1)[self.offset : self.offset + len(self.weights)]
+
+
+class ShardedState(ABC):
+    """The part of a Lightning strategy that saves and restores; to be inherited before the strategy itself."""
+
+    lightning_module: lightning.LightningModule
+    optimizers: list[torch.optim.Optimizer]
+    global_rank: int
+    world_size: int
+
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """One of every parameter, empty where this rank holds nothing of it; the same names on all ranks."""
+
+    @abstractmethod
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        """Whose `state` has the owners of `parts` as its keys."""
+
+    @abstractmethod
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups as they would be without a strategy, `params` being names."""
+
+    @abstractmethod
+    def weights_changed(self) -> None:
+        """`parts` were written to: make all that is made from them anew. To be called by all ranks."""
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """There are no parts before."""
+        return True
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """`load_optimizer_state_dict` does it."""
+        return True
+
+    def own_bytes(self) -> int:
+        """What this rank writes, but for a few thousand bytes."""
+        size = 0
+        state = self.torch_optimizer().state
+        for part in self.parts():
+            values = [part.weights, *(part.cut(value) for value in state.get(part.owner, {}).values() if value.dim())]
+            size += sum(value.numel() * value.element_size() for value in values)
+        return size
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Weights as shards, buffers whole; a tied weight is one shard under both names."""
+        names = _first_names(self.lightning_module)
+        shards = {part.name: Shard(part.shape, part.start, part.weights) for part in self.parts()}
+        whole = dict(self.lightning_module.named_buffers())
+        return {
+            name: shards[names[name]] if name in names else whole[name] for name in _state_names(self.lightning_module)
+        }
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """As `optimizer.state_dict()` of one process, with shards."""
+        groups = self.groups()
+        order = [name for group in groups for name in group["params"]]
+        parts = {part.name: part for part in self.parts()}
+        states = self.torch_optimizer().state
+        state: dict[int, dict[str, Any]] = {}
+        for index, name in enumerate(order):
+            part = parts[name]
+            if part.owner in states:
+                # A count of steps is one for many parameters here, and each one's own where it is read again.
+                state[index] = {
+                    key: Shard(part.shape, part.start, part.cut(value)) if value.dim() else value.clone()
+                    for key, value in states[part.owner].items()
+                }
+        index_of = {name: index for index, name in enumerate(order)}
+        listed = [{**group, "params": [index_of[name] for name in group["params"]]} for group in groups]
+        return {"state": state, "param_groups": listed}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write this rank's files. Ranks do not wait for one another here."""
+        write_shards(checkpoint, Path(filepath), self.global_rank, self.world_size)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Open a checkpoint of any strategy and number of ranks."""
+        return read_state(Path(checkpoint_path))
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Read the parts that this rank holds."""
+        saved = checkpoint["state_dict"]
+        for part in self.parts():
+            part.weights.copy_(read_part(saved[part.name], part.start, len(part.weights)))
+        for name, buffer in self.lightning_module.named_buffers():
+            if name in saved:  # buffers that are no part of the state are made, not loaded
+                buffer.copy_(saved[name])
+        self.weights_changed()
+
+    @torch.no_grad()
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Likewise. Rates and the like are the recipe's, not the checkpoint's."""
+        saved = checkpoint["optimizer_states"][0]["state"]
+        order = [name for group in self.groups() for name in group["params"]]
+        parts = {part.name: part for part in self.parts()}
+        state = self.torch_optimizer().state
+        for index, name in enumerate(order):
+            if index not in saved:  # every step so far was skipped
+                continue
+            part = parts[name]
+            own = state[part.owner]
+            for key, value in saved[index].items():
+                if isinstance(value, Scattered) or value.dim():
+                    if key not in own:
+                        own[key] = torch.zeros_like(part.owner)
+                    part.cut(own[key]).copy_(read_part(value, part.start, len(part.weights)))
+                else:
+                    own[key] = value.clone()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a DTensor; any other tensor itself."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def _first_names(module: torch.nn.Module) -> dict[str, str]:
+    """The name of each parameter, and of its other names the same."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(parameter), name)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+
+
+def _state_names(module: torch.nn.Module) -> list[str]:
+    """Names in a `state_dict`, in its order."""
+    return list(torch.nn.Module.state_dict(module))

@@ -1,0 +1,53 @@
+"""Runs `dla-train` in as many processes as it is told, each time anew, but imports everything once: it forks.
+
+Reads lines of JSON, `{"folder": "...", "ranks": 2, "arguments": [...]}`, and answers each with
+`{"codes": [...], "err": "..."}`: exit codes by rank, and what rank 0 said.
+"""
+
+import json
+import os
+import socket
+import sys
+
+import deepspeed  # noqa: F401
+import torch
+
+import dla_train.training.fit  # noqa: F401
+from dla_kernels import segment
+from dla_train.cli.main import main
+from dla_train.distributed.placement import CHILD
+
+
+def run(ranks, arguments):
+    """Exit codes by rank, and what rank 0 said."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pids = []
+    for rank in range(ranks):
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(os.open(f"said-by-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+            os.dup2(1, 2)
+            if ranks > 1:
+                os.environ[CHILD] = f"{rank} {ranks} {port}"
+            code = 99
+            try:
+                code = main(arguments)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+if __name__ == "__main__":
+    with torch.no_grad():  # compiled once, for all
+        segment(torch.randn(1, 8, 2, 8), torch.randn(1, 8, 2, 8), capacity=4, threshold=0.9)
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        os.chdir(wanted["folder"])
+        codes = run(wanted["ranks"], wanted["arguments"])
+        with open("said-by-0") as said:
+            print(json.dumps({"codes": codes, "err": said.read()}), flush=True)
