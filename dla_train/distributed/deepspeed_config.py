@@ -88,7 +88,9 @@ def deepspeed_config(strategy: DeepSpeedConfig, training: TrainingConfig, accumu
         zero |= {
             "stage3_prefetch_bucket_size": 50_000_000,  # elements gathered ahead of need
             "stage3_param_persistence_threshold": 10_000,  # smaller weights stay whole
-            "stage3_max_live_parameters": 1_000_000_000,
+            # Elements that are whole at a time, a few large blocks: DeepSpeed's own 1e9 gives nothing back.
+            "stage3_max_live_parameters": 100_000_000,
+            "stage3_max_reuse_distance": 100_000_000,
         }
     if strategy.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": training.accelerator != "cpu"}

@@ -27,8 +27,10 @@ from dla_train.distributed.zero_parts import parts_of_zero_1_and_2, parts_of_zer
 from dla_train.training.module import LanguageModelTraining
 
 _SHM_OP = "deepspeed_shm_comm"
-_BESIDE_THE_POINT = ("A module has unknown inputs or outputs type",)
-"""Beginnings of DeepSpeed's warnings that do not fit here: a memory's plan is no tensor, and no weight hangs on it."""
+_BESIDE_THE_POINT = (
+    "A module has unknown inputs or outputs type",  # a memory's plan is no tensor, and no weight hangs on it
+    "OVERFLOW! Skipping step",  # the training module has said what is skipped and why
+)
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -77,7 +79,7 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
         )
         logger = logging.getLogger("DeepSpeed")  # what it has to say goes where everything goes
         logger.handlers, logger.propagate = [], True
-        logger.addFilter(lambda record: not record.getMessage().startswith(_BESIDE_THE_POINT))
+        logger.addFilter(lambda record: not any(text in record.getMessage() for text in _BESIDE_THE_POINT))
         self._names: dict[int, str] = {}
         self._groups: list[dict[str, Any]] = []
 

@@ -9,6 +9,7 @@ import torch
 from dla_train.config.recipe import Recipe
 from dla_train.estimate.activations import WIDE, Setting, saved_bytes
 from dla_train.estimate.op_memory import op_memory
+from dla_train.estimate.shares import shares
 from dla_train.models import LanguageModel
 from dla_train.models.loss import ROWS
 from dla_train.training.optimizers import build_optimizer
@@ -19,15 +20,20 @@ class Footprint:
     """Bytes.
 
     Attributes:
-        parameters: of a whole replica with its buffers. gradients, optimizer: of it. All three are exact.
-        buckets: of the gradients' exchange between devices. Gradients are views of them, but while a step gathers those
-            of several micro-batches they lie beside.
+        parameters: what a device keeps of them, with the buffers. gradients, optimizer: likewise. All three are exact
+            for `single` and `ddp`.
+        gathered: weights that lie elsewhere, and are here while they are needed.
+        buckets: of the gradients' exchange between devices. With `ddp` gradients are views of them, but while a step
+            gathers those of several micro-batches they lie beside.
         activations: kept for the backward, by part. op: what the op works in, while one layer's backward runs.
         logits: the head's rows at work.
         checkpoint: one on disk.
+        in_main_memory: of the machine, for each device: what is offloaded.
+        stepped: what a device's optimizer step reads and writes.
     """
 
     parameters: int
+    gathered: int
     gradients: int
     optimizer: int
     buckets: int
@@ -35,12 +41,15 @@ class Footprint:
     op: int
     logits: int
     checkpoint: int
+    in_main_memory: int
+    stepped: int
 
     @property
     def on_device(self) -> dict[str, int]:
         """What lies in a device's memory at the worst moment."""
         return {
             "parameters": self.parameters,
+            "gathered weights": self.gathered,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
             "exchange of gradients": self.buckets,
@@ -56,7 +65,7 @@ class Footprint:
 
 
 def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setting) -> Footprint:
-    """What `recipe` needs on each of `devices` that hold a replica each.
+    """What `recipe` needs on each of `devices`, by its strategy.
 
     Args:
         model: of the recipe, on the meta device; its type becomes that of the recipe's precision.
@@ -68,15 +77,20 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
     parameters = _bytes(list(model.parameters()))
     optimizer = optimizer_bytes(recipe, model)
     buffers = _bytes(list(model.buffers()))
+    shared = shares(recipe, model, devices, parameters, optimizer)
+    in_step = (2 * (parameters + optimizer) + parameters) // shared.step_shares
     return Footprint(
-        parameters=parameters + buffers,
-        gradients=parameters,
-        optimizer=optimizer,
-        buckets=parameters if devices > 1 and training.global_batch > training.micro_batch * devices else 0,
+        parameters=shared.parameters + buffers,
+        gathered=shared.gathered,
+        gradients=shared.gradients,
+        optimizer=shared.optimizer,
+        buckets=shared.buckets,
         activations=saved_bytes(recipe.model, setting),
         op=op_memory(recipe.model, setting),
         logits=min(setting.tokens, ROWS) * recipe.model.vocab_size * (2 * WIDE + 2 * setting.a),
         checkpoint=parameters + buffers + optimizer,
+        in_main_memory=shared.in_main_memory,
+        stepped=0 if shared.in_main_memory else in_step,
     )
 
 

@@ -15,6 +15,15 @@ GROWS_WITH = {
     "logits": "vocabulary; 1,024 tokens at a time",
 }
 
+GROWS_WITH_FSDP = {
+    "gathered weights": "two blocks, embedding and head",
+    "exchange of gradients": "two blocks, embedding and head",
+}
+GROWS_WITH_DEEPSPEED = {
+    "gathered weights": "stage3_max_live_parameters",
+    "exchange of gradients": "reduce_bucket_size",
+}
+
 SAFE_SHARE = 0.92
 """Of a device's memory; the rest is for CUDA's context, workspaces and what the allocator cannot use."""
 LAUNCH_BOUND = 0.05
@@ -54,8 +63,17 @@ def _headline(found: Estimate) -> str:
         f"{_count(found.tokens)} tokens: {training.steps:,} steps of {training.global_batch} windows of "
         f"{found.recipe.data.window:,}, {training.micro_batch} at a time on a device\n"
         f"on {found.devices} x {found.device.name}, {training.precision}"
-        + (", every device with a whole replica" if found.devices > 1 else "")
+        + (f", {_division(found)}" if found.devices > 1 else "")
     )
+
+
+def _division(found: Estimate) -> str:
+    strategy = found.recipe.strategy
+    if strategy.kind in ("single", "ddp"):
+        return "every device with a whole replica"
+    cut = {1: "optimizer states", 2: "gradients and optimizer states"}
+    what = cut.get(getattr(strategy, "stage", 3), "weights, gradients and optimizer states")
+    return f"each with a share of {what} ({strategy.kind})"
 
 
 def _parameters(found: Estimate) -> str:
@@ -82,13 +100,17 @@ def _work(found: Estimate) -> str:
 
 def _memory(found: Estimate) -> str:
     sizes = found.footprint
+    further = {"fsdp": GROWS_WITH_FSDP, "deepspeed": GROWS_WITH_DEEPSPEED}.get(found.recipe.strategy.kind, {})
+    grows_with = {**GROWS_WITH, **further}
     rows = []
     for name, size in sizes.on_device.items():
         if size:
-            rows.append((name, gigabytes(size), GROWS_WITH[name]))
+            rows.append((name, gigabytes(size), grows_with[name]))
         if name == "activations":
             rows += [(f"- {part}", gigabytes(share), "") for part, share in sizes.activations.items()]
     rows.append(("total", gigabytes(sizes.total), f"{sizes.total / found.device.memory:.0%} of {found.device.name}"))
+    if sizes.in_main_memory:
+        rows.append(("main memory, for each device", gigabytes(sizes.in_main_memory), "the model, over all devices"))
     text = table(("memory of a device", "bytes", "grows with"), rows, frozenset({1}))
     room = f"the {gigabytes(found.device.memory)} of {found.device.name}"
     if sizes.total > found.device.memory:
@@ -107,7 +129,12 @@ def _way_out(found: Estimate) -> str:
     sizes, training = found.footprint, found.recipe.training
     fixed = sizes.parameters + sizes.gradients + sizes.optimizer + sizes.buckets
     if fixed > 0.8 * found.device.memory:
-        return "Weights and optimizer alone nearly fill it: a device with more memory is needed."
+        if found.recipe.strategy.kind in ("single", "ddp"):
+            return (
+                "Weights and optimizer alone nearly fill it: share them out among several devices with strategy=fsdp "
+                'or strategy="{kind: deepspeed, stage: 3}", or take a device with more memory.'
+            )
+        return "Weights and optimizer alone nearly fill it: more devices, or ones with more memory, are needed."
     if training.micro_batch > 1:
         return f"Lower training.micro_batch (now {training.micro_batch}); the result of training stays the same."
     if training.activation_checkpointing == "none":
@@ -119,7 +146,8 @@ def _way_out(found: Estimate) -> str:
 
 
 def _time(found: Estimate) -> str:
-    checkpoint, recipe = found.footprint.checkpoint, found.recipe
+    sizes, recipe = found.footprint, found.recipe
+    checkpoint = sizes.checkpoint
     seconds = found.tokens / found.tokens_per_second
     kept = recipe.checkpoint.keep_last
     if recipe.checkpoint.keep_every:
@@ -138,6 +166,8 @@ def _time(found: Estimate) -> str:
     ]
     if recipe.training.activation_checkpointing != "none":
         notes.append("Nor is what is computed again: expect a lower share than without.")
+    if sizes.in_main_memory:
+        notes.append("Nor is the optimizer's step, which the CPU does.")
     if found.step_seconds < LAUNCH_BOUND:
         notes.append(
             "So short a step waits for kernels to be launched, not for products: expect a fraction of that speed."

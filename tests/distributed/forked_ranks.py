@@ -1,7 +1,7 @@
 """Runs `dla-train` in as many processes as it is told, each time anew, but imports everything once: it forks.
 
-Reads lines of JSON, `{"folder": "...", "ranks": 2, "arguments": [...]}`, and answers each with
-`{"codes": [...], "err": "..."}`: exit codes by rank, and what rank 0 said.
+Reads lines of JSON, `{"folder": "...", "ranks": 2, "arguments": [...], "before": "..."}`, and answers each with
+`{"codes": [...], "err": "..."}`: exit codes by rank, and what rank 0 said. `before` is code that each rank runs first.
 """
 
 import json
@@ -18,7 +18,7 @@ from dla_train.cli.main import main
 from dla_train.distributed.placement import CHILD
 
 
-def run(ranks, arguments):
+def run(ranks, arguments, before):
     """Exit codes by rank, and what rank 0 said."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -33,6 +33,7 @@ def run(ranks, arguments):
                 os.environ[CHILD] = f"{rank} {ranks} {port}"
             code = 99
             try:
+                exec(before, {"rank": rank})
                 code = main(arguments)
             finally:
                 sys.stdout.flush()
@@ -48,6 +49,6 @@ if __name__ == "__main__":
     for line in sys.stdin:
         wanted = json.loads(line)
         os.chdir(wanted["folder"])
-        codes = run(wanted["ranks"], wanted["arguments"])
+        codes = run(wanted["ranks"], wanted["arguments"], wanted["before"])
         with open("said-by-0") as said:
             print(json.dumps({"codes": codes, "err": said.read()}), flush=True)

@@ -2,6 +2,7 @@
 number of processes goes on from, and exports."""
 
 import json
+import signal
 
 import pytest
 from safetensors.torch import load_file
@@ -78,6 +79,49 @@ def test_any_strategy_goes_on_with_the_run_of_any_other_on_another_number_of_ran
     at_step_4("few", "resumed")
     assert "going on from step 4" in fit_on(many, "resumed", after, "--resume", "auto")
     require_equal(tmp_path / "resumed", tmp_path / "one")
+
+
+KILLED_WHILE_WRITING = """
+import os, signal
+from dla_train.distributed import sharded_state
+write = sharded_state.write_shards
+def write_or_die(checkpoint, path, rank, world_size):
+    if rank == 1 and "00000008" in str(path): os.kill(os.getpid(), signal.SIGKILL)
+    write(checkpoint, path, rank, world_size)
+sharded_state.write_shards = write_or_die
+"""
+DISK_OF_20_MB = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1, 1, 20 * 2**20)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [ZERO_2, FSDP], ids=["zero-2", "fsdp"])
+def test_a_checkpoint_that_lacks_a_rank_never_appears(fit_on, forked_ranks, fit_arguments, tmp_path, strategy):
+    fit_on(2, "straight", strategy)
+    codes, _ = forked_ranks(tmp_path, 2, fit_arguments("killed", strategy), KILLED_WHILE_WRITING)
+    assert codes[0] != 0
+    assert codes[1] == -signal.SIGKILL
+    left = {path.name for path in (tmp_path / "killed/checkpoints").iterdir()}
+    assert "step-00000008" not in left
+    assert "going on from step 4" in fit_on(2, "killed", strategy, "--resume", "auto")
+    require_equal(tmp_path / "killed", tmp_path / "straight", rel=0)
+    assert {path.name for path in (tmp_path / "killed/checkpoints").iterdir()} == {"step-00000004", "step-00000008"}
+
+
+@pytest.mark.slow
+def test_room_for_all_shards_is_asked_for_before_the_first_is_written(fit_on, forked_ranks, fit_arguments, tmp_path):
+    fit_on(1, "one", "model.hidden=64")
+    fit_on(2, "two", ZERO_3, "model.hidden=64")
+    size = {
+        name: sum(path.stat().st_size for path in (tmp_path / name / "checkpoints/step-00000008").glob("*.ckpt"))
+        for name in ("one", "two")
+    }
+    assert size["two"] == pytest.approx(size["one"], rel=0.1), "no tensor is written twice"
+
+    codes, err = forked_ranks(tmp_path, 2, fit_arguments("full", ZERO_3, "model.hidden=640"), DISK_OF_20_MB)
+    assert codes == [1, 1], err
+    assert "the checkpoint of step 4 needs " in err
+    assert "MB in full/checkpoints, where 21 MB are free. There is no checkpoint yet." in err
+    assert not list((tmp_path / "full/checkpoints").iterdir())
 
 
 VARIANTS = {

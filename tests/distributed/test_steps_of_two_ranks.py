@@ -22,6 +22,41 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+SPIKES_ON_RANK_0 = """
+import torch
+from dla_train.models import LanguageModel
+from dla_train.training import spikes
+spikes.FIRST_STEPS = 2
+loss, calls = LanguageModel.loss, []
+def spoiled(self, *arguments, **named):
+    if torch.is_grad_enabled(): calls.append(self)
+    # Two windows a step on each rank: step 4 is not finite, and step 6 a spike.
+    factor = {7: float("inf"), 11: 1e6}.get(len(calls), 1.0) if rank == 0 and torch.is_grad_enabled() else 1.0
+    return loss(self, *arguments, **named) * factor
+LanguageModel.loss = spoiled
+"""
+STRATEGIES = {
+    "fsdp": "{kind: fsdp}",
+    **{f"zero-{stage}": f"{{kind: deepspeed, stage: {stage}}}" for stage in (1, 2, 3)},
+    "offloaded": "{kind: deepspeed, stage: 2, offload_optimizer: true}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("sharded strategies")
+def test_every_strategy_skips_the_same_steps_and_goes_on_alike(fit_on, tmp_path):
+    found = {}
+    for name, strategy in {"ddp": "ddp", **STRATEGIES}.items():
+        settings = (f"strategy={strategy}", "training.skip_above=10", "training.validate_every=null")
+        assert "OVERFLOW" not in fit_on(2, name, *settings, before=SPIKES_ON_RANK_0)
+        found[name] = [row for row in read_rows(tmp_path / name / "metrics.csv") if row["split"] == "train"]
+    for name, rows in found.items():
+        assert [row["skipped"] for row in rows] == [0, 0, 0, 1, 1, 2, 2, 2], name
+        for column in ("loss", "grad_norm"):
+            here, there = ([row[column] for row in run if row["step"] not in (4, 6)] for run in (rows, found["ddp"]))
+            assert here == pytest.approx(there, rel=1e-5), (name, column)
+
+
 def test_a_step_that_one_rank_spoils_is_skipped_by_both_and_both_calibrate_alike(
     start_process, fit_arguments, tmp_path
 ):
