@@ -12,6 +12,7 @@ from typing import Any
 FORMAT = "dla-checkpoint"
 VERSION = 1  # raise it when an older reader would misread the files
 MANIFEST_NAME = "manifest.json"
+_NOTE = ".sha256"
 
 
 class DamagedCheckpoint(Exception):
@@ -112,12 +113,24 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def note_checksum(path: Path) -> None:
+    """Leave the SHA-256 of `path` beside it for `describe_files`: each rank reads its own file, and at once."""
+    _note_of(path).write_text(sha256(path), encoding="ascii")
+
+
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below `folder` (a sharded checkpoint has directories)."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-    }
+    """Size and SHA-256 of every file below `folder`; takes away what `note_checksum` left."""
+    described: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != _NOTE):
+        note = _note_of(path)
+        digest = note.read_text(encoding="ascii") if note.is_file() else sha256(path)
+        described[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+        note.unlink(missing_ok=True)
+    return described
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(path.name + _NOTE)
 
 
 def sha256(path: Path) -> str:

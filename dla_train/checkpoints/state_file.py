@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from dla_train import atomic_files
-from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
+from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest, note_checksum
 from dla_train.checkpoints.shards import SHARDS, assembled, put_back, shard_path, take_out
 from dla_train.errors import RunError
 
@@ -61,6 +61,7 @@ def write_shards(checkpoint: dict[str, Any], path: Path, rank: int, world_size: 
     own = shard_path(path, rank, world_size)
     torch.save(shards, own)
     atomic_files.sync(own)
+    note_checksum(own)
     if rank == 0:
         torch.save({**rest, SHARDS: world_size}, path)
 

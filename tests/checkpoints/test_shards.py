@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from dla_train.checkpoints.manifest import describe_files, sha256
 from dla_train.checkpoints.shards import Scattered, Shard, assembled, put_back, read_part, shard_path, take_out
 from dla_train.checkpoints.state_file import StateFileIO, read_state, write_shards
 from dla_train.errors import RunError
@@ -43,8 +44,14 @@ def test_a_file_holds_the_part_alone(tmp_path):
     large = torch.zeros(1_000_000)
     checkpoint = {**STATE, "state_dict": {"w": Shard((1_000_000,), 10, large[10:20])}}
     write_shards(checkpoint, tmp_path / "state.ckpt", 1, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["shard-00001-of-00002.ckpt"], "rank 0 alone writes the rest"
-    assert shard_path(tmp_path / "state.ckpt", 1, 2).stat().st_size < 10_000
+    own = shard_path(tmp_path / "state.ckpt", 1, 2)
+    noted = own.with_name(f"{own.name}.sha256")
+    assert set(tmp_path.iterdir()) == {own, noted}, "rank 0 alone writes the rest"
+    assert own.stat().st_size < 10_000
+    content = {"bytes": own.stat().st_size, "sha256": noted.read_text()}
+    assert noted.read_text() == sha256(own)
+    assert describe_files(tmp_path) == {own.name: content}
+    assert not noted.exists()
 
 
 def test_a_missing_part_is_named_not_filled_with_anything():
