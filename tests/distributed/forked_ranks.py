@@ -6,8 +6,10 @@ Reads lines of JSON, `{"folder": "...", "ranks": 2, "arguments": [...], "before"
 
 import json
 import os
+import signal
 import socket
 import sys
+import time
 
 import deepspeed  # noqa: F401
 import torch
@@ -40,7 +42,23 @@ def run(ranks, arguments, before):
                 sys.stderr.flush()
                 os._exit(code)
         pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    return _waited_for(pids)
+
+
+def _waited_for(pids):
+    """Exit codes; as launchers do, the others are ended soon after one has failed."""
+    codes, deadline = {}, None
+    while len(codes) < len(pids):
+        for pid in set(pids) - codes.keys():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+                if codes[pid]:
+                    deadline = time.monotonic() + 20
+            elif deadline is not None and time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return [codes[pid] for pid in pids]
 
 
 if __name__ == "__main__":
