@@ -27,7 +27,7 @@ def measure(self, trainer, module):
     kept = [getattr(one, "ds_tensor", one) for one in module.parameters()]
     owners = {id(part.owner): part.owner for part in strategy.parts()}.values()
     states = [value for state in strategy.torch_optimizer().state.values() for value in state.values()]
-    is_copy = {one.data_ptr() for one in owners}.isdisjoint(local(one).data_ptr() for one in kept)
+    is_copy = {local(one).data_ptr() for one in owners}.isdisjoint(local(one).data_ptr() for one in kept)
     with open("measured.json", "w") as file:
         json.dump({"parameters": size(kept), "optimizer": size(states) + is_copy * size(owners)}, file)
     end(self, trainer, module)
