@@ -1,4 +1,4 @@
-"""Sets the thresholds of dynamic memories in the first steps of a run, where the recipe asks for a boundary rate."""
+"""Sets the thresholds of dynamic memories where the recipe asks for a boundary rate, and keeps it if it says so."""
 
 import logging
 from typing import Any
@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from dla_train.callbacks.step_boundary import begins_step
+from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.models.calibration import calibrate_thresholds
 from dla_train.models.config import DynamicMemory
 from dla_train.models.memory import Dynamic
+from dla_train.models.steering import ThresholdSteering
 from dla_train.training.batch import model_inputs
 from dla_train.training.module import LanguageModelTraining
 
@@ -19,22 +20,43 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class ThresholdCalibration(Callback):
-    """Calibrates on the first micro-batch of each of the first `calibrate_steps` steps, over all ranks together.
+    """Calibrates on the first micro-batch of each of the first `calibrate_steps` steps, over all ranks together, and
+    with `steer` follows the scores of all micro-batches of the later ones.
 
     Thresholds are part of the model's state, so a resumed run goes on with them, and calibrates only in what is left of
-    those steps.
+    those steps. Steering has no other state: it moves them at the end of a step, before that step is saved.
     """
+
+    def __init__(self) -> None:
+        self._steering: ThresholdSteering | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Watch the scores, if thresholds are to follow them."""
+        assert isinstance(pl_module, LanguageModelTraining)
+        memory = _calibrated(pl_module)
+        if memory is not None and memory.steer:
+            assert memory.calibrate_rate is not None
+            self._steering = ThresholdSteering(pl_module.model, memory.calibrate_rate)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Watch no longer."""
+        if self._steering is not None:
+            self._steering.close()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Calibrate, if this is one of those steps."""
+        """Calibrate, if this is one of those steps; look at the scores, if it is a later one."""
         assert isinstance(pl_module, LanguageModelTraining)
         model = pl_module.model
-        memory = getattr(model.config.mixer, "memory", None)
-        if not isinstance(memory, DynamicMemory) or memory.calibrate_rate is None:
+        memory = _calibrated(pl_module)
+        if memory is None or memory.calibrate_rate is None:
             return
-        if trainer.global_step >= memory.calibrate_steps or not begins_step(trainer, batch_idx):
+        if trainer.global_step >= memory.calibrate_steps:
+            if self._steering is not None:
+                self._steering.is_active = True
+            return
+        if not begins_step(trainer, batch_idx):
             return
 
         def add_up(count: Tensor) -> Tensor:
@@ -49,3 +71,28 @@ class ThresholdCalibration(Callback):
             found = [layer.threshold.detach() for layer in model.modules() if isinstance(layer, Dynamic)]
             spans = ", ".join(f"{tau.min().item():.3f} to {tau.max().item():.3f}" for tau in found)
             _LOGGER.info("Thresholds for a boundary rate of %g, layer by layer: %s.", memory.calibrate_rate, spans)
+
+    def on_before_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
+    ) -> None:
+        """What the backward pass computes again must not be looked at twice."""
+        if self._steering is not None:
+            self._steering.is_active = False
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the thresholds at the end of a step."""
+        if self._steering is not None and ends_step(trainer, batch_idx):
+
+            def mean(wanted: Tensor) -> Tensor:
+                over_ranks = trainer.strategy.reduce(wanted, reduce_op="mean")
+                assert isinstance(over_ranks, Tensor)
+                return over_ranks
+
+            self._steering.move(mean)
+
+
+def _calibrated(module: LanguageModelTraining) -> DynamicMemory | None:
+    memory = getattr(module.model.config.mixer, "memory", None)
+    return memory if isinstance(memory, DynamicMemory) and memory.calibrate_rate is not None else None

@@ -8,7 +8,10 @@ import argparse
 import json
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     option("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help=f"of {', '.join(TASKS)}")
     option("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help=f"of {', '.join(BACKBONES)}")
     option("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
-    option("--states", nargs="+", type=int, default=[8, 16], metavar="K", help="sizes of a state (default: 8 16)")
+    option("--states", nargs="+", type=int, default=[4, 8], metavar="K", help="sizes of a state (default: 4 8)")
     option("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
     option("--steps", type=int, help="of every run; more for a GPU (default: those of the recipes)")
     option("--accelerator", choices=["cpu", "gpu"], default="cpu")
@@ -57,22 +60,41 @@ def _study(options: argparse.Namespace) -> None:
         options.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {error.filename}: {error.strerror}. Choose another --out or --runs.") from error
-    began = time.monotonic()
-
-    def one(run: StudyRun) -> None:
-        late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
-        if late or measured(run, options.runs) is not None:
-            return
-        found = measure(run, options.runs, options.accelerator)
+    until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    left = [run for run in runs if measured(run, options.runs) is None]
+    for run, found in _measured(left, options, until):
         shares = ", ".join(f"{size}: {share:.1%}" for size, share in found["right"].items())
         print(f"{run.name}  {shares}  ({found['seconds']:.0f} s)", flush=True)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for done in [pool.submit(one, run) for run in runs]:
-            done.result()
-            _write(runs, options.runs, options.out)
+        _write(runs, options.runs, options.out)
     results = _write(runs, options.runs, options.out)
     print(f"{len(results)} of {len(runs)} runs done; {options.out}/results.json, table.md, recall.png")
+
+
+def _measured(
+    runs: list[StudyRun], options: argparse.Namespace, until: float | None
+) -> Iterator[tuple[StudyRun, dict[str, Any]]]:
+    """Each run with what was found, in the order in which they end. None is begun after `until`."""
+    with _workers(options.jobs) as pool:
+        waiting, going = iter(runs), {}
+        while True:
+            while len(going) < options.jobs and (until is None or time.monotonic() < until):
+                if (run := next(waiting, None)) is None:
+                    break
+                going[pool.submit(measure, run, options.runs, options.accelerator)] = run
+            if not going:
+                return
+            for done in wait(going, return_when=FIRST_COMPLETED).done:
+                yield going.pop(done), done.result()
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that live as long as the study: starting one takes as long as a run."""
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write(runs: list[StudyRun], folder: Path, out: Path) -> list[dict[str, Any]]:

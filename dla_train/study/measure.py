@@ -1,16 +1,19 @@
-"""Train one run of the study with `dla-train fit`, and ask it for every size alone."""
+"""Train one run of the study as `dla-train fit` does, and ask it for every size alone.
+
+In this process: a run takes about as long as it takes to start a process that can train, so one process does many.
+"""
 
 import json
-import subprocess
-import sys
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dla_train import atomic_files
-from dla_train.errors import RunError
-from dla_train.evaluation.recall import recall
-from dla_train.evaluation.trained import load_trained
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.errors import RunError, UsageError
+from dla_train.runs.folder import RunFolder
 from dla_train.study.plan import StudyRun
 
 EXAMPLES = 512
@@ -28,13 +31,21 @@ def measure(run: StudyRun, folder: Path, accelerator: str) -> dict[str, Any]:
 
     Raises:
         RunError: the training failed; says where its log is.
+        KeyboardInterrupt: it was told to stop, and has saved what it had.
     """
+    from dla_train.evaluation.recall import recall  # imports torch, which the first process of several does not need
+    from dla_train.evaluation.trained import load_trained
+    from dla_train.training.fit import fit
+
     place = folder / run.name
-    command = [sys.executable, "-m", "dla_train", "fit", "--recipe", run.recipe, "--run-dir", str(place)]
-    command += ["--resume", "auto", *run.settings, f"training.accelerator={accelerator}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RunError(f"the study's run {run.name} failed (exit code {done.returncode}): {done.stderr.strip()[-500:]}")
+    logging.getLogger().setLevel(logging.INFO)  # to the run's log; nothing is shown
+    try:
+        loaded = load(find(run.recipe), [*run.settings, f"training.accelerator={accelerator}"])
+        outcome = fit(loaded, RunFolder(place), "auto")
+    except (UsageError, RunError) as error:
+        raise RunError(f"the study's run {run.name} failed: {error} Its log is in {place}/logs.") from error
+    if outcome.signal_number is not None:
+        raise KeyboardInterrupt
     report = json.loads((place / "report.json").read_text(encoding="utf-8"))
     trained = load_trained(place)
     data = trained.recipe.data

@@ -9,28 +9,29 @@ BACKBONES = {"mamba2": "state_dim", "gdn": "key_dim"}
 """Backbones, with the field of the mixer that sets the size of a state."""
 
 # A boundary at every fifth token: enough for the needles, too few to fill the slots with single tokens.
-_CALIBRATED = ("model.mixer.memory.calibrate_rate=0.2", "model.mixer.memory.calibrate_steps=30")
+_RATE = ("model.mixer.memory.calibrate_rate=0.2",)
+_STEERED = (*_RATE, "model.mixer.memory.steer=true")
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "single": ("single", ()),
     "fixed": ("fixed", ()),
     "loglinear": ("loglinear", ()),
     "dla": ("dla", ()),
-    "dla calibrated": ("dla", _CALIBRATED),
-    "dla calibrated hard": ("dla", (*_CALIBRATED, "model.mixer.memory.gate=hard")),
+    "dla calibrated": ("dla", (*_RATE, "model.mixer.memory.calibrate_steps=30")),
+    "dla steered": ("dla", _STEERED),
+    "dla steered hard": ("dla", (*_STEERED, "model.mixer.memory.gate=hard")),
 }
 """What is compared: a recipe's ending, and what is set on top of it."""
 
 TASKS: dict[str, tuple[str, ...]] = {
     "mqar": (),
     "change_point": (
-        "data.task={kind: change_point, segments: [2, 4], shortest: 6, themes: 8}",
-        "data.vocab_size=96",
-        "data.window=48",
-        "model.mixer.memory.block=8",
+        # Two needles to a segment: as many questions as mqar has. Themes of two words: what changes can be learned.
+        "data.task={kind: change_point, segments: [2, 4], needles: 2, shortest: 6, themes: 16}",
+        "data.vocab_size=64",
     ),
 }
-"""Tasks, and what is set to turn the mqar recipes into theirs (`block` where the memory has one)."""
+"""Tasks, and what is set to turn the mqar recipes into theirs."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,9 @@ class StudyRun:
     @property
     def settings(self) -> list[str]:
         """What is set on top of the recipe."""
-        ending, variant = VARIANTS[self.variant]
-        task = [text for text in TASKS[self.task] if ".block=" not in text or ending == "fixed"]
         size = f"model.mixer.{BACKBONES[self.backbone]}={self.state}"
         steps = [] if self.steps is None else [f"training.steps={self.steps}"]
-        return [*task, *variant, size, f"seed={self.seed}", *steps]
+        return [*TASKS[self.task], *VARIANTS[self.variant][1], size, f"seed={self.seed}", *steps]
 
 
 def study_runs(

@@ -15,6 +15,7 @@ from dla_data.synthetic.dataset import SyntheticExamples
 INDICES = np.arange(300, dtype=np.int64)
 TASKS = {
     "mqar": (Mqar(pairs=(2, 5), power=0.5), 64, 40),
+    "mqar scattered": (Mqar(pairs=(2, 5), scattered=True), 64, 40),
     "change_point": (ChangePoint(segments=(2, 4), needles=2, shortest=6, themes=8), 96, 60),
     "copy": (Copy(), 32, 24),
 }
@@ -87,6 +88,40 @@ def test_mqar_filler_is_random_or_zero():
     assert len(filled.inputs[rest].unique()) == 64
 
 
+def test_scattered_pairs_stand_anywhere_and_are_asked_for_at_the_end():
+    task = Mqar(pairs=(2, 5), random_filler=False, scattered=True)
+    places, orders = set(), set()
+    for row, target in zip(*task.examples(64, 41, 11, INDICES), strict=True):
+        asked = torch.nonzero(target != IGNORED).flatten().tolist()
+        context = 41 - 2 * len(asked)
+        assert len(asked) in (2, 5)
+        assert asked == list(range(context + 1, 41, 2))
+        assert (row[context::2] == 0).all()
+        text = row[:context].tolist()
+        at = [place for place, token in enumerate(text) if 1 <= token < 32]
+        pairs = {text[place]: text[place + 1] for place in at}
+        assert len(pairs) == len(set(pairs.values())) == len(asked)
+        assert all(32 <= value < 64 for value in pairs.values())
+        assert {row[place].item(): target[place].item() for place in asked} == pairs
+        assert [place % 2 for place in at] == [0] * len(at)
+        assert sum(token != 0 for token in text) == 2 * len(at), "the rest is filler"
+        places.update((len(asked), place) for place in at)
+        orders.add(tuple(list(pairs).index(row[place].item()) for place in asked) if len(asked) == 2 else ())
+    assert places == {(2, at) for at in range(0, 36, 2)} | {(5, at) for at in range(0, 30, 2)}
+    assert orders == {(), (0, 1), (1, 0)}
+    filled = Mqar(pairs=(2, 5), scattered=True).examples(64, 41, 11, INDICES)
+    plain = task.examples(64, 41, 11, INDICES)
+    assert torch.equal(plain.targets, filled.targets)
+    there = plain.inputs != 0
+    assert torch.equal(plain.inputs[there], filled.inputs[there])
+    assert set(filled.inputs[~there].unique().tolist()) == {0, *range(32, 64)}, "no second value for a key"
+
+
+def test_packed_pairs_are_what_they_were_before_there_were_scattered_ones():
+    made = SyntheticExamples(Mqar(pairs=(2, 5), power=0.5), vocab_size=64, window=40, seed=5, count=9)
+    assert made.fingerprint().startswith("d0295eb4e54b2d8d")
+
+
 def test_change_points_are_where_the_theme_changes():
     task, vocab_size, window = TASKS["change_point"]
     quarter, words = 24, (96 - 48) // 8
@@ -143,6 +178,7 @@ def test_copy_gives_back_the_symbols():
         (lambda: Mqar(pairs=(4,), power=0), "power is 0; it must be above 0"),
         (lambda: Mqar(pairs=(4, 16)).check(64, 63), "pairs goes up to 16, which needs 4 x 16 = 64 tokens; window is"),
         (lambda: Mqar(pairs=(16,)).check(33, 64), "vocab_size 33 has only 15 keys; it must be at least 34"),
+        (lambda: Mqar(pairs=(2,), power=1.0, scattered=True), "power is 1.0 with scattered true"),
         (lambda: ChangePoint(segments=(0,)), "segments is [0]; it must hold"),
         (lambda: ChangePoint(segments=(2,), needles=0), "needles is 0"),
         (lambda: ChangePoint(segments=(2,), needles=5), "shortest is 8; it must be at least 10"),

@@ -6,8 +6,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dla_data.synthetic.draws import distinct, integers, weighted
+from dla_data.synthetic.draws import distinct, integers, permutation, weighted
 from dla_data.synthetic.examples import IGNORED, Examples, as_examples
+
+ZOOLOGY_POWER = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +28,40 @@ class Mqar:
     * every other token (the dots) is filler: any id of 0 to V - 1, or 0 throughout if `random_filler` is false. Answers
       never stand in the inputs after their query.
 
+    Zoology's pairs are packed at the start: nothing but pairs is there to be remembered. With `scattered` they stand
+    apart, and a memory must find them among the filler:
+
+        ·  ·  k1 v1  ·  ·  ·  ·  k2 v2  ·  ...  0 k2 0 k1        inputs
+        -  -  -  -   -  -  -  -  -  -   -  ...  - v2 - v1        targets
+
+    * the last 2n tokens are the questions, in random order, each id 0 and the key;
+    * the T - 2n tokens before have (T - 2n) // 2 places of two tokens; the pairs stand on n of them, all sets equally
+      likely, and the rest is filler, random ids being 0 and values alone: a key among them would have two values.
+
     Attributes:
         pairs: n; of several numbers, each example takes one, all equally likely.
-        power: 1 spreads the queries evenly, 0.01 (Zoology's) puts most of them soon after the pairs.
+        power: 1 spreads the queries evenly, 0.01 (Zoology's) puts most of them soon after the pairs. Of no meaning if
+            `scattered`, and then left at 0.01.
         random_filler: whether filler is random ids or 0.
+        scattered: pairs among the filler, queries at the end.
     """
 
     kind: Literal["mqar"] = "mqar"
     pairs: tuple[int, ...]
-    power: float = 0.01
+    power: float = ZOOLOGY_POWER
     random_filler: bool = True
+    scattered: bool = False
 
     def __post_init__(self) -> None:
         if not self.pairs or min(self.pairs) < 1:
             raise ValueError(f"pairs is {list(self.pairs)}; it must hold at least one number, each at least 1")
         if self.power <= 0:
             raise ValueError(f"power is {self.power}; it must be above 0")
+        if self.scattered and self.power != ZOOLOGY_POWER:
+            raise ValueError(
+                f"power is {self.power} with scattered true, where queries stand at the end and no gaps are drawn; "
+                "leave power out, or set scattered false"
+            )
 
     def check(self, vocab_size: int, window: int) -> None:
         """Raise ValueError if a window or the vocabulary is too small for the largest number of pairs."""
@@ -61,7 +81,11 @@ class Mqar:
         """See `TokenTask.examples`."""
         self.check(vocab_size, window)
         if self.random_filler:
-            inputs = integers(seed, "mqar filler", indices, window, vocab_size)
+            half = vocab_size // 2
+            kinds = vocab_size - half + 1 if self.scattered else vocab_size
+            inputs = integers(seed, "mqar filler", indices, window, kinds)
+            if self.scattered:
+                inputs += np.where(inputs > 0, half - 1, 0)
         else:
             inputs = np.zeros((len(indices), window), dtype=np.int64)
         targets = np.full((len(indices), window), IGNORED, dtype=np.int64)
@@ -85,10 +109,24 @@ class Mqar:
         half = vocab_size // 2
         keys = 1 + distinct(seed, "mqar keys", indices, pairs, half - 1)
         values = half + distinct(seed, "mqar values", indices, pairs, vocab_size - half)
-        inputs[rows, 0 : 2 * pairs : 2] = keys
-        inputs[rows, 1 : 2 * pairs : 2] = values
-        places = (inputs.shape[1] - 2 * pairs) // 2
+        rows = rows[:, None]
+        if self.scattered:
+            context = inputs.shape[1] - 2 * pairs
+            at = 2 * distinct(seed, "mqar places", indices, pairs, context // 2)
+            inputs[rows, at] = keys
+            inputs[rows, at + 1] = values
+            order = permutation(seed, "mqar questions", indices, pairs)
+            inputs[rows, np.arange(context, inputs.shape[1], 2)] = 0
+            asked_at = context + 1 + 2 * order
+        else:
+            inputs[rows, np.arange(0, 2 * pairs, 2)] = keys
+            inputs[rows, np.arange(1, 2 * pairs, 2)] = values
+            asked_at = self._spread(pairs, seed, indices, inputs.shape[1])
+        inputs[rows, asked_at] = keys
+        targets[rows, asked_at] = values
+
+    def _spread(self, pairs: int, seed: int, indices: npt.NDArray[np.int64], window: int) -> npt.NDArray[np.int64]:
+        """`[N, pairs]`: where each key is asked for, if the pairs are packed."""
+        places = (window - 2 * pairs) // 2
         weights = np.arange(1, places + 1, dtype=np.float64) ** (self.power - 1)
-        asked_at = 2 * pairs + 2 * weighted(seed, "mqar gaps", indices, pairs, weights)
-        inputs[rows[:, None], asked_at] = keys
-        targets[rows[:, None], asked_at] = values
+        return 2 * pairs + 2 * weighted(seed, "mqar gaps", indices, pairs, weights)

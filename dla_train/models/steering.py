@@ -1,0 +1,80 @@
+"""Thresholds that follow the scores, so that a boundary rate stays where it was set while the features change.
+
+Calibration finds tau for the features of one batch, and in training these change: a rate that was right drifts away
+within tens of steps. Finding tau anew by bisection costs a forward pass and sixteen segmentations. Following it costs
+nothing of the kind: the scores of the step are there already, and under a tau at which the rate is right, tau is
+their quantile. So each step moves tau a part of the way to that quantile. A score depends on tau itself, through the
+segments, which is why it is a part of the way, and not all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dla_kernels import Plan
+from dla_train.models.language_model import LanguageModel
+from dla_train.models.memory import Dynamic
+
+FOLLOW = 0.1
+"""Part of the way to the quantile in one step: within tens of steps there, and batches averaged over about ten."""
+
+
+class ThresholdSteering:
+    """Sees the scores of all dynamic memories through forward hooks, and moves their thresholds when told to.
+
+    Args:
+        model: is watched until `close`; its thresholds change in `move` alone, since the backward pass needs them.
+        rate: share of tokens that are to open a slot, in (0, 1).
+    Attributes:
+        is_active: whether scores are looked at now; what the backward pass computes again must not be.
+    """
+
+    def __init__(self, model: LanguageModel, rate: float) -> None:
+        self.rate = rate
+        self.is_active = False
+        self._memories = [module for module in model.modules() if isinstance(module, Dynamic)]
+        self._wanted: dict[int, list[Tensor]] = {}
+        self._hooks = [memory.register_forward_hook(self._hook(index)) for index, memory in enumerate(self._memories)]
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @torch.no_grad()
+    def move(self, mean: Callable[[Tensor], Tensor] = lambda wanted: wanted) -> None:
+        """Move every threshold towards what the batches since the last call ask for, on average.
+
+        Args:
+            mean: of a tensor over all ranks, each with batches of its own; thresholds then stay the same everywhere.
+        """
+        if not self._wanted:
+            return
+        wanted = mean(torch.cat([torch.stack(batches).mean(0) for _, batches in sorted(self._wanted.items())]))
+        sizes = [len(batches[0]) for _, batches in sorted(self._wanted.items())]
+        self._wanted.clear()
+        for memory, tau in zip(self._memories, wanted.split(sizes), strict=True):
+            memory.threshold.lerp_(tau.to(memory.threshold), FOLLOW)
+
+    def _hook(self, index: int) -> Any:
+        @torch.no_grad()
+        def look(module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
+            if self.is_active:
+                self._wanted.setdefault(index, []).append(wanted_threshold(plan, self.rate))
+
+        return look
+
+
+def wanted_threshold(plan: Plan, rate: float) -> Tensor:
+    """`[H]` float32: above which lie the scores of a share `rate` of the tokens, at most 2.
+
+    First tokens of documents open a slot whatever tau is: they count as above.
+    """
+    opens_anyway = plan.boundary & (plan.score == 0)
+    scores = torch.where(opens_anyway, torch.inf, plan.score).flatten(0, 1)  # [B T, H]
+    above = max(1, round(rate * scores.shape[0]))
+    return scores.kthvalue(scores.shape[0] - above + 1, dim=0).values.clamp(max=2.0)
