@@ -11,6 +11,7 @@ from torch import Tensor
 from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.models.calibration import calibrate_thresholds
 from dla_train.models.config import DynamicMemory
+from dla_train.models.language_model import LanguageModel
 from dla_train.models.memory import Dynamic
 from dla_train.models.steering import ThresholdSteering
 from dla_train.training.batch import model_inputs
@@ -50,8 +51,9 @@ class ThresholdCalibration(Callback):
         assert isinstance(pl_module, LanguageModelTraining)
         model = pl_module.model
         memory = _calibrated(pl_module)
-        if memory is None or memory.calibrate_rate is None:
+        if memory is None:
             return
+        assert memory.calibrate_rate is not None
         if trainer.global_step >= memory.calibrate_steps:
             if self._steering is not None:
                 self._steering.is_active = True
@@ -68,9 +70,8 @@ class ThresholdCalibration(Callback):
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             calibrate_thresholds(model, tokens, memory.calibrate_rate, cu_seqlens=cu_seqlens, add_up=add_up)
         if trainer.global_step == memory.calibrate_steps - 1:
-            found = [layer.threshold.detach() for layer in model.modules() if isinstance(layer, Dynamic)]
-            spans = ", ".join(f"{tau.min().item():.3f} to {tau.max().item():.3f}" for tau in found)
-            _LOGGER.info("Thresholds for a boundary rate of %g, layer by layer: %s.", memory.calibrate_rate, spans)
+            rate = memory.calibrate_rate
+            _LOGGER.info("Thresholds for a boundary rate of %g, layer by layer: %s.", rate, _spans(model))
 
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
@@ -91,6 +92,17 @@ class ThresholdCalibration(Callback):
                 return over_ranks
 
             self._steering.move(mean)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say where they have come to."""
+        if self._steering is not None:
+            assert isinstance(pl_module, LanguageModelTraining)
+            _LOGGER.info("Thresholds at the end, layer by layer: %s.", _spans(pl_module.model))
+
+
+def _spans(model: LanguageModel) -> str:
+    found = [layer.threshold.detach() for layer in model.modules() if isinstance(layer, Dynamic)]
+    return ", ".join(f"{tau.min().item():.4f} to {tau.max().item():.4f}" for tau in found)
 
 
 def _calibrated(module: LanguageModelTraining) -> DynamicMemory | None:

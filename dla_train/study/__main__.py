@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     option("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help=f"of {', '.join(TASKS)}")
     option("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help=f"of {', '.join(BACKBONES)}")
     option("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help=f"of {', '.join(VARIANTS)}")
-    option("--states", nargs="+", type=int, default=[4, 8], metavar="K", help="sizes of a state (default: 4 8)")
+    option(
+        "--states", nargs="+", type=int, metavar="K", help="sizes of a state (default: 8 16 for mamba2, 4 8 for gdn)"
+    )
     option("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
     option("--steps", type=int, help="of every run; more for a GPU (default: those of the recipes)")
     option("--accelerator", choices=["cpu", "gpu"], default="cpu")

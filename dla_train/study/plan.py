@@ -5,19 +5,18 @@ from dataclasses import dataclass
 
 from dla_train.errors import UsageError
 
-BACKBONES = {"mamba2": "state_dim", "gdn": "key_dim"}
-"""Backbones, with the field of the mixer that sets the size of a state."""
+BACKBONES: dict[str, tuple[str, tuple[int, ...]]] = {"mamba2": ("state_dim", (8, 16)), "gdn": ("key_dim", (4, 8))}
+"""Backbones: the field of the mixer that sets the size of a state, and the sizes. The delta rule stores as many pairs
+as a key has dimensions without loss, adding up far fewer: at 8 the one holds all, the other none too well."""
 
 # A boundary at every fifth token: enough for the needles, too few to fill the slots with single tokens.
-_RATE = ("model.mixer.memory.calibrate_rate=0.2",)
-_STEERED = (*_RATE, "model.mixer.memory.steer=true")
+_STEERED = ("model.mixer.memory.calibrate_rate=0.2", "model.mixer.memory.steer=true")
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "single": ("single", ()),
     "fixed": ("fixed", ()),
     "loglinear": ("loglinear", ()),
     "dla": ("dla", ()),
-    "dla calibrated": ("dla", (*_RATE, "model.mixer.memory.calibrate_steps=30")),
     "dla steered": ("dla", _STEERED),
     "dla steered hard": ("dla", (*_STEERED, "model.mixer.memory.gate=hard")),
 }
@@ -64,16 +63,24 @@ class StudyRun:
     @property
     def settings(self) -> list[str]:
         """What is set on top of the recipe."""
-        size = f"model.mixer.{BACKBONES[self.backbone]}={self.state}"
+        size = f"model.mixer.{BACKBONES[self.backbone][0]}={self.state}"
         steps = [] if self.steps is None else [f"training.steps={self.steps}"]
         return [*TASKS[self.task], *VARIANTS[self.variant][1], size, f"seed={self.seed}", *steps]
 
 
 def study_runs(
-    tasks: list[str], backbones: list[str], variants: list[str], states: list[int], seeds: int, steps: int | None
+    tasks: list[str],
+    backbones: list[str],
+    variants: list[str],
+    states: list[int] | None,
+    seeds: int,
+    steps: int | None,
 ) -> Iterator[StudyRun]:
     """All combinations, seed by seed, so that whatever is done so far compares like with like.
 
+    Args:
+        tasks, backbones, variants: keys. states: sizes of a state; None takes each backbone's own.
+        seeds: runs of each kind. steps: of every run; None leaves the recipe's.
     Raises:
         UsageError: an unknown task, backbone or variant.
     """
@@ -86,8 +93,8 @@ def study_runs(
             if name not in known:
                 raise UsageError(f"there is no {what} '{name}' in the study; there are {', '.join(known)}.")
     for seed in range(seeds):
-        for state in states:
-            for task in tasks:
-                for backbone in backbones:
+        for backbone in backbones:
+            for state in states or BACKBONES[backbone][1]:
+                for task in tasks:
                     for variant in variants:
                         yield StudyRun(task, backbone, variant, state, seed, steps)

@@ -1,6 +1,7 @@
 """`memory.calibrate_rate` in a run: the rate is met, the thresholds are saved, and a resume changes nothing."""
 
 import csv
+import shutil
 
 import pytest
 import torch
@@ -44,6 +45,36 @@ def test_a_calibrated_run_meets_the_rate_and_goes_on_as_if_nothing_had_happened(
     assert train == [row for row in exact(tmp_path / "straight" / "metrics.csv") if row["split"] == "train"]
     for name, tau in thresholds(tmp_path / "stopped" / "checkpoints" / "step-00000008").items():
         assert torch.equal(tau, found[name])
+
+
+def test_a_steered_run_keeps_the_rate_and_goes_on_as_if_nothing_had_happened(cli, micro_recipe, tmp_path):
+    arguments = [
+        "fit", "--recipe", micro_recipe, "training.threads=1", "model.mixer.memory.calibrate_rate=0.3",
+        "logging.memory_every=1", "training.validate_every=null", "training.steps=24", "checkpoint.every=12",
+        "optimizer.lr=0.02",
+    ]  # fmt: skip
+    steer = "model.mixer.memory.steer=true"
+    assert cli(*arguments, "--run-dir", "left").code == 0
+    assert cli(*arguments, steer, "--run-dir", "straight").code == 0
+    left, kept = (
+        [row for row in read_rows(tmp_path / name / "metrics.csv") if row["split"] == "train"]
+        for name in ("left", "straight")
+    )
+    assert left[0]["boundary_rate.0"] == kept[0]["boundary_rate.0"], "the first step is calibrated in both"
+    names = ["boundary_rate.0", "boundary_rate.1"]
+    drift = [max(abs(sum(row[name] for row in rows[12:]) / 12 - 0.3) for name in names) for rows in (left, kept)]
+    assert drift[0] > 0.2, "left to itself it drifts"
+    assert drift[1] < drift[0] / 2, "steps of 96 tokens at a high rate: it is followed, not held to the digit"
+
+    found = thresholds(tmp_path / "straight" / "checkpoints" / "step-00000024")
+    early = thresholds(tmp_path / "straight" / "checkpoints" / "step-00000012")
+    assert all(not torch.equal(tau, early[name]) for name, tau in found.items()), "they move to the end"
+    shutil.copytree(tmp_path / "straight", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "step-00000024")
+    assert cli(*arguments, steer, "--run-dir", "again", "--resume", "auto").code == 0
+    for name, tau in thresholds(tmp_path / "again" / "checkpoints" / "step-00000024").items():
+        assert torch.equal(tau, found[name])
+    assert exact(tmp_path / "again" / "metrics.csv") == exact(tmp_path / "straight" / "metrics.csv")
 
 
 def test_without_it_thresholds_stay(cli, micro_recipe, tmp_path):
