@@ -92,12 +92,9 @@ class ThresholdCalibration(Callback):
                 return over_ranks
 
             self._steering.move(mean)
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Say where they have come to."""
-        if self._steering is not None:
-            assert isinstance(pl_module, LanguageModelTraining)
-            _LOGGER.info("Thresholds at the end, layer by layer: %s.", _spans(pl_module.model))
+            if trainer.global_step == trainer.max_steps:
+                assert isinstance(pl_module, LanguageModelTraining)
+                _LOGGER.info("Thresholds after the last step, layer by layer: %s.", _spans(pl_module.model))
 
 
 def _spans(model: LanguageModel) -> str:
