@@ -8,18 +8,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from dla_train import atomic_files
 from dla_train.errors import RunError, UsageError
-from dla_train.study.measure import measure, measured
+from dla_train.study.measure import measured
 from dla_train.study.plan import BACKBONES, TASKS, VARIANTS, StudyRun, study_runs
 from dla_train.study.table import draw, to_markdown
+from dla_train.study.workers import measure_all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _study(options: argparse.Namespace) -> None:
+    for name in ("jobs", "seeds"):
+        if (value := getattr(options, name)) < 1:
+            raise UsageError(f"--{name} is {value}; it must be at least 1.")
     runs = list(
         study_runs(options.tasks, options.backbones, options.variants, options.states, options.seeds, options.steps)
     )
@@ -64,39 +64,13 @@ def _study(options: argparse.Namespace) -> None:
         raise UsageError(f"cannot make {error.filename}: {error.strerror}. Choose another --out or --runs.") from error
     until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     left = [run for run in runs if measured(run, options.runs) is None]
-    for run, found in _measured(left, options, until):
+    found_ones = measure_all(left, options.runs, accelerator=options.accelerator, jobs=options.jobs, until=until)
+    for run, found in found_ones:
         shares = ", ".join(f"{size}: {share:.1%}" for size, share in found["right"].items())
         print(f"{run.name}  {shares}  ({found['seconds']:.0f} s)", flush=True)
         _write(runs, options.runs, options.out)
     results = _write(runs, options.runs, options.out)
     print(f"{len(results)} of {len(runs)} runs done; {options.out}/results.json, table.md, recall.png")
-
-
-def _measured(
-    runs: list[StudyRun], options: argparse.Namespace, until: float | None
-) -> Iterator[tuple[StudyRun, dict[str, Any]]]:
-    """Each run with what was found, in the order in which they end. None is begun after `until`."""
-    with _workers(options.jobs) as pool:
-        waiting, going = iter(runs), {}
-        while True:
-            while len(going) < options.jobs and (until is None or time.monotonic() < until):
-                if (run := next(waiting, None)) is None:
-                    break
-                going[pool.submit(measure, run, options.runs, options.accelerator)] = run
-            if not going:
-                return
-            for done in wait(going, return_when=FIRST_COMPLETED).done:
-                yield going.pop(done), done.result()
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that live as long as the study: starting one takes as long as a run."""
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write(runs: list[StudyRun], folder: Path, out: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ In this process: a run takes about as long as it takes to start a process that c
 """
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ def measure(run: StudyRun, folder: Path, accelerator: str) -> dict[str, Any]:
     from dla_train.training.fit import fit
 
     place = folder / run.name
-    logging.getLogger().setLevel(logging.INFO)  # to the run's log; nothing is shown
     try:
         loaded = load(find(run.recipe), [*run.settings, f"training.accelerator={accelerator}"])
         outcome = fit(loaded, RunFolder(place), "auto")

@@ -83,6 +83,7 @@ def test_the_study_trains_measures_and_goes_on(tmp_path, capsys, monkeypatch, ca
     [
         (["--variants", "dla 0.5"], "there is no variant 'dla 0.5' in the study; there are single, fixed"),
         (["--tasks", "copy"], "there is no task 'copy' in the study"),
+        (["--jobs", "0"], "--jobs is 0; it must be at least 1"),
         (["--out", "/proc/nowhere"], "cannot make /proc/nowhere"),
     ],
 )
