@@ -15,9 +15,9 @@ from dla_train.evaluation.recall import recall
 EXAMPLES = 512
 """Of each cell where no limit is given."""
 _TRAIN = {
-    "mqar": "--recipe mqar-mamba2-dla",
-    "change-point": "--recipe mqar-mamba2-dla 'data.task={kind: change_point, segments: [2, 4], shortest: 6, themes: "
-    "8}' data.vocab_size=96 data.window=48",
+    "mqar": "--recipe mqar-gdn-dla",
+    "change-point": "--recipe mqar-gdn-dla 'data.task={kind: change_point, segments: [2, 4], needles: 2, shortest: 6, "
+    "themes: 16}' data.vocab_size=64 model.mixer.key_dim=8",
 }
 
 
