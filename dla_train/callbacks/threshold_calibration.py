@@ -35,9 +35,9 @@ class ThresholdCalibration(Callback):
         """Watch the scores, if thresholds are to follow them."""
         assert isinstance(pl_module, LanguageModelTraining)
         memory = _calibrated(pl_module)
-        if memory is not None and memory.steer:
+        if memory is not None and memory.steer is not None:
             assert memory.calibrate_rate is not None
-            self._steering = ThresholdSteering(pl_module.model, memory.calibrate_rate)
+            self._steering = ThresholdSteering(pl_module.model, memory.calibrate_rate, memory.steer)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Watch no longer."""

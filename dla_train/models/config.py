@@ -68,8 +68,8 @@ class DynamicMemory:
             `calibrate_steps` steps, each time anew, in place of `threshold`. null leaves `threshold` as it is, as the
             paper does; there a young model opens a slot at every token (`calibration`).
         calibrate_steps: how many steps that is. The features change most during the warm-up of the rate.
-        steer: keep that rate in all later steps: each moves tau part of the way to where the step's scores ask for it.
-            false leaves tau where the calibration set it, and the rate drifts as the features change.
+        steer: keep that rate in all later steps: each moves tau this part of the way, in (0, 1], to where the step's
+            scores ask for it. null leaves tau where the calibration set it, and the rate drifts as the features change.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -80,7 +80,7 @@ class DynamicMemory:
     learn_threshold: bool = False
     calibrate_rate: float | None = None
     calibrate_steps: int = 1
-    steer: bool = False
+    steer: float | None = None
 
     def __post_init__(self) -> None:
         _check_kind(self)
@@ -100,13 +100,18 @@ class DynamicMemory:
         if rate is not None and (not _is_number(rate) or not 0 < rate < 1):
             raise ValueError(f"calibrate_rate is {rate!r}; it must lie between 0 and 1 (0.1 is common), or be null")
         _check_count("calibrate_steps", self.calibrate_steps)
-        if not isinstance(self.steer, bool):
-            raise ValueError(f"steer is {self.steer!r}; it must be true or false")
-        if self.steer and rate is None:
-            raise ValueError("steer is true, but calibrate_rate is null: give the rate that is to be kept, such as 0.1")
-        if self.steer and self.learn_threshold:
+        if self.steer is None:
+            return
+        if not _is_number(self.steer) or not 0 < self.steer <= 1:
+            raise ValueError(f"steer is {self.steer!r}; it must be above 0 and at most 1 (0.1 is common), or null")
+        if rate is None:
             raise ValueError(
-                "steer and learn_threshold are both true, and both would move the threshold; set one of them false"
+                f"steer is {self.steer}, but calibrate_rate is null: give the rate that is to be kept, such as 0.1"
+            )
+        if self.learn_threshold:
+            raise ValueError(
+                f"steer is {self.steer} and learn_threshold true, and both would move the threshold; set steer null or "
+                "learn_threshold false"
             )
 
 

@@ -19,9 +19,6 @@ from dla_kernels import Plan
 from dla_train.models.language_model import LanguageModel
 from dla_train.models.memory import Dynamic
 
-FOLLOW = 0.1
-"""Part of the way to the quantile in one step: within tens of steps there, and batches averaged over about ten."""
-
 
 class ThresholdSteering:
     """Sees the scores of all dynamic memories through forward hooks, and moves their thresholds when told to.
@@ -29,12 +26,14 @@ class ThresholdSteering:
     Args:
         model: is watched until `close`; its thresholds change in `move` alone, since the backward pass needs them.
         rate: share of tokens that are to open a slot, in (0, 1).
+        part: of the way to the quantile in one `move`, in (0, 1]. At 0.1 batches are averaged over about ten steps.
     Attributes:
         is_active: whether scores are looked at now; what the backward pass computes again must not be.
     """
 
-    def __init__(self, model: LanguageModel, rate: float) -> None:
+    def __init__(self, model: LanguageModel, rate: float, part: float) -> None:
         self.rate = rate
+        self.part = part
         self.is_active = False
         self._memories = [module for module in model.modules() if isinstance(module, Dynamic)]
         self._wanted: dict[int, list[Tensor]] = {}
@@ -58,7 +57,7 @@ class ThresholdSteering:
         sizes = [len(batches[0]) for _, batches in sorted(self._wanted.items())]
         self._wanted.clear()
         for memory, tau in zip(self._memories, wanted.split(sizes), strict=True):
-            memory.threshold.lerp_(tau.to(memory.threshold), FOLLOW)
+            memory.threshold.lerp_(tau.to(memory.threshold), self.part)
 
     def _hook(self, index: int) -> Any:
         @torch.no_grad()

@@ -10,7 +10,7 @@ BACKBONES: dict[str, tuple[str, tuple[int, ...]]] = {"mamba2": ("state_dim", (8,
 as a key has dimensions without loss, adding up far fewer: at 8 the one holds all, the other none too well."""
 
 # A boundary at every fifth token: enough for the needles, too few to fill the slots with single tokens.
-_STEERED = ("model.mixer.memory.calibrate_rate=0.2", "model.mixer.memory.steer=true")
+_STEERED = ("model.mixer.memory.calibrate_rate=0.2", "model.mixer.memory.steer=0.1")
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "single": ("single", ()),

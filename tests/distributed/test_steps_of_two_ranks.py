@@ -62,7 +62,7 @@ def test_a_step_that_one_rank_spoils_is_skipped_by_both_and_both_calibrate_alike
     start_process, fit_arguments, tmp_path
 ):
     settings = (
-        "strategy={kind: ddp, devices: 2}", "model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=true",
+        "strategy={kind: ddp, devices: 2}", "model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=0.1",
         "training.validate_every=null", "checkpoint.every=100",
     )  # fmt: skip
     process = start_process("-c", DIVERGES_ON_RANK_0, *fit_arguments("run", *settings))

@@ -10,7 +10,7 @@ import torch
 from dla_kernels import Plan, segment
 from dla_train.models import DynamicMemory
 from dla_train.models.memory import Dynamic
-from dla_train.models.steering import FOLLOW, ThresholdSteering, wanted_threshold
+from dla_train.models.steering import ThresholdSteering, wanted_threshold
 
 
 def dynamic(model: Any) -> list[Dynamic]:
@@ -20,7 +20,7 @@ def dynamic(model: Any) -> list[Dynamic]:
 @pytest.mark.parametrize("kind", ["mamba2", "gated_deltanet"])
 def test_the_rate_comes_and_stays_while_the_weights_change(make_model: Any, tokens: Any, kind: str) -> None:
     model, x = make_model(kind, DynamicMemory(capacity=4, threshold=0.6)), tokens(8, 100)
-    steering = ThresholdSteering(model, 0.2)
+    steering = ThresholdSteering(model, 0.2, 0.1)
     steering.is_active = True
     seen: list[torch.Tensor] = []
     for memory in dynamic(model):
@@ -53,7 +53,7 @@ def test_micro_batches_are_averaged_ranks_too_and_nothing_is_seen_while_it_is_no
     make_model: Any, tokens: Any
 ) -> None:
     model = make_model("mamba2", DynamicMemory(capacity=4, threshold=0.6))
-    steering = ThresholdSteering(model, 0.2)
+    steering = ThresholdSteering(model, 0.2, 0.1)
     before = [memory.threshold.clone() for memory in dynamic(model)]
     plans: list[list[Plan]] = [[], []]
     for index, memory in enumerate(dynamic(model)):
@@ -69,7 +69,7 @@ def test_micro_batches_are_averaged_ranks_too_and_nothing_is_seen_while_it_is_no
     steering.move(lambda wanted: wanted + 0.5)
     for memory, tau, both in zip(dynamic(model), before, plans, strict=True):
         wanted = 0.5 + (wanted_threshold(both[0], 0.2) + wanted_threshold(both[1], 0.2)) / 2
-        torch.testing.assert_close(memory.threshold, tau + FOLLOW * (wanted - tau))
+        torch.testing.assert_close(memory.threshold, tau + 0.1 * (wanted - tau))
     steering.close()
     assert all(len(memory._forward_hooks) == 1 for memory in dynamic(model)), "this test's own"
 
@@ -77,9 +77,10 @@ def test_micro_batches_are_averaged_ranks_too_and_nothing_is_seen_while_it_is_no
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steer": True}, "steer is true, but calibrate_rate is null"),
-        ({"steer": True, "calibrate_rate": 0.1, "learn_threshold": True}, "steer and learn_threshold are both true"),
-        ({"steer": "yes", "calibrate_rate": 0.1}, "steer is 'yes'; it must be true or false"),
+        ({"steer": 0.1}, "steer is 0.1, but calibrate_rate is null"),
+        ({"steer": 0.1, "calibrate_rate": 0.1, "learn_threshold": True}, "steer is 0.1 and learn_threshold true"),
+        ({"steer": True, "calibrate_rate": 0.1}, "steer is True; it must be above 0 and at most 1"),
+        ({"steer": 1.5, "calibrate_rate": 0.1}, "steer is 1.5; it must be above 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -36,9 +36,9 @@ def test_every_run_is_a_recipe_with_its_state_seed_task_and_the_slots_of_the_oth
         if isinstance(mixer.memory, DynamicMemory):
             assert mixer.memory.threshold == 0.6
             assert (mixer.memory.calibrate_rate, mixer.memory.steer, mixer.memory.gate) == {
-                "dla": (None, False, "straight_through"),
-                "dla steered": (0.2, True, "straight_through"),
-                "dla steered hard": (0.2, True, "hard"),
+                "dla": (None, None, "straight_through"),
+                "dla steered": (0.2, 0.1, "straight_through"),
+                "dla steered hard": (0.2, 0.1, "hard"),
             }[run.variant]
 
 

@@ -53,7 +53,7 @@ def test_a_steered_run_keeps_the_rate_and_goes_on_as_if_nothing_had_happened(cli
         "logging.memory_every=1", "training.validate_every=null", "training.steps=24", "checkpoint.every=12",
         "optimizer.lr=0.02",
     ]  # fmt: skip
-    steer = "model.mixer.memory.steer=true"
+    steer = "model.mixer.memory.steer=0.1"
     assert cli(*arguments, "--run-dir", "left").code == 0
     assert cli(*arguments, steer, "--run-dir", "straight").code == 0
     left, kept = (
