@@ -63,7 +63,8 @@ def test_micro_batches_are_averaged_ranks_too_and_nothing_is_seen_while_it_is_no
         steering.move()
         assert all(torch.equal(memory.threshold, tau) for memory, tau in zip(dynamic(model), before, strict=True))
         steering.is_active = True
-        plans[0].clear(), plans[1].clear()
+        for seen in plans:
+            seen.clear()
         model(tokens(2, 50))
         model(tokens(2, 60))
     steering.move(lambda wanted: wanted + 0.5)
