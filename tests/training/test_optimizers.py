@@ -5,6 +5,7 @@ import torch
 
 from dla_train.models import AttentionConfig, LanguageModel, ModelConfig, initialize
 from dla_train.training.config import AdamWConfig, MuonConfig
+from dla_train.training.muon import MuonWithAdamW
 from dla_train.training.optimizers import build_optimizer
 
 
@@ -44,6 +45,44 @@ def test_muon_moves_matrices_along_orthogonal_directions(model):
     singular = torch.linalg.svdvals(step)
     assert singular.max() < 1.3, (name, singular)
     assert singular.median() > 0.6, "the gradient's own spectrum falls off much faster"
+
+
+def test_muon_moves_as_pytorchs_does():
+    """Which orthogonalises in bfloat16, so that a step may differ by some of its roundings."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 24), (16, 40), (40, 16), (1, 8)]
+    ours = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    theirs = [matrix.detach().clone().requires_grad_() for matrix in ours]
+    start = [matrix.detach().clone() for matrix in ours]
+    settings = {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1}
+    our_optimizer = MuonWithAdamW(
+        ours, [{"params": [torch.nn.Parameter(torch.zeros(1))]}], betas=(0.9, 0.9), eps=1e-8, **settings
+    )
+    their_optimizer = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **settings)
+    for _ in range(4):
+        for our_matrix, their_matrix in zip(ours, theirs, strict=True):
+            our_matrix.grad = torch.randn(our_matrix.shape, generator=generator)
+            their_matrix.grad = our_matrix.grad.clone()
+        our_optimizer.step()
+        their_optimizer.step()
+    for our_matrix, their_matrix, before in zip(ours, theirs, start, strict=True):
+        moved, expected = our_matrix - before, their_matrix - before
+        assert (moved - expected).norm() < 2e-2 * expected.norm()
+        state, their_state = our_optimizer.state[our_matrix], their_optimizer.state[their_matrix]
+        torch.testing.assert_close(state["momentum_buffer"], their_state["momentum_buffer"])
+
+
+def test_muon_refuses_what_is_no_matrix():
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        MuonWithAdamW(
+            [torch.nn.Parameter(torch.zeros(3))],
+            [],
+            lr=1e-2,
+            momentum=0.9,
+            weight_decay=0.0,
+            betas=(0.9, 0.9),
+            eps=1e-8,
+        )
 
 
 def test_muon_goes_on_from_a_state_dict_exactly(model):
