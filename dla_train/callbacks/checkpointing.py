@@ -1,5 +1,6 @@
 """When to save: every N steps, at the end, and when told to stop."""
 
+import logging
 import time
 from typing import Any
 
@@ -13,13 +14,22 @@ from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.state_file import state_bytes
 from dla_train.checkpoints.store import STATE_NAME, CheckpointStore
+from dla_train.checkpoints.writing import Writing
 from dla_train.distributed.ranks import Ranks
 from dla_train.distributed.sharded_state import ShardedState
+from dla_train.errors import RunError
 from dla_train.runs.exit_code_file import announce_exit
+
+_LOGGER = logging.getLogger(__name__)
+
+_NOTICEABLE_SECONDS = 1.0
 
 
 class Checkpointing(Callback):
     """Saves between two steps: after everything that belongs to the finished one, its validation included.
+
+    The steps that follow do not wait for the disk, only for a copy in main memory (`checkpoint.background`); the end
+    does.
 
     Only a signal that comes while it validates is not kept waiting: the checkpoint then says that the validation is
     due, and whoever goes on from it begins with that. The last validation is finished, because nothing else is left.
@@ -30,7 +40,7 @@ class Checkpointing(Callback):
         step: the step that training goes on from, which is saved already (or is 0).
         ranks: all of them; they save together, and rank 0 keeps the store.
     Attributes:
-        seconds: spent saving so far.
+        seconds: that training stood still for saving so far.
     """
 
     def __init__(
@@ -50,6 +60,8 @@ class Checkpointing(Callback):
         self.seconds = 0.0
         self._saved_step = step
         self._validation_is_due = False
+        self._writing: Writing | None = None
+        self._is_slow_disk_known = False
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint."""
@@ -70,6 +82,7 @@ class Checkpointing(Callback):
         """
         if not begins_step(trainer, batch_idx):
             return
+        self._finish_if_written(trainer)
         if self._validation_is_due:
             _validate(trainer)
             self._validation_is_due = False
@@ -90,6 +103,7 @@ class Checkpointing(Callback):
         Raises:
             Interrupted: after saving. RunError: the checkpoint cannot be written.
         """
+        self._finish_if_written(trainer)
         if trainer.global_step < trainer.max_steps:
             self._validation_is_due = True
             self._stop_if_told(trainer)
@@ -101,29 +115,83 @@ class Checkpointing(Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last step."""
         self.save(trainer)
+        self._finish()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Let a checkpoint that is being written be one, where no other rank is needed for it."""
+        if self._writing is not None and self.ranks.world_size == 1:
+            try:
+                self._finish()
+            except RunError as error:
+                _LOGGER.warning("%s", error)
 
     def _stop_if_told(self, trainer: lightning.Trainer) -> None:
         told = self.stop.agreed(trainer)
         if told is not None:
             self.save(trainer)
+            self._finish()
             self.ranks.first(lambda: announce_exit(128 + told))
             raise Interrupted(told)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write the checkpoint of the step that was just finished, unless it is there."""
+        """Begin to write the checkpoint of the step that was just finished, unless that was done.
+
+        Raises:
+            RunError: there is no room for it, or the one before could not be written.
+        """
         step = trainer.global_step
         if step == self._saved_step:
             return
+        if self._writing is not None:
+            self._wait_for_the_one_before(step)
         began = time.monotonic()
         needed = self._bytes_of(trainer)
         self.ranks.first(lambda: self.store.require_room(step, needed))
-        with self.ranks.together(self.store.new(step, self.identity)) as folder:
-            # Not `trainer.save_checkpoint`, which ends in a barrier: a rank that cannot write never gets there.
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            trainer.strategy.save_checkpoint(checkpoint, folder / STATE_NAME)
-        self.ranks.first(lambda: self.store.prune(self.config))
+        self._writing = Writing(self.ranks, self.store.new(step, self.identity))
+        self._writing.start(
+            lambda: self._state(trainer),
+            lambda checkpoint, folder: trainer.strategy.save_checkpoint(checkpoint, folder / STATE_NAME),
+            in_background=self.config.background,
+        )
         self._saved_step = step
         self.seconds += time.monotonic() - began
+        if not self.config.background:
+            self._finish()
+
+    def _state(self, trainer: lightning.Trainer) -> dict[str, Any] | None:
+        """What this rank writes; None for nothing."""
+        # Not `trainer.save_checkpoint`, which ends in a barrier: a rank that cannot write never gets there.
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        return checkpoint if self.ranks.is_first or isinstance(trainer.strategy, ShardedState) else None
+
+    def _finish_if_written(self, trainer: lightning.Trainer) -> None:
+        """Make the checkpoint visible that all ranks have written."""
+        if self._writing is not None and trainer.strategy.reduce_boolean_decision(self._writing.is_written(), all=True):
+            self._finish()
+
+    def _finish(self) -> None:
+        """Wait until the checkpoint that is being written is there."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            began = time.monotonic()
+            writing.finish()
+            self.ranks.first(lambda: self.store.prune(self.config))
+            self.seconds += time.monotonic() - began
+
+    def _wait_for_the_one_before(self, step: int) -> None:
+        before = self.seconds
+        self._finish()
+        if not self._is_slow_disk_known and self.seconds - before > _NOTICEABLE_SECONDS:
+            self._is_slow_disk_known = True
+            _LOGGER.warning(
+                "step %d waited %.0f s for the checkpoint before it: writing one takes longer than checkpoint.every "
+                "(%s) steps.",
+                step,
+                self.seconds - before,
+                self.config.every,
+            )
 
     def _bytes_of(self, trainer: lightning.Trainer) -> int:
         if isinstance(trainer.strategy, ShardedState):

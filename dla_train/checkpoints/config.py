@@ -11,11 +11,14 @@ class CheckpointConfig:
         every: steps between checkpoints; null saves only then.
         keep_last: how many of the newest stay. With 1, a damaged newest one leaves nothing to fall back on.
         keep_every: checkpoints at multiples of this many steps stay for good; null keeps none for good.
+        background: whether training goes on while a checkpoint is written, from a copy in main memory that is as large
+            as it; else it waits. It is there a little later than its step, and until then the one before counts.
     """
 
     every: int | None = 100
     keep_last: int = 2
     keep_every: int | None = None
+    background: bool = True
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:

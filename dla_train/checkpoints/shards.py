@@ -85,8 +85,8 @@ def take_out(tree: Any) -> tuple[Any, dict[str, tuple[int, Tensor]]]:
     Args:
         tree: dicts and lists of tensors, shards and plain values.
     Returns:
-        the tree with a placeholder for each shard; and `(start, values)` of each by its place in the tree, copied to
-        main memory once, however many names a tensor has.
+        the tree with a placeholder for each shard; and `(start, values)` of each by its place in the tree, in main
+        memory and with nothing around them, once, however many names a tensor has.
     """
     shards: dict[str, tuple[int, Tensor]] = {}
     copies: dict[int, Tensor] = {}
@@ -95,8 +95,10 @@ def take_out(tree: Any) -> tuple[Any, dict[str, tuple[int, Tensor]]]:
         if not isinstance(leaf, Shard):
             return leaf
         if id(leaf) not in copies:
+            values = leaf.values.detach()
             # A view would be written with all that lies around it.
-            copies[id(leaf)] = leaf.values.detach().to("cpu", copy=True)
+            is_view = values.untyped_storage().nbytes() > values.numel() * values.element_size()
+            copies[id(leaf)] = values.to("cpu", copy=is_view)
         shards[place] = (leaf.start, copies[id(leaf)])
         return {_SHAPE: list(leaf.shape)}
 

@@ -27,7 +27,7 @@ class StateFileIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`."""
-        torch.save(checkpoint, path)
+        _write(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = True
@@ -53,17 +53,18 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_shards(checkpoint: dict[str, Any], path: Path, rank: int, world_size: int) -> None:
-    """Write this rank's shards beside `path`; rank 0 writes `path` itself, which holds all the rest.
-
-    The file is on disk when this returns: another node could not bring it there.
-    """
+    """Write this rank's shards beside `path`; rank 0 writes `path` itself, which holds all the rest."""
     rest, shards = take_out(checkpoint)
-    own = shard_path(path, rank, world_size)
-    torch.save(shards, own)
-    atomic_files.sync(own)
-    note_checksum(own)
+    _write(shards, shard_path(path, rank, world_size))
     if rank == 0:
-        torch.save({**rest, SHARDS: world_size}, path)
+        _write({**rest, SHARDS: world_size}, path)
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """It is on disk when this returns (another node could not bring it there), and its checksum is noted."""
+    torch.save(content, path)
+    atomic_files.sync(path)
+    note_checksum(path)
 
 
 def _read(path: Path, map_location: Any, mmap: bool) -> dict[str, Any]:

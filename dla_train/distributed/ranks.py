@@ -85,21 +85,19 @@ class Ranks:
         self._store.set(f"{key}/{self.rank}", _packed(value))
         return [_unpacked(self._store.get(f"{key}/{rank}")) for rank in range(self.world_size)]
 
-    @contextmanager
-    def together(self, manager: AbstractContextManager[Result]) -> Iterator[Result]:
-        """All do the block, while rank 0 is inside `manager`; it fails on every rank if it fails on one.
+    def enter(self, manager: AbstractContextManager[Result]) -> Result:
+        """Rank 0 enters `manager`, all get what it gives, and each does its part until all `leave`."""
+        return self.first(manager.__enter__)
 
-        The block must not hold collectives that a rank could miss by failing before.
+    def leave(self, manager: AbstractContextManager[Any], failure: Exception | None) -> None:
+        """Rank 0 leaves `manager`, which ends with an error on every rank if the part of one failed.
+
+        Args:
+            failure: of this rank's part, which must not hold collectives that it could miss by failing before.
         """
-        entered = self.first(manager.__enter__)
-        failure: Exception | None = None
-        try:
-            yield entered
-        except Exception as error:
-            failure = error
         texts = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
 
-        def leave() -> None:
+        def end() -> None:
             failed = next((f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None), None)
             error = failure or (OSError(failed) if failed else None)
             if error is None:
@@ -107,7 +105,7 @@ class Ranks:
             elif not manager.__exit__(type(error), error, error.__traceback__):
                 raise error
 
-        self.first(leave)
+        self.first(end)
         if failure is not None:
             raise failure
 

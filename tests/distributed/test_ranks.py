@@ -71,10 +71,9 @@ def test_what_fails_on_one_rank_is_undone_by_rank_0_and_fails_on_all(both, faili
             raise RunError(f"could not be written: {error}") from error
 
     def work(ranks):
-        with ranks.together(directory()) as path:
-            assert path == "directory"
-            if ranks.rank == failing:
-                raise OSError("disk full")
+        manager = directory()
+        assert ranks.enter(manager) == "directory"
+        ranks.leave(manager, OSError("disk full") if ranks.rank == failing else None)
 
     results = both(work)
     assert left == ["undone"]

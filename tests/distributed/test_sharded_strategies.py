@@ -149,8 +149,7 @@ def test_muon_steps_by_whole_matrices_under_fsdp(fit_on, at_step_4, tmp_path):
     muon = "optimizer={kind: muon, lr: 1e-2}"
     fit_on(1, "one", muon)
     fit_on(2, "two", FSDP, muon)
-    # Muon orthogonalises in bfloat16, whose steps are 2^-8: the last bits of a gradient show a little.
-    require_equal(tmp_path / "two", tmp_path / "one", rel=2**-8)
+    require_equal(tmp_path / "two", tmp_path / "one")
     at_step_4("two", "alone")
     fit_on(1, "alone", muon, "--resume", "auto")
-    require_equal(tmp_path / "alone", tmp_path / "one", rel=2**-8)
+    require_equal(tmp_path / "alone", tmp_path / "one")

@@ -1,0 +1,103 @@
+"""Writing a checkpoint while training goes on: what it holds is copied to main memory, and a thread does the rest."""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dla_train.checkpoints.shards import Shard
+from dla_train.distributed.ranks import Ranks
+
+State = TypeVar("State")
+
+
+class Writing:
+    """One checkpoint that every rank writes its part of; complete when `finish` returns, and invisible until then.
+
+    Args:
+        ranks: all of them, which make this object and call `finish` together.
+        directory: entered and left by rank 0; gives the folder to write into.
+    """
+
+    def __init__(self, ranks: Ranks, directory: AbstractContextManager[Path]) -> None:
+        self._ranks = ranks
+        self._directory = directory
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._folder = ranks.enter(directory)
+
+    def start(
+        self, state: Callable[[], State | None], write: Callable[[State, Path], None], *, in_background: bool
+    ) -> None:
+        """Take `state()` and `write` it into the folder: at once, or in a thread from a copy in main memory. None is
+        what a rank has that writes nothing.
+
+        What either raises is kept for `finish`. They must not hold collectives, which a rank that failed would miss.
+        """
+        try:
+            taken = state()
+            if taken is None:
+                return
+            if in_background:
+                arguments = (write, in_main_memory(taken))
+                self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
+                self._thread.start()
+            else:
+                write(taken, self._folder)
+        except Exception as error:
+            self._failure = error
+
+    def is_written(self) -> bool:
+        """Whether this rank has no more to do for it."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def finish(self) -> None:
+        """Wait for every rank's part and make the checkpoint visible.
+
+        Raises:
+            RunError: it could not be written; on every rank if on one.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        self._ranks.leave(self._directory, self._failure)
+
+    def _write(self, write: Callable[[State, Path], None], state: State) -> None:
+        try:
+            write(state, self._folder)
+        except Exception as error:
+            self._failure = error
+
+
+def in_main_memory(tree: State) -> State:
+    """A copy of dicts, lists and tuples in which training can change nothing any more.
+
+    A tensor or shard of several names stays one.
+    """
+    shards: dict[int, Shard] = {}
+    tensors: dict[tuple[Any, ...], Tensor] = {}
+
+    def copied(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in tensors:
+            tensors[place] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        return tensors[place]
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return copied(value)
+        if isinstance(value, Shard):
+            return shards.setdefault(id(value), replace(value, values=copied(value.values)))
+        if isinstance(value, dict):
+            return {name: copy(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            inner = [copy(each) for each in value]
+            return inner if isinstance(value, list) else tuple(inner)
+        return value
+
+    return copy(tree)
