@@ -15,8 +15,8 @@ from dla_train.runs.metrics_file import read_rows
 from tests.cluster.virtual_slurm import VirtualSlurm
 
 STEPS = 80
-SETTINGS = (f"training.steps={STEPS}", "training.validate_every=25", "checkpoint.every=20", "training.threads=1")
-MIDDLE = 22  # steps, before something happens to a run: after its first checkpoint, and some time before the next
+SETTINGS = (f"training.steps={STEPS}", "training.validate_every=25", "checkpoint.every=10", "training.threads=1")
+MIDDLE = 22  # steps, before something happens to a run: after its first checkpoint, written beside the steps after 10
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
 
 

@@ -29,11 +29,12 @@ def test_doubling_equals_solving_the_whole():
         torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-13, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("cu_seqlens", [None, torch.tensor([0, 1, 5, 70, 130, 260])])
-def test_each_token_is_where_its_document_puts_it(cu_seqlens):
+@pytest.mark.parametrize(
+    ("batch", "time", "cu_seqlens"), [(2, 130, None), (2, 128, None), (1, 260, torch.tensor([0, 1, 5, 70, 130, 260]))]
+)
+def test_each_token_is_where_its_document_puts_it(batch, time, cu_seqlens):
     """Reading a single state by the parts gives what the recurrence gives, for short chunks and several documents."""
     heads, key_dim, value_dim = 2, 4, 3
-    batch, time = (2, 130) if cu_seqlens is None else (1, 260)
     q, k, decay, beta = (x.float() for x in draw(batch, time, 1, heads, key_dim))
     v = torch.randn(batch, time, heads, value_dim, generator=torch.Generator().manual_seed(1))
     pieces = Pieces.of(batch, time, cu_seqlens, 16, 64, q.device)
@@ -61,6 +62,24 @@ def test_each_token_is_where_its_document_puts_it(cu_seqlens):
             exact = exact + k_s[0][:, None] * update[:, None, :]
             expected[s] = 0.5 * torch.einsum("k,hkv->hv", q_s[0], exact).float()
     torch.testing.assert_close(read_out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_come_back_from_full_chunks_as_from_short_ones():
+    """Full ones lie there as they are; a short document at the end makes all be moved."""
+    found = []
+    for cu_seqlens in (torch.tensor([0, 64, 128, 192]), torch.tensor([0, 64, 128, 192, 201])):
+        inputs = [x.float().requires_grad_() for x in draw(1, int(cu_seqlens[-1]), 1, 2, 4)]
+        with torch.no_grad():
+            for x, whole in zip(inputs, draw(1, 201, 1, 2, 4), strict=True):
+                x.copy_(whole[:, : x.shape[1]])
+        pieces = Pieces.of(1, int(cu_seqlens[-1]), cu_seqlens, 16, 64, torch.device("cpu"))
+        within, read, write, removal, _ = chunk_algebra(*inputs, torch.float32, 0.5, 2, pieces)
+        for part in (within[:192], read[:192], write[:192], removal[:3]):
+            part.pow(2).sum().backward(retain_graph=True)
+        found.append([x.grad[:, :192] for x in inputs])
+    for full, moved in zip(*found, strict=True):
+        torch.testing.assert_close(full, moved, rtol=1e-5, atol=1e-6)
+        assert full.norm() > 0
 
 
 def test_gradients_are_those_of_the_definition():

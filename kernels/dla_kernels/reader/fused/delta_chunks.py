@@ -28,25 +28,21 @@ def chunk_algebra(
     through R alone, since `carry I - R` is the same for any carry.
     """
     chunks, long, tile = pieces.chunks, pieces.long, pieces.tile
-    token = torch.arange(long, device=q.device)
-    sequence = pieces.chunk_sequence.long()
-    first = pieces.cu[sequence] + pieces.chunk_number * long
-    there = first[:, None] + token < pieces.cu[sequence + 1][:, None]  # [chunks, LONG]
-    source = torch.where(there, first[:, None] + token, 0)
-    # where each token of the batch is in [chunks, LONG]; not `[there]`, for which the host would wait
-    every = torch.arange(pieces.tokens, device=q.device)
-    chunk = torch.searchsorted(first, every, right=True) - 1
-    home = chunk * long + every - first[chunk]
+    home = _home(pieces)
 
     def split(x: Tensor) -> Tensor:
         """`[B, T, heads, ...]` -> `[1, heads, tiles, TILE, ...]` float32, zeros where a chunk is short."""
-        x = x.float().flatten(0, 1)[source]
-        x = torch.where(there.view(*there.shape, *(1,) * (x.ndim - 2)), x, 0.0).movedim(2, 0)
-        return x.unflatten(2, (long // tile, tile)).flatten(1, 2)[None]
+        x = x.flatten(0, 1).movedim(1, 0).to(torch.float32, memory_format=torch.contiguous_format)
+        if home is not None:
+            x = x.new_zeros(len(x), chunks * long, *x.shape[2:]).index_copy(1, home, x)
+        return x.unflatten(1, (-1, tile))[None]
 
     def join(x: Tensor) -> Tensor:
         """The way back, `[H, chunks, LONG, D]` -> `[tokens, H, D]`."""
-        return x.flatten(1, 2)[:, home].movedim(0, 1).to(dtype).contiguous()
+        x = x.flatten(1, 2)
+        if home is not None:
+            x = x.index_select(1, home)
+        return x.movedim(0, 1).to(dtype, memory_format=torch.contiguous_format)
 
     decay = None if log_decay is None else split(log_decay)
     tiles = transitions(split(q) * scale, split(k), decay, split(beta), heads, None)
@@ -58,6 +54,21 @@ def chunk_algebra(
         kept = decay[0].detach().sum(-1).unflatten(1, (chunks, -1)).sum(-1).exp()
     removal = kept[..., None, None] * torch.eye(k.shape[-1], device=q.device) - carry
     return join(within), join(read), join(write), removal.movedim(0, 1).to(dtype).contiguous(), kept.t().contiguous()
+
+
+def _home(pieces: Pieces) -> Tensor | None:
+    """Where each token of the batch is in `[chunks, LONG]`: `[tokens]`; None where no chunk is short: just there.
+
+    Tokens are brought there by it and taken from there by it, each way being the other's gradient: nothing is ever added
+    up from several places, for which a GPU would sort the places first. And no mask is asked for its number of ones, for
+    which the host would wait.
+    """
+    if pieces.chunks * pieces.long == pieces.tokens:
+        return None
+    first = pieces.cu[pieces.chunk_sequence.long()] + pieces.chunk_number * pieces.long
+    every = torch.arange(pieces.tokens, device=first.device)
+    chunk = torch.searchsorted(first, every, right=True) - 1
+    return chunk * pieces.long + every - first[chunk]
 
 
 def double(within: Tensor, read: Tensor, write: Tensor, carry: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
