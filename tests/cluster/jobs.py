@@ -18,6 +18,8 @@ STEPS = 80
 SETTINGS = (f"training.steps={STEPS}", "training.validate_every=25", "checkpoint.every=10", "training.threads=1")
 MIDDLE = 22  # steps, before something happens to a run: after its first checkpoint, written beside the steps after 10
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
+# A change of the script: preemption then sends SIGTERM, as it does on many clusters.
+WITHOUT_WARNING = {r"#SBATCH --signal=.*\n": ""}
 
 
 class Jobs:

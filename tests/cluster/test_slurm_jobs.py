@@ -7,11 +7,9 @@ import time
 
 import pytest
 
+from tests.cluster.jobs import WITHOUT_WARNING
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]
-
-
-# A change of the script: preemption then sends SIGTERM, as it does on many clusters.
-WITHOUT_WARNING = {r"#SBATCH --signal=.*\n": ""}
 
 
 def finished_after_a_requeue(jobs, job, because, folder="run"):

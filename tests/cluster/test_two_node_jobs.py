@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from tests.cluster.jobs import WITHOUT_WARNING
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]
 
 
@@ -35,17 +37,23 @@ def test_undisturbed(jobs, ends_as):
     ends_as(jobs.submit("--nodes", "2", "strategy=ddp"), is_resumed=False)
 
 
-@pytest.mark.parametrize("event", ["warned", "preempted"])
+@pytest.mark.parametrize("event", ["warned", "preempted", "preempted without a warning"])
 def test_told_to_stop_while_the_ranks_are_out_of_step(jobs, ends_as, event):
     """The signal reaches rank 0 while it waits for rank 1 in the middle of a step, and rank 1 at another place."""
-    job = jobs.submit("--nodes", "2", "strategy=ddp")
-    with jobs.standing_still(job, rank=1, until=signal.SIGUSR1):
+    options = ("--nodes", "2", "strategy=ddp")
+    if event == "preempted without a warning":
+        job, number = jobs.submit_changed(WITHOUT_WARNING, *options), signal.SIGTERM
+        because = "requeued: stopped by a signal (exit code 143)"
+    else:
+        job, number = jobs.submit(*options), signal.SIGUSR1
+        because = "requeued: warned by SIGUSR1"
+    with jobs.standing_still(job, rank=1, until=number):
         if event == "warned":
             jobs.slurm.call("scancel", "--signal=USR1", job)
         else:
             jobs.start_time_eater()
     ends_as(job)
-    assert jobs.log(job).count("requeued: warned by SIGUSR1") == 1, jobs.log(job)
+    assert jobs.log(job).count(because) == jobs.log(job).count("requeued:") == 1, jobs.log(job)
 
 
 def test_warned_while_it_starts(jobs, ends_as):
