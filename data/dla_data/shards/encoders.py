@@ -24,10 +24,10 @@ from tokenizers import Tokenizer
 from dla_data.errors import DataError
 from dla_data.tokenizer import Encoded, pieces_to_encode
 
-# Large enough that sending costs nothing beside encoding, small enough that a few per process are no memory.
-_BATCH_CHARACTERS = 1_000_000
-# One that the process works on and one that waits for it.
-_BATCHES_AHEAD = 2
+# A fifth of a second's work: sending costs nothing beside it, and no process is alone for long with the last one.
+_BATCH_CHARACTERS = 250_000
+# One that the process works on, and others for when the next text is a slow one for another process.
+_BATCHES_AHEAD = 4
 
 
 class _Batch(NamedTuple):
@@ -79,7 +79,7 @@ class Encoders:
             process.join()
 
     def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
-        """Yield the texts as tokens, in order; reads a few million characters per process ahead.
+        """Yield the texts as tokens, in order; reads a million characters per process ahead.
 
         Raises:
             DataError: a process died.
