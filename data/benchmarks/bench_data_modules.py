@@ -215,7 +215,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure each pace")
-    parser.add_argument("--budget", type=float, default=100.0, help="MB of memory for streaming (default: 100)")
+    parser.add_argument("--budget", type=float, default=150.0, help="MB of memory for streaming (default: 150)")
     return parser.parse_args()
 
 
