@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dla_train.checkpoints.shards import Shard
-from dla_train.distributed.ranks import Ranks
+from dla_train.distributed.ranks import Ranks, appears
 
 State = TypeVar("State")
 
@@ -64,6 +64,12 @@ class Writing:
         """
         if self._thread is not None:
             self._thread.join()
+        files = self._ranks.gather(_names(self._folder))
+        if self._ranks.is_first and self._failure is None:
+            for rank, names in enumerate(files):
+                for name in names:
+                    if not appears(self._folder / name):
+                        self._failure = OSError(f"{name}, which rank {rank} has written, does not appear on this node")
         self._ranks.leave(self._directory, self._failure)
 
     def _write(self, write: Callable[[State, Path], None], state: State) -> None:
@@ -71,6 +77,14 @@ class Writing:
             write(state, self._folder)
         except Exception as error:
             self._failure = error
+
+
+def _names(folder: Path) -> list[str]:
+    """What this node sees there: all files of its own ranks, and others early or late."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError:  # whoever could not write there has said so
+        return []
 
 
 def in_main_memory(tree: State) -> State:

@@ -29,7 +29,7 @@ _PATIENCE = timedelta(days=1)  # rank 0 may be preparing a corpus
 _JOIN_TIME = timedelta(minutes=10)  # until all processes of a job have started
 _LEAVE_TIME = timedelta(minutes=1)  # until all have read what was decided last
 _LEAVE_TIME_AFTER_FAILURE = timedelta(seconds=5)
-_SHARED_FOLDER_SECONDS = 30.0  # network file systems show a new file late
+_SHARED_FOLDER_SECONDS = 30.0
 
 
 class Ranks:
@@ -119,7 +119,7 @@ class Ranks:
         probe = folder / name
         try:
             self.first(lambda: _touch(probe))
-            places = self.gather(None if _appears(probe) else f"{socket.gethostname()} (rank {self.rank})")
+            places = self.gather(None if appears(probe) else f"{socket.gethostname()} (rank {self.rank})")
         finally:
             if self.is_first:
                 probe.unlink(missing_ok=True)
@@ -248,7 +248,8 @@ def _touch(path: Path) -> None:
         raise UsageError(f"cannot write into the run folder {path.parent}: {error.strerror}.") from error
 
 
-def _appears(path: Path) -> bool:
+def appears(path: Path) -> bool:
+    """Whether another node's file comes to be seen here: network file systems show a new one late."""
     deadline = time.monotonic() + _SHARED_FOLDER_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:

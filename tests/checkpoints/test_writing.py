@@ -8,9 +8,14 @@ import torch
 from dla_train.callbacks import checkpointing
 from dla_train.callbacks.step_metrics import StepMetrics
 from dla_train.checkpoints import state_file
+from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.shards import Shard
 from dla_train.checkpoints.state_file import StateFileIO
+from dla_train.checkpoints.store import CheckpointStore
 from dla_train.checkpoints.writing import Writing, in_main_memory
+from dla_train.distributed import ranks
+from dla_train.distributed.ranks import Ranks
+from dla_train.errors import RunError
 
 TENSORS = torch.arange(12.0).view(3, 4)
 
@@ -32,6 +37,32 @@ def test_a_copy_is_not_reached_by_what_training_changes():
     assert copy["shards"][0] is copy["shards"][1]
     assert copy["shards"][0].values.tolist() == [4, 5, 6, 7]
     assert copy["n"] == 3
+
+
+def test_a_part_that_is_not_seen_on_the_first_rank_s_node_is_missed_and_named(tmp_path, monkeypatch):
+    """As on a network file system that shows a new file late, or never."""
+    monkeypatch.setattr(ranks, "_SHARED_FOLDER_SECONDS", 0.1)
+
+    class TwoNodes(Ranks):
+        def gather(self, value):
+            return [value, [*value, "shard-00001-of-00002.ckpt"] if isinstance(value, list) else None]
+
+    store = CheckpointStore(tmp_path)
+    identity = RunIdentity(recipe={"model": {}}, data={}, world_size=2)
+    for is_seen in (False, True):
+        writing = Writing(TwoNodes(0, 2), store.new(4, identity))
+        (folder,) = tmp_path.iterdir()
+        writing.start(
+            lambda: {"a": 1}, lambda state, folder: torch.save(state, folder / "own.ckpt"), in_background=True
+        )
+        if is_seen:
+            (folder / "shard-00001-of-00002.ckpt").touch()
+            writing.finish()
+        else:
+            with pytest.raises(RunError, match=r"shard-00001-of-00002\.ckpt, which rank 1 has written, does not"):
+                writing.finish()
+            assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
 
 
 @pytest.fixture
