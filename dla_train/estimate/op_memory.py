@@ -29,6 +29,7 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     around = 3.5 * key_dim + 1.5 * value_dim + 170 if delta else 2 * value_dim + 30
     around += 5.5 * slots + ((2.0 * value_dim if delta else 2.5 * value_dim) + 4 * slots if gate else 0)
     reading = states + setting.tokens * heads * setting.a * around
-    # The delta rule's chunk algebra is made again before, and is gone by then.
-    algebra = setting.tokens * heads * ((72 + long / 8) * key_dim + 4300) if delta else 0
+    # The delta rule's chunk algebra is made again before, and is gone by then. Short chunks are filled up.
+    moved = 7 * long if setting.window % long else 0
+    algebra = setting.tokens * heads * (57 * key_dim + key_dim**2 / 6 + 12 * long + 1500 + moved) if delta else 0
     return round(max(reading, algebra))

@@ -71,7 +71,10 @@ def test_memory_with_plain_decay(heads, key_dim, value_dim, window, slots):
 
 
 @pytest.mark.parametrize("slots", MEMORIES)
-@pytest.mark.parametrize(("heads", "key_dim", "value_dim", "window"), [(6, 192, 384, 16_384), (6, 256, 512, 8_192)])
+@pytest.mark.parametrize(
+    ("heads", "key_dim", "value_dim", "window"),
+    [(6, 192, 384, 16_384), (6, 256, 512, 8_192), (6, 128, 128, 8_200), (6, 64, 128, 16_384)],
+)
 def test_memory_with_the_delta_rule(heads, key_dim, value_dim, window, slots):
     from dla_kernels.reader.fused.configs import tiles_by_rule
     from dla_kernels.reader.fused.delta import read_chunks_backward
