@@ -22,6 +22,8 @@ class Writing:
     Args:
         ranks: all of them, which make this object and call `finish` together.
         directory: entered and left by rank 0; gives the folder to write into.
+    Raises:
+        RunError: the folder cannot be made.
     """
 
     def __init__(self, ranks: Ranks, directory: AbstractContextManager[Path]) -> None:

@@ -21,8 +21,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     Muon (Jordan et al., 2024) moves a matrix along the orthogonalised Nesterov momentum of its gradient. Its rate is
     scaled by `0.2 sqrt(max(rows, columns))`, which gives its steps the size of AdamW's (arXiv 2502.16982), so that a
     rate found for one suits the other. `torch.optim.Muon` does the same, but always in bfloat16, which takes a CPU
-    without such products (most of them) eight times as long as a whole step of a small model; state and groups are
-    named as there.
+    without such instructions several times as long as all the rest of a small model's step; state and groups are named
+    as there.
 
     Args:
         matrices: 2-D weights inside the blocks.
@@ -84,7 +84,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def orthogonalized(matrix: Tensor) -> Tensor:
     """`matrix` with its singular values brought to about 1: Newton-Schulz rounds of a quintic (Jordan et al., 2024).
 
-    In bfloat16 on a GPU, which is enough and what tensor cores are for; in float32 on a CPU.
+    `[rows, columns]` -> the same shape and type. In bfloat16 on a GPU, which is enough and what tensor cores are for;
+    in float32 on a CPU.
     """
     x = matrix.float() if matrix.device.type == "cpu" else matrix.bfloat16()
     wide = x if matrix.shape[0] <= matrix.shape[1] else x.T
