@@ -50,6 +50,7 @@ test: $(INSTALLED_DEV) ## run the tests (CPU only)
 
 .PHONY: test-slow
 test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
+	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and slow' --timeout=3600 $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 	$(TEST_ENV) $(PYTEST) -m 'slow and not gpu and not cluster and not interpret' --timeout=3600 $(ARGS)
 
 # Straight from a checkout, also where the package is not installed: a GPU machine may have torch, Triton and pytest only.

@@ -14,6 +14,21 @@ from torch import Tensor
 from dla_kernels import Cache, Plan, fenwick_plan, fixed_plan, multi_state_attention, segment, single_plan
 
 
+@pytest.fixture(autouse=True)
+def watched_memory(request: pytest.FixtureRequest) -> Iterator[set[str]]:
+    """Interpreted kernels touch nothing but their own, and wait for no program beside them (memory_checks.py).
+
+    Gives the names of the kernels that ran.
+    """
+    if request.node.get_closest_marker("interpret") is None:
+        yield set()
+        return
+    from tests.kernels.memory_checks import checking_memory
+
+    with checking_memory() as ran:
+        yield ran
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Everything the op reads, `[B, T, ...]`; heads H a multiple of groups G."""

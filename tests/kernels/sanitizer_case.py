@@ -1,40 +1,55 @@
-"""One small case of every kernel, for `compute-sanitizer`; run by `test_triton_sanitizer.py`.
+"""Every kernel on one small case, for checkers of memory: NVIDIA's compute-sanitizer on a GPU, which
+`test_triton_sanitizer.py` calls, and our own in the interpreter (`test_triton_memory.py`).
 
 Lengths, widths and slots that fill no block: a mask that lets too much through then touches memory that is not ours.
+Several chunks, a cache, packed documents and the straight-through gate: each has kernels, or branches, of its own.
 """
+
+from typing import Any
 
 import torch
 
 from dla_kernels import dynamic_linear_attention
+from dla_kernels.reader.fused import configs
 
 
-def main(device: str = "cuda") -> None:
+def every_kernel(
+    device: str, dtype: torch.dtype, *, delta: bool, time: int = 131, groups: int = 1, heads: int = 2, slots: int = 5,
+    key_dim: int = 24, value_dim: int = 40, documents: tuple[int, ...] = (0, 60, 61, 131), **sizes: int,
+) -> None:  # fmt: skip
+    """Prefill, decode, training on one sequence and on documents that go on from caches; `sizes` as in `Tiles`."""
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=device).to(torch.bfloat16).requires_grad_()
+        return torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_()
 
-    time, heads, groups, slots = 131, 2, 1, 5
-    for delta in (False, True):
-        q, k, v = draw(1, time, groups, 24), draw(1, time, groups, 24), draw(1, time, heads, 40)
-        weight = draw(1, time, heads, slots)
-        log_decay = -torch.rand(1, time, heads, generator=generator, device=device)
-        beta = torch.rand(1, time, heads, generator=generator, device=device) if delta else None
-        k_unit = torch.nn.functional.normalize(k.float(), dim=-1).to(torch.bfloat16)
-        options = {"capacity": slots, "threshold": 1.2, "backend": "triton", "return_cache": True}
-        o, cache = dynamic_linear_attention(q, k_unit, v, weight, log_decay=log_decay, beta=beta, **options)
-        o.float().square().sum().backward()
+    q, k, v = draw(1, time, groups, key_dim), draw(1, time, groups, key_dim), draw(1, time, heads, value_dim)
+    weight = draw(1, time, heads, slots)
+    log_decay = -torch.rand(1, time, heads, generator=generator, device=device)
+    beta = torch.rand(1, time, heads, generator=generator, device=device) if delta else None
+    inputs = {"q": q, "k": torch.nn.functional.normalize(k.float(), dim=-1).to(dtype), "v": v, "slot_weight": weight}
+    inputs |= {"log_decay": log_decay} if beta is None else {"log_decay": log_decay, "beta": beta}
+    options: dict[str, Any] = {"capacity": slots, "threshold": 1.2, "backend": "triton", "return_cache": True}
+    cu = torch.tensor(documents, device=device)
+    with configs.override(**sizes):
         with torch.no_grad():
-            for t in range(3):
-                at = slice(t, t + 1)
-                _, cache = dynamic_linear_attention(
-                    q[:, at], k_unit[:, at], v[:, at], weight[:, at], log_decay=log_decay[:, at],
-                    beta=None if beta is None else beta[:, at], cache=cache, **options,
-                )  # fmt: skip
-    if device == "cuda":
-        torch.cuda.synchronize()
+            _, cache = dynamic_linear_attention(**inputs, **options, cu_seqlens=cu)
+            for t in range(2):
+                token = {name: x[:, t : t + 1].expand(len(cu) - 1, *x[:, :1].shape[1:]) for name, x in inputs.items()}
+                _, cache = dynamic_linear_attention(**token, **options, cache=cache)
+        options["gate"] = "straight_through"
+        one, _ = dynamic_linear_attention(**inputs, **options)
+        packed, after = dynamic_linear_attention(**inputs, **options, cu_seqlens=cu, cache=cache)
+        assert after is not None
+        ((one + packed).float().square().sum() + after.state.square().sum()).backward()
+
+
+def main(device: str, dtype: torch.dtype) -> None:
+    for delta in (False, True):
+        every_kernel(device, dtype, delta=delta, tile=32, long=64, block_k=16, block_v=32)
+    torch.cuda.synchronize()
     print("every kernel ran")
 
 
 if __name__ == "__main__":
-    main()
+    main("cuda", torch.bfloat16)
