@@ -30,6 +30,6 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     around += 5.5 * slots + ((2.0 * value_dim if delta else 2.5 * value_dim) + 4 * slots if gate else 0)
     reading = states + setting.tokens * heads * setting.a * around
     # The delta rule's chunk algebra is made again before, and is gone by then. Short chunks are filled up.
-    moved = 7 * long if setting.window % long else 0
-    algebra = setting.tokens * heads * (57 * key_dim + key_dim**2 / 6 + 12 * long + 1500 + moved) if delta else 0
+    pairs = (7.5 if setting.window % long else 5) * long
+    algebra = setting.tokens * heads * (key_dim * (85 + long / 20) + pairs + 2500) if delta else 0
     return round(max(reading, algebra))

@@ -117,8 +117,10 @@ def recording() -> Iterator[list[Launch]]:
 def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
     """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
     from dla_kernels.decode import decode_operator
+    from dla_kernels.reader.fused.compose_tiles import compose_tiles, compose_tiles_backward
     from dla_kernels.reader.fused.configs import tiles_for
     from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
+    from dla_kernels.reader.fused.pieces import Pieces
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
 
@@ -137,6 +139,18 @@ def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
             k[:, 0], k[:, 0], v[:, 0], weight[:, 0], scalar[:, 0], scalar[:, 0] if shape.delta else None, tau, state,
             count, state[:, :, 0], torch.zeros(1, h, m), count, 1.0,
         )  # fmt: skip
+        if shape.delta:
+            sizes = tiles_for(key, value, m, dtype, v.device, delta=True)
+            pieces = Pieces.of(1, time, None, sizes.tile, sizes.long, v.device)
+            rows, tiles = pieces.chunks * pieces.long, pieces.chunks * pieces.long // pieces.tile
+            own, x, kept = (
+                torch.zeros(h, tiles, sizes.tile, sizes.tile),
+                torch.zeros(h, rows, key),
+                torch.zeros(h, tiles),
+            )
+            where = pieces.chunk_sequence, pieces.chunk_number, pieces.cu
+            within, *_ = compose_tiles(own, x, x, x, kept, *where, time, sizes.tile, sizes.long, dtype)
+            compose_tiles_backward(within, x, x, x, x, x, kept, *where, sizes.tile, sizes.long, dtype)
         for past in (None, state):
             keep = past is not None
             if shape.delta:

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dla_kernels import dynamic_linear_attention, segment
+from tests.kernels.peak_memory import PeakMemory, algebra_memory, meta, no_launches
 
 
 @pytest.mark.interpret
@@ -45,6 +43,22 @@ def test_opcheck_of_the_reader(rule):
         else:
             made = leaf(20, 2, 16), leaf(20, 2, 16), leaf(20, 2, 16), leaf(2, 2, 16, 16), torch.ones(2, 2)
             torch.library.opcheck(read_chunks, (*made, v, weight, shift, gate, state, None, False, True))
+
+
+@pytest.mark.interpret
+def test_opcheck_of_the_chunk_algebra():
+    from dla_kernels.reader.fused.compose_tiles import compose_tiles
+    from dla_kernels.reader.fused.pieces import Pieces
+
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape):
+        return (0.1 * torch.randn(shape, generator=generator)).requires_grad_()
+
+    pieces = Pieces.of(1, 40, None, 16, 32, torch.device("cpu"))
+    tiles = leaf(2, 4, 16, 16), leaf(2, 64, 16), leaf(2, 64, 16), leaf(2, 64, 16), leaf(2, 4)
+    where = pieces.chunk_sequence, pieces.chunk_number, pieces.cu, 40, 16, 32
+    torch.library.opcheck(compose_tiles, (*tiles, *where, torch.float32))
 
 
 @pytest.mark.interpret
@@ -106,74 +120,37 @@ def test_refusals_of_sizes_and_types(k, v, capacity, message):
         segment(k, v, capacity, backend="triton")
 
 
-class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made within the context have taken at one time."""
-
-    def __init__(self):
-        super().__init__()
-        self.live, self.peak = {}, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for x in tree_leaves(made):
-            if isinstance(x, torch.Tensor) and x.device.type == "meta":
-                storage = x.untyped_storage()
-                self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
-        return made
-
-
-def test_memory_of_forward_and_backward(monkeypatch):
+def test_memory_of_forward_and_backward():
     """At the paper's shape and 16,384 tokens, everything but inputs and what the caller gets back: at most 4 GB."""
-    from triton.runtime.jit import JITFunction
-
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
-
-    def meta(*shape, dtype=torch.bfloat16):
-        return torch.empty(*shape, dtype=dtype, device="meta")
 
     time, heads, slots = 16_384, 48, 30
     q, v, weight = meta(1, time, 1, 128), meta(1, time, heads, 64), meta(1, time, heads, slots)
     shift, decay = meta(1, time, heads, dtype=torch.int32), meta(1, time, heads, dtype=torch.float32)
-    monkeypatch.setattr(JITFunction, "run", lambda *args, **kwargs: None)  # launches go nowhere
-    with PeakMemory() as forward:
-        read_plain._init_fn(q, q, v, weight, shift, decay, None, None, None, 1.0, False, False)
-    with PeakMemory() as backward:
-        read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, True)
-    assert 0.5e9 < forward.peak < 2.5e9
-    assert 1.5e9 < backward.peak < 4e9
+    with no_launches():
+        with PeakMemory() as forward:
+            read_plain._init_fn(q, q, v, weight, shift, decay, None, None, None, 1.0, False, False)
+        with PeakMemory() as backward:
+            read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, True)
+    assert 0.5e9 < forward.bytes < 2.5e9
+    assert 1.5e9 < backward.bytes < 4e9
 
 
-def test_memory_of_the_delta_rule(monkeypatch):
+def test_memory_of_the_delta_rule():
     """At the paper's GDN shape and 16,384 tokens: chunk algebra and operator, which do not peak together, in bytes."""
-    from triton.runtime.jit import JITFunction
-
     from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
-    from dla_kernels.reader.fused.delta_chunks import chunk_algebra
-    from dla_kernels.reader.fused.pieces import Pieces
-
-    def meta(*shape, dtype=torch.bfloat16, leaf=False):
-        return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=leaf)
 
     time, heads, key_dim, value_dim, slots = 16_384, 6, 192, 384, 30
-    monkeypatch.setattr(JITFunction, "run", lambda *args, **kwargs: None)  # launches go nowhere
-    pieces = Pieces.of(1, time, None, 64, 512, torch.device("meta"))
-    inputs = meta(1, time, heads, key_dim, leaf=True), meta(1, time, heads, key_dim, leaf=True)
-    scalars = meta(1, time, heads, leaf=True), meta(1, time, heads, leaf=True)
-    with PeakMemory() as algebra:
-        made = chunk_algebra(*inputs, *scalars, torch.bfloat16, 1.0, heads, pieces)
-        torch.autograd.grad(made[:4], (*inputs, *scalars), [torch.empty_like(x) for x in made[:4]])
-    assert 1e9 < algebra.peak < 3.5e9
-    kept = sum(x.nbytes for x in made)
-    assert kept < 0.2e9
-
-    made = [x.detach() for x in made]
     v, weight = meta(1, time, heads, value_dim), meta(1, time, heads, slots)
     shift = meta(1, time, heads, dtype=torch.int32)
-    with PeakMemory() as forward:
-        read_chunks._init_fn(*made, v, weight, shift, None, None, None, False, False)
-    with PeakMemory() as backward:
-        read_chunks_backward._init_fn(v, None, *made, v, weight, shift, None, None, False, True)
-    assert 0.5e9 < forward.peak + kept < 2.5e9
-    assert 1.5e9 < backward.peak + kept < 4e9
+    with no_launches():
+        algebra, made = algebra_memory(time, heads, key_dim, 512)
+        with PeakMemory() as forward:
+            read_chunks._init_fn(*made, v, weight, shift, None, None, None, False, False)
+        with PeakMemory() as backward:
+            read_chunks_backward._init_fn(v, None, *made, v, weight, shift, None, None, False, True)
+    kept = sum(x.nbytes for x in made)
+    assert kept < 0.2e9
+    assert 1e9 < algebra < 3e9
+    assert 0.5e9 < forward.bytes + kept < 2.5e9
+    assert 1.5e9 < backward.bytes + kept < 4e9

@@ -75,12 +75,7 @@ def transitions(
         decays = allowed.to(q.dtype).expand(batch, heads, chunks, size, size)
         from_start = to_end = torch.ones(batch, heads, chunks, size, dtype=q.dtype, device=q.device)
     else:
-        # Sums over (j, t] term by term. A difference of two cumulative sums would lose the digits of a mild decay next
-        # to a strong one, in the value and in the gradient.
-        between = torch.where(causal.tril(-1), log_decay[..., :, None], 0.0).cumsum(-2)
-        decays = torch.where(allowed, between, -torch.inf).exp()
-        from_start = log_decay.cumsum(-1).exp()
-        to_end = between[..., -1, :].exp()
+        decays, from_start, to_end = decays_within(log_decay, allowed)
     if documents is not None:
         from_start = from_start * documents.with_past
         to_end = to_end * documents.with_last
@@ -91,10 +86,7 @@ def transitions(
         return Transitions(within=within, read=read, write=end_keys, carry=from_start[..., -1])
 
     overlap = _per_head(k @ k.transpose(-1, -2), heads)
-    system = (beta[..., :, None] * overlap * decays).tril(-1)
-    identity = torch.eye(size, dtype=q.dtype, device=q.device)
-    inverse = torch.linalg.solve_triangular(system + identity, identity, upper=False, unitriangular=True)
-    solved = inverse * beta[..., None, :]  # Tm
+    solved = solve_updates(beta, overlap, decays)
     removed = solved @ _scaled(k, from_start)  # W: [C, C] @ [C, K] -> [C, K]
     carry = from_start[..., -1, None, None] * torch.eye(key_dim, dtype=q.dtype, device=q.device)
     return Transitions(
@@ -103,6 +95,27 @@ def transitions(
         write=solved.transpose(-1, -2) @ end_keys,
         carry=carry - end_keys.transpose(-1, -2) @ removed,  # [K, C] @ [C, K] -> [K, K]
     )
+
+
+def decays_within(log_decay: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """D `[..., C, C]`, zero where not `allowed` (lower triangular), `exp(G)` and `exp(G_end - G)` `[..., C]`.
+
+    Sums over (j, t] term by term. A difference of two cumulative sums would lose the digits of a mild decay next to a
+    strong one, in the value and in the gradient.
+    """
+    size = log_decay.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).tril(-1)
+    between = torch.where(later, log_decay[..., :, None], 0.0).cumsum(-2)
+    decays = torch.where(allowed, between, -torch.inf).exp()
+    return decays, log_decay.cumsum(-1).exp(), between[..., -1, :].exp()
+
+
+def solve_updates(beta: Tensor, overlap: Tensor, decays: Tensor) -> Tensor:
+    """`Tm = (I + strict_lower(beta * KK^T * D))^-1 diag(beta)`, `[..., C, C]`; beta `[..., C]`, overlap = KK^T."""
+    system = (beta[..., :, None] * overlap * decays).tril(-1)
+    identity = torch.eye(beta.shape[-1], dtype=beta.dtype, device=beta.device)
+    inverse = torch.linalg.solve_triangular(system + identity, identity, upper=False, unitriangular=True)
+    return inverse * beta[..., None, :]
 
 
 def _per_head(x: Tensor, heads: int) -> Tensor:

@@ -1,12 +1,14 @@
-"""The delta rule's chunk algebra: what LONG tokens do to a state, made of what TILE tokens do, by doubling.
+"""The delta rule's chunk algebra: what LONG tokens do to a state, made of what TILE tokens do.
 
-Solving the triangular system of a whole chunk of 512 tokens would cost several times what reading 30 slots does. Two
-neighbouring pieces A, then B, of n tokens each compose without solving anything:
+Solving the triangular system of a whole chunk of 512 tokens would cost several times what reading 30 slots does. So it is
+solved for tiles alone (here, in torch, differentiated by autograd); with its solution `Tm` (reader/transitions.py),
+`K_t = exp(G_t) k_t` and `U = Tm^T (exp(G_end - G) k)`, a tile turns a state S into
 
-    P = P_B P_A     Mx = [[Mx_A, 0], [Qe_B U_A^T, Mx_B]]     Qe = [Qe_A, Qe_B P_A]     U = [U_A P_B^T, U_B]
+    P S = exp(G_end) S - U^T K S            reads it by Qe = exp(G) q - Mx K            and is read by Mx = (Q K^T * D) Tm
 
-so the system is solved for tiles alone (reader/transitions.py), and three doublings make 512 tokens of 64. All of it runs
-on batched matrix products of torch in float32 and is differentiated by autograd.
+Nothing else is needed of it: Qe goes back through the P of the tiles before, giving Mx of the pairs of tiles on its way, and
+U goes on through the P of those after (carried_rows.py). The chunk's own P is `exp(G_end) I - R` with R the sum of `U_j K_j^T`,
+U at the chunk's end and K from its start.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dla_kernels.reader.fused.compose_tiles import compose_tiles
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.transitions import transitions
+from dla_kernels.reader.transitions import decays_within, solve_updates
 
 
 def chunk_algebra(
@@ -27,33 +30,58 @@ def chunk_algebra(
     q, k `[B, T, G, K]`, log_decay, beta `[B, T, H]`. A chunk turns S into `carry S - R S`; carry has no gradient: it goes
     through R alone, since `carry I - R` is the same for any carry.
     """
-    chunks, long, tile = pieces.chunks, pieces.long, pieces.tile
     home = _home(pieces)
 
     def split(x: Tensor) -> Tensor:
-        """`[B, T, heads, ...]` -> `[1, heads, tiles, TILE, ...]` float32, zeros where a chunk is short."""
+        """`[B, T, heads, ...]` -> `[H, tiles, TILE, ...]` float32, zeros where a chunk is short."""
         x = x.flatten(0, 1).movedim(1, 0).to(torch.float32, memory_format=torch.contiguous_format)
         if home is not None:
-            x = x.new_zeros(len(x), chunks * long, *x.shape[2:]).index_copy(1, home, x)
-        return x.unflatten(1, (-1, tile))[None]
+            x = x.new_zeros(len(x), pieces.chunks * pieces.long, *x.shape[2:]).index_copy(1, home, x)
+        x = x.unflatten(1, (-1, pieces.tile))
+        return x if len(x) == heads else x.repeat_interleave(heads // len(x), 0)
 
     def join(x: Tensor) -> Tensor:
-        """The way back, `[H, chunks, LONG, D]` -> `[tokens, H, D]`."""
-        x = x.flatten(1, 2)
+        """The way back, `[H, chunks LONG, K]` -> `[tokens, H, K]`."""
         if home is not None:
             x = x.index_select(1, home)
         return x.movedim(0, 1).to(dtype, memory_format=torch.contiguous_format)
 
-    decay = None if log_decay is None else split(log_decay)
-    tiles = transitions(split(q) * scale, split(k), decay, split(beta), heads, None)
-    within, read, write, carry = (x[0] for x in (tiles.within, tiles.read, tiles.write, tiles.carry))
-    while within.shape[-1] < long:
-        within, read, write, carry = double(within, read, write, carry)
-    kept = torch.ones(heads, chunks, device=q.device)
-    if decay is not None:
-        kept = decay[0].detach().sum(-1).unflatten(1, (chunks, -1)).sum(-1).exp()
-    removal = kept[..., None, None] * torch.eye(k.shape[-1], device=q.device) - carry
-    return join(within), join(read), join(write), removal.movedim(0, 1).to(dtype).contiguous(), kept.t().contiguous()
+    decay = torch.zeros_like(beta) if log_decay is None else log_decay
+    own, read, write, keys, log_kept = tile_algebra(split(q), split(k), split(decay), split(beta), scale)
+    where = pieces.chunk_sequence, pieces.chunk_number, pieces.cu
+    within, read, write = compose_tiles(
+        own, read.flatten(1, 2), write.flatten(1, 2), keys.flatten(1, 2), log_kept.exp(), *where, pieces.tokens,
+        pieces.tile, pieces.long, dtype,
+    )  # fmt: skip
+
+    log_kept = log_kept.unflatten(1, (pieces.chunks, -1))  # [H, chunks, LONG / TILE]
+    carry = log_kept.sum(-1).exp()
+    from_start = (log_kept.cumsum(-1) - log_kept).exp().flatten(1)
+    keys = (keys * from_start[..., None, None]).view(heads, pieces.chunks, pieces.long, -1)
+    removal = write.view_as(keys).transpose(-1, -2) @ keys  # [K, LONG] @ [LONG, K] -> [K, K]
+    change = (carry.detach() - carry)[..., None, None]  # zero, but the gradient of the carry
+    removal = removal + change * torch.eye(k.shape[-1], device=q.device)
+    return (
+        within, join(read), join(write), removal.movedim(0, 1).to(dtype).contiguous(), carry.detach().t().contiguous(),
+    )  # fmt: skip
+
+
+def tile_algebra(
+    q: Tensor, k: Tensor, log_decay: Tensor, beta: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mx `[H, tiles, TILE, TILE]`, Qe, U and K `[H, tiles, TILE, K]` and `G_end` `[H, tiles]` of every tile.
+
+    q, k `[H, tiles, TILE, K]`, log_decay, beta `[H, tiles, TILE]`. Factors of tokens go to the side that is smaller.
+    """
+    causal = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    decays, from_start, to_end = decays_within(log_decay, causal)
+    keys = k * from_start[..., None]
+    solved = solve_updates(beta, k @ k.transpose(-1, -2), decays)
+    own = (q @ k.transpose(-1, -2) * (scale * decays)) @ solved
+    read = q * (scale * from_start)[..., None]
+    read = torch.baddbmm(read.flatten(0, 1), own.flatten(0, 1), keys.flatten(0, 1), alpha=-1).view_as(q)
+    write = (to_end[..., None] * solved).transpose(-1, -2) @ k
+    return own, read, write, keys, log_decay.sum(-1)
 
 
 def _home(pieces: Pieces) -> Tensor | None:
@@ -69,21 +97,3 @@ def _home(pieces: Pieces) -> Tensor | None:
     every = torch.arange(pieces.tokens, device=first.device)
     chunk = torch.searchsorted(first, every, right=True) - 1
     return chunk * pieces.long + every - first[chunk]
-
-
-def double(within: Tensor, read: Tensor, write: Tensor, carry: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pieces of n tokens, two and two, into half as many of 2n.
-
-    Mx `[H, pieces, n, n]`, Qe, U `[H, pieces, n, K]`, P `[H, pieces, K, K]`; pieces come in pairs.
-    """
-    (mx_a, mx_b), (qe_a, qe_b), (u_a, u_b), (p_a, p_b) = (
-        x.unflatten(1, (-1, 2)).unbind(2) for x in (within, read, write, carry)
-    )
-    across = qe_b @ u_a.transpose(-1, -2)  # [n, K] @ [K, n] -> [n, n]
-    above = torch.cat((mx_a, torch.zeros_like(mx_a)), -1)
-    return (
-        torch.cat((above, torch.cat((across, mx_b), -1)), -2),
-        torch.cat((qe_a, qe_b @ p_a), -2),  # [n, K] @ [K, K] -> [n, K]
-        torch.cat((u_a @ p_b.transpose(-1, -2), u_b), -2),
-        p_b @ p_a,
-    )  # fmt: skip

@@ -1,0 +1,280 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+"""Rows carried over the tiles of their chunk, one tile after the other, and the gradient of that.
+
+A tile a of the delta rule turns a state S into `kept_a S - U_a^T K_a S` (delta_chunks.py). Queries go back over the tiles before
+their own, as rows X with left L = U and right R = K; writes go on over the tiles after their own, with L = K and R = U:
+
+    M_a = X L_a^T,    X' = kept_a X - M_a R_a                                   M_a of queries is their part of Mx
+    dM_a = dMx - dX' R_a^T,    dX = kept_a dX' + dM_a L_a
+    dL_a = sum_X dM_a^T X,     dR_a = -sum_X M_a^T dX',     dkept_a = sum_X X . dX'
+
+A program carries the rows of one tile, in float32, in registers; what products take is rounded to the type of L and R. X and
+dX' before and after each tile (the trails) are stored for the sums over X, which go tile by tile and need no atomics.
+
+Everything is head-major and padded to full chunks, `[H, chunks LONG, K]`: tokens that are not there are zeros. Mx alone
+is in the order of the batch, `[tokens, H, LONG]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.pieces import locate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """Of `pieces.Pieces` what is needed here: the sequence of each chunk and its number in there, `[chunks]` int32; cu, `[N + 1]`
+    int64, where sequences begin; TILE and LONG."""
+
+    sequence: Tensor
+    number: Tensor
+    cu: Tensor
+    tile: int
+    long: int
+
+
+def carry_rows(
+    x: Tensor, left: Tensor, right: Tensor, kept: Tensor, chunks: Chunks, *, up: bool, within: Tensor | None = None,
+    own: Tensor | None = None, trail: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """X at the chunk's start (`up`: end), float32 like x `[H, chunks LONG, K]`; left, right like it, of the products' type.
+
+    kept `[H, tiles]` float32. Filled if given: within = Mx `[tokens, H, LONG]`, its blocks on the diagonal from own
+    `[H, tiles, TILE, TILE]` float32; trail `[LONG / TILE, H, chunks LONG, K]`, X before each tile.
+    """
+    out = torch.empty_like(x)
+    carry_rows_kernel[(kept.shape[1], len(x))](
+        x, left, right, kept, out, left if within is None else within, kept if own is None else own,
+        left if trail is None else trail, chunks.sequence, chunks.number, chunks.cu, x.shape[1],
+        HAS_WITHIN=within is not None, HAS_TRAIL=trail is not None, UP=up, **_sizes(left, chunks),
+    )  # fmt: skip
+    return out
+
+
+def carry_rows_backward(
+    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, chunks: Chunks, *, up: bool,
+    dwithin: Tensor | None = None, d_own: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dX before, dL, dR, all float32 like dx `[H, chunks LONG, K]`, and dkept `[H, tiles]` float32.
+
+    trail: as carry_rows filled it. d_own `[H, tiles, TILE, TILE]` float32, given with dwithin, is filled: dMx's diagonal blocks.
+    """
+    heads, tiles = len(dx), chunks.long // chunks.tile
+    before, dleft, dright = (torch.empty_like(dx) for _ in range(3))
+    dtrail = torch.empty_like(trail)
+    parts = torch.zeros(heads, len(chunks.sequence), tiles, tiles, dtype=torch.float32, device=dx.device)
+    ext = left if dwithin is None else dwithin
+    where = chunks.sequence, chunks.number, chunks.cu, dx.shape[1]
+    sizes = _sizes(left, chunks) | {"UP": up}
+    carry_rows_backward_kernel[(kept.shape[1], heads)](
+        dx, left, right, kept, ext, trail, before, dtrail, parts, kept if d_own is None else d_own, *where,
+        HAS_WITHIN=dwithin is not None, **sizes,
+    )  # fmt: skip
+    for into, factor, with_factor, summed, has_within in (
+        (dleft, right, dtrail, trail, dwithin is not None), (dright, left, trail, dtrail, False),
+    ):  # fmt: skip
+        carried_columns_kernel[(kept.shape[1], heads)](
+            factor, with_factor, summed, ext, into, *where, HAS_WITHIN=has_within, **sizes
+        )
+    return before, dleft, dright, parts.sum(2).flatten(1)
+
+
+def _sizes(factor: Tensor, chunks: Chunks) -> dict[str, object]:
+    """K in two blocks, powers of two that tensor cores take; the second may be empty."""
+    heads, _, key_dim = factor.shape
+    first = max(16, min(128, 1 << (key_dim.bit_length() - 1)))
+    rest = max(0, key_dim - first)
+    second = 0 if rest == 0 else max(16, 1 << (rest - 1).bit_length())
+    # rows of all of K in registers leave none for float32 products on ordinary units: three of tf32 are as good
+    exact = "ieee" if factor.dtype != torch.float32 or torch.version.hip is not None else "tf32x3"
+    return {
+        "H": heads, "K": key_dim, "TILE": chunks.tile, "LONG": chunks.long, "B1": first, "B2": second,
+        "PRECISION": exact, "num_warps": 4, "num_stages": 1,
+    }  # fmt: skip
+
+
+@triton.jit
+def rows_at(ptr, base, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr):
+    """`[TILE, B]`: columns START.. of the rows from `base` on."""
+    i = START + tl.arange(0, B)
+    at = tl.arange(0, TILE)[:, None] * K + i[None, :]
+    return tl.load(ptr + base * K + at, mask=(i < K)[None, :], other=0.0)
+
+
+@triton.jit
+def rows_transposed(ptr, base, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr):
+    """The same as `[B, TILE]`."""
+    i = START + tl.arange(0, B)
+    at = tl.arange(0, TILE)[None, :] * K + i[:, None]
+    return tl.load(ptr + base * K + at, mask=(i < K)[:, None], other=0.0)
+
+
+@triton.jit
+def store_rows(ptr, base, x, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr):
+    """The counterpart of `rows_at`."""
+    i = START + tl.arange(0, B)
+    at = tl.arange(0, TILE)[:, None] * K + i[None, :]
+    tl.store(ptr + base * K + at, x.to(ptr.dtype.element_ty), mask=(i < K)[None, :])
+
+
+@triton.jit
+def within_block(
+    first, last, t_tile, j_tile, h, H: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr
+):
+    """Where Mx of a pair of tiles begins, where in there its numbers `[t, j]` (transposed: `[j, t]`) are, and which of them are
+    of tokens t that there are."""
+    row = tl.arange(0, TILE)
+    begin = ((first + t_tile * TILE) * H + h) * LONG + j_tile * TILE
+    there = first + t_tile * TILE + row < last
+    if TRANSPOSED:
+        return begin, row[None, :] * (H * LONG) + row[:, None], there[None, :]
+    else:
+        return begin, row[:, None] * (H * LONG) + row[None, :], there[:, None]
+
+
+@triton.jit
+def carry_rows_kernel(
+    x_ptr, left_ptr, right_ptr, kept_ptr, out_ptr, within_ptr, own_ptr, trail_ptr, sequence_ptr, number_ptr, cu_ptr, rows,
+    H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    HAS_WITHIN: tl.constexpr, HAS_TRAIL: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """X' = kept_a X - (X L_a^T) R_a, from tile to tile"""
+    TILES: tl.constexpr = LONG // TILE
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    b = tile % TILES
+    dtype = left_ptr.dtype.element_ty
+    base = h * rows + tile * TILE
+    _, _, first, last = locate(tile // TILES, sequence_ptr, number_ptr, cu_ptr, LONG)
+    x1 = rows_at(x_ptr, base, K, TILE, 0, B1).to(tl.float32)
+    if B2 > 0:
+        x2 = rows_at(x_ptr, base, K, TILE, B1, B2).to(tl.float32)
+    for step in range(0, TILES - 1 - b if UP else b):
+        a = b + 1 + step if UP else b - 1 - step
+        other = tile + a - b
+        source = h * rows + other * TILE
+        kept = tl.load(kept_ptr + h * (rows // TILE) + other)
+        product = tl.dot(x1.to(dtype), rows_transposed(left_ptr, source, K, TILE, 0, B1), input_precision=PRECISION)
+        if B2 > 0:
+            product += tl.dot(
+                x2.to(dtype), rows_transposed(left_ptr, source, K, TILE, B1, B2), input_precision=PRECISION
+            )
+        if HAS_WITHIN:
+            begin, at, there = within_block(first, last, b, a, h, H, LONG, TILE, False)
+            tl.store(within_ptr + begin + at, product.to(dtype), mask=there)
+        if HAS_TRAIL:
+            store_rows(trail_ptr, (a * H).to(tl.int64) * rows + base, x1, K, TILE, 0, B1)
+        taken = product.to(dtype)
+        if B2 > 0:
+            if HAS_TRAIL:
+                store_rows(trail_ptr, (a * H).to(tl.int64) * rows + base, x2, K, TILE, B1, B2)
+            x2 = kept * x2 - tl.dot(taken, rows_at(right_ptr, source, K, TILE, B1, B2), input_precision=PRECISION)
+        x1 = kept * x1 - tl.dot(taken, rows_at(right_ptr, source, K, TILE, 0, B1), input_precision=PRECISION)
+    store_rows(out_ptr, base, x1, K, TILE, 0, B1)
+    if B2 > 0:
+        store_rows(out_ptr, base, x2, K, TILE, B1, B2)
+    if HAS_WITHIN:
+        square = (h * (rows // TILE) + tile) * (TILE * TILE)
+        square += tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
+        begin, at, there = within_block(first, last, b, b, h, H, LONG, TILE, False)
+        tl.store(within_ptr + begin + at, tl.load(own_ptr + square).to(dtype), mask=there)
+
+
+@triton.jit
+def carry_rows_backward_kernel(
+    dx_ptr, left_ptr, right_ptr, kept_ptr, dwithin_ptr, trail_ptr, before_ptr, dtrail_ptr, parts_ptr, d_own_ptr,
+    sequence_ptr, number_ptr, cu_ptr, rows,
+    H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dX = kept_a dX' + (dMx - dX' R_a^T) L_a, from tile to tile the other way around; sums of X . dX'"""
+    TILES: tl.constexpr = LONG // TILE
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    b = tile % TILES
+    chunk = tile // TILES
+    dtype = left_ptr.dtype.element_ty
+    base = h * rows + tile * TILE
+    _, _, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    dx1 = rows_at(dx_ptr, base, K, TILE, 0, B1).to(tl.float32)
+    if B2 > 0:
+        dx2 = rows_at(dx_ptr, base, K, TILE, B1, B2).to(tl.float32)
+    for step in range(0, TILES - 1 - b if UP else b):
+        a = TILES - 1 - step if UP else step
+        other = tile + a - b
+        source = h * rows + other * TILE
+        along = (a * H).to(tl.int64) * rows + base
+        kept = tl.load(kept_ptr + h * (rows // TILE) + other)
+        product = -tl.dot(dx1.to(dtype), rows_transposed(right_ptr, source, K, TILE, 0, B1), input_precision=PRECISION)
+        store_rows(dtrail_ptr, along, dx1, K, TILE, 0, B1)
+        inner = tl.sum(dx1 * rows_at(trail_ptr, along, K, TILE, 0, B1).to(tl.float32))
+        if B2 > 0:
+            product -= tl.dot(
+                dx2.to(dtype), rows_transposed(right_ptr, source, K, TILE, B1, B2), input_precision=PRECISION
+            )
+            store_rows(dtrail_ptr, along, dx2, K, TILE, B1, B2)
+            inner += tl.sum(dx2 * rows_at(trail_ptr, along, K, TILE, B1, B2).to(tl.float32))
+        if HAS_WITHIN:
+            begin, at, there = within_block(first, last, b, a, h, H, LONG, TILE, False)
+            product += tl.load(dwithin_ptr + begin + at, mask=there, other=0.0).to(tl.float32)
+        taken = product.to(dtype)
+        dx1 = kept * dx1 + tl.dot(taken, rows_at(left_ptr, source, K, TILE, 0, B1), input_precision=PRECISION)
+        if B2 > 0:
+            dx2 = kept * dx2 + tl.dot(taken, rows_at(left_ptr, source, K, TILE, B1, B2), input_precision=PRECISION)
+        tl.store(parts_ptr + ((h * (rows // LONG) + chunk) * TILES + b) * TILES + a, inner)
+    store_rows(before_ptr, base, dx1, K, TILE, 0, B1)
+    if B2 > 0:
+        store_rows(before_ptr, base, dx2, K, TILE, B1, B2)
+    if HAS_WITHIN:
+        square = (h * (rows // TILE) + tile) * (TILE * TILE)
+        square += tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
+        begin, at, there = within_block(first, last, b, b, h, H, LONG, TILE, False)
+        tl.store(d_own_ptr + square, tl.load(dwithin_ptr + begin + at, mask=there, other=0.0).to(tl.float32))
+
+
+@triton.jit
+def carried_columns_kernel(
+    factor_ptr, with_factor_ptr, summed_ptr, dwithin_ptr, out_ptr, sequence_ptr, number_ptr, cu_ptr, rows,
+    H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """sum over the tiles b whose rows went over tile a, of (dMx_b^T - F_a Y_b^T) Z_b: dL with F, Y, Z = R, dX', X; dR, without
+    dMx, with L, X, dX'"""
+    TILES: tl.constexpr = LONG // TILE
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    a = tile % TILES
+    dtype = factor_ptr.dtype.element_ty
+    base = h * rows + tile * TILE
+    _, _, first, last = locate(tile // TILES, sequence_ptr, number_ptr, cu_ptr, LONG)
+    acc1 = tl.zeros((TILE, B1), tl.float32)
+    if B2 > 0:
+        acc2 = tl.zeros((TILE, B2), tl.float32)
+    for step in range(0, a if UP else TILES - 1 - a):
+        b = step if UP else a + 1 + step
+        along = (a * H).to(tl.int64) * rows + h * rows + (tile + b - a) * TILE
+        product = -tl.dot(
+            rows_at(factor_ptr, base, K, TILE, 0, B1), rows_transposed(with_factor_ptr, along, K, TILE, 0, B1),
+            input_precision=PRECISION,
+        )  # fmt: skip
+        if B2 > 0:
+            product -= tl.dot(
+                rows_at(factor_ptr, base, K, TILE, B1, B2), rows_transposed(with_factor_ptr, along, K, TILE, B1, B2),
+                input_precision=PRECISION,
+            )  # fmt: skip
+        if HAS_WITHIN:
+            begin, transposed, there = within_block(first, last, b, a, h, H, LONG, TILE, True)
+            product += tl.load(dwithin_ptr + begin + transposed, mask=there, other=0.0).to(tl.float32)
+        taken = product.to(dtype)
+        acc1 += tl.dot(taken, rows_at(summed_ptr, along, K, TILE, 0, B1), input_precision=PRECISION)
+        if B2 > 0:
+            acc2 += tl.dot(taken, rows_at(summed_ptr, along, K, TILE, B1, B2), input_precision=PRECISION)
+    store_rows(out_ptr, base, acc1, K, TILE, 0, B1)
+    if B2 > 0:
+        store_rows(out_ptr, base, acc2, K, TILE, B1, B2)

@@ -1,0 +1,67 @@
+"""The memory that an operator takes, from shapes alone: on the meta device, where nothing is allocated or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._library.custom_ops import OPDEFS
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes of meta tensors, made within the context and our operators, that are alive at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "dla":  # what it does on a GPU, not its fake
+            with self:
+                return OPDEFS[func._schema.name]._init_fn(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            if isinstance(x, torch.Tensor) and x.device.type == "meta":
+                storage = x.untyped_storage()
+                self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
+        self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
+        return made
+
+
+@contextmanager
+def no_launches() -> Iterator[None]:
+    """Within the context launches go nowhere."""
+    from triton.runtime.jit import JITFunction
+
+    run = JITFunction.run
+    JITFunction.run = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        JITFunction.run = run  # type: ignore[method-assign]
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16, leaf: bool = False) -> torch.Tensor:
+    """An empty tensor there."""
+    return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=leaf)
+
+
+def algebra_memory(time: int, heads: int, key_dim: int, long: int) -> tuple[int, list[torch.Tensor]]:
+    """Bytes that the delta rule's chunk algebra takes, forward and backward, in bf16; and what it makes."""
+    from dla_kernels.reader.fused.delta_chunks import chunk_algebra
+    from dla_kernels.reader.fused.pieces import Pieces
+
+    pieces = Pieces.of(1, time, None, 64, long, torch.device("meta"))
+    inputs = [meta(1, time, heads, key_dim, leaf=True) for _ in range(2)]
+    inputs += [meta(1, time, heads, leaf=True) for _ in range(2)]
+    with PeakMemory() as algebra:
+        made = chunk_algebra(*inputs, torch.bfloat16, 1.0, heads, pieces)
+        torch.autograd.grad(made[:4], inputs, [torch.empty_like(x) for x in made[:4]])
+    return algebra.bytes, [x.detach() for x in made]
