@@ -31,5 +31,6 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     reading = states + setting.tokens * heads * setting.a * around
     # The delta rule's chunk algebra is made again before, and is gone by then. Short chunks are filled up.
     pairs = (7.5 if setting.window % long else 5) * long
-    algebra = setting.tokens * heads * (key_dim * (85 + long / 20) + pairs + 2500) if delta else 0
+    trails = key_dim * long / (20 if setting.a < WIDE else 5)  # queries and their gradients at every tile they pass
+    algebra = setting.tokens * heads * (85 * key_dim + trails + pairs + 2500) if delta else 0
     return round(max(reading, algebra))

@@ -42,6 +42,7 @@ def solved_whole(q, k, decay, beta, long):
         (128, 1, 24, 16, 64, torch.float32),  # both blocks of K, the second not full
         (100, 2, 16, 16, 64, torch.float32),  # the last chunk is short
         (40, 1, 5, 16, 16, torch.float32),  # chunks of one tile
+        (40, 1, 144, 16, 32, torch.float32),  # as many of K as one block takes, and more
         (70, 2, 33, 16, 32, torch.float16),
     ],
 )

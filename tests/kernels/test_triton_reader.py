@@ -94,7 +94,7 @@ def results(inputs, plan, cache_state, cu_seqlens, return_state, dtype, backend)
 def check(draw_inputs, make_plan, error, poisoned):
     def compare(
         kind, time, capacity, *, dtype=torch.float32, cu_seqlens=None, cached=False, gate=True, return_state=True,
-        tile=32, long=64, **shape,
+        tile=32, long=64, block_k=16, **shape,
     ):  # fmt: skip
         shape = {"heads": 2, "groups": 1, "key_dim": 24, "value_dim": 40, "seed": time + capacity} | shape
         inputs = draw_inputs(time, capacity, **shape).to(dtype)
@@ -109,7 +109,7 @@ def check(draw_inputs, make_plan, error, poisoned):
         given = inputs, plan, state, cu_seqlens, return_state
         exact = results(*given, torch.float64, "recurrence")
         definition = results(*given, dtype, "recurrence")
-        with sizes(tile=tile, long=long, block_k=16, block_v=32):  # two blocks of each, the second not full
+        with sizes(tile=tile, long=long, block_k=block_k, block_v=32):  # two blocks of each, the second not full
             fast = results(*given, dtype, "triton")
         assert fast.keys() == exact.keys()
         for name, x in fast.items():
@@ -149,6 +149,11 @@ def test_documents_inside_chunks(check, cached, delta):
     check(
         "dynamic", 90, 4, delta=delta, cached=cached, cu_seqlens=torch.tensor([0, 5, 40, 41, 90]), return_state=cached
     )
+
+
+def test_more_of_k_than_a_block_takes(check):
+    """Kernels of the delta rule that hold all of K do so in two blocks, of at most 128."""
+    check("dynamic", 35, 2, delta=True, cached=True, heads=1, key_dim=144, value_dim=16, tile=16, long=32, block_k=64)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])

@@ -41,7 +41,7 @@ def slots_adjoint(
         pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=tiles.block_k,
         BV=tiles.block_v, BLOCKS_V=blocks_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
-        PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+        PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return adjoint, dstate
 

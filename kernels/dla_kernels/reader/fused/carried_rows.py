@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dla_kernels.reader.fused.configs import exact_products, key_blocks
 from dla_kernels.reader.fused.pieces import locate
 
 
@@ -86,16 +87,11 @@ def carry_rows_backward(
 
 
 def _sizes(factor: Tensor, chunks: Chunks) -> dict[str, object]:
-    """K in two blocks, powers of two that tensor cores take; the second may be empty."""
     heads, _, key_dim = factor.shape
-    first = max(16, min(128, 1 << (key_dim.bit_length() - 1)))
-    rest = max(0, key_dim - first)
-    second = 0 if rest == 0 else max(16, 1 << (rest - 1).bit_length())
-    # rows of all of K in registers leave none for float32 products on ordinary units: three of tf32 are as good
-    exact = "ieee" if factor.dtype != torch.float32 or torch.version.hip is not None else "tf32x3"
+    first, second = key_blocks(key_dim)
     return {
         "H": heads, "K": key_dim, "TILE": chunks.tile, "LONG": chunks.long, "B1": first, "B2": second,
-        "PRECISION": exact, "num_warps": 4, "num_stages": 1,
+        "PRECISION": exact_products(factor.dtype), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 
 

@@ -59,8 +59,10 @@ def tiles_for(
     layer = Layer(
         key_dim=key_dim, value_dim=value_dim, slots=slots, type=str(dtype).removeprefix("torch."), delta=delta
     )
-    chosen = replace(_rule(key_dim, value_dim, slots, dtype), **measured_sizes(layer, architecture_of(device)))
-    return _overridden(chosen)
+    chosen = _rule(key_dim, value_dim, slots, dtype)
+    if delta and dtype == torch.float32:
+        chosen = replace(chosen, tile=32)  # carried_rows.py keeps a tile's rows, all of K, in registers
+    return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 
 def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
@@ -87,3 +89,16 @@ def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles
 
 def _block(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
+
+
+def key_blocks(key_dim: int) -> tuple[int, int]:
+    """All of K in two blocks, powers of two that tensor cores take; the second is 0 where one is enough."""
+    first = max(16, min(128, 1 << (key_dim.bit_length() - 1)))
+    rest = max(0, key_dim - first)
+    return first, 0 if rest == 0 else _block(rest)
+
+
+def exact_products(dtype: torch.dtype) -> str:
+    """The precision of products in kernels that hold all of K, for which float32 on ordinary units would take more registers
+    than there are: three products of tf32 are as good. 16-bit factors are multiplied as they are."""
+    return "tf32x3" if dtype == torch.float32 and torch.version.hip is None else "ieee"

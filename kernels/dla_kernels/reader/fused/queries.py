@@ -80,14 +80,17 @@ def queries_slots_kernel(
         factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
         dq = tl.zeros((ROWS, BK), tl.float32)
         dweight = tl.zeros((ROWS,), tl.float32)
+        row_v = tl.arange(0, BV)
+        in_v = row_v < V
+        row_do = do_ptr + (t * H + h)[:, None] * V
+        do = tl.load(row_do + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
         # slots and blocks of V in one loop, whose loads run ahead
         for step in range(0, tl.load(used_ptr + chunk * H + h) * BLOCKS):
             i = step // BLOCKS
-            row_v = (step % BLOCKS) * BV + tl.arange(0, BV)
-            in_v = row_v < V
-            do = tl.load(
-                do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
-            )
+            if BLOCKS > 1:
+                row_v = (step % BLOCKS) * BV + tl.arange(0, BV)
+                in_v = row_v < V
+                do = tl.load(row_do + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
             at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[None, :] * V + row_v[:, None]
             state = tl.load(high_ptr + at, mask=in_k[None, :] & in_v[:, None], other=0.0)
             weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)

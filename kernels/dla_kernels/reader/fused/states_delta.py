@@ -9,15 +9,17 @@ R (`removal`) is kept apart from the identity: rounding it to 16 bits is harmles
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, exact_products, key_blocks
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.reader.fused.states import block_of, blocks_of, chunk_ranges, chunks_backward, end_row, start_row
+from dla_kernels.reader.fused.states import chunk_ranges, chunks_backward, end_row, start_row
 from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
 
 
@@ -35,14 +37,14 @@ def advance_states_delta(
         final = torch.zeros(shape, dtype=torch.float32, device=v.device)
     if state is not None:
         kept.put(pieces.first_chunk[:-1].long(), state)
-    grid = pieces.sequences * heads, slots, blocks_of(key_dim, value_dim, tiles)
+    sizes = _whole_columns(kept, tiles)
+    grid = pieces.sequences * heads, slots, triton.cdiv(value_dim, sizes["BV"])
     for c in range(pieces.most_chunks if return_state else pieces.most_chunks - 1):
         advance_states_delta_kernel[grid](
             u, v, carry, removal, kept.high, kept.low, kept.high if final is None else final,
             tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
-            pieces.tokens, c, H=heads, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), LONG=pieces.long,
-            BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None, HAS_FINAL=return_state,
-            SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+            pieces.tokens, c, MP=padded_slots(slots), LONG=pieces.long, BJ=pieces.tile, HAS_STATE=state is not None,
+            HAS_FINAL=return_state, num_warps=tiles.warps, **sizes,
         )  # fmt: skip
     return kept, final
 
@@ -52,17 +54,29 @@ def carry_adjoint_delta(
     tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> None:  # fmt: skip
     """Turns the rows of `adjoint` (and `dstate`) from E into dS, in place; the arguments as in states.carry_adjoint."""
-    _, heads, slots, key_dim, value_dim = adjoint.high.shape
+    _, heads, slots, _, value_dim = adjoint.high.shape
     has_state, has_dfinal = dstate is not None, dfinal is not None
     if dfinal is not None:
         adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
+    sizes = _whole_columns(adjoint, tiles)
+    grid = pieces.sequences * heads, slots, triton.cdiv(value_dim, sizes["BV"])
     for c in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
-        carry_adjoint_delta_kernel[(pieces.sequences * heads, slots, blocks_of(key_dim, value_dim, tiles))](
+        carry_adjoint_delta_kernel[grid](
             carry, removal, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate,
-            tables.final_slot, tables.used, pieces.first_chunk, c, H=heads, K=key_dim, V=value_dim, M=slots,
-            BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
-            PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
+            tables.final_slot, tables.used, pieces.first_chunk, c, HAS_STATE=has_state, HAS_DFINAL=has_dfinal,
+            num_warps=tiles.warps, **sizes,
         )  # fmt: skip
+
+
+def _whole_columns(rows: StateRows, tiles: Tiles) -> dict[str, Any]:
+    """A program takes all of K, so that every state is read once, and a block of V, of float32 a smaller one."""
+    _, heads, slots, key_dim, value_dim = rows.high.shape
+    first, second = key_blocks(key_dim)
+    return {
+        "H": heads, "M": slots, "K": key_dim, "V": value_dim, "B1": first, "B2": second,
+        "BV": tiles.block_v if rows.split else 16, "SPLIT": rows.split, "PRECISION": exact_products(rows.high.dtype),
+        "num_stages": 1,
+    }  # fmt: skip
 
 
 def carry_gradient(
@@ -84,13 +98,65 @@ def carry_gradient(
 
 @triton.jit
 def slots_sum(
-    high_ptr, low_ptr, base, begin, end, row_k, row_v, inside,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, SPLIT: tl.constexpr,
+    high_ptr, low_ptr, base, begin, end, block, inside,
+    K: tl.constexpr, V: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """A block of the sum of slots `begin..end`: those that become one."""
-    acc = tl.zeros((BK, BV), tl.float32)
+    acc = tl.zeros(block.shape, tl.float32)
     for i in range(begin, end):
-        acc += load_state(high_ptr, low_ptr, base + i * (K * V) + row_k[:, None] * V + row_v[None, :], inside, SPLIT)
+        acc += load_state(high_ptr, low_ptr, base + i * (K * V) + block, inside, SPLIT)
+    return acc
+
+
+@triton.jit
+def column_block(START: tl.constexpr, B: tl.constexpr, row_v, K: tl.constexpr, V: tl.constexpr):
+    """Rows START.. of a block of columns of a state `[B, BV]`: where they are, and whether."""
+    row = START + tl.arange(0, B)
+    return row[:, None] * V + row_v[None, :], (row < K)[:, None] & (row_v < V)[None, :]
+
+
+@triton.jit
+def removal_block(
+    removal_ptr, FIRST: tl.constexpr, ROWS: tl.constexpr, START: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """A block of R, or of R^T, `[ROWS, COLUMNS]`."""
+    row = (FIRST + tl.arange(0, ROWS))[:, None]
+    column = (START + tl.arange(0, COLUMNS))[None, :]
+    at = column * K + row if TRANSPOSED else row * K + column
+    return tl.load(removal_ptr + at, mask=(row < K) & (column < K), other=0.0)
+
+
+@triton.jit
+def removed_rows(
+    removal_ptr, state1, state2, FIRST: tl.constexpr, ROWS: tl.constexpr, K: tl.constexpr, B1: tl.constexpr,
+    B2: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Rows FIRST.. of R S (or R^T S), `[ROWS, BV]`, with S in its two blocks of rows."""
+    block = removal_block(removal_ptr, FIRST, ROWS, 0, B1, K, TRANSPOSED)
+    out = tl.dot(block, state1, input_precision=PRECISION)  # [ROWS, B1] @ [B1, BV] -> [ROWS, BV]
+    if B2 > 0:
+        block = removal_block(removal_ptr, FIRST, ROWS, B1, B2, K, TRANSPOSED)
+        out += tl.dot(block, state2, input_precision=PRECISION)
+    return out
+
+
+@triton.jit
+def written_rows(
+    acc, u_ptr, v_ptr, first, begin, end, h, row_v, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, START: tl.constexpr,
+    B: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """acc + rows START.. of the sum of `U_j v_j^T` over the chunk's tokens `begin..end`."""
+    row = START + tl.arange(0, B)
+    for at_j in range(begin, end, BJ):
+        token = at_j + tl.arange(0, BJ)
+        mask = token < end
+        j = first + token
+        u = tl.load(u_ptr + (j * H + h)[None, :] * K + row[:, None], mask=mask[None, :] & (row < K)[:, None], other=0.0)
+        v = tl.load(
+            v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & (row_v < V)[None, :], other=0.0
+        )
+        acc += tl.dot(u, v, input_precision=PRECISION)  # [B, BJ] @ [BJ, BV] -> [B, BV]
     return acc
 
 
@@ -99,8 +165,8 @@ def advance_states_delta_kernel(
     u_ptr, v_ptr, carry_ptr, removal_ptr, high_ptr, low_ptr, final_ptr,
     final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
-    BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr,
-    SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    BJ: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
+    HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """S_a(next) = (carry - R) sum of S_i + sum of U_j v_j^T, over chunk c of every sequence"""
     n = tl.program_id(0) // H
@@ -118,62 +184,59 @@ def advance_states_delta_kernel(
         )  # fmt: skip
         if is_used:
             dtype = v_ptr.dtype.element_ty
-            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
-            in_k = row_k < K
-            in_v = row_v < V
-            inside = in_k[:, None] & in_v[None, :]
+            row_v = tl.program_id(2) * BV + tl.arange(0, BV)
             removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
             base = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V)
-            acc = tl.load(carry_ptr + chunk * H + h) * slots_sum(
-                high_ptr, low_ptr, base, i0, i1, row_k, row_v, inside, K, V, BK, BV, SPLIT
-            )
+            carry = tl.load(carry_ptr + chunk * H + h)
+            block1, inside1 = column_block(0, B1, row_v, K, V)
+            acc1 = slots_sum(high_ptr, low_ptr, base, i0, i1, block1, inside1, K, V, SPLIT)
+            state1 = acc1.to(dtype)
+            state2 = state1
+            acc1 = carry * acc1
+            if B2 > 0:
+                block2, inside2 = column_block(B1, B2, row_v, K, V)
+                acc2 = slots_sum(high_ptr, low_ptr, base, i0, i1, block2, inside2, K, V, SPLIT)
+                state2 = acc2.to(dtype)
+                acc2 = carry * acc2
             if i1 > i0:
-                for inner in range(0, K, BK):
-                    row_l = inner + tl.arange(0, BK)
-                    in_l = row_l < K
-                    state = slots_sum(
-                        high_ptr,
-                        low_ptr,
-                        base,
-                        i0,
-                        i1,
-                        row_l,
-                        row_v,
-                        in_l[:, None] & in_v[None, :],
-                        K,
-                        V,
-                        BK,
-                        BV,
-                        SPLIT,
-                    )
-                    r = tl.load(
-                        removal + row_k[:, None] * K + row_l[None, :], mask=in_k[:, None] & in_l[None, :], other=0.0
-                    )
-                    acc -= tl.dot(r, state.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
-            for at_j in range(j0, j1, BJ):
-                token = at_j + tl.arange(0, BJ)
-                mask = token < j1
-                j = first + token
-                u = tl.load(
-                    u_ptr + (j * H + h)[None, :] * K + row_k[:, None], mask=mask[None, :] & in_k[:, None], other=0.0
-                )
-                v = tl.load(
-                    v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & in_v[None, :], other=0.0
-                )
-                acc += tl.dot(u, v, input_precision=PRECISION)  # [BK, BJ] @ [BJ, BV] -> [BK, BV]
-            block = row_k[:, None] * V + row_v[None, :]
+                acc1 -= removed_rows(removal, state1, state2, 0, B1, K, B1, B2, False, PRECISION)
+                if B2 > 0:
+                    acc2 -= removed_rows(removal, state1, state2, B1, B2, K, B1, B2, False, PRECISION)
+            acc1 = written_rows(acc1, u_ptr, v_ptr, first, j0, j1, h, row_v, H, K, V, 0, B1, BJ, PRECISION)
+            if B2 > 0:
+                acc2 = written_rows(acc2, u_ptr, v_ptr, first, j0, j1, h, row_v, H, K, V, B1, B2, BJ, PRECISION)
             if c + 1 < chunks:
-                at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V) + block
-                store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
+                at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V)
+                store_state(high_ptr, low_ptr, at + block1, acc1, inside1, SPLIT)
+                if B2 > 0:
+                    store_state(high_ptr, low_ptr, at + block2, acc2, inside2, SPLIT)
             elif HAS_FINAL:
-                tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)
+                at = slot_offset(n, h, a, H, M, K, V)
+                tl.store(final_ptr + at + block1, acc1, mask=inside1)
+                if B2 > 0:
+                    tl.store(final_ptr + at + block2, acc2, mask=inside2)
+
+
+@triton.jit
+def add_to_adjoint(
+    dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, acc, block, inside, H: tl.constexpr, M: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """Slot i at the start of a chunk: E, which is there, + acc."""
+    if c > 0:
+        at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
+        acc += load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
+        store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
+    elif HAS_STATE:
+        at = slot_offset(n, h, i, H, M, K, V) + block
+        tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + acc, mask=inside)
 
 
 @triton.jit(do_not_specialize=["c"])
 def carry_adjoint_delta_kernel(
     carry_ptr, removal_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, final_slot_ptr, used_ptr, first_chunk_ptr, c,
-    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
+    BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dS_i = E_i + (carry - R)^T dS_{final_slot[i]}(next), over chunk c of every sequence"""
     n = tl.program_id(0) // H
@@ -185,31 +248,30 @@ def carry_adjoint_delta_kernel(
         chunk = first_chunk + c
         if i < tl.load(used_ptr + chunk * H + h):
             dtype = dhigh_ptr.dtype.element_ty
-            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
-            in_k = row_k < K
-            in_v = row_v < V
-            inside = in_k[:, None] & in_v[None, :]
-            block = row_k[:, None] * V + row_v[None, :]
+            row_v = tl.program_id(2) * BV + tl.arange(0, BV)
             removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
             a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
             base = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
-            acc = tl.load(carry_ptr + chunk * H + h) * load_state(dhigh_ptr, dlow_ptr, base + block, inside, SPLIT)
-            for inner in range(0, K, BK):
-                row_l = inner + tl.arange(0, BK)
-                in_l = row_l < K
-                at = base + row_l[:, None] * V + row_v[None, :]
-                dnext = load_state(dhigh_ptr, dlow_ptr, at, in_l[:, None] & in_v[None, :], SPLIT)
-                r = tl.load(
-                    removal + row_l[None, :] * K + row_k[:, None], mask=in_k[:, None] & in_l[None, :], other=0.0
-                )
-                acc -= tl.dot(r, dnext.to(dtype), input_precision=PRECISION)  # [BK, BK] @ [BK, BV] -> [BK, BV]
-            if c > 0:
-                at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
-                acc += load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
-                store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
-            elif HAS_STATE:
-                at = slot_offset(n, h, i, H, M, K, V) + block
-                tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + acc, mask=inside)
+            carry = tl.load(carry_ptr + chunk * H + h)
+            block1, inside1 = column_block(0, B1, row_v, K, V)
+            acc1 = load_state(dhigh_ptr, dlow_ptr, base + block1, inside1, SPLIT)
+            next1 = acc1.to(dtype)
+            next2 = next1
+            if B2 > 0:
+                block2, inside2 = column_block(B1, B2, row_v, K, V)
+                acc2 = load_state(dhigh_ptr, dlow_ptr, base + block2, inside2, SPLIT)
+                next2 = acc2.to(dtype)
+            acc1 = carry * acc1 - removed_rows(removal, next1, next2, 0, B1, K, B1, B2, True, PRECISION)
+            add_to_adjoint(
+                dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, acc1, block1, inside1, H, M, K, V,
+                HAS_STATE, HAS_DFINAL, SPLIT,
+            )  # fmt: skip
+            if B2 > 0:
+                acc2 = carry * acc2 - removed_rows(removal, next1, next2, B1, B2, K, B1, B2, True, PRECISION)
+                add_to_adjoint(
+                    dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, acc2, block2, inside2, H, M, K, V,
+                    HAS_STATE, HAS_DFINAL, SPLIT,
+                )  # fmt: skip
 
 
 @triton.jit
