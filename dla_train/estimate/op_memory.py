@@ -8,6 +8,10 @@ from dla_train.estimate.flops import has_gate
 from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 
 
+TILE = 64
+"""Tokens in a tile of the Triton kernels."""
+
+
 def op_memory(config: ModelConfig, setting: Setting) -> int:
     """Bytes at the worst moment, beside inputs and what is kept for the backward.
 
@@ -29,8 +33,8 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     around = 3.5 * key_dim + 1.5 * value_dim + 170 if delta else 2 * value_dim + 30
     around += 5.5 * slots + ((2.0 * value_dim if delta else 2.5 * value_dim) + 4 * slots if gate else 0)
     reading = states + setting.tokens * heads * setting.a * around
-    # The delta rule's chunk algebra is made again before, and is gone by then. Short chunks are filled up.
-    pairs = (7.5 if setting.window % long else 5) * long
-    trails = key_dim * long / (20 if setting.a < WIDE else 5)  # queries and their gradients at every tile they pass
-    algebra = setting.tokens * heads * (85 * key_dim + trails + pairs + 2500) if delta else 0
+    # The delta rule's chunk algebra is made again before, and is gone by then. Short tiles are filled up.
+    pairs = (4.5 if setting.window % TILE == 0 else 6) * long
+    trails = key_dim * long / (21 if setting.a < WIDE else 5)  # queries and their gradients at every tile they pass
+    algebra = setting.tokens * heads * (93 * key_dim + trails + pairs + 2500) if delta else 0
     return round(max(reading, algebra))

@@ -142,15 +142,13 @@ def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
         if shape.delta:
             sizes = tiles_for(key, value, m, dtype, v.device, delta=True)
             pieces = Pieces.of(1, time, None, sizes.tile, sizes.long, v.device)
-            rows, tiles = pieces.chunks * pieces.long, pieces.chunks * pieces.long // pieces.tile
-            own, x, kept = (
-                torch.zeros(h, tiles, sizes.tile, sizes.tile),
-                torch.zeros(h, rows, key),
-                torch.zeros(h, tiles),
-            )
-            where = pieces.chunk_sequence, pieces.chunk_number, pieces.cu
-            within, *_ = compose_tiles(own, x, x, x, kept, *where, time, sizes.tile, sizes.long, dtype)
-            compose_tiles_backward(within, x, x, x, x, x, kept, *where, sizes.tile, sizes.long, dtype)
+            rows, tiles = pieces.tiles * pieces.tile, pieces.tiles
+            x, kept = torch.zeros(h, rows, key), torch.zeros(h, tiles)
+            own = torch.zeros(h, tiles, pieces.tile, pieces.tile)
+            where = pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk
+            options = pieces.chunks, pieces.tile, pieces.long, dtype
+            made = compose_tiles(own, x, x, x, kept, kept, *where, time, *options)
+            compose_tiles_backward(*made, x, x, x, kept, kept, *where, *options)
         for past in (None, state):
             keep = past is not None
             if shape.delta:

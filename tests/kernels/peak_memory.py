@@ -53,12 +53,18 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16, leaf: bool = False) -
     return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=leaf)
 
 
-def algebra_memory(time: int, heads: int, key_dim: int, long: int) -> tuple[int, list[torch.Tensor]]:
-    """Bytes that the delta rule's chunk algebra takes, forward and backward, in bf16; and what it makes."""
+def algebra_memory(
+    time: int, heads: int, key_dim: int, long: int, document: int | None = None
+) -> tuple[int, list[torch.Tensor]]:
+    """Bytes that the delta rule's chunk algebra takes, forward and backward, in bf16; and what it makes.
+
+    document: tokens of each of the documents that the tokens are packed from; None: one sequence.
+    """
     from dla_kernels.reader.fused.delta_chunks import chunk_algebra
     from dla_kernels.reader.fused.pieces import Pieces
 
-    pieces = Pieces.of(1, time, None, 64, long, torch.device("meta"))
+    cu = None if document is None else torch.tensor([*range(0, time, document), time])
+    pieces = Pieces.of(1, time, cu, 64, long, torch.device("meta"))
     inputs = [meta(1, time, heads, key_dim, leaf=True) for _ in range(2)]
     inputs += [meta(1, time, heads, leaf=True) for _ in range(2)]
     with PeakMemory() as algebra:

@@ -17,6 +17,10 @@ def draw(batch, time, groups, heads, key_dim, dtype=torch.float64):
     return q, torch.nn.functional.normalize(k, dim=-1), -0.3 * decay, beta
 
 
+def pieces_of(time, long, tile=16):
+    return Pieces.of(1, time, None, tile, long, torch.device("cpu"))
+
+
 def solved_whole(q, k, decay, beta, long):
     """What chunk_algebra gives, by one triangular system for each whole chunk, one sequence; scale a half."""
     heads, time = beta.shape[2], q.shape[1]
@@ -39,8 +43,8 @@ def solved_whole(q, k, decay, beta, long):
 @pytest.mark.parametrize(
     ("time", "groups", "key_dim", "tile", "long", "dtype"),
     [
-        (128, 1, 24, 16, 64, torch.float32),  # both blocks of K, the second not full
-        (100, 2, 16, 16, 64, torch.float32),  # the last chunk is short
+        (128, 2, 24, 16, 64, torch.float32),  # both blocks of K, the second not full
+        (100, 1, 16, 16, 64, torch.float32),  # the last chunk is short
         (40, 1, 5, 16, 16, torch.float32),  # chunks of one tile
         (40, 1, 144, 16, 32, torch.float32),  # as many of K as one block takes, and more
         (70, 2, 33, 16, 32, torch.float16),
@@ -52,7 +56,7 @@ def test_carrying_rows_equals_solving_the_whole(time, groups, key_dim, tile, lon
     exact = [x.requires_grad_() for x in draw(1, time, groups, 2, key_dim)]
     given = [x.detach().float().requires_grad_() for x in exact]
     wanted = solved_whole(*exact, long)
-    pieces = Pieces.of(1, time, None, tile, long, exact[0].device)
+    pieces = pieces_of(time, long, tile)
     *found, carry = chunk_algebra(*given, dtype, 0.5, 2, pieces)
     assert all(x.dtype == dtype for x in found)
     assert carry.shape == (pieces.chunks, 2)
@@ -68,6 +72,17 @@ def test_carrying_rows_equals_solving_the_whole(time, groups, key_dim, tile, lon
     gradients = torch.autograd.grad(wanted, exact, weights)
     for name, ours, whole in zip(("q", "k", "log_decay", "beta"), found_gradients, gradients, strict=True):
         assert error(ours, whole) < allowed, f"d {name}: {error(ours, whole):.1e}"
+
+
+def test_a_strong_decay_leaves_the_digits_of_mild_ones(error):
+    """Sums of decays over tiles, too, are never differences of larger ones."""
+    q, k, decay, beta = draw(1, 96, 1, 2, 16)
+    decay = 0.1 * decay
+    decay[:, 20::40] = -1000.0
+    *found, carry = chunk_algebra(*(x.float() for x in (q, k, decay, beta)), torch.float32, 0.5, 2, pieces_of(96, 48))
+    for name, ours, whole in zip(("Mx", "Qe", "U", "R"), found, solved_whole(q, k, decay, beta, 48), strict=True):
+        assert error(ours, whole) < 1e-6, f"{name}: {error(ours, whole):.1e}"
+    assert carry.max() == 0
 
 
 @pytest.mark.parametrize(

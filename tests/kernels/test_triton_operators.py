@@ -56,9 +56,9 @@ def test_opcheck_of_the_chunk_algebra():
         return (0.1 * torch.randn(shape, generator=generator)).requires_grad_()
 
     pieces = Pieces.of(1, 40, None, 16, 32, torch.device("cpu"))
-    tiles = leaf(2, 4, 16, 16), leaf(2, 64, 16), leaf(2, 64, 16), leaf(2, 64, 16), leaf(2, 4)
-    where = pieces.chunk_sequence, pieces.chunk_number, pieces.cu, 40, 16, 32
-    torch.library.opcheck(compose_tiles, (*tiles, *where, torch.float32))
+    tiles = leaf(2, 3, 16, 16), leaf(2, 48, 16), leaf(2, 48, 16), leaf(2, 48, 16), leaf(2, 3), leaf(2, 3)
+    where = pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk
+    torch.library.opcheck(compose_tiles, (*tiles, *where, 40, pieces.chunks, 16, 32, torch.float32))
 
 
 @pytest.mark.interpret
@@ -154,3 +154,11 @@ def test_memory_of_the_delta_rule():
     assert 1e9 < algebra < 3e9
     assert 0.5e9 < forward.bytes + kept < 2.5e9
     assert 1.5e9 < backward.bytes + kept < 4e9
+
+
+def test_memory_of_short_documents():
+    """330 documents of 50 tokens take less than twice what one sequence does: each fills up a tile of 64, not a chunk."""
+    with no_launches():
+        joined, _ = algebra_memory(16_500, 6, 128, 512)
+        packed, _ = algebra_memory(16_500, 6, 128, 512, document=50)
+    assert packed < 2 * joined

@@ -11,13 +11,14 @@ their own, as rows X with left L = U and right R = K; writes go on over the tile
 A program carries the rows of one tile, in float32, in registers; what products take is rounded to the type of L and R. X and
 dX' before and after each tile (the trails) are stored for the sums over X, which go tile by tile and need no atomics.
 
-Everything is head-major and padded to full chunks, `[H, chunks LONG, K]`: tokens that are not there are zeros. Mx alone
-is in the order of the batch, `[tokens, H, LONG]`.
+Everything is head-major and in full tiles, `[H, tiles TILE, K]`: tokens that are not there are zeros. Mx alone is in the order
+of the batch, `[tokens, H, LONG]`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -25,74 +26,90 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.configs import exact_products, key_blocks
-from dla_kernels.reader.fused.pieces import locate
+from dla_kernels.reader.fused.pieces import locate_tile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunks:
-    """Of `pieces.Pieces` what is needed here: the sequence of each chunk and its number in there, `[chunks]` int32; cu, `[N + 1]`
-    int64, where sequences begin; TILE and LONG."""
+class TileTable:
+    """Of `pieces.Pieces` what is needed here: the sequence of each tile and its number in there, `[tiles]` int32; cu, `[N + 1]`
+    int64, where sequences begin; first_chunk, `[N + 1]` int32; chunks, how many; TILE and LONG."""
 
     sequence: Tensor
     number: Tensor
     cu: Tensor
+    first_chunk: Tensor
+    chunks: int
     tile: int
     long: int
 
+    @property
+    def where(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `locate_in_chunk` asks for."""
+        return self.sequence, self.number, self.cu, self.first_chunk
+
 
 def carry_rows(
-    x: Tensor, left: Tensor, right: Tensor, kept: Tensor, chunks: Chunks, *, up: bool, within: Tensor | None = None,
+    x: Tensor, left: Tensor, right: Tensor, kept: Tensor, table: TileTable, *, up: bool, within: Tensor | None = None,
     own: Tensor | None = None, trail: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """X at the chunk's start (`up`: end), float32 like x `[H, chunks LONG, K]`; left, right like it, of the products' type.
+    """X at the chunk's start (`up`: end), float32 like x `[H, tiles TILE, K]`; left, right like it, of the products' type.
 
     kept `[H, tiles]` float32. Filled if given: within = Mx `[tokens, H, LONG]`, its blocks on the diagonal from own
-    `[H, tiles, TILE, TILE]` float32; trail `[LONG / TILE, H, chunks LONG, K]`, X before each tile.
+    `[H, tiles, TILE, TILE]` float32; trail `[LONG / TILE, H, tiles TILE, K]`, X before each tile.
     """
     out = torch.empty_like(x)
     carry_rows_kernel[(kept.shape[1], len(x))](
         x, left, right, kept, out, left if within is None else within, kept if own is None else own,
-        left if trail is None else trail, chunks.sequence, chunks.number, chunks.cu, x.shape[1],
-        HAS_WITHIN=within is not None, HAS_TRAIL=trail is not None, UP=up, **_sizes(left, chunks),
+        left if trail is None else trail, *table.where, x.shape[1],
+        HAS_WITHIN=within is not None, HAS_TRAIL=trail is not None, UP=up, **_sizes(left, table),
     )  # fmt: skip
     return out
 
 
 def carry_rows_backward(
-    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, chunks: Chunks, *, up: bool,
+    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, table: TileTable, *, up: bool,
     dwithin: Tensor | None = None, d_own: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dX before, dL, dR, all float32 like dx `[H, chunks LONG, K]`, and dkept `[H, tiles]` float32.
+    """dX before, dL, dR, all float32 like dx `[H, tiles TILE, K]`, and dkept `[H, tiles]` float32.
 
     trail: as carry_rows filled it. d_own `[H, tiles, TILE, TILE]` float32, given with dwithin, is filled: dMx's diagonal blocks.
     """
-    heads, tiles = len(dx), chunks.long // chunks.tile
+    heads, tiles = kept.shape
     before, dleft, dright = (torch.empty_like(dx) for _ in range(3))
     dtrail = torch.empty_like(trail)
-    parts = torch.zeros(heads, len(chunks.sequence), tiles, tiles, dtype=torch.float32, device=dx.device)
+    parts = torch.zeros(heads, tiles, table.long // table.tile, dtype=torch.float32, device=dx.device)
     ext = left if dwithin is None else dwithin
-    where = chunks.sequence, chunks.number, chunks.cu, dx.shape[1]
-    sizes = _sizes(left, chunks) | {"UP": up}
-    carry_rows_backward_kernel[(kept.shape[1], heads)](
+    where = *table.where, dx.shape[1]
+    sizes = _sizes(left, table) | {"UP": up}
+    carry_rows_backward_kernel[(tiles, heads)](
         dx, left, right, kept, ext, trail, before, dtrail, parts, kept if d_own is None else d_own, *where,
         HAS_WITHIN=dwithin is not None, **sizes,
     )  # fmt: skip
     for into, factor, with_factor, summed, has_within in (
         (dleft, right, dtrail, trail, dwithin is not None), (dright, left, trail, dtrail, False),
     ):  # fmt: skip
-        carried_columns_kernel[(kept.shape[1], heads)](
+        carried_columns_kernel[(tiles, heads)](
             factor, with_factor, summed, ext, into, *where, HAS_WITHIN=has_within, **sizes
         )
-    return before, dleft, dright, parts.sum(2).flatten(1)
+    return before, dleft, dright, parts.sum(-1)
 
 
-def _sizes(factor: Tensor, chunks: Chunks) -> dict[str, object]:
+def _sizes(factor: Tensor, table: TileTable) -> dict[str, Any]:
     heads, _, key_dim = factor.shape
     first, second = key_blocks(key_dim)
     return {
-        "H": heads, "K": key_dim, "TILE": chunks.tile, "LONG": chunks.long, "B1": first, "B2": second,
+        "H": heads, "K": key_dim, "TILE": table.tile, "LONG": table.long, "B1": first, "B2": second,
         "PRECISION": exact_products(factor.dtype), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
+
+
+@triton.jit
+def locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE: tl.constexpr, LONG: tl.constexpr):
+    """The chunk of a tile, the tile's number in there, the chunk's number of tiles, and its first token and the one after its
+    last."""
+    n, chunk, _, number, first, _, _ = locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    last = tl.minimum(first + LONG, tl.load(cu_ptr + n + 1))
+    return chunk, number, ((last - first + TILE - 1) // TILE).to(tl.int32), first, last
 
 
 @triton.jit
@@ -136,22 +153,20 @@ def within_block(
 
 @triton.jit
 def carry_rows_kernel(
-    x_ptr, left_ptr, right_ptr, kept_ptr, out_ptr, within_ptr, own_ptr, trail_ptr, sequence_ptr, number_ptr, cu_ptr, rows,
+    x_ptr, left_ptr, right_ptr, kept_ptr, out_ptr, within_ptr, own_ptr, trail_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     HAS_WITHIN: tl.constexpr, HAS_TRAIL: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """X' = kept_a X - (X L_a^T) R_a, from tile to tile"""
-    TILES: tl.constexpr = LONG // TILE
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    b = tile % TILES
+    _, b, count, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
     dtype = left_ptr.dtype.element_ty
     base = h * rows + tile * TILE
-    _, _, first, last = locate(tile // TILES, sequence_ptr, number_ptr, cu_ptr, LONG)
     x1 = rows_at(x_ptr, base, K, TILE, 0, B1).to(tl.float32)
     if B2 > 0:
         x2 = rows_at(x_ptr, base, K, TILE, B1, B2).to(tl.float32)
-    for step in range(0, TILES - 1 - b if UP else b):
+    for step in range(0, count - 1 - b if UP else b):
         a = b + 1 + step if UP else b - 1 - step
         other = tile + a - b
         source = h * rows + other * TILE
@@ -185,24 +200,21 @@ def carry_rows_kernel(
 @triton.jit
 def carry_rows_backward_kernel(
     dx_ptr, left_ptr, right_ptr, kept_ptr, dwithin_ptr, trail_ptr, before_ptr, dtrail_ptr, parts_ptr, d_own_ptr,
-    sequence_ptr, number_ptr, cu_ptr, rows,
+    sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dX = kept_a dX' + (dMx - dX' R_a^T) L_a, from tile to tile the other way around; sums of X . dX'"""
-    TILES: tl.constexpr = LONG // TILE
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    b = tile % TILES
-    chunk = tile // TILES
+    _, b, count, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
     dtype = left_ptr.dtype.element_ty
     base = h * rows + tile * TILE
-    _, _, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
     dx1 = rows_at(dx_ptr, base, K, TILE, 0, B1).to(tl.float32)
     if B2 > 0:
         dx2 = rows_at(dx_ptr, base, K, TILE, B1, B2).to(tl.float32)
-    for step in range(0, TILES - 1 - b if UP else b):
-        a = TILES - 1 - step if UP else step
+    for step in range(0, count - 1 - b if UP else b):
+        a = count - 1 - step if UP else step
         other = tile + a - b
         source = h * rows + other * TILE
         along = (a * H).to(tl.int64) * rows + base
@@ -223,7 +235,7 @@ def carry_rows_backward_kernel(
         dx1 = kept * dx1 + tl.dot(taken, rows_at(left_ptr, source, K, TILE, 0, B1), input_precision=PRECISION)
         if B2 > 0:
             dx2 = kept * dx2 + tl.dot(taken, rows_at(left_ptr, source, K, TILE, B1, B2), input_precision=PRECISION)
-        tl.store(parts_ptr + ((h * (rows // LONG) + chunk) * TILES + b) * TILES + a, inner)
+        tl.store(parts_ptr + (h * (rows // TILE) + other) * (LONG // TILE) + b, inner)
     store_rows(before_ptr, base, dx1, K, TILE, 0, B1)
     if B2 > 0:
         store_rows(before_ptr, base, dx2, K, TILE, B1, B2)
@@ -236,23 +248,21 @@ def carry_rows_backward_kernel(
 
 @triton.jit
 def carried_columns_kernel(
-    factor_ptr, with_factor_ptr, summed_ptr, dwithin_ptr, out_ptr, sequence_ptr, number_ptr, cu_ptr, rows,
+    factor_ptr, with_factor_ptr, summed_ptr, dwithin_ptr, out_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """sum over the tiles b whose rows went over tile a, of (dMx_b^T - F_a Y_b^T) Z_b: dL with F, Y, Z = R, dX', X; dR, without
     dMx, with L, X, dX'"""
-    TILES: tl.constexpr = LONG // TILE
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    a = tile % TILES
+    _, a, count, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
     dtype = factor_ptr.dtype.element_ty
     base = h * rows + tile * TILE
-    _, _, first, last = locate(tile // TILES, sequence_ptr, number_ptr, cu_ptr, LONG)
     acc1 = tl.zeros((TILE, B1), tl.float32)
     if B2 > 0:
         acc2 = tl.zeros((TILE, B2), tl.float32)
-    for step in range(0, a if UP else TILES - 1 - a):
+    for step in range(0, a if UP else count - 1 - a):
         b = step if UP else a + 1 + step
         along = (a * H).to(tl.int64) * rows + h * rows + (tile + b - a) * TILE
         product = -tl.dot(

@@ -8,7 +8,7 @@ solved for tiles alone (here, in torch, differentiated by autograd); with its so
 
 Nothing else is needed of it: Qe goes back through the P of the tiles before, giving Mx of the pairs of tiles on its way, and
 U goes on through the P of those after (carried_rows.py). The chunk's own P is `exp(G_end) I - R` with R the sum of `U_j K_j^T`,
-U at the chunk's end and K from its start.
+U at the chunk's end and K from its start (removals.py).
 """
 
 from __future__ import annotations
@@ -33,37 +33,46 @@ def chunk_algebra(
     home = _home(pieces)
 
     def split(x: Tensor) -> Tensor:
-        """`[B, T, heads, ...]` -> `[H, tiles, TILE, ...]` float32, zeros where a chunk is short."""
+        """`[B, T, heads, ...]` -> `[H, tiles, TILE, ...]` float32, zeros where a tile is short."""
         x = x.flatten(0, 1).movedim(1, 0).to(torch.float32, memory_format=torch.contiguous_format)
         if home is not None:
-            x = x.new_zeros(len(x), pieces.chunks * pieces.long, *x.shape[2:]).index_copy(1, home, x)
+            x = x.new_zeros(len(x), pieces.tiles * pieces.tile, *x.shape[2:]).index_copy(1, home, x)
         x = x.unflatten(1, (-1, pieces.tile))
         return x if len(x) == heads else x.repeat_interleave(heads // len(x), 0)
 
     def join(x: Tensor) -> Tensor:
-        """The way back, `[H, chunks LONG, K]` -> `[tokens, H, K]`."""
+        """The way back, `[H, tiles TILE, K]` -> `[tokens, H, K]`."""
         if home is not None:
             x = x.index_select(1, home)
         return x.movedim(0, 1).to(dtype, memory_format=torch.contiguous_format)
 
     decay = torch.zeros_like(beta) if log_decay is None else log_decay
     own, read, write, keys, log_kept = tile_algebra(split(q), split(k), split(decay), split(beta), scale)
-    where = pieces.chunk_sequence, pieces.chunk_number, pieces.cu
-    within, read, write = compose_tiles(
-        own, read.flatten(1, 2), write.flatten(1, 2), keys.flatten(1, 2), log_kept.exp(), *where, pieces.tokens,
+    log_before, log_carry = _over_chunks(log_kept, pieces)
+    within, read, write, removal = compose_tiles(
+        own, read.flatten(1, 2), write.flatten(1, 2), keys.flatten(1, 2), log_kept.exp(), log_before.exp(),
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, pieces.chunks,
         pieces.tile, pieces.long, dtype,
     )  # fmt: skip
-
-    log_kept = log_kept.unflatten(1, (pieces.chunks, -1))  # [H, chunks, LONG / TILE]
-    carry = log_kept.sum(-1).exp()
-    from_start = (log_kept.cumsum(-1) - log_kept).exp().flatten(1)
-    keys = (keys * from_start[..., None, None]).view(heads, pieces.chunks, pieces.long, -1)
-    removal = write.view_as(keys).transpose(-1, -2) @ keys  # [K, LONG] @ [LONG, K] -> [K, K]
+    carry = log_carry.exp().t()
     change = (carry.detach() - carry)[..., None, None]  # zero, but the gradient of the carry
     removal = removal + change * torch.eye(k.shape[-1], device=q.device)
-    return (
-        within, join(read), join(write), removal.movedim(0, 1).to(dtype).contiguous(), carry.detach().t().contiguous(),
-    )  # fmt: skip
+    return within, join(read), join(write), removal.to(dtype), carry.detach().contiguous()
+
+
+def _over_chunks(log_kept: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
+    """Of what tiles keep, `[H, tiles]`: the sum over the tiles before in their chunk, alike, and over chunks `[H, chunks]`.
+
+    Sums of a chunk's own numbers: differences of sums over the batch would lose their digits.
+    """
+    per_chunk = pieces.long // pieces.tile
+    number = pieces.tile_number % per_chunk
+    chunk = pieces.first_chunk[pieces.tile_sequence.long()] + pieces.tile_number // per_chunk
+    place = (chunk * per_chunk + number).long()
+    by_chunk = log_kept.new_zeros(len(log_kept), pieces.chunks * per_chunk).index_copy(1, place, log_kept)
+    by_chunk = by_chunk.unflatten(1, (-1, per_chunk))
+    before = torch.nn.functional.pad(by_chunk[..., :-1].cumsum(-1), (1, 0))
+    return before.flatten(1).index_select(1, place), by_chunk.sum(-1)
 
 
 def tile_algebra(
@@ -85,15 +94,15 @@ def tile_algebra(
 
 
 def _home(pieces: Pieces) -> Tensor | None:
-    """Where each token of the batch is in `[chunks, LONG]`: `[tokens]`; None where no chunk is short: just there.
+    """Where each token of the batch is in `[tiles, TILE]`: `[tokens]`; None where no tile is short: just there.
 
     Tokens are brought there by it and taken from there by it, each way being the other's gradient: nothing is ever added
     up from several places, for which a GPU would sort the places first. And no mask is asked for its number of ones, for
     which the host would wait.
     """
-    if pieces.chunks * pieces.long == pieces.tokens:
+    if pieces.tiles * pieces.tile == pieces.tokens:
         return None
-    first = pieces.cu[pieces.chunk_sequence.long()] + pieces.chunk_number * pieces.long
+    first = pieces.cu[pieces.tile_sequence.long()] + pieces.tile_number * pieces.tile
     every = torch.arange(pieces.tokens, device=first.device)
-    chunk = torch.searchsorted(first, every, right=True) - 1
-    return chunk * pieces.long + every - first[chunk]
+    tile = torch.searchsorted(first, every, right=True) - 1
+    return tile * pieces.tile + every - first[tile]

@@ -1,0 +1,112 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+"""What a chunk removes from a state, for the delta rule, and the gradient of that.
+
+    R = sum_a f_a U_a^T K_a over the chunk's tiles;      dU_a = f_a K_a dR^T,   dK_a = f_a U_a dR,   df_a = sum K_a . (U_a dR)
+
+U as it is at the chunk's end, K from the tile's start, f what is kept from the chunk's start to the tile's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.carried_rows import TileTable, locate_in_chunk
+from dla_kernels.reader.fused.configs import exact_products
+
+
+def removals(write: Tensor, keys: Tensor, from_start: Tensor, table: TileTable) -> Tensor:
+    """R `[chunks, H, K, K]` float32; write = U, keys = K `[H, tiles TILE, K]`, of the products' type, from_start = f `[H, tiles]`."""
+    heads, rows, key_dim = write.shape
+    sizes = _sizes(write, table)
+    blocks = triton.cdiv(key_dim, sizes["BLOCK"])
+    found = torch.empty(table.chunks, heads, key_dim, key_dim, dtype=torch.float32, device=write.device)
+    removals_kernel[(table.sequence.numel(), heads, blocks * blocks)](
+        write, keys, from_start, found, *table.where, rows, **sizes
+    )
+    return found
+
+
+def removals_backward(
+    dremoval: Tensor, write: Tensor, keys: Tensor, from_start: Tensor, table: TileTable
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dU, dK `[H, tiles TILE, K]` and df `[H, tiles]`, float32; dremoval `[chunks, H, K, K]` of the products' type."""
+    heads, rows, _ = write.shape
+    sizes = _sizes(write, table)
+    blocks = triton.cdiv(write.shape[2], sizes["BLOCK"])
+    dwrite, dkeys = (torch.empty(write.shape, dtype=torch.float32, device=write.device) for _ in range(2))
+    parts = torch.empty(blocks, *from_start.shape, dtype=torch.float32, device=write.device)
+    for into, x, other, transposed in ((dwrite, keys, write, True), (dkeys, write, keys, False)):
+        removals_backward_kernel[(table.sequence.numel(), heads, blocks)](
+            dremoval, x, other, from_start, into, parts, *table.where, rows, TRANSPOSED=transposed, **sizes
+        )
+    return dwrite, dkeys, parts.sum(0)
+
+
+def _sizes(factor: Tensor, table: TileTable) -> dict[str, Any]:
+    heads, _, key_dim = factor.shape
+    block = max(16, min(64, triton.next_power_of_2(key_dim)))
+    return {
+        "H": heads, "K": key_dim, "TILE": table.tile, "LONG": table.long, "BLOCK": block,
+        "PRECISION": exact_products(factor.dtype), "num_warps": 4, "num_stages": 1,
+    }  # fmt: skip
+
+
+@triton.jit
+def removals_kernel(
+    write_ptr, keys_ptr, kept_ptr, removal_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
+    H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+    BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """R = sum_a f_a U_a^T K_a: by the program of the chunk's first tile"""
+    BLOCKS: tl.constexpr = (K + BLOCK - 1) // BLOCK
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    chunk, number, count, _, _ = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    if number == 0:
+        row = tl.arange(0, TILE)
+        i = (tl.program_id(2) // BLOCKS) * BLOCK + tl.arange(0, BLOCK)
+        k = (tl.program_id(2) % BLOCKS) * BLOCK + tl.arange(0, BLOCK)
+        acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for a in range(0, count):
+            base = (h * rows + (tile + a) * TILE) * K
+            u = tl.load(write_ptr + base + row[None, :] * K + i[:, None], mask=(i < K)[:, None], other=0.0)
+            key = tl.load(keys_ptr + base + row[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
+            kept = tl.load(kept_ptr + h * (rows // TILE) + tile + a)
+            acc += kept * tl.dot(u, key, input_precision=PRECISION)  # [BLOCK, TILE] @ [TILE, BLOCK] -> [BLOCK, BLOCK]
+        at = (chunk * H + h) * (K * K) + i[:, None] * K + k[None, :]
+        tl.store(removal_ptr + at, acc, mask=(i < K)[:, None] & (k < K)[None, :])
+
+
+@triton.jit
+def removals_backward_kernel(
+    dremoval_ptr, x_ptr, other_ptr, kept_ptr, out_ptr, parts_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
+    H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+    BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """f X dR, a block of columns: dK with X = U; with X = K and dR^T, dU. And the block's part of df, with the other of the two"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(2)
+    chunk, _, _, _, _ = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    row = tl.arange(0, TILE)
+    k = part * BLOCK + tl.arange(0, BLOCK)
+    base = (h * rows + tile * TILE) * K
+    matrix_ptr = dremoval_ptr + (chunk * H + h) * (K * K)
+    acc = tl.zeros((TILE, BLOCK), tl.float32)
+    for start in range(0, K, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + base + row[:, None] * K + i[None, :], mask=(i < K)[None, :], other=0.0)
+        at = k[None, :] * K + i[:, None] if TRANSPOSED else i[:, None] * K + k[None, :]
+        matrix = tl.load(matrix_ptr + at, mask=(i < K)[:, None] & (k < K)[None, :], other=0.0)
+        acc += tl.dot(x, matrix, input_precision=PRECISION)  # [TILE, BLOCK] @ [BLOCK, BLOCK] -> [TILE, BLOCK]
+    at = base + row[:, None] * K + k[None, :]
+    inside = (k < K)[None, :]
+    if not TRANSPOSED:
+        other = tl.load(other_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(parts_ptr + (part * H + h) * (rows // TILE) + tile, tl.sum(other * acc))
+    tl.store(out_ptr + at, tl.load(kept_ptr + h * (rows // TILE) + tile) * acc, mask=inside)
