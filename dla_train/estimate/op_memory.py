@@ -7,7 +7,6 @@ from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chun
 from dla_train.estimate.flops import has_gate
 from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 
-
 TILE = 64
 """Tokens in a tile of the Triton kernels."""
 

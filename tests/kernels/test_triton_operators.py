@@ -157,7 +157,7 @@ def test_memory_of_the_delta_rule():
 
 
 def test_memory_of_short_documents():
-    """330 documents of 50 tokens take less than twice what one sequence does: each fills up a tile of 64, not a chunk."""
+    """330 documents of 50 tokens take less than twice what one sequence does: each fills up a tile, not a chunk."""
     with no_launches():
         joined, _ = algebra_memory(16_500, 6, 128, 512)
         packed, _ = algebra_memory(16_500, 6, 128, 512, document=50)
