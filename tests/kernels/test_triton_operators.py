@@ -80,20 +80,25 @@ def test_opcheck_of_the_segmentation():
 
 
 @pytest.mark.interpret
-def test_compiled_model_code():
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_compiled_model_code(delta):
     """torch.compile goes through the whole op, plan and read, forward and backward."""
     from dla_kernels.reader.fused import configs
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 20, 2, 16, generator=generator) for _ in range(3))
-    weight = torch.rand(1, 20, 2, 3, generator=generator).requires_grad_()
+    k = torch.nn.functional.normalize(k, dim=-1)
+    weight, beta = (torch.rand(1, 20, 2, *size, generator=generator).requires_grad_() for size in ((3,), ()))
+    leaves = (weight, beta) if delta else (weight,)
 
-    def call(q, k, v, weight):
-        return dynamic_linear_attention(q, k, v, weight, 3, 1.3, backend="triton", gate="straight_through")[0].sum()
+    def call(q, k, v, weight, beta):
+        given = {"beta": beta} if delta else {}
+        o, _ = dynamic_linear_attention(q, k, v, weight, 3, 1.3, backend="triton", gate="straight_through", **given)
+        return o.sum()
 
     with configs.override(tile=16, long=16):
-        eager = torch.autograd.grad(call(q, k, v, weight), weight)[0]
-        compiled = torch.autograd.grad(torch.compile(call, backend="aot_eager")(q, k, v, weight), weight)[0]
+        eager = torch.autograd.grad(call(q, k, v, weight, beta), leaves)
+        compiled = torch.autograd.grad(torch.compile(call, backend="aot_eager")(q, k, v, weight, beta), leaves)
     torch.testing.assert_close(compiled, eager)
 
 
