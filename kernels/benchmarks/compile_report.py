@@ -5,7 +5,7 @@ instead of executed; each recorded kernel is then compiled for each target. Comp
 any size compiles), so the report looks at registers spilled to the stack and at shared memory, and `--check` fails on
 more than a GPU has. It says nothing about results or speed.
 
-    python kernels/benchmarks/compile_report.py [--check] [--target sm_90 ...] [--type bf16 ...] [--kernel NAME ...]
+    python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] [--kernel ...]
 """
 
 from __future__ import annotations
@@ -233,13 +233,17 @@ def main() -> int:
     parser.add_argument("--type", nargs="*", default=["bf16", "fp32"], choices=list(TYPES))
     parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--kernel", nargs="*", help="only kernels whose name contains one of these")
+    parser.add_argument("--once", action="store_true", help="of each kernel only the variant that does most")
     arguments = parser.parse_args()
     bad = 0
     print("| kernel | shape | target | type | registers | stack | shared | products | verdict |")
     print("| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |")
     for shape in arguments.shape:
         for dtype in arguments.type:
-            for launch in launches_of(SHAPES[shape], TYPES[dtype]):
+            launches = launches_of(SHAPES[shape], TYPES[dtype])
+            if arguments.once:  # the last, with a cache and a final state
+                launches = list({launch.kernel.__name__: launch for launch in launches}.values())
+            for launch in launches:
                 name = launch.kernel.__name__
                 if arguments.kernel and not any(part in name for part in arguments.kernel):
                     continue

@@ -35,7 +35,7 @@ def bench(monkeypatch):
         "mamba2": script.Shape(heads=1, groups=1, delta=False, **small),
         "gdn": script.Shape(heads=1, groups=1, delta=True, **small),
     }
-    script.LENGTHS, script.CHECKED, script.DEVICE, script.TYPE = (20,), 20, "cpu", torch.float32
+    script.LENGTHS, script.CHECKED, script.DEVICE, script.TYPE = (16,), 16, "cpu", torch.float32
     script.timed = timed
     script.warm = lambda chosen: script.warmed.append(len(chosen))  # in processes of its own
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -64,12 +64,12 @@ def test_every_case_runs_and_none_twice(bench, call, capsys, tmp_path):
     assert list(rows) == [case.name for case in bench.cases()]
     failed = {name: row["failed"] for name, row in rows.items() if "failed" in row}
     assert all(name.startswith("fla ") for name in failed), failed
-    row = rows["dla30 mamba2 20 forward"]
+    row = rows["dla30 mamba2 16 forward"]
     assert {name: row[name] for name in ("seconds", "calls", "extra_bytes")} == {
         "seconds": 0.002, "calls": 3, "extra_bytes": 5_000_000,
     }  # fmt: skip
     assert row["error"] < 1e-5
-    assert row["times_floor"] == pytest.approx(0.002 / (2 * 30 * 16 * 16 * 20 / 989e12))
+    assert row["times_floor"] == pytest.approx(0.002 / (2 * 30 * 16 * 16 * 16 / 989e12))
     table = (tmp_path / "nvidia-h200.md").read_text()
     assert table in capsys.readouterr().out
     assert table.count("\n") == 2 + len(rows)
@@ -85,8 +85,8 @@ def test_every_case_runs_and_none_twice(bench, call, capsys, tmp_path):
 
 
 def test_it_stops_in_time_and_goes_on(bench, call, capsys):
-    call("--only", "sdpa gdn 20 forward")
-    assert list(call("--only", "sdpa", "--minutes", "1e-9")) == ["sdpa gdn 20 forward"]
+    call("--only", "sdpa gdn 16 forward")
+    assert list(call("--only", "sdpa", "--minutes", "1e-9")) == ["sdpa gdn 16 forward"]
     assert "time is up; call again to go on" in capsys.readouterr().out
     assert len(call("--only", "sdpa")) == 4
     assert len(bench.calls) == 3
@@ -105,25 +105,25 @@ def test_compiling_for_another_process_calls_everything(bench, call, monkeypatch
 
 def test_what_is_wrong_or_fails_gets_no_time(bench, call, monkeypatch):
     monkeypatch.setattr(bench, "check", lambda case: 0.5)
-    row = call("--only", "dla30 gdn 20 forward")["dla30 gdn 20 forward"]
+    row = call("--only", "dla30 gdn 16 forward")["dla30 gdn 16 forward"]
     assert row["failed"] == "error 5.0e-01 above 0.03: not timed"
     assert "seconds" not in row
     assert not bench.calls
     monkeypatch.setattr(bench, "check", lambda case: float("nan"))
-    assert "not timed" in call("--anew", "--only", "dla15 gdn 20 forward")["dla15 gdn 20 forward"]["failed"]
+    assert "not timed" in call("--anew", "--only", "dla15 gdn 16 forward")["dla15 gdn 16 forward"]["failed"]
 
     def refuse(case):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(bench, "check", refuse)
-    rows = call("--anew", "--only", "mamba2 20 segment", "gdn 20 segment")
+    rows = call("--anew", "--only", "mamba2 16 segment", "gdn 16 segment")
     assert [row["failed"] for row in rows.values()] == ["RuntimeError: out of memory"] * 2
 
 
 def test_times_of_other_kernels_are_not_mixed_in(bench, call, monkeypatch, capsys):
-    before = call("--only", "sdpa gdn 20 forward")
+    before = call("--only", "sdpa gdn 16 forward")
     monkeypatch.setattr(bench, "versions_here", lambda: {"kernels": "others"})
-    assert call("--only", "sdpa gdn 20 training").keys() != before.keys()
+    assert call("--only", "sdpa gdn 16 training").keys() != before.keys()
     assert "with other versions or other kernels: beginning anew" in capsys.readouterr().out
 
 

@@ -18,12 +18,19 @@ def report(tmp_path, *arguments):
     )
 
 
+OF_THE_DELTA_RULE = ("delta", "carry_rows", "carried_columns", "carry_gradient", "removals")
+
+
 @pytest.mark.timeout(600)
-def test_paper_shape_compiles_for_hopper(tmp_path):
-    """Every kernel of plain decay at the paper's Mamba-2 shape; the other shape and targets: `make test-slow`."""
-    found = report(tmp_path, "--target", "sm_90", "--type", "bf16", "--shape", "mamba2")
+@pytest.mark.parametrize(
+    "chosen", [("mamba2",), ("gdn", "--kernel", *OF_THE_DELTA_RULE)], ids=["mamba2", "what gdn has of its own"]
+)
+def test_paper_shapes_compile_for_hopper(tmp_path, chosen):
+    """Every kernel once, at one of the paper's shapes; variants and other targets: `make test-slow`."""
+    found = report(tmp_path, "--once", "--target", "sm_90", "--type", "bf16", "--shape", *chosen)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "wgmma" in found.stdout, "no kernel uses the tensor cores"
+    assert all(name in found.stdout for name in chosen[2:]), found.stdout
 
 
 @pytest.mark.slow

@@ -112,9 +112,12 @@ def check(draw_inputs, make_plan, error, poisoned):
         with sizes(tile=tile, long=long, block_k=block_k, block_v=32):  # two blocks of each, the second not full
             fast = results(*given, dtype, "triton")
         assert fast.keys() == exact.keys()
+        # Decays are exponents of float32 sums over a chunk, where the definition multiplies token by token.
+        depth = 0.0 if inputs.log_decay is None else -inputs.log_decay[:, :long].double().sum(1).min().item()
+        of_decays = depth * torch.finfo(torch.float32).eps / 2
         for name, x in fast.items():
             roundings = time.bit_length() if name in RUNNING_SUMS else 1
-            allowed = 2 * error(definition[name], exact[name]) + roundings * torch.finfo(dtype).eps
+            allowed = 2 * error(definition[name], exact[name]) + roundings * torch.finfo(dtype).eps + of_decays
             assert error(x, exact[name]) <= allowed, f"{name}: {error(x, exact[name]):.1e}, allowed {allowed:.1e}"
 
     return compare
@@ -123,9 +126,9 @@ def check(draw_inputs, make_plan, error, poisoned):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("time", [1, 63, 64, 65, 130])
 def test_any_length(check, time, delta):
-    # one token has but a few numbers, whose roundings say little: four rows of it
-    rows = 4 if time == 1 else 1
-    check("dynamic", time, 4, delta=delta, batch=rows, gate=time > 1, return_state=time != 64)
+    # one token has but a few numbers, whose roundings say little: four rows and two heads of it
+    rows, heads = (4, 2) if time == 1 else (1, 1)
+    check("dynamic", time, 4, delta=delta, batch=rows, heads=heads, gate=time > 1, return_state=time != 64)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +149,8 @@ def test_every_plan(check, kind, capacity, delta):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("cached", [False, True], ids=["from nothing", "from a cache"])
 def test_documents_inside_chunks(check, cached, delta):
-    check(
-        "dynamic", 90, 4, delta=delta, cached=cached, cu_seqlens=torch.tensor([0, 5, 40, 41, 90]), return_state=cached
-    )
+    documents = torch.tensor([0, 5, 40, 41, 90])
+    check("dynamic", 90, 4, delta=delta, cached=cached, heads=1, cu_seqlens=documents, return_state=cached)
 
 
 def test_more_of_k_than_a_block_takes(check):
@@ -159,7 +161,7 @@ def test_more_of_k_than_a_block_takes(check):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_half_precision(check, delta):
     """States in two parts, products of 16 bits; several chunks, a cache and groups of heads."""
-    check("dynamic", 50, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2, tile=16, long=32)
+    check("dynamic", 35, 4, delta=delta, cached=True, dtype=torch.float16, heads=4, groups=2, tile=16, long=32)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
