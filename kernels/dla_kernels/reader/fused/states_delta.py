@@ -59,22 +59,23 @@ def carry_adjoint_delta(
     if dfinal is not None:
         adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
     sizes = _whole_columns(adjoint, tiles)
+    turned = removal.transpose(-1, -2).contiguous()  # loading R^T from R takes more registers than there are
     grid = pieces.sequences * heads, slots, triton.cdiv(value_dim, sizes["BV"])
     for c in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
         carry_adjoint_delta_kernel[grid](
-            carry, removal, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate,
+            carry, turned, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate,
             tables.final_slot, tables.used, pieces.first_chunk, c, HAS_STATE=has_state, HAS_DFINAL=has_dfinal,
             num_warps=tiles.warps, **sizes,
         )  # fmt: skip
 
 
 def _whole_columns(rows: StateRows, tiles: Tiles) -> dict[str, Any]:
-    """A program takes all of K, so that every state is read once, and a block of V, of float32 a smaller one."""
+    """A program takes all of K, so that every state is read once, and a block of V as narrow as its registers ask."""
     _, heads, slots, key_dim, value_dim = rows.high.shape
     first, second = key_blocks(key_dim)
     return {
         "H": heads, "M": slots, "K": key_dim, "V": value_dim, "B1": first, "B2": second,
-        "BV": tiles.block_v if rows.split else 16, "SPLIT": rows.split, "PRECISION": exact_products(rows.high.dtype),
+        "BV": min(tiles.block_v, 32 if rows.split else 16), "SPLIT": rows.split, "PRECISION": exact_products(rows.high.dtype),
         "num_stages": 1,
     }  # fmt: skip
 
@@ -117,26 +118,24 @@ def column_block(START: tl.constexpr, B: tl.constexpr, row_v, K: tl.constexpr, V
 
 @triton.jit
 def removal_block(
-    removal_ptr, FIRST: tl.constexpr, ROWS: tl.constexpr, START: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-):  # fmt: skip
-    """A block of R, or of R^T, `[ROWS, COLUMNS]`."""
+    removal_ptr, FIRST: tl.constexpr, ROWS: tl.constexpr, START: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr
+):
+    """A block of R, `[ROWS, COLUMNS]`."""
     row = (FIRST + tl.arange(0, ROWS))[:, None]
     column = (START + tl.arange(0, COLUMNS))[None, :]
-    at = column * K + row if TRANSPOSED else row * K + column
-    return tl.load(removal_ptr + at, mask=(row < K) & (column < K), other=0.0)
+    return tl.load(removal_ptr + row * K + column, mask=(row < K) & (column < K), other=0.0)
 
 
 @triton.jit
 def removed_rows(
     removal_ptr, state1, state2, FIRST: tl.constexpr, ROWS: tl.constexpr, K: tl.constexpr, B1: tl.constexpr,
-    B2: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
+    B2: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows FIRST.. of R S (or R^T S), `[ROWS, BV]`, with S in its two blocks of rows."""
-    block = removal_block(removal_ptr, FIRST, ROWS, 0, B1, K, TRANSPOSED)
+    """Rows FIRST.. of R S, `[ROWS, BV]`, with S in its two blocks of rows."""
+    block = removal_block(removal_ptr, FIRST, ROWS, 0, B1, K)
     out = tl.dot(block, state1, input_precision=PRECISION)  # [ROWS, B1] @ [B1, BV] -> [ROWS, BV]
     if B2 > 0:
-        block = removal_block(removal_ptr, FIRST, ROWS, B1, B2, K, TRANSPOSED)
+        block = removal_block(removal_ptr, FIRST, ROWS, B1, B2, K)
         out += tl.dot(block, state2, input_precision=PRECISION)
     return out
 
@@ -199,9 +198,9 @@ def advance_states_delta_kernel(
                 state2 = acc2.to(dtype)
                 acc2 = carry * acc2
             if i1 > i0:
-                acc1 -= removed_rows(removal, state1, state2, 0, B1, K, B1, B2, False, PRECISION)
+                acc1 -= removed_rows(removal, state1, state2, 0, B1, K, B1, B2, PRECISION)
                 if B2 > 0:
-                    acc2 -= removed_rows(removal, state1, state2, B1, B2, K, B1, B2, False, PRECISION)
+                    acc2 -= removed_rows(removal, state1, state2, B1, B2, K, B1, B2, PRECISION)
             acc1 = written_rows(acc1, u_ptr, v_ptr, first, j0, j1, h, row_v, H, K, V, 0, B1, BJ, PRECISION)
             if B2 > 0:
                 acc2 = written_rows(acc2, u_ptr, v_ptr, first, j0, j1, h, row_v, H, K, V, B1, B2, BJ, PRECISION)
@@ -234,7 +233,7 @@ def add_to_adjoint(
 
 @triton.jit(do_not_specialize=["c"])
 def carry_adjoint_delta_kernel(
-    carry_ptr, removal_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, final_slot_ptr, used_ptr, first_chunk_ptr, c,
+    carry_ptr, turned_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, final_slot_ptr, used_ptr, first_chunk_ptr, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -249,7 +248,7 @@ def carry_adjoint_delta_kernel(
         if i < tl.load(used_ptr + chunk * H + h):
             dtype = dhigh_ptr.dtype.element_ty
             row_v = tl.program_id(2) * BV + tl.arange(0, BV)
-            removal = removal_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
+            turned = turned_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
             a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
             base = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
             carry = tl.load(carry_ptr + chunk * H + h)
@@ -261,13 +260,13 @@ def carry_adjoint_delta_kernel(
                 block2, inside2 = column_block(B1, B2, row_v, K, V)
                 acc2 = load_state(dhigh_ptr, dlow_ptr, base + block2, inside2, SPLIT)
                 next2 = acc2.to(dtype)
-            acc1 = carry * acc1 - removed_rows(removal, next1, next2, 0, B1, K, B1, B2, True, PRECISION)
+            acc1 = carry * acc1 - removed_rows(turned, next1, next2, 0, B1, K, B1, B2, PRECISION)
             add_to_adjoint(
                 dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, acc1, block1, inside1, H, M, K, V,
                 HAS_STATE, HAS_DFINAL, SPLIT,
             )  # fmt: skip
             if B2 > 0:
-                acc2 = carry * acc2 - removed_rows(removal, next1, next2, B1, B2, K, B1, B2, True, PRECISION)
+                acc2 = carry * acc2 - removed_rows(turned, next1, next2, B1, B2, K, B1, B2, PRECISION)
                 add_to_adjoint(
                     dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, acc2, block2, inside2, H, M, K, V,
                     HAS_STATE, HAS_DFINAL, SPLIT,
