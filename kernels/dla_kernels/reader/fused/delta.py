@@ -1,9 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The gated delta rule as a torch operator, `dla::read_delta`, after its chunk algebra.
 
-The algebra (delta_chunks.py; no state in sight) runs on batched matrix products of torch and is differentiated by
-autograd, recomputed in the backward; what costs, reading and carrying M states, is the operator, which shares every
-kernel with plain decay except the three of states_delta.py.
+The algebra (delta_chunks.py; no state in sight) solves tiles by torch, composes them by an operator of its own, and is made
+again in the backward; what costs, reading and carrying M states, is this operator, which shares every kernel with plain
+decay except the three of states_delta.py.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def chunk_algebra(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Mx `[tokens, H, LONG]`, Qe, U `[tokens, H, K]`, R `[chunks, H, K, K]` in `dtype`; carry `[chunks, H]` float32.
 
-    q, k `[B, T, G, K]`, log_decay, beta `[B, T, H]`. A chunk turns S into `carry S - R S`; carry has no gradient: it goes
+    The equations of the delta rule in reader/transitions.py for chunks of LONG tokens. q, k `[B, T, G, K]`, log_decay, beta `[B, T, H]`. A chunk turns S into `carry S - R S`; carry has no gradient: it goes
     through R alone, since `carry I - R` is the same for any carry.
     """
     home = _home(pieces)
