@@ -7,9 +7,6 @@ from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chun
 from dla_train.estimate.flops import has_gate
 from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
 
-TILE = 64
-"""Tokens in a tile of the Triton kernels."""
-
 
 def op_memory(config: ModelConfig, setting: Setting) -> int:
     """Bytes at the worst moment, beside inputs and what is kept for the backward.
@@ -29,11 +26,14 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     chunks = -(-setting.window // long) - 1  # a first chunk begins with none
     states = 2 * chunks * state * WIDE  # float32, or two parts of 16 bits; states and adjoint
     # per token and head, in 16-bit numbers: gradients of values (and keys), weights and their gradient by slot
-    around = 3.5 * key_dim + 1.5 * value_dim + 170 if delta else 2 * value_dim + 30
+    chunk_parts = long + 2 * key_dim + key_dim**2 / long  # of the delta rule: how a chunk reads, writes and removes
+    around = chunk_parts + 3.5 * key_dim + 1.5 * value_dim + 170 if delta else 2 * value_dim + 30
     around += 5.5 * slots + ((2.0 * value_dim if delta else 2.5 * value_dim) + 4 * slots if gate else 0)
     reading = states + setting.tokens * heads * setting.a * around
-    # The delta rule's chunk algebra is made again before, and is gone by then. Short tiles are filled up.
-    pairs = (4.5 if setting.window % TILE == 0 else 6) * long
-    trails = key_dim * long / (21 if setting.a < WIDE else 5)  # queries and their gradients at every tile they pass
-    algebra = setting.tokens * heads * (93 * key_dim + trails + pairs + 2500) if delta else 0
-    return round(max(reading, algebra))
+    if not delta:
+        return round(reading)
+    # Then its chunk algebra is differentiated: rows of tiles in float32, and what is kept at every tile that they pass.
+    tile = 32 if setting.a == WIDE else 64
+    trails = 2 * setting.a * key_dim * long / tile
+    algebra = (44 + 2 * setting.a) * key_dim + trails + 12 * tile + setting.a * (chunk_parts + value_dim + slots + 50)
+    return round(max(reading, setting.tokens * heads * algebra))

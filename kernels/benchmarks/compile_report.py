@@ -117,10 +117,7 @@ def recording() -> Iterator[list[Launch]]:
 def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
     """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
     from dla_kernels.decode import decode_operator
-    from dla_kernels.reader.fused.compose_tiles import compose_tiles, compose_tiles_backward
-    from dla_kernels.reader.fused.configs import tiles_for
-    from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
-    from dla_kernels.reader.fused.pieces import Pieces
+    from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
 
@@ -139,28 +136,11 @@ def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
             k[:, 0], k[:, 0], v[:, 0], weight[:, 0], scalar[:, 0], scalar[:, 0] if shape.delta else None, tau, state,
             count, state[:, :, 0], torch.zeros(1, h, m), count, 1.0,
         )  # fmt: skip
-        if shape.delta:
-            sizes = tiles_for(key, value, m, dtype, v.device, delta=True)
-            pieces = Pieces.of(1, time, None, sizes.tile, sizes.long, v.device)
-            rows, tiles = pieces.tiles * pieces.tile, pieces.tiles
-            x, kept = torch.zeros(h, rows, key), torch.zeros(h, tiles)
-            own = torch.zeros(h, tiles, pieces.tile, pieces.tile)
-            where = pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk
-            options = pieces.chunks, pieces.tile, pieces.long, dtype
-            made = compose_tiles(own, x, x, x, kept, kept, *where, time, *options)
-            compose_tiles_backward(*made, x, x, x, kept, kept, *where, *options)
         for past in (None, state):
             keep = past is not None
             if shape.delta:
-                long = tiles_for(key, value, m, dtype, v.device, delta=True).long
-                chunks = -(-time // long)
-                made = (
-                    torch.zeros(time, h, long, dtype=dtype), torch.zeros(time, h, key, dtype=dtype),
-                    torch.zeros(time, h, key, dtype=dtype), torch.zeros(chunks, h, key, key, dtype=dtype),
-                    torch.zeros(chunks, h),
-                )  # fmt: skip
-                read_chunks(*made, v, weight, shift, None, past, None, False, keep)
-                read_chunks_backward(v, past, *made, v, weight, shift, past, None, False, True)
+                read_delta(k, k, v, weight, shift, scalar, scalar, None, past, None, 1.0, False, keep)
+                read_delta_backward(v, past, k, k, v, weight, shift, scalar, scalar, past, None, 1.0, False, True)
             else:
                 read_plain(k, k, v, weight, shift, scalar, None, past, None, 1.0, False, keep)
                 read_plain_backward(v, past, k, k, v, weight, shift, scalar, past, None, 1.0, False, True)

@@ -8,7 +8,7 @@ import torch
 from dla_train.estimate.activations import Setting
 from dla_train.estimate.op_memory import op_memory
 from dla_train.models import DynamicMemory, FenwickMemory, GatedDeltaNetConfig, Mamba2Config, ModelConfig, SingleMemory
-from tests.kernels.peak_memory import PeakMemory, algebra_memory, meta, no_launches
+from tests.kernels.peak_memory import PeakMemory, meta, no_launches
 
 pytest.importorskip("triton")
 
@@ -51,14 +51,13 @@ def test_memory_with_plain_decay(heads, key_dim, value_dim, window, slots):
     [(6, 192, 384, 16_384), (6, 256, 512, 8_192), (6, 128, 128, 8_200), (6, 64, 128, 16_384)],
 )
 def test_memory_with_the_delta_rule(heads, key_dim, value_dim, window, slots):
-    from dla_kernels.reader.fused.configs import tiles_by_rule
-    from dla_kernels.reader.fused.delta import read_chunks_backward
+    from dla_kernels.reader.fused.delta import read_delta_backward
 
     mixer = GatedDeltaNetConfig(heads=heads, key_dim=key_dim, value_dim=value_dim, memory=MEMORIES[slots])
-    long = tiles_by_rule(key_dim, value_dim, slots, torch.bfloat16).long
-    algebra, made = algebra_memory(window, heads, key_dim, long)
-    v, weight = meta(1, window, heads, value_dim), meta(1, window, heads, slots)
-    shift = meta(1, window, heads, dtype=torch.int32)
-    with PeakMemory() as reading:
-        read_chunks_backward._init_fn(v, None, *made, v, weight, shift, None, None, False, slots == 30)
-    assert stated(mixer, window) == pytest.approx(max(algebra, reading.bytes), rel=0.15)
+    k, v, weight = meta(1, window, heads, key_dim), meta(1, window, heads, value_dim), meta(1, window, heads, slots)
+    shift, scalar = meta(1, window, heads, dtype=torch.int32), meta(1, window, heads)
+    with PeakMemory() as peak:
+        read_delta_backward._init_fn(
+            v, None, k, k, v, weight, shift, scalar, scalar, None, None, 1.0, False, slots == 30
+        )
+    assert stated(mixer, window) == pytest.approx(peak.bytes, rel=0.15)

@@ -24,8 +24,9 @@ def watched_memory(request: pytest.FixtureRequest) -> Iterator[set[str]]:
         yield set()
         return
     from tests.kernels.memory_checks import checking_memory
+    from tests.kernels.quick_interpreter import quick_interpreter
 
-    with checking_memory() as ran:
+    with quick_interpreter(), checking_memory() as ran:
         yield ran
 
 

@@ -48,26 +48,6 @@ def no_launches() -> Iterator[None]:
         JITFunction.run = run  # type: ignore[method-assign]
 
 
-def meta(*shape: int, dtype: torch.dtype = torch.bfloat16, leaf: bool = False) -> torch.Tensor:
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """An empty tensor there."""
-    return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=leaf)
-
-
-def algebra_memory(
-    time: int, heads: int, key_dim: int, long: int, document: int | None = None
-) -> tuple[int, list[torch.Tensor]]:
-    """Bytes that the delta rule's chunk algebra takes, forward and backward, in bf16; and what it makes.
-
-    document: tokens of each of the documents that the tokens are packed from; None: one sequence.
-    """
-    from dla_kernels.reader.fused.delta_chunks import chunk_algebra
-    from dla_kernels.reader.fused.pieces import Pieces
-
-    cu = None if document is None else torch.tensor([*range(0, time, document), time])
-    pieces = Pieces.of(1, time, cu, 64, long, torch.device("meta"))
-    inputs = [meta(1, time, heads, key_dim, leaf=True) for _ in range(2)]
-    inputs += [meta(1, time, heads, leaf=True) for _ in range(2)]
-    with PeakMemory() as algebra:
-        made = chunk_algebra(*inputs, torch.bfloat16, 1.0, heads, pieces)
-        torch.autograd.grad(made[:4], inputs, [torch.empty_like(x) for x in made[:4]])
-    return algebra.bytes, [x.detach() for x in made]
+    return torch.empty(*shape, dtype=dtype, device="meta")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dla_kernels.reader.fused.delta_chunks import chunk_algebra
+from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.delta_chunks import DeltaChunks, chunk_algebra, chunk_algebra_backward
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.transitions import transitions
 
@@ -19,6 +20,22 @@ def draw(batch, time, groups, heads, key_dim, dtype=torch.float64):
 
 def pieces_of(time, long, tile=16):
     return Pieces.of(1, time, None, tile, long, torch.device("cpu"))
+
+
+PARTS = ("within", "read", "write", "removal")
+"""Of `DeltaChunks`: Mx, Qe, U and R."""
+
+
+def arguments(inputs, pieces):
+    """What chunk_algebra asks for of q, k `[1, T, G, K]`, log_decay, beta `[1, T, H]`; blocks of K of 16."""
+    tiles = Tiles(tile=pieces.tile, long=pieces.long, block_k=16, block_v=16)
+    return *(x.flatten(0, 1) for x in inputs), 0.5, pieces, tiles
+
+
+def gradients_of(parts):
+    """For chunk_algebra_backward. What a chunk does is `carry I - R`; solved_whole differentiates nothing else."""
+    given = dict(zip(PARTS, parts, strict=True))
+    return DeltaChunks(**given, carry=-given["removal"].float().diagonal(dim1=-2, dim2=-1).sum(-1))
 
 
 def solved_whole(q, k, decay, beta, long):
@@ -53,25 +70,46 @@ def solved_whole(q, k, decay, beta, long):
 def test_carrying_rows_equals_solving_the_whole(time, groups, key_dim, tile, long, dtype, error):
     """Mx, Qe, U and R and the gradients of all inputs, against float64."""
     generator = torch.Generator().manual_seed(2)
-    exact = [x.requires_grad_() for x in draw(1, time, groups, 2, key_dim)]
-    given = [x.detach().float().requires_grad_() for x in exact]
+    given = [x.to(dtype if i < 2 else torch.float32) for i, x in enumerate(draw(1, time, groups, 2, key_dim))]
+    exact = [x.double().requires_grad_() for x in given]
     wanted = solved_whole(*exact, long)
     pieces = pieces_of(time, long, tile)
-    *found, carry = chunk_algebra(*given, dtype, 0.5, 2, pieces)
-    assert all(x.dtype == dtype for x in found)
-    assert carry.shape == (pieces.chunks, 2)
+    found = chunk_algebra(*arguments(given, pieces))
+    assert found.carry.shape == (pieces.chunks, 2)
 
     causal = torch.arange(long) <= (torch.arange(time) % long)[:, None]
     weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in wanted]
     weights[0] *= causal[:, None]
     allowed = 1e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
-    for name, ours, whole in zip(("Mx", "Qe", "U", "R"), found, wanted, strict=True):
-        ours = ours * causal[:, None] if name == "Mx" else ours
+    for name, whole in zip(PARTS, wanted, strict=True):
+        ours = getattr(found, name)
+        assert ours.dtype == dtype
+        ours = ours * causal[:, None] if name == "within" else ours
         assert error(ours, whole) < allowed, f"{name}: {error(ours, whole):.1e}"
-    found_gradients = torch.autograd.grad(found, given, [x.to(dtype) for x in weights])
+    changes = gradients_of(x.to(dtype) for x in weights)
     gradients = torch.autograd.grad(wanted, exact, weights)
-    for name, ours, whole in zip(("q", "k", "log_decay", "beta"), found_gradients, gradients, strict=True):
-        assert error(ours, whole) < allowed, f"d {name}: {error(ours, whole):.1e}"
+    for name, ours, whole in zip(
+        ("q", "k", "log_decay", "beta"),
+        chunk_algebra_backward(changes, *arguments(given, pieces)),
+        gradients,
+        strict=True,
+    ):
+        assert error(ours.view(whole.shape), whole) < allowed, f"d {name}: {error(ours.view(whole.shape), whole):.1e}"
+
+
+def test_the_carry_has_a_gradient_of_its_own(error):
+    """A chunk keeps the product of its tokens' decays."""
+    given = [x.float() for x in draw(1, 100, 1, 2, 16)]
+    pieces = pieces_of(100, 64)
+    made = chunk_algebra(*arguments(given, pieces))
+    dcarry = torch.rand(pieces.chunks, 2, generator=torch.Generator().manual_seed(3))
+    zeros = {name: torch.zeros_like(getattr(made, name)) for name in PARTS}
+    _, _, found, dbeta = chunk_algebra_backward(DeltaChunks(**zeros, carry=dcarry), *arguments(given, pieces))
+    decay = given[2].double().requires_grad_()
+    carry = torch.stack([x.sum(1)[0].exp() for x in decay.split(64, 1)])
+    assert error(made.carry, carry) < 1e-6
+    assert error(found[None], torch.autograd.grad(carry, decay, dcarry.double())[0]) < 1e-6
+    assert dbeta.norm() == 0
 
 
 def test_a_strong_decay_leaves_the_digits_of_mild_ones(error):
@@ -79,10 +117,16 @@ def test_a_strong_decay_leaves_the_digits_of_mild_ones(error):
     q, k, decay, beta = draw(1, 96, 1, 2, 16)
     decay = 0.1 * decay
     decay[:, 20::40] = -1000.0
-    *found, carry = chunk_algebra(*(x.float() for x in (q, k, decay, beta)), torch.float32, 0.5, 2, pieces_of(96, 48))
-    for name, ours, whole in zip(("Mx", "Qe", "U", "R"), found, solved_whole(q, k, decay, beta, 48), strict=True):
-        assert error(ours, whole) < 1e-6, f"{name}: {error(ours, whole):.1e}"
-    assert carry.max() == 0
+    exact = [x.requires_grad_() for x in (q, k, decay, beta)]
+    given = arguments((x.detach().float() for x in exact), pieces_of(96, 48))
+    found, wanted = chunk_algebra(*given), solved_whole(*exact, 48)
+    for name, whole in zip(PARTS, wanted, strict=True):
+        assert error(getattr(found, name), whole) < 1e-6, f"{name}: {error(getattr(found, name), whole):.1e}"
+    assert found.carry.max() == 0
+    gradients = torch.autograd.grad(wanted, exact, [2.0 * x.detach() for x in wanted])
+    changes = gradients_of(2.0 * x.detach().float() for x in wanted)
+    for name, ours, whole in zip("qkgb", chunk_algebra_backward(changes, *given), gradients, strict=True):
+        assert error(ours.view(whole.shape), whole) < 2e-6, f"d {name}: {error(ours.view(whole.shape), whole):.1e}"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +138,8 @@ def test_each_token_is_where_its_document_puts_it(batch, time, cu_seqlens):
     q, k, decay, beta = (x.float() for x in draw(batch, time, 1, heads, key_dim))
     v = torch.randn(batch, time, heads, value_dim, generator=torch.Generator().manual_seed(1))
     pieces = Pieces.of(batch, time, cu_seqlens, 16, 32, q.device)
-    within, read, write, removal, carry = chunk_algebra(q, k, decay, beta, torch.float32, 0.5, heads, pieces)
+    made = chunk_algebra(*arguments((q, k, decay, beta), pieces))
+    within, read, write, removal, carry = made.within, made.read, made.write, made.removal, made.carry
     assert within.shape == (batch * time, heads, 32)
 
     flat = [x.flatten(0, 1).double() for x in (q, k, v, decay, beta)]
@@ -124,15 +169,14 @@ def test_gradients_come_back_from_full_chunks_as_from_short_ones():
     """Full ones lie there as they are; a short document at the end makes all be moved."""
     found = []
     for cu_seqlens in (torch.tensor([0, 32, 64]), torch.tensor([0, 32, 64, 69])):
-        inputs = [x.float().requires_grad_() for x in draw(1, int(cu_seqlens[-1]), 1, 2, 4)]
-        with torch.no_grad():
-            for x, whole in zip(inputs, draw(1, 69, 1, 2, 4), strict=True):
-                x.copy_(whole[:, : x.shape[1]])
-        pieces = Pieces.of(1, int(cu_seqlens[-1]), cu_seqlens, 16, 32, torch.device("cpu"))
-        within, read, write, removal, _ = chunk_algebra(*inputs, torch.float32, 0.5, 2, pieces)
-        for part in (within[:64], read[:64], write[:64], removal[:2]):
-            part.pow(2).sum().backward(retain_graph=True)
-        found.append([x.grad[:, :64] for x in inputs])
+        time = int(cu_seqlens[-1])
+        pieces = Pieces.of(1, time, cu_seqlens, 16, 32, torch.device("cpu"))
+        given = arguments((x[:, :time].float() for x in draw(1, 69, 1, 2, 4)), pieces)
+        made = chunk_algebra(*given)
+        changes = {name: getattr(made, name).clone() for name in (*PARTS, "carry")}
+        for name, x in changes.items():
+            x[2 if name in ("removal", "carry") else 64 :] = 0
+        found.append([x[:64] for x in chunk_algebra_backward(DeltaChunks(**changes), *given)])
     for full, moved in zip(*found, strict=True):
         torch.testing.assert_close(full, moved, rtol=1e-5, atol=1e-6)
         assert full.norm() > 0

@@ -18,7 +18,9 @@ def report(tmp_path, *arguments):
     )
 
 
-OF_THE_DELTA_RULE = ("delta", "carry_rows", "carried_columns", "carry_gradient", "removals")
+OF_THE_DELTA_RULE = (
+    "delta", "invert_tiles", "tile_rows", "tile_squares", "carry_rows", "carried_columns", "carry_gradient", "removals",
+)  # fmt: skip
 
 
 @pytest.mark.timeout(600)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from dla_kernels import dynamic_linear_attention, segment
-from tests.kernels.peak_memory import PeakMemory, algebra_memory, meta, no_launches
+from tests.kernels.peak_memory import PeakMemory, meta, no_launches
 
 
 @pytest.mark.interpret
 @pytest.mark.parametrize("rule", ["plain", "delta"])
 def test_opcheck_of_the_reader(rule):
     from dla_kernels.reader.fused import configs
-    from dla_kernels.reader.fused.delta import read_chunks
+    from dla_kernels.reader.fused.delta import read_delta
     from dla_kernels.reader.fused.plain import read_plain
 
     generator = torch.Generator().manual_seed(0)
@@ -23,42 +23,13 @@ def test_opcheck_of_the_reader(rule):
     shift = torch.full((1, 20, 2), -1, dtype=torch.int32)
     shift[:, 0], shift[:, 7] = 3, 3
     with configs.override(tile=16, long=16):
+        q, k, decay = leaf(1, 20, 1, 16), leaf(1, 20, 1, 16), torch.full((1, 20, 2), -0.1, requires_grad=True)
+        options = gate, state, None, 0.25, False, True
         if rule == "plain":
-            decay = torch.full((1, 20, 2), -0.1, requires_grad=True)
-            inputs = (
-                leaf(1, 20, 1, 16),
-                leaf(1, 20, 1, 16),
-                v,
-                weight,
-                shift,
-                decay,
-                gate,
-                state,
-                None,
-                0.25,
-                False,
-                True,
-            )
-            torch.library.opcheck(read_plain, inputs)
+            torch.library.opcheck(read_plain, (q, k, v, weight, shift, decay, *options))
         else:
-            made = leaf(20, 2, 16), leaf(20, 2, 16), leaf(20, 2, 16), leaf(2, 2, 16, 16), torch.ones(2, 2)
-            torch.library.opcheck(read_chunks, (*made, v, weight, shift, gate, state, None, False, True))
-
-
-@pytest.mark.interpret
-def test_opcheck_of_the_chunk_algebra():
-    from dla_kernels.reader.fused.compose_tiles import compose_tiles
-    from dla_kernels.reader.fused.pieces import Pieces
-
-    generator = torch.Generator().manual_seed(0)
-
-    def leaf(*shape):
-        return (0.1 * torch.randn(shape, generator=generator)).requires_grad_()
-
-    pieces = Pieces.of(1, 40, None, 16, 32, torch.device("cpu"))
-    tiles = leaf(2, 3, 16, 16), leaf(2, 48, 16), leaf(2, 48, 16), leaf(2, 48, 16), leaf(2, 3), leaf(2, 3)
-    where = pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk
-    torch.library.opcheck(compose_tiles, (*tiles, *where, 40, pieces.chunks, 16, 32, torch.float32))
+            beta = torch.full((1, 20, 2), 0.5, requires_grad=True)
+            torch.library.opcheck(read_delta, (q, k, v, weight, shift, decay, beta, *options))
 
 
 @pytest.mark.interpret
@@ -141,29 +112,51 @@ def test_memory_of_forward_and_backward():
     assert 1.5e9 < backward.bytes < 4e9
 
 
-def test_memory_of_the_delta_rule():
-    """At the paper's GDN shape and 16,384 tokens: chunk algebra and operator, which do not peak together, in bytes."""
-    from dla_kernels.reader.fused.delta import read_chunks, read_chunks_backward
+def delta_memory(time, document=None):
+    """Bytes of forward and backward at the paper's GDN layer, 30 slots; document: tokens of each of those packed."""
+    from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
 
-    time, heads, key_dim, value_dim, slots = 16_384, 6, 192, 384, 30
-    v, weight = meta(1, time, heads, value_dim), meta(1, time, heads, slots)
-    shift = meta(1, time, heads, dtype=torch.int32)
+    heads, key_dim, value_dim, slots = 6, 192, 384, 30
+    k, v, weight = meta(1, time, heads, key_dim), meta(1, time, heads, value_dim), meta(1, time, heads, slots)
+    shift, scalar = meta(1, time, heads, dtype=torch.int32), meta(1, time, heads)
+    cu = None if document is None else torch.tensor([*range(0, time, document), time])
     with no_launches():
-        algebra, made = algebra_memory(time, heads, key_dim, 512)
         with PeakMemory() as forward:
-            read_chunks._init_fn(*made, v, weight, shift, None, None, None, False, False)
+            read_delta._init_fn(k, k, v, weight, shift, scalar, scalar, None, None, cu, 1.0, False, False)
         with PeakMemory() as backward:
-            read_chunks_backward._init_fn(v, None, *made, v, weight, shift, None, None, False, True)
-    kept = sum(x.nbytes for x in made)
-    assert kept < 0.2e9
-    assert 1e9 < algebra < 3e9
-    assert 0.5e9 < forward.bytes + kept < 2.5e9
-    assert 1.5e9 < backward.bytes + kept < 4e9
+            read_delta_backward._init_fn(
+                v, None, k, k, v, weight, shift, scalar, scalar, None, cu, 1.0, False, document is None
+            )
+    return forward.bytes, backward.bytes
+
+
+def test_memory_of_the_delta_rule():
+    """At 16,384 tokens, everything but inputs and what the caller gets back: at most 4 GB."""
+    forward, backward = delta_memory(16_384)
+    assert 0.5e9 < forward < 2.5e9
+    assert 1.5e9 < backward < 4e9
 
 
 def test_memory_of_short_documents():
-    """330 documents of 50 tokens take less than twice what one sequence does: each fills up a tile, not a chunk."""
+    """For 330 documents of 50 tokens, chunk algebra takes less than twice what it does for one sequence.
+
+    Each fills up a tile, not a chunk.
+    """
     with no_launches():
-        joined, _ = algebra_memory(16_500, 6, 128, 512)
-        packed, _ = algebra_memory(16_500, 6, 128, 512, document=50)
+        joined, packed = algebra_memory(16_500), algebra_memory(16_500, document=50)
     assert packed < 2 * joined
+
+
+def algebra_memory(time, document=None):
+    """Bytes of the chunk algebra, forward and backward, of 6 heads with K 128."""
+    from dla_kernels.reader.fused.configs import Tiles
+    from dla_kernels.reader.fused.delta_chunks import chunk_algebra, chunk_algebra_backward
+    from dla_kernels.reader.fused.pieces import Pieces
+
+    cu = None if document is None else torch.tensor([*range(0, time, document), time])
+    pieces = Pieces.of(1, time, cu, 64, 512, torch.device("meta"))
+    k, scalar = meta(time, 6, 128), meta(time, 6)
+    given = k, k, scalar, scalar, 1.0, pieces, Tiles(tile=64, long=512, block_k=64, block_v=64)
+    with PeakMemory() as peak:
+        chunk_algebra_backward(chunk_algebra(*given), *given)
+    return peak.bytes

@@ -17,7 +17,6 @@ of the batch, `[tokens, H, LONG]`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,30 +25,11 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.configs import exact_products, key_blocks
-from dla_kernels.reader.fused.pieces import locate_tile
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileTable:
-    """Of `pieces.Pieces` what is needed here: the sequence of each tile and its number in there, `[tiles]` int32; cu, `[N + 1]`
-    int64, where sequences begin; first_chunk, `[N + 1]` int32; chunks, how many; TILE and LONG."""
-
-    sequence: Tensor
-    number: Tensor
-    cu: Tensor
-    first_chunk: Tensor
-    chunks: int
-    tile: int
-    long: int
-
-    @property
-    def where(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `locate_in_chunk` asks for."""
-        return self.sequence, self.number, self.cu, self.first_chunk
+from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 
 
 def carry_rows(
-    x: Tensor, left: Tensor, right: Tensor, kept: Tensor, table: TileTable, *, up: bool, within: Tensor | None = None,
+    x: Tensor, left: Tensor, right: Tensor, kept: Tensor, pieces: Pieces, *, up: bool, within: Tensor | None = None,
     own: Tensor | None = None, trail: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """X at the chunk's start (`up`: end), float32 like x `[H, tiles TILE, K]`; left, right like it, of the products' type.
@@ -60,14 +40,14 @@ def carry_rows(
     out = torch.empty_like(x)
     carry_rows_kernel[(kept.shape[1], len(x))](
         x, left, right, kept, out, left if within is None else within, kept if own is None else own,
-        left if trail is None else trail, *table.where, x.shape[1],
-        HAS_WITHIN=within is not None, HAS_TRAIL=trail is not None, UP=up, **_sizes(left, table),
+        left if trail is None else trail, *chunks_of(pieces), x.shape[1],
+        HAS_WITHIN=within is not None, HAS_TRAIL=trail is not None, UP=up, **_sizes(left, pieces),
     )  # fmt: skip
     return out
 
 
 def carry_rows_backward(
-    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, table: TileTable, *, up: bool,
+    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, pieces: Pieces, *, up: bool,
     dwithin: Tensor | None = None, d_own: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dX before, dL, dR, all float32 like dx `[H, tiles TILE, K]`, and dkept `[H, tiles]` float32.
@@ -77,10 +57,10 @@ def carry_rows_backward(
     heads, tiles = kept.shape
     before, dleft, dright = (torch.empty_like(dx) for _ in range(3))
     dtrail = torch.empty_like(trail)
-    parts = torch.zeros(heads, tiles, table.long // table.tile, dtype=torch.float32, device=dx.device)
+    parts = torch.zeros(heads, tiles, pieces.long // pieces.tile, dtype=torch.float32, device=dx.device)
     ext = left if dwithin is None else dwithin
-    where = *table.where, dx.shape[1]
-    sizes = _sizes(left, table) | {"UP": up}
+    where = *chunks_of(pieces), dx.shape[1]
+    sizes = _sizes(left, pieces) | {"UP": up}
     carry_rows_backward_kernel[(tiles, heads)](
         dx, left, right, kept, ext, trail, before, dtrail, parts, kept if d_own is None else d_own, *where,
         HAS_WITHIN=dwithin is not None, **sizes,
@@ -94,11 +74,16 @@ def carry_rows_backward(
     return before, dleft, dright, parts.sum(-1)
 
 
-def _sizes(factor: Tensor, table: TileTable) -> dict[str, Any]:
+def chunks_of(pieces: Pieces) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `locate_in_chunk` asks for."""
+    return pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk
+
+
+def _sizes(factor: Tensor, pieces: Pieces) -> dict[str, Any]:
     heads, _, key_dim = factor.shape
     first, second = key_blocks(key_dim)
     return {
-        "H": heads, "K": key_dim, "TILE": table.tile, "LONG": table.long, "B1": first, "B2": second,
+        "H": heads, "K": key_dim, "TILE": pieces.tile, "LONG": pieces.long, "B1": first, "B2": second,
         "PRECISION": exact_products(factor.dtype), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 

@@ -1,8 +1,7 @@
 """The delta rule's chunk algebra: what LONG tokens do to a state, made of what TILE tokens do.
 
 Solving the triangular system of a whole chunk of 512 tokens would cost several times what reading 30 slots does. So it is
-solved for tiles alone (here, in torch, differentiated by autograd); with its solution `Tm` (reader/transitions.py),
-`K_t = exp(G_t) k_t` and `U = Tm^T (exp(G_end - G) k)`, a tile turns a state S into
+solved for tiles alone (tile_solve.py); with its solution a tile turns a state S into
 
     P S = exp(G_end) S - U^T K S            reads it by Qe = exp(G) q - Mx K            and is read by Mx = (Q K^T * D) Tm
 
@@ -13,92 +12,131 @@ U at the chunk's end and K from its start (removals.py).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from dla_kernels.reader.fused.compose_tiles import compose_tiles
+from dla_kernels.reader.fused.compose_tiles import compose_tiles, compose_tiles_backward
+from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.transitions import decays_within, solve_updates
+from dla_kernels.reader.fused.tile_solve import solve_tiles
+from dla_kernels.reader.fused.tile_solve_backward import solve_tiles_backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaChunks:
+    """The equations of the delta rule in reader/transitions.py for chunks of LONG tokens, or the gradients of that.
+
+    Attributes:
+        within: Mx `[tokens, H, LONG]`. read, write: Qe, U `[tokens, H, K]`.
+        removal, carry: a chunk turns S into `carry S - removal S`; `[chunks, H, K, K]` and `[chunks, H]` float32.
+    """
+
+    within: Tensor
+    read: Tensor
+    write: Tensor
+    removal: Tensor
+    carry: Tensor
 
 
 def chunk_algebra(
-    q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, dtype: torch.dtype, scale: float, heads: int,
-    pieces: Pieces,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Mx `[tokens, H, LONG]`, Qe, U `[tokens, H, K]`, R `[chunks, H, K, K]` in `dtype`; carry `[chunks, H]` float32.
-
-    The equations of the delta rule in reader/transitions.py for chunks of LONG tokens. q, k `[B, T, G, K]`, log_decay, beta `[B, T, H]`. A chunk turns S into `carry S - R S`; carry has no gradient: it goes
-    through R alone, since `carry I - R` is the same for any carry.
-    """
-    home = _home(pieces)
-
-    def split(x: Tensor) -> Tensor:
-        """`[B, T, heads, ...]` -> `[H, tiles, TILE, ...]` float32, zeros where a tile is short."""
-        x = x.flatten(0, 1).movedim(1, 0).to(torch.float32, memory_format=torch.contiguous_format)
-        if home is not None:
-            x = x.new_zeros(len(x), pieces.tiles * pieces.tile, *x.shape[2:]).index_copy(1, home, x)
-        x = x.unflatten(1, (-1, pieces.tile))
-        return x if len(x) == heads else x.repeat_interleave(heads // len(x), 0)
-
-    def join(x: Tensor) -> Tensor:
-        """The way back, `[H, tiles TILE, K]` -> `[tokens, H, K]`."""
-        if home is not None:
-            x = x.index_select(1, home)
-        return x.movedim(0, 1).to(dtype, memory_format=torch.contiguous_format)
-
-    decay = torch.zeros_like(beta) if log_decay is None else log_decay
-    own, read, write, keys, log_kept = tile_algebra(split(q), split(k), split(decay), split(beta), scale)
-    log_before, log_carry = _over_chunks(log_kept, pieces)
-    within, read, write, removal = compose_tiles(
-        own, read.flatten(1, 2), write.flatten(1, 2), keys.flatten(1, 2), log_kept.exp(), log_before.exp(),
-        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, pieces.chunks,
-        pieces.tile, pieces.long, dtype,
+    q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, scale: float, pieces: Pieces, tiles: Tiles
+) -> DeltaChunks:
+    """q, k `[tokens, G, K]` of one type, which the result has, too; log_decay, beta `[tokens, H]`; all contiguous."""
+    rows = _TokenRows(pieces, k.dtype)
+    solved = solve_tiles(q, k, _decay(log_decay, beta), beta, scale, pieces, tiles.block_k)
+    decays = _TileDecays(solved.log_kept, pieces)
+    made = compose_tiles(solved, decays.kept, decays.from_start, pieces)
+    return DeltaChunks(
+        within=made.within, read=rows.join(made.read), write=rows.join(made.write), removal=made.removal.to(k.dtype),
+        carry=decays.carry,
     )  # fmt: skip
-    carry = log_carry.exp().t()
-    change = (carry.detach() - carry)[..., None, None]  # zero, but the gradient of the carry
-    removal = removal + change * torch.eye(k.shape[-1], device=q.device)
-    return within, join(read), join(write), removal.to(dtype), carry.detach().contiguous()
 
 
-def _over_chunks(log_kept: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
-    """Of what tiles keep, `[H, tiles]`: the sum over the tiles before in their chunk, alike, and over chunks `[H, chunks]`.
+def chunk_algebra_backward(
+    gradients: DeltaChunks, q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, scale: float, pieces: Pieces,
+    tiles: Tiles,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq, dk `[tokens, G, K]` in their type, dlog_decay and dbeta `[tokens, H]` float32, from the gradients of what
+    `chunk_algebra` gives, which are not kept: what it went through is made again."""
+    rows = _TokenRows(pieces, k.dtype)
+    given = q, k, _decay(log_decay, beta), beta, scale, pieces, tiles.block_k
+    solved = solve_tiles(*given)
+    decays = _TileDecays(solved.log_kept, pieces)
+    d_own, dread, dwrite, dkeys, dkept, dfrom_start = compose_tiles_backward(
+        gradients.within.contiguous(), rows.split(gradients.read), rows.split(gradients.write),
+        gradients.removal.to(k.dtype).contiguous(), solved, decays.kept, decays.from_start, pieces,
+    )  # fmt: skip
+    dlog_kept = decays.backward(dkept, dfrom_start, gradients.carry)
+    return solve_tiles_backward(*given, solved, d_own, dread, dwrite, dkeys, dlog_kept)
 
-    Sums of a chunk's own numbers: differences of sums over the batch would lose their digits.
+
+def _decay(log_decay: Tensor | None, beta: Tensor) -> Tensor:
+    return torch.zeros_like(beta) if log_decay is None else log_decay
+
+
+class _TileDecays:
+    """What tiles and chunks keep of a state, from the sums of the tiles' log decays `[H, tiles]`; all float32.
+
+    Attributes:
+        kept, from_start: `[H, tiles]`, what a tile keeps, and what those before it in its chunk keep.
+        carry: `[chunks, H]`, what a chunk keeps.
     """
-    per_chunk = pieces.long // pieces.tile
-    number = pieces.tile_number % per_chunk
-    chunk = pieces.first_chunk[pieces.tile_sequence.long()] + pieces.tile_number // per_chunk
-    place = (chunk * per_chunk + number).long()
-    by_chunk = log_kept.new_zeros(len(log_kept), pieces.chunks * per_chunk).index_copy(1, place, log_kept)
-    by_chunk = by_chunk.unflatten(1, (-1, per_chunk))
-    before = torch.nn.functional.pad(by_chunk[..., :-1].cumsum(-1), (1, 0))
-    return before.flatten(1).index_select(1, place), by_chunk.sum(-1)
+
+    def __init__(self, log_kept: Tensor, pieces: Pieces) -> None:
+        per_chunk = pieces.long // pieces.tile
+        chunk = pieces.first_chunk[pieces.tile_sequence.long()] + pieces.tile_number // per_chunk
+        self._place = (chunk * per_chunk + pieces.tile_number % per_chunk).long()
+        self._chunks, self._per_chunk = pieces.chunks, per_chunk
+        # sums of a chunk's own numbers: differences of sums over the batch would lose their digits
+        by_chunk = self._by_chunk(log_kept)
+        before = torch.nn.functional.pad(by_chunk[..., :-1].cumsum(-1), (1, 0))
+        self.kept = log_kept.exp()
+        self.from_start = self._by_tile(before).exp()
+        self.carry = by_chunk.sum(-1).exp().t().contiguous()
+
+    def backward(self, dkept: Tensor, dfrom_start: Tensor, dcarry: Tensor) -> Tensor:
+        """d log_kept `[H, tiles]`."""
+        before = self._by_chunk(dfrom_start * self.from_start)
+        later = torch.nn.functional.pad(before[..., 1:].flip(-1).cumsum(-1).flip(-1), (0, 1))
+        of_chunk = (dcarry * self.carry).t()[..., None]
+        return dkept * self.kept + self._by_tile(later + of_chunk)
+
+    def _by_chunk(self, x: Tensor) -> Tensor:
+        """`[H, tiles]` -> `[H, chunks, LONG / TILE]`, zeros where a chunk has fewer."""
+        wide = x.new_zeros(len(x), self._chunks * self._per_chunk).index_copy(1, self._place, x)
+        return wide.unflatten(1, (-1, self._per_chunk))
+
+    def _by_tile(self, x: Tensor) -> Tensor:
+        """The way back."""
+        return x.flatten(1).index_select(1, self._place)
 
 
-def tile_algebra(
-    q: Tensor, k: Tensor, log_decay: Tensor, beta: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mx `[H, tiles, TILE, TILE]`, Qe, U and K `[H, tiles, TILE, K]` and `G_end` `[H, tiles]` of every tile.
+class _TokenRows:
+    """Between `[tokens, H, K]` of a type and `[H, tiles TILE, K]` float32, where every tile is full: the tokens that are
+    not there are zeros."""
 
-    q, k `[H, tiles, TILE, K]`, log_decay, beta `[H, tiles, TILE]`. Factors of tokens go to the side that is smaller.
-    """
-    causal = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-    decays, from_start, to_end = decays_within(log_decay, causal)
-    keys = k * from_start[..., None]
-    solved = solve_updates(beta, k @ k.transpose(-1, -2), decays)
-    own = (q @ k.transpose(-1, -2) * (scale * decays)) @ solved
-    read = q * (scale * from_start)[..., None]
-    read = torch.baddbmm(read.flatten(0, 1), own.flatten(0, 1), keys.flatten(0, 1), alpha=-1).view_as(q)
-    write = (to_end[..., None] * solved).transpose(-1, -2) @ k
-    return own, read, write, keys, log_decay.sum(-1)
+    def __init__(self, pieces: Pieces, dtype: torch.dtype) -> None:
+        self._rows, self._dtype = pieces.tiles * pieces.tile, dtype
+        self._home = _home(pieces)
+
+    def split(self, x: Tensor) -> Tensor:
+        x = x.movedim(1, 0).float()
+        if self._home is None:
+            return x.contiguous()
+        return x.new_zeros(len(x), self._rows, x.shape[2]).index_copy(1, self._home, x)
+
+    def join(self, x: Tensor) -> Tensor:
+        if self._home is not None:
+            x = x.index_select(1, self._home)
+        return x.to(self._dtype).movedim(0, 1).contiguous()
 
 
 def _home(pieces: Pieces) -> Tensor | None:
     """Where each token of the batch is in `[tiles, TILE]`: `[tokens]`; None where no tile is short: just there.
 
-    Tokens are brought there by it and taken from there by it, each way being the other's gradient: nothing is ever added
-    up from several places, for which a GPU would sort the places first. And no mask is asked for its number of ones, for
-    which the host would wait.
+    No mask is asked for its number of ones, for which the host would wait.
     """
     if pieces.tiles * pieces.tile == pieces.tokens:
         return None

@@ -15,43 +15,44 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dla_kernels.reader.fused.carried_rows import TileTable, locate_in_chunk
+from dla_kernels.reader.fused.carried_rows import chunks_of, locate_in_chunk
 from dla_kernels.reader.fused.configs import exact_products
+from dla_kernels.reader.fused.pieces import Pieces
 
 
-def removals(write: Tensor, keys: Tensor, from_start: Tensor, table: TileTable) -> Tensor:
+def removals(write: Tensor, keys: Tensor, from_start: Tensor, pieces: Pieces) -> Tensor:
     """R `[chunks, H, K, K]` float32; write = U, keys = K `[H, tiles TILE, K]`, of the products' type, from_start = f `[H, tiles]`."""
     heads, rows, key_dim = write.shape
-    sizes = _sizes(write, table)
+    sizes = _sizes(write, pieces)
     blocks = triton.cdiv(key_dim, sizes["BLOCK"])
-    found = torch.empty(table.chunks, heads, key_dim, key_dim, dtype=torch.float32, device=write.device)
-    removals_kernel[(table.sequence.numel(), heads, blocks * blocks)](
-        write, keys, from_start, found, *table.where, rows, **sizes
+    found = torch.empty(pieces.chunks, heads, key_dim, key_dim, dtype=torch.float32, device=write.device)
+    removals_kernel[(pieces.tiles, heads, blocks * blocks)](
+        write, keys, from_start, found, *chunks_of(pieces), rows, **sizes
     )
     return found
 
 
 def removals_backward(
-    dremoval: Tensor, write: Tensor, keys: Tensor, from_start: Tensor, table: TileTable
+    dremoval: Tensor, write: Tensor, keys: Tensor, from_start: Tensor, pieces: Pieces
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dU, dK `[H, tiles TILE, K]` and df `[H, tiles]`, float32; dremoval `[chunks, H, K, K]` of the products' type."""
     heads, rows, _ = write.shape
-    sizes = _sizes(write, table)
+    sizes = _sizes(write, pieces)
     blocks = triton.cdiv(write.shape[2], sizes["BLOCK"])
     dwrite, dkeys = (torch.empty(write.shape, dtype=torch.float32, device=write.device) for _ in range(2))
     parts = torch.empty(blocks, *from_start.shape, dtype=torch.float32, device=write.device)
     for into, x, other, transposed in ((dwrite, keys, write, True), (dkeys, write, keys, False)):
-        removals_backward_kernel[(table.sequence.numel(), heads, blocks)](
-            dremoval, x, other, from_start, into, parts, *table.where, rows, TRANSPOSED=transposed, **sizes
+        removals_backward_kernel[(pieces.tiles, heads, blocks)](
+            dremoval, x, other, from_start, into, parts, *chunks_of(pieces), rows, TRANSPOSED=transposed, **sizes
         )
     return dwrite, dkeys, parts.sum(0)
 
 
-def _sizes(factor: Tensor, table: TileTable) -> dict[str, Any]:
+def _sizes(factor: Tensor, pieces: Pieces) -> dict[str, Any]:
     heads, _, key_dim = factor.shape
     block = max(16, min(64, triton.next_power_of_2(key_dim)))
     return {
-        "H": heads, "K": key_dim, "TILE": table.tile, "LONG": table.long, "BLOCK": block,
+        "H": heads, "K": key_dim, "TILE": pieces.tile, "LONG": pieces.long, "BLOCK": block,
         "PRECISION": exact_products(factor.dtype), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 
