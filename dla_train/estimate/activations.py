@@ -161,11 +161,7 @@ def _op(config: ModelConfig, setting: Setting) -> float:
     # shift, score, and the gate with its norm and its mark of first tokens
     plan = heads * (4 * WIDE + 1) if has_gate(mixer.memory) else heads * WIDE * isinstance(mixer.memory, DynamicMemory)
     if setting.path == "triton":
-        made = 3 * WIDE * heads
-        long = long_chunk(config, setting)
-        if delta:  # Mx, Qe, U of the long chunks and what they remove from a state
-            made += a * heads * (long + 2 * key_dim + key_dim**2 / long)
-        return setting.tokens * (plan + made)
+        return setting.tokens * (plan + 3 * WIDE * heads)
     rows = WIDE * heads
     if delta:
         # Products of pairs, vectors of keys, and the state's transition, as transitions.py names them.

@@ -69,11 +69,13 @@ class Launch:
     warps: int
     stages: int | None
 
-    def source(self) -> ASTSource:
+    def source(self, *, hip: bool = False) -> ASTSource:
         """For the compiler: types of arguments and values of constants, specialised as a launch would."""
         signature, constants, attributes = {}, {}, {}
         for index, parameter in enumerate(self.kernel.params):
             value = self.arguments[parameter.name]
+            if hip and value == "tf32x3":
+                value = "ieee"  # what `exact_products` says where torch is built for AMD's GPUs
             if parameter.is_constexpr:
                 signature[parameter.name] = "constexpr"
                 constants[(index,)] = value
@@ -166,7 +168,9 @@ class Reading:
 def compile_launch(launch: Launch, target: str) -> Reading:
     """Compiles, and reads what the assembler reports."""
     options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
-    compiled = triton.compile(launch.source(), target=target_of(target), options=options)
+    compiled = triton.compile(
+        launch.source(hip=not target.startswith("sm_")), target=target_of(target), options=options
+    )
     if target.startswith("sm_"):
         with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
             cubin.write(compiled.asm["cubin"])

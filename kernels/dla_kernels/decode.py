@@ -108,7 +108,7 @@ def decode_kernel(
     age = tl.load(age_ptr + nh * M + slot, mask=slot < M, other=MP)
     used = tl.sum((count > 0).to(tl.int32))
     defined = (own > 0.0) & (norm > 0.0)
-    cosine = dot * tl.rsqrt(tl.where(defined, own * norm, 1.0))
+    cosine = dot * tl.rsqrt(tl.where(defined, own, 1.0)) * tl.rsqrt(tl.where(defined, norm, 1.0))
     score = tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)
     score = tl.where(used == 0, 0.0, score)
 

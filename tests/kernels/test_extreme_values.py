@@ -102,6 +102,42 @@ def test_both_backends_agree(draw_inputs, error, change, delta):
         assert error(found[1][name], found[0][name]) < 1e-12, name
 
 
+OFTEN = ("nothing is kept now and then, plain", "small keys, delta", "large values, plain")
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize(
+    ("change", "delta"),
+    [
+        pytest.param(*case.values, id=case.id, marks=() if str(case.id).startswith(OFTEN) else pytest.mark.slow)
+        for case in CASES
+    ],
+)
+def test_kernels_give_numbers_too(draw_inputs, error, change, delta):
+    """In float32: everything is finite, outputs and states are those of the torch backend."""
+    from dla_kernels.reader.fused import configs
+
+    inputs = change(draw_inputs(40, 3, delta=delta)).to(torch.float32)
+    wanted = outputs_and_gradients(inputs, backend="torch")
+    with configs.override(tile=16, long=32, block_k=16, block_v=16):
+        found = outputs_and_gradients(inputs, backend="triton")
+    for name, x in found.items():
+        assert torch.isfinite(x).all(), name
+    for name in ("o", "state", "dslot_weight"):
+        assert error(found[name], wanted[name]) < 1e-4, f"{name}: {error(found[name], wanted[name]):.1e}"
+
+
+@pytest.mark.interpret
+def test_kernels_keep_the_digits_after_forgetting(draw_inputs, make_plan, read, error):
+    """One token forgets all; those of its chunk after it are right nevertheless."""
+    inputs = draw_inputs(100, 4)
+    plan = make_plan("dynamic", inputs)
+    for log_decay in (-torch.inf, -1e6):
+        inputs.log_decay[:, 30] = log_decay
+        o, _ = read(inputs.to(torch.float32), plan, backend="triton")
+        assert error(o, read(inputs, plan, backend="torch")[0]) < 1e-4
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_after_complete_forgetting_the_past_is_gone(draw_inputs, make_plan, read, backend):
     """A log decay of -infinity at token t: outputs from t on are those of a sequence whose past was empty."""

@@ -73,6 +73,57 @@ def test_compiled_model_code(delta):
     torch.testing.assert_close(compiled, eager)
 
 
+@pytest.mark.interpret
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_what_inference_remembers_serves_training(delta):
+    """Tables of lengths are made once; those made in inference mode must not be inference tensors."""
+    from dla_kernels.reader.fused import configs
+
+    q, weight = torch.randn(1, 23, 1, 16), torch.ones(1, 23, 1, 3, requires_grad=True)
+    given = {"beta": torch.ones(1, 23, 1)} if delta else {}
+    with configs.override(tile=16, long=16):
+        with torch.inference_mode():
+            dynamic_linear_attention(q, q, q, weight, 3, 1.3, backend="triton", **given)
+        o, _ = dynamic_linear_attention(q, q, q, weight, 3, 1.3, backend="triton", **given)
+        o.sum().backward()
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_the_host_reads_the_ends_of_documents_once():
+    """Each time it would wait for the GPU; a tensor that has changed is read again."""
+    from dla_kernels.reader.fused.pieces import Pieces
+
+    cu, read = torch.tensor([0, 5, 70]), []
+
+    class Watched(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.tolist and args[0] is cu:
+                read.append(cu)
+            return func(*args, **(kwargs or {}))
+
+    with Watched():
+        pieces = [Pieces.of(1, 70, cu, 16, 32, cu.device) for _ in range(3)]
+        assert len(read) == 1
+        cu[1] = 6
+        assert Pieces.of(1, 70, cu, 16, 32, cu.device).cu.tolist() == [0, 6, 70]
+    assert pieces[0] is pieces[2]
+    assert len(read) == 2
+
+
+def test_one_long_document_makes_no_programs_for_the_short_ones():
+    """States are carried from chunk to chunk by programs of those sequences that have a chunk left."""
+    from dla_kernels.reader.fused.pieces import Pieces
+    from dla_kernels.reader.fused.states import chunks_backward, chunks_forward
+
+    pieces = Pieces.of(1, 200, torch.tensor([0, 5, 105, 110, 150, 200]), 16, 32, torch.device("cpu"))
+    assert pieces.chunks_by_length == (4, 2, 2, 1, 1)
+    assert pieces.by_length.tolist() == [1, 3, 4, 0, 2]
+    assert chunks_forward(pieces, return_state=False) == [(0, 3), (1, 1), (2, 1)]
+    assert chunks_forward(pieces, return_state=True) == [(0, 5), (1, 3), (2, 1), (3, 1)]
+    assert chunks_backward(pieces, has_state=False, has_dfinal=False) == [(2, 1), (1, 1)]
+    assert chunks_backward(pieces, has_state=True, has_dfinal=True) == [(3, 1), (2, 1), (1, 3), (0, 5)]
+
+
 def test_refusals_say_what_to_do():
     """In a process that does not interpret, on the CPU."""
     k = torch.randn(1, 4, 1, 16)

@@ -117,16 +117,17 @@ def _fused(
 ) -> tuple[Tensor, Cache | None]:  # fmt: skip
     from dla_kernels.reader.fused.op import read_sequences  # imports triton, which only some platforms have
 
-    lengths = lengths_of(cu_seqlens, v.shape[0], v.shape[1], v.device)
     state = None
     if cache is not None:
-        shape = (lengths.numel(), v.shape[2], plan.capacity, k.shape[3], v.shape[3])
+        sequences = v.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+        shape = (sequences, v.shape[2], plan.capacity, k.shape[3], v.shape[3])
         state = _starting_state(cache, shape, torch.float32, v.device)
     o, state = read_sequences(
         q, k, v, slot_weight, plan, log_decay, beta, state, cu_seqlens, scale, return_state=return_cache
     )
     if not return_cache:
         return o, None
+    lengths = lengths_of(cu_seqlens, v.shape[0], v.shape[1], v.device)
     before = torch.zeros_like(lengths) if cache is None else cache.tokens.to(v.device)
     return o, Cache.in_age_order(state, before + lengths, plan.final)
 

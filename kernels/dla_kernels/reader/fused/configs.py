@@ -44,12 +44,13 @@ _overrides: list[dict[str, int]] = []
 
 @contextmanager
 def override(**sizes: int) -> Iterator[None]:
-    """Within the context, sizes given by the names of `Tiles` replace those chosen, in every thread."""
+    """Within the context, sizes given by the names of `Tiles` replace those chosen (and those of a context around it), in
+    every thread."""
     _overrides.append(sizes)
     try:
         yield
     finally:
-        _overrides.pop()
+        _overrides[:] = [other for other in _overrides if other is not sizes]
 
 
 def tiles_for(
@@ -71,7 +72,9 @@ def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) 
 
 
 def _overridden(tiles: Tiles) -> Tiles:
-    return replace(tiles, **(_overrides[-1] if _overrides else {}))
+    for sizes in _overrides:
+        tiles = replace(tiles, **sizes)
+    return tiles
 
 
 def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:

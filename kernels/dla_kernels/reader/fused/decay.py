@@ -50,6 +50,8 @@ def cumulative_decay_kernel(
     _, _, first, last = locate(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG)
     t = first + tl.arange(0, LONG)
     log_decay = tl.load(log_decay_ptr + t * H + h, mask=t < last, other=0.0).to(tl.float32)
+    # Less than e^-104 is nothing in float32. G of a whole chunk must keep its digits after such a token, -inf included.
+    log_decay = tl.maximum(log_decay, -104.0)
     tl.store(total_ptr + h * tokens + t, tl.cumsum(log_decay, 0), mask=t < last)
 
 

@@ -8,6 +8,7 @@ each may be shorter. States are stored once per chunk, pairs of tokens are worke
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Pieces:
         chunk_sequence, chunk_number: `[chunks]` int32, the sequence that a chunk is in, and its number in there.
         tile_sequence, tile_number: `[tiles]` int32, the same for tiles.
         first_chunk, first_tile: `[N + 1]` int32, where the chunks and tiles of a sequence begin.
-        most_chunks: chunks of the longest sequence.
+        by_length: `[N]` int32, the sequences, the longest first. chunks_by_length: how many chunks they have, on the host.
         tokens: of the whole batch. tile, long: TILE and LONG, a multiple of it.
     """
 
@@ -37,7 +39,8 @@ class Pieces:
     tile_number: Tensor
     first_chunk: Tensor
     first_tile: Tensor
-    most_chunks: int
+    by_length: Tensor
+    chunks_by_length: tuple[int, ...]
     tokens: int
     tile: int
     long: int
@@ -54,20 +57,44 @@ class Pieces:
     def tiles(self) -> int:
         return self.tile_sequence.numel()
 
+    @property
+    def most_chunks(self) -> int:
+        """Chunks of the longest sequence."""
+        return self.chunks_by_length[0]
+
+    def with_more_than(self, chunks: int) -> int:
+        """How many sequences have more chunks than that: the first ones of `by_length`."""
+        return bisect_left(self.chunks_by_length, -chunks, key=lambda count: -count)
+
     @staticmethod
     def of(batch: int, time: int, cu_seqlens: Tensor | None, tile: int, long: int, device: torch.device) -> Pieces:
         """The pieces of `batch` rows of `time` tokens, or of the documents of the only row."""
-        ends = None if cu_seqlens is None else tuple(cu_seqlens.tolist())
+        ends = None if cu_seqlens is None else _ends_of(cu_seqlens)
         return _pieces(batch, time, ends, tile, long, device)
 
 
+_ends: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
+    """Its numbers, asked for once: all layers of a model share the tensor, and each time the host would wait for the GPU."""
+    if cu_seqlens.is_inference():  # has no version
+        return tuple(cu_seqlens.tolist())
+    known = _ends.get(cu_seqlens)
+    if known is None or known[0] != cu_seqlens._version:
+        known = _ends[cu_seqlens] = cu_seqlens._version, tuple(cu_seqlens.tolist())
+    return known[1]
+
+
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is remembered serves training, too
 def _pieces(batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long: int, device: torch.device) -> Pieces:
     assert long % tile == 0
     cu = torch.arange(batch + 1) * time if ends is None else torch.tensor(ends)
     lengths = cu.diff()
     chunk_sequence, chunk_number, first_chunk = _cut(lengths, long)
     tile_sequence, tile_number, first_tile = _cut(lengths, tile)
+    counts, by_length = first_chunk.diff().sort(descending=True, stable=True)
     return Pieces(
         cu=cu.to(device),
         chunk_sequence=chunk_sequence.to(device),
@@ -76,7 +103,8 @@ def _pieces(batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long
         tile_number=tile_number.to(device),
         first_chunk=first_chunk.to(device),
         first_tile=first_tile.to(device),
-        most_chunks=int(first_chunk.diff().max()),
+        by_length=by_length.int().to(device),
+        chunks_by_length=tuple(counts.tolist()),
         tokens=batch * time,
         tile=tile,
         long=long,

@@ -40,12 +40,12 @@ def advance_states(
         final = torch.zeros(shape, dtype=torch.float32, device=v.device)
     if state is not None:
         kept.put(pieces.first_chunk[:-1].long(), state)
-    grid = pieces.sequences * heads, slots, blocks_of(key_dim, value_dim, tiles)
-    for c in range(pieces.most_chunks if return_state else pieces.most_chunks - 1):
-        advance_states_kernel[grid](
+    blocks = blocks_of(key_dim, value_dim, tiles)
+    for c, sequences in chunks_forward(pieces, return_state=return_state):
+        advance_states_kernel[(sequences * heads, slots, blocks)](
             k, v, total, kept.high, kept.low, kept.high if final is None else final,
             tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
-            pieces.tokens, c, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
+            pieces.by_length, pieces.tokens, c, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
             LONG=pieces.long, BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None,
             HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps,
             num_stages=1,
@@ -69,10 +69,11 @@ def carry_adjoint(
         adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
     blocks = blocks_of(key_dim, value_dim, tiles)
     parts = torch.zeros(blocks, slots, pieces.chunks, heads, dtype=torch.float32, device=total.device)
-    for c in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
-        carry_adjoint_kernel[(pieces.sequences * heads, slots, blocks)](
+    for c, sequences in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
+        carry_adjoint_kernel[(sequences * heads, slots, blocks)](
             total, kept.high, kept.low, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, parts,
-            tables.final_slot, tables.used, pieces.cu, pieces.first_chunk, pieces.tokens, pieces.chunks, c,
+            tables.final_slot, tables.used, pieces.cu, pieces.first_chunk, pieces.by_length, pieces.tokens,
+            pieces.chunks, c,
             H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BK=tiles.block_k, BV=tiles.block_v,
             HAS_STATE=has_state, HAS_DFINAL=has_dfinal, WANT_CARRY=want_carry, SPLIT=kept.split,
             num_warps=tiles.warps, num_stages=tiles.stages,
@@ -85,10 +86,17 @@ def blocks_of(key_dim: int, value_dim: int, tiles: Tiles) -> int:
     return -(-key_dim // tiles.block_k) * -(-value_dim // tiles.block_v)
 
 
-def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> range:
-    """Numbers of chunks, the last first, whose end may have an adjoint and whose start may have states."""
-    last = pieces.most_chunks - (1 if has_dfinal else 2)
-    return range(last, -1 if has_state else 0, -1)
+def chunks_forward(pieces: Pieces, *, return_state: bool) -> list[tuple[int, int]]:
+    """Numbers of chunks with something after them, and how many sequences have such a chunk: the longest ones. One long
+    document among many short ones must not make programs for all of them."""
+    after = 0 if return_state else 1
+    return [(c, pieces.with_more_than(c + after)) for c in range(pieces.most_chunks - after)]
+
+
+def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> list[tuple[int, int]]:
+    """The same, the last first, of chunks whose end may have an adjoint and whose start may have states."""
+    chunks = chunks_forward(pieces, return_state=has_dfinal)
+    return [(c, sequences) for c, sequences in reversed(chunks) if has_state or c > 0]
 
 
 @triton.jit
@@ -167,13 +175,13 @@ def chunk_ranges(
 @triton.jit(do_not_specialize=["c"])
 def advance_states_kernel(
     k_ptr, v_ptr, total_ptr, high_ptr, low_ptr, final_ptr,
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens, c,
+    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, tokens, c,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     LONG: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """S_a(next) = exp(G_end) sum of S_i + sum of exp(G_end - G_j) k_j v_j^T, over chunk c of every sequence"""
-    n = tl.program_id(0) // H
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
     h = (tl.program_id(0) % H).to(tl.int64)
     a = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)
@@ -210,13 +218,13 @@ def advance_states_kernel(
 @triton.jit(do_not_specialize=["c"])
 def carry_adjoint_kernel(
     total_ptr, high_ptr, low_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, parts_ptr,
-    final_slot_ptr, used_ptr, cu_ptr, first_chunk_ptr, tokens, all_chunks, c,
+    final_slot_ptr, used_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, tokens, all_chunks, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr,
     SPLIT: tl.constexpr,
 ):  # fmt: skip
     """dS_i = E_i + exp(G_end) dS_{final_slot[i]}(next), over chunk c of every sequence"""
-    n = tl.program_id(0) // H
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
     h = (tl.program_id(0) % H).to(tl.int64)
     i = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)

@@ -19,7 +19,7 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles, exact_products, key_blocks
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.reader.fused.states import chunk_ranges, chunks_backward, end_row, start_row
+from dla_kernels.reader.fused.states import chunk_ranges, chunks_backward, chunks_forward, end_row, start_row
 from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
 
 
@@ -38,12 +38,12 @@ def advance_states_delta(
     if state is not None:
         kept.put(pieces.first_chunk[:-1].long(), state)
     sizes = _whole_columns(kept, tiles)
-    grid = pieces.sequences * heads, slots, triton.cdiv(value_dim, sizes["BV"])
-    for c in range(pieces.most_chunks if return_state else pieces.most_chunks - 1):
-        advance_states_delta_kernel[grid](
+    blocks = triton.cdiv(value_dim, sizes["BV"])
+    for c, sequences in chunks_forward(pieces, return_state=return_state):
+        advance_states_delta_kernel[(sequences * heads, slots, blocks)](
             u, v, carry, removal, kept.high, kept.low, kept.high if final is None else final,
             tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
-            pieces.tokens, c, MP=padded_slots(slots), LONG=pieces.long, BJ=pieces.tile, HAS_STATE=state is not None,
+            pieces.by_length, pieces.tokens, c, MP=padded_slots(slots), LONG=pieces.long, BJ=pieces.tile, HAS_STATE=state is not None,
             HAS_FINAL=return_state, num_warps=tiles.warps, **sizes,
         )  # fmt: skip
     return kept, final
@@ -60,11 +60,11 @@ def carry_adjoint_delta(
         adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
     sizes = _whole_columns(adjoint, tiles)
     turned = removal.transpose(-1, -2).contiguous()  # loading R^T from R takes more registers than there are
-    grid = pieces.sequences * heads, slots, triton.cdiv(value_dim, sizes["BV"])
-    for c in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
-        carry_adjoint_delta_kernel[grid](
+    blocks = triton.cdiv(value_dim, sizes["BV"])
+    for c, sequences in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
+        carry_adjoint_delta_kernel[(sequences * heads, slots, blocks)](
             carry, turned, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate,
-            tables.final_slot, tables.used, pieces.first_chunk, c, HAS_STATE=has_state, HAS_DFINAL=has_dfinal,
+            tables.final_slot, tables.used, pieces.first_chunk, pieces.by_length, c, HAS_STATE=has_state, HAS_DFINAL=has_dfinal,
             num_warps=tiles.warps, **sizes,
         )  # fmt: skip
 
@@ -162,13 +162,13 @@ def written_rows(
 @triton.jit(do_not_specialize=["c"])
 def advance_states_delta_kernel(
     u_ptr, v_ptr, carry_ptr, removal_ptr, high_ptr, low_ptr, final_ptr,
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens, c,
+    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, tokens, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
     BJ: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """S_a(next) = (carry - R) sum of S_i + sum of U_j v_j^T, over chunk c of every sequence"""
-    n = tl.program_id(0) // H
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
     h = (tl.program_id(0) % H).to(tl.int64)
     a = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)
@@ -233,12 +233,12 @@ def add_to_adjoint(
 
 @triton.jit(do_not_specialize=["c"])
 def carry_adjoint_delta_kernel(
-    carry_ptr, turned_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, final_slot_ptr, used_ptr, first_chunk_ptr, c,
+    carry_ptr, turned_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, final_slot_ptr, used_ptr, first_chunk_ptr, by_length_ptr, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dS_i = E_i + (carry - R)^T dS_{final_slot[i]}(next), over chunk c of every sequence"""
-    n = tl.program_id(0) // H
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
     h = (tl.program_id(0) % H).to(tl.int64)
     i = tl.program_id(1)
     first_chunk = tl.load(first_chunk_ptr + n)

@@ -83,7 +83,7 @@ def tiles_of(pieces: Pieces) -> tuple[Tensor, Tensor, Tensor, int]:
 def sizes_of(k: Tensor, heads: int, pieces: Pieces, block: int) -> dict[str, Any]:
     """Their constants: EXACT is the precision of products of float32, PRECISION that of the inputs' type."""
     return {
-        "H": heads, "G": k.shape[1], "K": k.shape[2], "TILE": pieces.tile, "BK": block,
+        "H": heads, "G": k.shape[1], "K": k.shape[2], "TILE": pieces.tile, "BK": min(block, 32),
         "PRECISION": exact_products(k.dtype), "EXACT": exact_products(torch.float32), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
 

@@ -55,7 +55,7 @@ def solve_tiles_backward(
         q, k, log_decay, beta, solved.inverse, solved.own, d_own, dread, dwrite, dkeys, dlog_kept, dscores, doverlap,
         dlog_decay, dbeta, *where, scale, **sizes,
     )  # fmt: skip
-    tile_rows_backward_kernel[(pieces.tiles, heads, triton.cdiv(key_dim, block))](
+    tile_rows_backward_kernel[(pieces.tiles, heads, triton.cdiv(key_dim, sizes["BK"]))](
         q, k, log_decay, beta, solved.inverse, solved.own, dread, dwrite, dkeys, dscores, doverlap, dq, dk, *where, scale,
         **sizes,
     )  # fmt: skip

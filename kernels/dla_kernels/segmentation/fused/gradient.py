@@ -37,7 +37,9 @@ def score_gradients(
     slope = -dscore / score.clamp(min=SMALLEST_SCORE)
     defined = (k2 > 0) & (v2 > 0) & (norm > 0)
     slope = torch.where(defined, slope, 0.0)
-    pull = slope * torch.where(defined, k2 * v2 * norm, 1.0).rsqrt()
+    pull = slope  # over |k| |v| |S|, one by one: their product may be beyond float32
+    for squared in (k2, v2, norm):
+        pull = pull * torch.where(defined, squared, 1.0).rsqrt()
     push = slope * (1.0 - score.square() / 2.0)  # the cosine, from the score
     push_k = push / torch.where(k2 > 0, k2, 1.0)
     push_v = push / torch.where(v2 > 0, v2, 1.0)

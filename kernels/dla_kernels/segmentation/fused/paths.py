@@ -49,7 +49,8 @@ def information(dots, norms, own):
     """Eq. 13: `I = sqrt(2 - 2 cos)` of `k^T S v`, |S|^2 and |k|^2 |v|^2; that of orthogonal states if one of them is zero."""
     ORTHOGONAL: tl.constexpr = 1.4142135623730951
     defined = (own > 0.0) & (norms > 0.0)
-    cosine = dots * tl.rsqrt(tl.where(defined, own * norms, 1.0))
+    # one after the other: the product of two squared norms may be beyond float32
+    cosine = dots * tl.rsqrt(tl.where(defined, own, 1.0)) * tl.rsqrt(tl.where(defined, norms, 1.0))
     return tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)
 
 
