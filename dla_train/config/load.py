@@ -62,7 +62,8 @@ def _resolved(values: dict[str, Any]) -> Any:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         key = tuple(str(getattr(error, "full_key", "") or "").split("."))
-        raise KeyProblem(key, f": {str(error).splitlines()[0]}.") from error
+        reason = str(error).splitlines()[0]
+        raise KeyProblem(key, f": {reason}. A text that has a plain ${{ in it is written with \\${{.") from error
 
 
 def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:

@@ -20,6 +20,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dla_train.config.overrides import nearest
+from dla_train.config.references import escaped
 from dla_train.config.yaml_tree import Key, dotted
 
 Config = TypeVar("Config")
@@ -144,7 +145,8 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
         if slip:
             raise KeyProblem(key, "")
         structured = OmegaConf.structured(_leaf_class(annotation))
-        converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": value}))
+        # References were filled in before: what looks like one now is text.
+        converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": escaped(value)}), resolve=True)
     except (OmegaConfBaseException, KeyProblem) as error:
         hint = ""
         if bare is int and isinstance(value, float) and math.isfinite(value) and value == int(value):
