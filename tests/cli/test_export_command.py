@@ -43,6 +43,24 @@ def test_the_folder_is_the_checkpoint(cli, tmp_path):
 
 
 @pytest.mark.usefixtures("run_folder")
+def test_an_exported_folder_is_no_run(cli, micro_recipe, tmp_path):
+    assert cli("export", "--checkpoint", "run", "--to", "out").code == 0
+    before = sorted((tmp_path / "out").iterdir())
+    for arguments, message in [
+        (["generate", "--checkpoint", "out", "--prompt", "alpha"], "out is an exported model, not a run. Give the run"),
+        (["fit", "--run-dir", "out", "--resume", "auto"], "out holds no run to take the recipe from"),
+        (
+            ["fit", "--recipe", micro_recipe, "--run-dir", "out", "--resume", "auto"],
+            "out is not empty and holds no run",
+        ),
+    ]:
+        done = cli(*arguments)
+        assert done.code == 2, done.err
+        assert message in done.err
+        assert sorted((tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.usefixtures("run_folder")
 def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, message in [

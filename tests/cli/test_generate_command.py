@@ -46,6 +46,28 @@ def test_the_text_on_standard_output_and_the_speed_on_standard_error(cli, tmp_pa
 
 
 @pytest.mark.usefixtures("run_folder")
+@pytest.mark.parametrize(
+    ("inside", "named"),
+    [
+        ("", "run/checkpoints"),
+        ("run", "."),
+        ("run", "checkpoints"),
+        ("run/checkpoints", "."),
+        ("run/checkpoints", "step-00000004"),
+        ("run/checkpoints/step-00000004", "."),
+        ("run/checkpoints/step-00000004", "../step-00000004"),
+    ],
+)
+def test_a_checkpoint_may_be_named_from_within_its_run(cli, tmp_path, monkeypatch, inside, named):
+    arguments = ["--prompt", "alpha", "--max-tokens", 3]
+    expected = cli("generate", "--checkpoint", "run", *arguments).out
+    monkeypatch.chdir(tmp_path / inside)
+    done = cli("generate", "--checkpoint", named, *arguments)
+    assert done.code == 0, done.err
+    assert done.out == expected
+
+
+@pytest.mark.usefixtures("run_folder")
 def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     prompt = ["--prompt", "alpha"]
