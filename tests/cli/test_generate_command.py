@@ -81,6 +81,8 @@ def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
         (["--checkpoint", "run", *prompt, "--max-tokens", 0], "--max-tokens is 0; it must be at least 1"),
         (["--checkpoint", "run", *prompt, "--temperature", -1], "--temperature is -1; it must be at least 0"),
         (["--checkpoint", "run", *prompt, "--top-p", 0], "--top-p is 0; it must be above 0"),
+        (["--checkpoint", "run", *prompt, "--seed", -1], "--seed is -1; it must be at least 0 and below 2**63"),
+        (["--checkpoint", "run", *prompt, "--seed", 10**20], "it must be at least 0 and below 2**63"),
         (["--checkpoint", "run", *prompt, "model.hidden=4"], "takes no key=value (given model.hidden=4)"),
         (["--checkpoint", "run", "--prompts", "empty.txt", "--stream"], "cannot be used with --prompts"),
         (["--checkpoint", "run", *prompt, "--tempurature", 1], "has no option --tempurature"),
