@@ -36,12 +36,12 @@ def test_the_text_on_standard_output_and_the_speed_on_standard_error(cli, tmp_pa
     assert done.code == 2
     assert "standard input is not UTF-8: byte 0xe9 at position 7 (line 2). Convert it" in done.err
 
-    (tmp_path / "prompts.txt").write_text("alpha\n\nbeta gamma\nalpha\n")
+    (tmp_path / "prompts.txt").write_bytes("alpha\r\n\nbeta\fgam\u2028ma\nalpha".encode())
     done = cli(*generate, "--prompts", "prompts.txt", "--temperature", 0)
-    lines = [json.loads(line) for line in done.out.splitlines()]
-    assert [line["prompt"] for line in lines] == ["alpha", "beta gamma", "alpha"]
+    lines = [json.loads(line) for line in done.out.split("\n")[:-1]]
+    assert [line["prompt"] for line in lines] == ["alpha", "beta\fgam\u2028ma", "alpha"]
     assert lines[0] == lines[2]
-    alone = cli(*generate, "--prompt", "beta gamma", "--temperature", 0)
+    alone = cli(*generate, "--prompt", "beta\fgam\u2028ma", "--temperature", 0)
     assert alone.out == lines[1]["prompt"] + lines[1]["text"] + "\n"
 
 
