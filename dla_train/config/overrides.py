@@ -59,14 +59,13 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden
 
     Where an override gives a section another `kind` (`model.mixer.memory=fenwick` or
     `model.mixer.memory.kind=fenwick`), the section starts anew with that kind's defaults: the fields of the old kind
-    mean nothing, or something else, to the new one. Such overrides come first, whatever their place on the command
-    line, so that fields set beside them stay.
+    mean nothing, or something else, to the new one. Such an override comes before the fields inside its section,
+    whatever their place on the command line, so that what is set beside it stays.
     """
     result = _copy(tree.values)
     origins: set[Key] = set()
     written = dict(tree.written)
-    by_section = sorted(overrides, key=lambda override: len(_section_of(override.key)))
-    for override in by_section:
+    for override in _kinds_first(overrides):
         anew = _assign(result, override)
         replaced = _section_of(override.key) if anew else override.key
         origins.add(replaced)
@@ -79,6 +78,23 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Find the choice that `word` was probably meant to be."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def _kinds_first(overrides: Sequence[Override]) -> list[Override]:
+    """As they were given, but each that may name a kind before the fields of its section; never before what set that
+    section as a whole."""
+    ordered: list[Override] = []
+    for override in overrides:
+        place, section = len(ordered), _section_of(override.key)
+        if override.key[-1] == "kind" or isinstance(override.value, str):
+            while place and not _is_at_or_above(_section_of(ordered[place - 1].key), section):
+                place -= 1
+        ordered.insert(place, override)
+    return ordered
+
+
+def _is_at_or_above(section: Key, other: Key) -> bool:
+    return other[: len(section)] == section
 
 
 def _section_of(key: Key) -> Key:

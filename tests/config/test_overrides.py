@@ -60,6 +60,12 @@ def test_the_same_kind_drops_nothing():
 
 def test_the_later_of_two_settings_wins():
     assert _apply({"seed": 0}, "seed=1", "seed=2") == {"seed": 2}
+    whole, of_kind = "memory={kind: dynamic, capacity: 9}", {"kind": "dynamic", "capacity": 9}
+    assert _apply({}, "memory.capacity=3", whole) == {"memory": of_kind}
+    assert _apply({}, whole, "memory.capacity=3") == {"memory": {"kind": "dynamic", "capacity": 3}}
+    assert _apply({}, whole, "memory.capacity=3", "memory=fenwick") == {"memory": {"kind": "fenwick", "capacity": 3}}
+    assert _apply({}, "a.memory=fenwick", "a={kind: x}", "seed=1") == {"a": {"kind": "x"}, "seed": 1}
+    assert _apply({}, "memory.capacity=3", "memory=null") == {"memory": None}
 
 
 @pytest.mark.parametrize("written", ["2024_01", "007", "1e3", "1.10", "true", "True", "-0"])
