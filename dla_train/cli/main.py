@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command is None:
             parser.print_help()
             return 2
-        code: int = options.run(options, _settings(rest, options.command))
+        code: int = options.run(options, _settings(rest, options.command, known=_options_of(parser, options.command)))
         sys.stdout.flush()  # what cannot be written should not first show when the interpreter ends
         return code
     except RelayedError as error:
@@ -140,18 +140,35 @@ def _require_command(arguments: Sequence[str]) -> None:
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
     names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
     if word is not None and word not in names:
-        guess = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+        guess = ["recipes"] if word == "list" else difflib.get_close_matches(word, names, n=1, cutoff=0.4)
         hint = f" Did you mean {guess[0]}?" if guess else ""
         raise UsageError(f"there is no command '{word}'.{hint} The commands are {', '.join(names)}.")
 
 
-def _settings(rest: list[str], command: str) -> list[str]:
-    """What argparse did not know must be `key=value`; options in another program's style get a hint."""
+def _settings(rest: list[str], command: str, known: Sequence[str]) -> list[str]:
+    """What argparse did not know must be `key=value`; an option that the command lacks gets a hint."""
     for text in rest:
         if text.startswith("-"):
-            name = text.lstrip("-").partition("=")[0]
-            hint = f" To set a key of the recipe, write {name}=VALUE." if "." in name else ""
             raise UsageError(
-                f"dla-train {command} has no option {text}.{hint} `dla-train {command} --help` lists its options."
+                f"dla-train {command} has no option {text}.{_hint(text, known)} `dla-train {command} --help` lists "
+                "its options."
             )
     return rest
+
+
+def _hint(text: str, known: Sequence[str]) -> str:
+    """What was meant: a key in another program's style, or an option whose name is near."""
+    option = text.partition("=")[0]
+    name = option.lstrip("-")
+    if name == "set":
+        return " To set a key of the recipe, write key=value."
+    if "." in name:
+        return f" To set a key of the recipe, write {name}=VALUE."
+    guess = difflib.get_close_matches(option, known, n=1)
+    return f" Did you mean {guess[0]}?" if guess else ""
+
+
+def _options_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """`--recipe`, `--resume` and the like."""
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return list(commands.choices[command]._option_string_actions)

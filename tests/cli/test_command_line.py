@@ -38,7 +38,7 @@ def test_every_example_of_a_help_is_understood(cli, micro_recipe, tmp_path, comm
         words = shlex.split(re.sub(r" [<>] \S+$", "", example))
         options, rest = _parser().parse_known_args(words)
         assert options.command == words[0]
-        assert all(re.fullmatch(r"[\w.]+=.+", setting) for setting in _settings(rest, words[0]))
+        assert all(re.fullmatch(r"[\w.]+=.+", setting) for setting in _settings(rest, words[0], known=()))
         if command == "submit":
             done = cli(*words, "--dry-run")
             assert done.code == 0, done.err
@@ -52,6 +52,7 @@ def test_version(cli):
     ("arguments", "expected"),
     [
         (["trian"], "there is no command 'trian'."),
+        (["list"], "there is no command 'list'. Did you mean recipes?"),
         (["recipe"], "there is no command 'recipe'. Did you mean recipes?"),
         (["fit"], "dla-train fit needs --recipe NAME_OR_PATH"),
         (["fit", "--recipe"], "argument --recipe: expected one argument."),
@@ -61,6 +62,8 @@ def test_version(cli):
             "To set a key of the recipe, write training.steps=VALUE.",
         ),
         (["fit", "--recipe", "tiny", "--lr=3"], "dla-train fit has no option --lr=3."),
+        (["fit", "--recipe", "tiny", "--set", "seed=1"], "has no option --set. To set a key of the recipe, write key="),
+        (["fit", "--recipes=tiny"], "dla-train fit has no option --recipes=tiny. Did you mean --recipe?"),
         (["fit", "--recipe", "tiny", "fast"], "'fast' is not a setting: write key=value"),
         (["recipes", "tiny"], "dla-train recipes takes no settings, given tiny."),
         (["fit", "--run-dir", "nowhere", "--resume", "auto"], "nowhere holds no run to take the recipe from"),
