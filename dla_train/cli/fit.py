@@ -79,15 +79,16 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
 
     from dla_train.config.catalog import find
     from dla_train.config.load import load
+    from dla_train.runs.folder import RunFolder
 
     if options.recipe is not None:
         return load(find(options.recipe), settings)
     if options.run_dir is None:
         raise UsageError("dla-train fit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
-    saved = options.run_dir / "recipe.yaml"
-    if not saved.is_file():
+    folder = RunFolder(options.run_dir)
+    if not folder.is_run():
         raise UsageError(f"{options.run_dir} holds no run to take the recipe from: give --recipe NAME_OR_PATH.")
-    return replace(load(find(str(saved)), settings), name=options.run_dir.name)
+    return replace(load(find(str(folder.recipe)), settings), name=options.run_dir.name)
 
 
 def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:

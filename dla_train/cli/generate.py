@@ -102,6 +102,8 @@ def _check(options: argparse.Namespace, settings: list[str]) -> None:
         raise UsageError(f"--temperature is {options.temperature:g}; it must be at least 0 (the likeliest token).")
     if not 0 < options.top_p <= 1:
         raise UsageError(f"--top-p is {options.top_p:g}; it must be above 0 and at most 1.")
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed is {options.seed}; it must be at least 0 and below 2**63.")
 
 
 def _beginning(end: int | None, trained: Trained) -> list[int]:

@@ -7,6 +7,8 @@ by SIGUSR1. Everything heavy is imported inside the commands that need it, so th
 
 import argparse
 import difflib
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +34,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    _let_output_be_any_text()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     # Threads that wait for others sleep instead of spinning; read when torch is imported. On cores shared with anything
@@ -39,13 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parser = _parser()
+        arguments = [_decoded(argument) for argument in arguments]
         _require_command(arguments)
         options, rest = parser.parse_known_args([argument for argument in arguments if argument != "--debug"])
         options.debug = debug
         if options.command is None:
             parser.print_help()
             return 2
-        return options.run(options, _settings(rest, options.command))
+        code: int = options.run(options, _settings(rest, options.command, known=_options_of(parser, options.command)))
+        sys.stdout.flush()  # what cannot be written should not first show when the interpreter ends
+        return code
     except RelayedError as error:
         return error.exit_code
     except (UsageError, RunError) as error:
@@ -59,17 +65,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ndla-train: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `dla-train show tiny | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # `dla-train show > /full/disk`
+            place = error.filename or "the output"
+            print(f"dla-train: error: cannot write {place}: {error.strerror}. Make room there.", file=sys.stderr)
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _drop_output()
+            return 1
         print(
             f"dla-train: unexpected {type(error).__name__}: {error}\nThis is a fault of dla-train, not of yours; "
             "--debug shows where.",
             file=sys.stderr,
         )
         return 1
+
+
+def _let_output_be_any_text() -> None:
+    """Where the terminal or file takes another encoding than UTF-8, write what it lacks as `\\u25b8`: a run that is
+    done must not fail at its report."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Or the interpreter would try to write what is left of it, and fail, as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _decoded(argument: str) -> str:
+    """An argument whose bytes Python could not read in the locale's encoding, read as UTF-8."""
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(argument).decode("utf-8")
+        except UnicodeDecodeError as error:
+            shown = ascii(argument.encode("utf-8", "surrogateescape"))[1:]
+            raise UsageError(f"the argument {shown} is not UTF-8. Convert it, for example with iconv.") from error
+    return argument
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,18 +140,35 @@ def _require_command(arguments: Sequence[str]) -> None:
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
     names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
     if word is not None and word not in names:
-        guess = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+        guess = ["recipes"] if word == "list" else difflib.get_close_matches(word, names, n=1, cutoff=0.4)
         hint = f" Did you mean {guess[0]}?" if guess else ""
         raise UsageError(f"there is no command '{word}'.{hint} The commands are {', '.join(names)}.")
 
 
-def _settings(rest: list[str], command: str) -> list[str]:
-    """What argparse did not know must be `key=value`; options in another program's style get a hint."""
+def _settings(rest: list[str], command: str, known: Sequence[str]) -> list[str]:
+    """What argparse did not know must be `key=value`; an option that the command lacks gets a hint."""
     for text in rest:
         if text.startswith("-"):
-            name = text.lstrip("-").partition("=")[0]
-            hint = f" To set a key of the recipe, write {name}=VALUE." if "." in name else ""
             raise UsageError(
-                f"dla-train {command} has no option {text}.{hint} `dla-train {command} --help` lists its options."
+                f"dla-train {command} has no option {text}.{_hint(text, known)} `dla-train {command} --help` lists "
+                "its options."
             )
     return rest
+
+
+def _hint(text: str, known: Sequence[str]) -> str:
+    """What was meant: a key in another program's style, or an option whose name is near."""
+    option = text.partition("=")[0]
+    name = option.lstrip("-")
+    if name == "set":
+        return " To set a key of the recipe, write key=value."
+    if "." in name:
+        return f" To set a key of the recipe, write {name}=VALUE."
+    guess = difflib.get_close_matches(option, known, n=1)
+    return f" Did you mean {guess[0]}?" if guess else ""
+
+
+def _options_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """`--recipe`, `--resume` and the like."""
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return list(commands.choices[command]._option_string_actions)

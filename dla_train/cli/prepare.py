@@ -76,21 +76,23 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     from dla_data.shards.prepare import PrepareOptions, prepare_shards
 
     try:
-        manifest = prepare_shards(
-            [
-                Source(path=path, text_field=options.text_field, config=options.config, split=options.split)
-                for path in options.sources
-            ],
-            options.out,
-            PrepareOptions(
-                tokenizer=options.tokenizer,
-                train_tokenizer=options.train_tokenizer,
-                shard_tokens=options.shard_tokens,
-                validation_share=options.validation_share,
-                skip_bad=options.skip_bad,
-                workers=options.workers if options.workers is not None else len(os.sched_getaffinity(0)),
-            ),
+        how = PrepareOptions(
+            tokenizer=options.tokenizer,
+            train_tokenizer=options.train_tokenizer,
+            shard_tokens=options.shard_tokens,
+            validation_share=options.validation_share,
+            skip_bad=options.skip_bad,
+            workers=options.workers if options.workers is not None else len(os.sched_getaffinity(0)),
         )
+    except DataError as error:
+        name, _, problem = str(error).partition(" ")  # of the field, which is that of the option
+        raise UsageError(f"--{name.replace('_', '-')} {problem}") from error
+    sources = [
+        Source(path=path, text_field=options.text_field, config=options.config, split=options.split)
+        for path in options.sources
+    ]
+    try:
+        manifest = prepare_shards(sources, options.out, how)
     except DataError as error:
         raise UsageError(str(error)) from error
     print(_shown(manifest, options.out), end="")

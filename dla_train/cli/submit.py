@@ -20,7 +20,7 @@ failed, it goes back into the queue and on from its newest checkpoint; finished,
 does not.
 
 examples:
-  dla-train submit --recipe tiny --nodes 1 --gpus-per-node 1 --time 4:00:00 --partition gpu
+  dla-train submit --recipe tiny --gpus-per-node 1 --time 4:00:00 --partition gpu training.accelerator=gpu
   dla-train submit --recipe tiny --nodes 1 --gpus-per-node 0 --dry-run --run-dir runs/try training.steps=50
   dla-train submit --recipe a.yaml --recipe b.yaml --gpus-per-node 1 --time 4:00:00    an array, in runs/a and runs/b
 """

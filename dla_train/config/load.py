@@ -46,14 +46,14 @@ def load(file: RecipeFile, settings: Sequence[str] = ()) -> LoadedRecipe:
     if not isinstance(tree.values, dict):
         found = "is empty" if tree.values is None else "does not hold keys and values"
         raise UsageError(f"{file.shown_as} {found}: a recipe has the sections {', '.join(_sections())}.")
-    values, overridden = apply_overrides(tree.values, [parse_override(text) for text in settings])
+    overridden = apply_overrides(tree, [parse_override(text) for text in settings])
     # Only its places are looked at until the recipe is there.
-    loaded = LoadedRecipe(file.name, None, tree, frozenset(overridden), file.shown_as)  # type: ignore[arg-type]
+    loaded = LoadedRecipe(file.name, None, tree, overridden.keys, file.shown_as)  # type: ignore[arg-type]
     try:
-        recipe = build(Recipe, _resolved(values))
+        recipe = build(Recipe, _resolved(overridden.values), written=overridden.written)
     except KeyProblem as problem:
         raise UsageError(_located(problem, loaded)) from problem
-    return LoadedRecipe(file.name, recipe, tree, frozenset(overridden), file.shown_as)
+    return LoadedRecipe(file.name, recipe, tree, overridden.keys, file.shown_as)
 
 
 def _resolved(values: dict[str, Any]) -> Any:
@@ -62,7 +62,8 @@ def _resolved(values: dict[str, Any]) -> Any:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         key = tuple(str(getattr(error, "full_key", "") or "").split("."))
-        raise KeyProblem(key, f": {str(error).splitlines()[0]}.") from error
+        reason = str(error).splitlines()[0]
+        raise KeyProblem(key, f": {reason}. A text that has a plain ${{ in it is written with \\${{.") from error
 
 
 def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:

@@ -2,19 +2,26 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dla_train.config.yaml_tree import Key, dotted, parse_value
+from dla_train.config.yaml_tree import Key, YamlTree, dotted, parse_value
 from dla_train.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value`."""
+    """One `key=value`.
+
+    Attributes:
+        key: what is set.
+        value: what it is set to.
+        written: how the numbers in it were written, by their keys inside `value`.
+    """
 
     key: Key
     value: Any
+    written: dict[Key, str] = field(default_factory=dict)
 
 
 def parse_override(text: str) -> Override:
@@ -28,31 +35,66 @@ def parse_override(text: str) -> Override:
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise UsageError(f"'{text}' is not a setting: write key=value, for example training.steps=100.")
-    return Override(tuple(parts), parse_value(value))
+    tree = parse_value(value)
+    return Override(tuple(parts), tree.values, tree.written)
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], set[Key]]:
-    """Lay `overrides` over `values`; later ones win. Returns the new values and the keys that came from overrides.
+@dataclass(frozen=True)
+class Overridden:
+    """Values with overrides laid over them.
+
+    Attributes:
+        values: the new ones.
+        keys: those that came from overrides; each stands for everything below it.
+        written: as `YamlTree.written`, of the new values.
+    """
+
+    values: dict[str, Any]
+    keys: frozenset[Key]
+    written: dict[Key, str]
+
+
+def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden:
+    """Lay `overrides` over the values of `tree`; later ones win.
 
     Where an override gives a section another `kind` (`model.mixer.memory=fenwick` or
     `model.mixer.memory.kind=fenwick`), the section starts anew with that kind's defaults: the fields of the old kind
-    mean nothing, or something else, to the new one. Such overrides come first, whatever their place on the command
-    line, so that fields set beside them stay.
+    mean nothing, or something else, to the new one. Such an override comes before the fields inside its section,
+    whatever their place on the command line, so that what is set beside it stays.
     """
-    result = _copy(values)
+    result = _copy(tree.values)
     origins: set[Key] = set()
-    by_section = sorted(overrides, key=lambda override: len(_section_of(override.key)))
-    for override in by_section:
+    written = dict(tree.written)
+    for override in _kinds_first(overrides):
         anew = _assign(result, override)
-        # A key here stands for everything below it.
-        origins.add(_section_of(override.key) if anew else override.key)
-    return result, origins
+        replaced = _section_of(override.key) if anew else override.key
+        origins.add(replaced)
+        written = {key: text for key, text in written.items() if key[: len(replaced)] != replaced}
+        written |= {(*override.key, *inner): text for inner, text in override.written.items()}
+    return Overridden(result, frozenset(origins), written)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Find the choice that `word` was probably meant to be."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def _kinds_first(overrides: Sequence[Override]) -> list[Override]:
+    """As they were given, but each that may name a kind before the fields of its section; never before what set that
+    section as a whole."""
+    ordered: list[Override] = []
+    for override in overrides:
+        place, section = len(ordered), _section_of(override.key)
+        if override.key[-1] == "kind" or isinstance(override.value, str):
+            while place and not _is_at_or_above(_section_of(ordered[place - 1].key), section):
+                place -= 1
+        ordered.insert(place, override)
+    return ordered
+
+
+def _is_at_or_above(section: Key, other: Key) -> bool:
+    return other[: len(section)] == section
 
 
 def _section_of(key: Key) -> Key:

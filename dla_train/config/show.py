@@ -6,13 +6,14 @@ from typing import Any
 
 import yaml
 
+from dla_train.config.references import escaped
 from dla_train.config.typed import plain
 from dla_train.config.yaml_tree import CoreSchemaLoader
 
 
 def to_yaml(config: Any) -> str:
     """Every field of a dataclass, defaults included, as YAML."""
-    return yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(escaped(plain(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def fingerprint(config: Any) -> str:

@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
@@ -20,6 +20,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dla_train.config.overrides import nearest
+from dla_train.config.references import escaped
 from dla_train.config.yaml_tree import Key, dotted
 
 Config = TypeVar("Config")
@@ -40,9 +41,12 @@ class KeyProblem(Exception):
         self.text = text
 
 
-def build(config_class: type[Config], values: Any, key: Key = ()) -> Config:
+def build(config_class: type[Config], values: Any, key: Key = (), *, written: Mapping[Key, str]) -> Config:
     """Make a `config_class` from plain values.
 
+    Args:
+        config_class: a dataclass. values: of its fields. key: where it stands in the recipe.
+        written: how numbers were written, by their whole keys; a field that takes a text takes this.
     Raises:
         KeyProblem: an unknown key, a missing one, a wrong type, or a value that the dataclass itself refuses
             (ValueError).
@@ -63,7 +67,7 @@ def build(config_class: type[Config], values: Any, key: Key = ()) -> Config:
             kind = f" (kind {values['kind']} needs it)" if "kind" in values else ""
             example = f"{dotted(inner)}={_example(annotations[name])}"
             raise KeyProblem(inner, f" has no value{kind}: set it in the recipe or with {example}.")
-        arguments[name] = _convert(annotations[name], values[name], inner)
+        arguments[name] = _convert(annotations[name], values[name], inner, written)
     try:
         return config_class(**arguments)
     except ValueError as error:
@@ -94,29 +98,29 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
-def _convert(annotation: Any, value: Any, key: Key) -> Any:
+def _convert(annotation: Any, value: Any, key: Key, written: Mapping[Key, str]) -> Any:
     if (section := _named_sections(annotation)) is not None:
         is_left_out = value is None and type(None) in typing.get_args(annotation)
-        return None if is_left_out else _convert_named(section, value, key)
+        return None if is_left_out else _convert_named(section, value, key, written)
     choices = _section_choices(annotation)
     if not choices:
-        return _convert_plain(annotation, value, key)
+        return _convert_plain(annotation, _as_written(annotation, value, key, written), key)
     if value is None and type(None) in typing.get_args(annotation):
         return None
     if "" in choices:
-        return build(choices[""], value, key)
+        return build(choices[""], value, key, written=written)
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, dict):
         raise KeyProblem(key, f" must be one of {', '.join(choices)} or a section with a kind, but is {_shown(value)}.")
-    return build(_chosen(choices, value, key), value, key)
+    return build(_chosen(choices, value, key), value, key, written=written)
 
 
-def _convert_named(section: Any, value: Any, key: Key) -> dict[str, Any]:
+def _convert_named(section: Any, value: Any, key: Key, written: Mapping[Key, str]) -> dict[str, Any]:
     """Sections under names that the user chooses."""
     if not isinstance(value, dict) or not value:
         raise KeyProblem(key, f" must be a section with at least one named section, but is {_shown(value)}.")
-    return {str(name): _convert(section, inner, (*key, str(name))) for name, inner in value.items()}
+    return {str(name): _convert(section, inner, (*key, str(name)), written) for name, inner in value.items()}
 
 
 def _chosen(choices: dict[str, type], value: dict[str, Any], key: Key) -> type:
@@ -133,6 +137,17 @@ def _chosen(choices: dict[str, type], value: dict[str, Any], key: Key) -> type:
     return choices[kind]
 
 
+def _as_written(annotation: Any, value: Any, key: Key, written: Mapping[Key, str]) -> Any:
+    """For a text, or a list of them: `2024_01` and `007` as they were written, not the numbers of YAML."""
+    bare = _without_none(annotation)
+    if bare is str:
+        return value if isinstance(value, str) else written.get(key, value)
+    if isinstance(value, list) and typing.get_origin(bare) in (tuple, list):
+        of_items = typing.get_args(bare)[0]
+        return [_as_written(of_items, item, (*key, place), written) for place, item in enumerate(value)]
+    return value
+
+
 def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
     allowed = _described(annotation)
     bare = _without_none(annotation)
@@ -144,7 +159,8 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
         if slip:
             raise KeyProblem(key, "")
         structured = OmegaConf.structured(_leaf_class(annotation))
-        converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": value}))
+        # References were filled in before: what looks like one now is text.
+        converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": escaped(value)}), resolve=True)
     except (OmegaConfBaseException, KeyProblem) as error:
         hint = ""
         if bare is int and isinstance(value, float) and math.isfinite(value) and value == int(value):

@@ -5,7 +5,7 @@ are texts (YAML 1.1 reads true, false and 750), and only decimal whole numbers a
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -18,10 +18,17 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class YamlTree:
-    """The values of one YAML text and the line (from 1) on which each key begins."""
+    """The values of one YAML text.
+
+    Attributes:
+        values: what it holds.
+        lines: the line (from 1) on which each key begins.
+        written: how each number, true and false was written: where a text is wanted, `007` is one.
+    """
 
     values: Any
     lines: dict[Key, int] = field(default_factory=dict)
+    written: dict[Key, str] = field(default_factory=dict)
 
 
 class CoreSchemaLoader(yaml.SafeLoader):
@@ -43,6 +50,7 @@ for _tag, _pattern, _first in (
 
 
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_REWRITTEN = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -66,10 +74,10 @@ def parse_tree(text: str, shown_as: str) -> YamlTree:
         UsageError: not YAML, or a key is given twice.
     """
     loader = CoreSchemaLoader(text)
-    lines: dict[Key, int] = {}
+    tree = YamlTree(None)
     try:
         node = loader.get_single_node()
-        values = None if node is None else _construct(loader, node, (), lines, shown_as, open_nodes=())
+        values = None if node is None else _construct(loader, node, (), tree, shown_as, open_nodes=())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{shown_as}:{mark.line + 1}" if mark else shown_as
@@ -78,29 +86,30 @@ def parse_tree(text: str, shown_as: str) -> YamlTree:
         raise UsageError(f"{shown_as}: not valid YAML: {' '.join(str(error).split())}.") from error
     finally:
         loader.dispose()
-    return YamlTree(values, lines)
+    return replace(tree, values=values)
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> YamlTree:
     """Read the right side of `key=value`: a YAML scalar, list or `{...}`; anything else is taken as plain text."""
     try:
-        value = yaml.load(text, Loader=CoreSchemaLoader)
-    except yaml.YAMLError:
-        return text
+        tree = parse_tree(text, text)
+    except UsageError:
+        return YamlTree(text)
     # `a: b` is a mapping to YAML, but a text to the person who typed a prompt.
-    return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
+    is_text = isinstance(tree.values, dict) and not text.lstrip().startswith("{")
+    return YamlTree(text) if is_text else tree
 
 
 def _construct(
     loader: CoreSchemaLoader,
     node: yaml.Node,
     key: Key,
-    lines: dict[Key, int],
+    tree: YamlTree,
     shown_as: str,
     open_nodes: tuple[yaml.Node, ...],
 ) -> Any:
     line = node.start_mark.line + 1
-    lines.setdefault(key, line)
+    tree.lines.setdefault(key, line)
     if node in open_nodes:
         raise UsageError(f"{shown_as}:{line}: an alias (*name) stands inside what it refers to.")
     open_nodes = (*open_nodes, node)
@@ -108,8 +117,7 @@ def _construct(
         raise UsageError(f"{shown_as}:{line}: the YAML tag {node.tag} is unknown here. Write the value without a tag.")
     if isinstance(node, yaml.SequenceNode):
         return [
-            _construct(loader, item, (*key, index), lines, shown_as, open_nodes)
-            for index, item in enumerate(node.value)
+            _construct(loader, item, (*key, index), tree, shown_as, open_nodes) for index, item in enumerate(node.value)
         ]
     if isinstance(node, yaml.MappingNode):
         values: dict[str, Any] = {}
@@ -119,11 +127,13 @@ def _construct(
             here = name_node.start_mark.line + 1
             if name in values:
                 raise UsageError(
-                    f"{shown_as}:{here}: {dotted(inner)} is given twice, first in line {lines[inner]}. Keep one."
+                    f"{shown_as}:{here}: {dotted(inner)} is given twice, first in line {tree.lines[inner]}. Keep one."
                 )
-            lines[inner] = here
-            values[name] = _construct(loader, value_node, inner, lines, shown_as, open_nodes)
+            tree.lines[inner] = here
+            values[name] = _construct(loader, value_node, inner, tree, shown_as, open_nodes)
         return values
+    if node.tag in _REWRITTEN:
+        tree.written[key] = str(node.value)
     return loader.construct_object(node)
 
 

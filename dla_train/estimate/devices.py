@@ -46,13 +46,13 @@ DEVICES = {
 
 
 def device_named(name: str) -> Device:
-    """The device of that name.
+    """The device of that name, in capitals or not.
 
     Raises:
         UsageError: there is none; names the nearest.
     """
-    if name in DEVICES:
-        return DEVICES[name]
+    if device := DEVICES.get(name.lower()):
+        return device
     guess = difflib.get_close_matches(name.lower(), DEVICES, n=1, cutoff=0.4)
     hint = f" Did you mean {guess[0]}?" if guess else ""
     raise UsageError(f"--device is {name}, which is not in the table.{hint} It must be one of {', '.join(DEVICES)}.")

@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not blank.
+    """The lines of a file that are not blank; a form feed or U+2028 is part of one.
 
     Raises:
         UsageError: it cannot be read, is not UTF-8, or has no such line.
@@ -44,7 +44,8 @@ def read_prompts(path: Path) -> list[str]:
         raise UsageError(
             f"cannot read the prompts {path}: {error.strerror}. Give a text file, one prompt a line."
         ) from error
-    prompts = [line for line in _decoded(content, str(path)).splitlines() if line.strip()]
+    lines = [line.removesuffix("\r") for line in _decoded(content, str(path)).split("\n")]
+    prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise UsageError(f"{path} has no prompts: every line is blank. Give a text file, one prompt a line.")
     return prompts

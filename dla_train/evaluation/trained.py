@@ -1,5 +1,6 @@
 """The model of a run, ready to be asked."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from dla_train.errors import RunError, UsageError
 from dla_train.models import LanguageModel, ModelConfig
 from dla_train.runs.folder import RunFolder
 
+_CHECKPOINT = re.compile(r"step-(\d+)")
 _PREFIX = "model."  # of the weights in the state of the LightningModule
 
 
@@ -66,22 +68,29 @@ class Trained:
 
 
 def load_trained(path: Path) -> Trained:
-    """Read a run folder (its newest sound checkpoint) or one of its `checkpoints/step-...`.
+    """Read a run folder or its `checkpoints` (the newest sound one), or one of its `checkpoints/step-...`.
 
     Raises:
         UsageError: there is no run, or no checkpoint in it.
         RunError: the checkpoint is damaged.
     """
-    is_checkpoint = re.fullmatch(r"step-\d+", path.name) is not None
-    folder = RunFolder(path.parents[1] if is_checkpoint and len(path.parents) > 1 else path)
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
+    place = Path(os.path.abspath(path))
+    folder = RunFolder(_written_like(path, _run_of(place)))
+    if RunFolder(path).is_export():
+        raise UsageError(
+            f"{path} is an exported model, not a run. Give the run that it was made of, or load it in Python with "
+            "dla_train.load_model."
+        )
     if not folder.is_run():
         raise UsageError(
             f"{folder} holds no run of dla-train: it has no recipe.yaml. Give a run folder such as runs/tiny."
         )
-    checkpoint = _point(path, is_checkpoint, folder)
-    loaded = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    match = _CHECKPOINT.fullmatch(place.name)
+    named = Checkpoint(int(match[1]), _written_like(path, place)) if match else None
+    checkpoint = _sound(named, folder)
+    loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
     model = read_model(checkpoint, loaded.recipe.model)
     return Trained(loaded, model.eval(), checkpoint.step, folder, checkpoint.folder)
 
@@ -98,15 +107,29 @@ def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
     return model
 
 
-def _point(path: Path, is_checkpoint: bool, folder: RunFolder) -> Checkpoint:
-    if is_checkpoint:
-        checkpoint = Checkpoint(int(path.name.removeprefix("step-")), path)
-        try:
-            checkpoint.verify()
-        except DamagedCheckpoint as error:
-            raise RunError(f"the checkpoint {path} is damaged: {error}. Give another one of {folder}.") from error
-        return checkpoint
-    point = newest_sound(CheckpointStore(folder.checkpoints))
-    if point is None:
-        raise UsageError(f"{folder} has no checkpoint yet. Train it for longer, or give another run.")
-    return point.checkpoint
+def _run_of(place: Path) -> Path:
+    """The run folder that an absolute path names, itself or by what is in it."""
+    if _CHECKPOINT.fullmatch(place.name):
+        return place.parent.parent
+    if place.name == "checkpoints" and not RunFolder(place).is_run():
+        return place.parent
+    return place
+
+
+def _written_like(path: Path, place: Path) -> Path:
+    """An absolute path as the user, who wrote `path`, would write it."""
+    return place if path.is_absolute() else Path(os.path.relpath(place))
+
+
+def _sound(named: Checkpoint | None, folder: RunFolder) -> Checkpoint:
+    """That checkpoint, or the newest sound one of the run."""
+    if named is None:
+        point = newest_sound(CheckpointStore(folder.checkpoints))
+        if point is None:
+            raise UsageError(f"{folder} has no checkpoint yet. Train it for longer, or give another run.")
+        return point.checkpoint
+    try:
+        named.verify()
+    except DamagedCheckpoint as error:
+        raise RunError(f"the checkpoint {named.folder} is damaged: {error}. Give another one of {folder}.") from error
+    return named

@@ -8,6 +8,7 @@ slurm/             of `dla-train submit`       report.md, report.json, loss.png 
 """
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,10 +53,20 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether a run was started here."""
-        return self.recipe.is_file()
+        return self.recipe.is_file() and not self.is_export()
+
+    def is_export(self) -> bool:
+        """Whether `dla-train export` made the folder, which then has the recipe of its run."""
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(config, dict) and config.get("model_type") == "dla"
 
     def is_foreign(self) -> bool:
-        """Whether the folder holds something, but no run: somebody else's folder."""
+        """Whether the folder holds something, but no run: somebody else's folder, or an exported model."""
+        if self.is_export():
+            return True
         try:
             names = {entry.name for entry in self.path.iterdir()}
         except OSError:

@@ -1,9 +1,13 @@
+import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 
 import pytest
+
+from dla_train.cli.main import _parser, _settings
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["show", "--help"], ["recipes", "--help"]])
@@ -22,6 +26,24 @@ def test_help_has_examples_that_parse(cli):
         assert cli(*example.split()).code == 0
 
 
+@pytest.mark.parametrize(
+    "command", ["", "fit", "prepare", "estimate", "generate", "eval", "inspect", "export", "submit"]
+)
+def test_every_example_of_a_help_is_understood(cli, micro_recipe, tmp_path, command):
+    examples = re.findall(r"^  dla-train (.*?)(?: {2,}.*)?$", cli(*command.split(), "--help").out, re.MULTILINE)
+    assert examples
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(micro_recipe.read_text().replace("accelerator: cpu", "accelerator: auto"))
+    for example in examples:
+        words = shlex.split(re.sub(r" [<>] \S+$", "", example))
+        options, rest = _parser().parse_known_args(words)
+        assert options.command == words[0]
+        assert all(re.fullmatch(r"[\w.]+=.+", setting) for setting in _settings(rest, words[0], known=()))
+        if command == "submit":
+            done = cli(*words, "--dry-run")
+            assert done.code == 0, done.err
+
+
 def test_version(cli):
     assert cli("--version").out == f"dla-train {metadata.version('dla-train')}\n"
 
@@ -30,6 +52,7 @@ def test_version(cli):
     ("arguments", "expected"),
     [
         (["trian"], "there is no command 'trian'."),
+        (["list"], "there is no command 'list'. Did you mean recipes?"),
         (["recipe"], "there is no command 'recipe'. Did you mean recipes?"),
         (["fit"], "dla-train fit needs --recipe NAME_OR_PATH"),
         (["fit", "--recipe"], "argument --recipe: expected one argument."),
@@ -39,6 +62,8 @@ def test_version(cli):
             "To set a key of the recipe, write training.steps=VALUE.",
         ),
         (["fit", "--recipe", "tiny", "--lr=3"], "dla-train fit has no option --lr=3."),
+        (["fit", "--recipe", "tiny", "--set", "seed=1"], "has no option --set. To set a key of the recipe, write key="),
+        (["fit", "--recipes=tiny"], "dla-train fit has no option --recipes=tiny. Did you mean --recipe?"),
         (["fit", "--recipe", "tiny", "fast"], "'fast' is not a setting: write key=value"),
         (["recipes", "tiny"], "dla-train recipes takes no settings, given tiny."),
         (["fit", "--run-dir", "nowhere", "--resume", "auto"], "nowhere holds no run to take the recipe from"),
@@ -80,6 +105,38 @@ def test_a_reader_that_goes_away_is_no_error():
     )
     assert done.stdout.startswith("description: ")
     assert done.stderr == ""
+
+
+def _in_a_shell(command, **environment):
+    return subprocess.run(
+        command.replace("dla-train", f"{sys.executable} -m dla_train"),
+        shell=True,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def test_output_that_takes_another_encoding_is_no_error():
+    done = _in_a_shell("dla-train show tiny description='é ▸'", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"description: \xe9 \\u25b8\n")
+
+
+def test_an_argument_is_utf_8_in_every_locale():
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
+    done = _in_a_shell("dla-train show tiny description=▸", **plain)
+    assert done.stdout.startswith("description: ▸\n".encode()), done.stderr
+    done = _in_a_shell("dla-train show tiny description=$(printf '\\377')")
+    assert done.returncode == 2
+    assert rb"the argument 'description=\xff' is not UTF-8" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+def test_a_full_disk_is_named():
+    done = _in_a_shell("dla-train show tiny > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == b"dla-train: error: cannot write the output: No space left on device. Make room there.\n"
 
 
 def test_a_fault_of_ours_is_owned_up_to(cli, monkeypatch):

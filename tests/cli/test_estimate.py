@@ -11,7 +11,7 @@ from dla_train.config.catalog import shipped
 
 def test_it_answers_in_seconds_without_data_or_device(cli, tmp_path):
     began = time.monotonic()
-    done = cli("estimate", "--recipe", "mamba2-dla-780m", "--devices", "8", "--device", "h200")
+    done = cli("estimate", "--recipe", "mamba2-dla-780m", "--devices", "8", "--device", "H200")
     assert time.monotonic() - began < 20
     assert done.code == 0
     assert done.err == ""

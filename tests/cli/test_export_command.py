@@ -16,7 +16,7 @@ def run_folder(cli, micro_recipe):
 
 
 @pytest.mark.usefixtures("run_folder")
-def test_the_folder_is_the_checkpoint(cli, tmp_path):
+def test_the_folder_is_the_checkpoint(cli, tmp_path, monkeypatch):
     done = cli("export", "--checkpoint", "run", "--to", "out/model")
     assert done.code == 0, done.err
     assert done.out.startswith("run/checkpoints/step-00000004 is in out/model: 0.")
@@ -35,11 +35,35 @@ def test_the_folder_is_the_checkpoint(cli, tmp_path):
     assert done.code == 2
     assert "out/model is not empty. Give --to a new folder" in done.err
     (tmp_path / "bare").mkdir()
+    monkeypatch.chdir(tmp_path / "bare")
+    for here in (".", tmp_path / "bare"):
+        done = cli("export", "--checkpoint", "../run", "--to", here)
+        assert done.code == 2
+        assert f"{here} is no new folder. Give --to the name of one, such as " in done.err
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "run/tokenizer.json").unlink()
     done = cli("export", "--checkpoint", "run", "--to", "bare")
     assert done.code == 0, "into an empty folder, of a model whose tokens are no text"
     assert "It has no tokenizer" in done.out
     assert not (tmp_path / "bare/tokenizer_config.json").exists()
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_an_exported_folder_is_no_run(cli, micro_recipe, tmp_path):
+    assert cli("export", "--checkpoint", "run", "--to", "out").code == 0
+    before = sorted((tmp_path / "out").iterdir())
+    for arguments, message in [
+        (["generate", "--checkpoint", "out", "--prompt", "alpha"], "out is an exported model, not a run. Give the run"),
+        (["fit", "--run-dir", "out", "--resume", "auto"], "out holds no run to take the recipe from"),
+        (
+            ["fit", "--recipe", micro_recipe, "--run-dir", "out", "--resume", "auto"],
+            "out is not empty and holds no run",
+        ),
+    ]:
+        done = cli(*arguments)
+        assert done.code == 2, done.err
+        assert message in done.err
+        assert sorted((tmp_path / "out").iterdir()) == before
 
 
 @pytest.mark.usefixtures("run_folder")

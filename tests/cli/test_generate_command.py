@@ -36,13 +36,35 @@ def test_the_text_on_standard_output_and_the_speed_on_standard_error(cli, tmp_pa
     assert done.code == 2
     assert "standard input is not UTF-8: byte 0xe9 at position 7 (line 2). Convert it" in done.err
 
-    (tmp_path / "prompts.txt").write_text("alpha\n\nbeta gamma\nalpha\n")
+    (tmp_path / "prompts.txt").write_bytes("alpha\r\n\nbeta\fgam\u2028ma\nalpha".encode())
     done = cli(*generate, "--prompts", "prompts.txt", "--temperature", 0)
-    lines = [json.loads(line) for line in done.out.splitlines()]
-    assert [line["prompt"] for line in lines] == ["alpha", "beta gamma", "alpha"]
+    lines = [json.loads(line) for line in done.out.split("\n")[:-1]]
+    assert [line["prompt"] for line in lines] == ["alpha", "beta\fgam\u2028ma", "alpha"]
     assert lines[0] == lines[2]
-    alone = cli(*generate, "--prompt", "beta gamma", "--temperature", 0)
+    alone = cli(*generate, "--prompt", "beta\fgam\u2028ma", "--temperature", 0)
     assert alone.out == lines[1]["prompt"] + lines[1]["text"] + "\n"
+
+
+@pytest.mark.usefixtures("run_folder")
+@pytest.mark.parametrize(
+    ("inside", "named"),
+    [
+        ("", "run/checkpoints"),
+        ("run", "."),
+        ("run", "checkpoints"),
+        ("run/checkpoints", "."),
+        ("run/checkpoints", "step-00000004"),
+        ("run/checkpoints/step-00000004", "."),
+        ("run/checkpoints/step-00000004", "../step-00000004"),
+    ],
+)
+def test_a_checkpoint_may_be_named_from_within_its_run(cli, tmp_path, monkeypatch, inside, named):
+    arguments = ["--prompt", "alpha", "--max-tokens", 3]
+    expected = cli("generate", "--checkpoint", "run", *arguments).out
+    monkeypatch.chdir(tmp_path / inside)
+    done = cli("generate", "--checkpoint", named, *arguments)
+    assert done.code == 0, done.err
+    assert done.out == expected
 
 
 @pytest.mark.usefixtures("run_folder")
@@ -59,6 +81,8 @@ def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
         (["--checkpoint", "run", *prompt, "--max-tokens", 0], "--max-tokens is 0; it must be at least 1"),
         (["--checkpoint", "run", *prompt, "--temperature", -1], "--temperature is -1; it must be at least 0"),
         (["--checkpoint", "run", *prompt, "--top-p", 0], "--top-p is 0; it must be above 0"),
+        (["--checkpoint", "run", *prompt, "--seed", -1], "--seed is -1; it must be at least 0 and below 2**63"),
+        (["--checkpoint", "run", *prompt, "--seed", 10**20], "it must be at least 0 and below 2**63"),
         (["--checkpoint", "run", *prompt, "model.hidden=4"], "takes no key=value (given model.hidden=4)"),
         (["--checkpoint", "run", "--prompts", "empty.txt", "--stream"], "cannot be used with --prompts"),
         (["--checkpoint", "run", *prompt, "--tempurature", 1], "has no option --tempurature"),

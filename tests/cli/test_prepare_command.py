@@ -79,7 +79,9 @@ def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path
         ([source, "--train-tokenizer", "300"], "the following arguments are required: --out"),
         (["nothing/here/at/all", "--train-tokenizer", "300", *out], "no source at nothing/here/at/all"),
         ([tmp_path / "bad.jsonl", "--train-tokenizer", "257", *out], "line 2: it has no field 'text'. Fields present"),
-        ([source, "--train-tokenizer", "300", "--workers", "0", *out], "workers is 0"),
+        ([source, "--train-tokenizer", "300", "--workers", "0", *out], "error: --workers is 0; it must be"),
+        ([source, "--train-tokenizer", "300", "--shard-tokens", "0", *out], "error: --shard-tokens is 0; it must be"),
+        ([source, "--train-tokenizer", "300", "--validation-share", "1", *out], "error: --validation-share is 1.0; it"),
         ([source, "--tokenizer", tmp_path / "bad.jsonl", *out], "bad.jsonl is not a tokenizer file"),
         ([source, "--train-tokenizer", "300", "data.window=3", *out], "takes no settings (given data.window=3)"),
     ]:

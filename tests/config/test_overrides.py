@@ -1,11 +1,15 @@
 import pytest
 
+from dla_train.config.catalog import find
+from dla_train.config.load import load
 from dla_train.config.overrides import apply_overrides, parse_override
+from dla_train.config.show import to_yaml
+from dla_train.config.yaml_tree import YamlTree
 from dla_train.errors import UsageError
 
 
 def _apply(values, *settings):
-    return apply_overrides(values, [parse_override(text) for text in settings])[0]
+    return apply_overrides(YamlTree(values), [parse_override(text) for text in settings]).values
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,36 @@ def test_the_same_kind_drops_nothing():
 
 def test_the_later_of_two_settings_wins():
     assert _apply({"seed": 0}, "seed=1", "seed=2") == {"seed": 2}
+    whole, of_kind = "memory={kind: dynamic, capacity: 9}", {"kind": "dynamic", "capacity": 9}
+    assert _apply({}, "memory.capacity=3", whole) == {"memory": of_kind}
+    assert _apply({}, whole, "memory.capacity=3") == {"memory": {"kind": "dynamic", "capacity": 3}}
+    assert _apply({}, whole, "memory.capacity=3", "memory=fenwick") == {"memory": {"kind": "fenwick", "capacity": 3}}
+    assert _apply({}, "a.memory=fenwick", "a={kind: x}", "seed=1") == {"a": {"kind": "x"}, "seed": 1}
+    assert _apply({}, "memory.capacity=3", "memory=null") == {"memory": None}
+
+
+@pytest.mark.parametrize("written", ["2024_01", "007", "1e3", "1.10", "true", "True", "-0"])
+def test_where_a_text_is_wanted_a_number_is_the_text_that_was_written(micro_recipe, tmp_path, written):
+    on_the_command_line = load(find(str(micro_recipe)), [f"report.prompt={written}", f"description={written}"])
+    path = tmp_path / "mine.yaml"
+    text = micro_recipe.read_text().replace("alpha beta", written)
+    path.write_text(text.replace("description: a micro model for tests", f"description: {written}"))
+    in_the_file = load(find(str(path)))
+    for loaded in (on_the_command_line, in_the_file):
+        assert loaded.recipe.report.prompt == loaded.recipe.description == written
+        (tmp_path / "again.yaml").write_text(to_yaml(loaded.recipe))
+        assert load(find(str(tmp_path / "again.yaml"))).recipe == loaded.recipe
+
+
+def test_what_was_written_goes_with_its_value(micro_recipe):
+    def prompt(*settings):
+        return load(find(str(micro_recipe)), settings).recipe.report.prompt
+
+    assert prompt("report.prompt=007", "report.prompt=08") == "08"
+    assert prompt("report.prompt=007", "report.prompt=plain") == "plain"
+    assert prompt("report.prompt=007", "report.prompt=null") is None
+    assert prompt("report={prompt: 007, max_tokens: 0_8}") == "007"
+    assert prompt("training.steps=1_0", "report.prompt=${training.steps}") == "10"
 
 
 def test_the_file_values_are_not_changed():

@@ -42,6 +42,8 @@ def _line(text, fragment):
         ("window: 24", "window: 0", "data.window is 0; it must be at least 1 token."),
         ("vocab_size: 300", "vocab_size: 200", "data.vocab_size is 200; it must be at least 257"),
         ("${data.vocab_size}", "${data.vocab}", "model.vocab_size: Interpolation key 'data.vocab' not found."),
+        ("alpha beta", "'echo ${HOME}'", "A text that has a plain ${ in it is written with \\${."),
+        ("steps: 20", r"steps: '\${seed}'", "training.steps must be a whole number, but is '${seed}'."),
         ("checkpoint: {every: 4}", "checkpoint: never", "checkpoint must be a section with keys (every, keep_last, "),
         (
             "optimizer: {kind: adamw, lr: 1e-2}",

@@ -41,6 +41,27 @@ def test_every_kind_and_odd_text_survives(micro_recipe, tmp_path, settings):
     assert load(find(str(path))).recipe == recipe
 
 
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (r"echo \${HOME}", "echo ${HOME}"),
+        (r"\\\${a} and \\${data.window}", r"\${a} and \24"),
+        (r"\${ unclosed \n", r"${ unclosed \n"),
+        (r"a \ b $ {c} \\", r"a \ b $ {c} \\"),
+    ],
+)
+def test_a_text_with_the_sign_of_a_reference_survives(micro_recipe, tmp_path, written, text):
+    settings = [f"report.prompt={written}", rf"data.suffixes=['.\${{seed}}', '.{written}']", f"description='{written}'"]
+    recipe = load(find(str(micro_recipe)), settings).recipe
+    assert recipe.report.prompt == recipe.description == text
+    assert recipe.data.suffixes == (".${seed}", f".{text}")
+    path = tmp_path / "again.yaml"
+    path.write_text(to_yaml(recipe))
+    again = load(find(str(path))).recipe
+    assert again == recipe
+    assert fingerprint(again) == fingerprint(recipe)
+
+
 def test_short_and_long_form_of_a_section_are_one(micro_recipe):
     short = load(find(str(micro_recipe)), ["model.mixer.memory=dynamic"]).recipe
     long = load(find(str(micro_recipe)), ["model.mixer.memory={kind: dynamic, capacity: 30, threshold: 0.6}"]).recipe

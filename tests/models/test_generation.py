@@ -64,6 +64,13 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: int) -
     assert drawn == sorted([1, 3, 0, 2][:kept])
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-300])
+def test_a_temperature_near_zero_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([[-1e4, 3e4, 2.9e4, -1e4], [2.0, 0.0, -1.0, 1.0]])
+    for top_p in (1.0, 0.9):
+        assert sample(logits, temperature=temperature, top_p=top_p).tolist() == [1, 0]
+
+
 def test_zero_temperature_takes_the_likeliest() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
     assert sample(logits, temperature=0, top_p=0.1).tolist() == [1, 0]
