@@ -88,8 +88,8 @@ def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
         UsageError: there is no checkpoint at `path`, or `store` already has newer ones.
         RunError: the checkpoint is damaged.
     """
-    if path.name.startswith("step-") and path.is_dir():
-        checkpoint = Checkpoint(int(path.name.removeprefix("step-")), path)
+    checkpoint = Checkpoint.at(path)
+    if checkpoint is not None and path.is_dir():
         try:
             point = ResumePoint(checkpoint, checkpoint.verify())
         except DamagedCheckpoint as error:
@@ -100,8 +100,8 @@ def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
         found = newest_sound(CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path))
         if found is None:
             raise UsageError(
-                f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100, or "
-                "a run folder."
+                f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100 (a "
+                "copy has that name, too), or a run folder."
             )
         point = found
     newer = [other for other in store.all() if other.step > point.checkpoint.step]

@@ -132,7 +132,8 @@ def _run(
         world_size=ranks.world_size,
         strategy=recipe.strategy.kind,
     )
-    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step, ranks)
+    saved_step = None if start.is_branch else start.step
+    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), saved_step, ranks)
     watch = MemoryWatch(model)
     further = [ANSWER_ACCURACY] if start.data.has_answers else []
     columns = [*further, *source_columns(start.data.tokens_by_source(0))]

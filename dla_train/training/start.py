@@ -23,6 +23,7 @@ from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.deepspeed_config import require_known_keys
 from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
+from dla_train.runs.environment import last_start
 from dla_train.runs.folder import RunFolder
 from dla_train.training.fused import require_liger
 
@@ -33,10 +34,12 @@ class Start:
 
     Attributes:
         point: the checkpoint to go on from; None begins at step 0.
+        is_branch: whether that is the checkpoint of another run.
         data: of the recipe.
     """
 
     point: ResumePoint | None
+    is_branch: bool
     data: RecipeData
 
     @property
@@ -69,7 +72,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     data = _open_data(loaded, ranks)
     if point:
         require_same_data(point, data.fingerprints)
-    return Start(point, data)
+    return Start(point, point is not None and not store.holds(point.checkpoint), data)
 
 
 def _open_data(loaded: LoadedRecipe, ranks: Ranks) -> RecipeData:
@@ -96,11 +99,24 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         return None
     if resume == "auto" or Path(resume).resolve() == folder.path.resolve():
         point = newest_sound(store)
+        if point is None:
+            _require_begun_at_0(folder)
     else:
         point = from_path(Path(resume), store)
     if point:
         require_same_experiment(point, recipe)
     return point
+
+
+def _require_begun_at_0(folder: RunFolder) -> None:
+    """Refuse to begin anew what went on from a checkpoint: nobody who resumes a run wants fresh weights."""
+    last = last_start(folder.environment)
+    if last is not None and (step := last["first_step"]) > 0:
+        raise UsageError(
+            f"this run was branched off at step {step}, and there is no checkpoint in {folder.checkpoints}: give "
+            f"--resume PATH again (the last start was: {last['command']}), or choose another folder with --run-dir DIR "
+            "to begin at step 0."
+        )
 
 
 def _require_same_recipe(folder: RunFolder, recipe: dict) -> None:

@@ -126,6 +126,32 @@ def test_a_run_can_branch_off_into_a_new_folder(cli, micro_recipe, run, path):
     assert _content(run) == before
 
 
+def test_auto_does_not_begin_a_branch_at_step_0(cli, micro_recipe, run):
+    path = run / "checkpoints/step-00000004"
+    assert _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", path).code == 0
+    shutil.rmtree("branch/checkpoints")  # as a kill before the first of them leaves it
+    before = _content(Path("branch"))
+    done = _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", "auto")
+    assert done.code == 2
+    assert (
+        "this run was branched off at step 4, and there is no checkpoint in branch/checkpoints: give --resume PATH "
+        "again (the last start was: " in done.err
+    )
+    assert _content(Path("branch")) == before
+    again = _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", path)
+    assert again.code == 0, again.err
+    assert "going on from step 4" in again.err
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_refused(cli, micro_recipe, run):
+    copy = run / "checkpoints/step-00000004-backup"
+    shutil.copytree(run / "checkpoints/step-00000004", copy)
+    done = _fit(cli, micro_recipe, "--run-dir", "other", "--resume", copy)
+    assert done.code == 2
+    assert f"there is no checkpoint at {copy}." in done.err
+    assert "(a copy has that name, too)" in done.err
+
+
 def test_the_run_folder_itself_as_path_is_auto(cli, micro_recipe, run):
     (run / "checkpoints/step-00000006/manifest.json").unlink()
     done = _fit(cli, micro_recipe, "--resume", run)
