@@ -1,7 +1,7 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,6 +44,10 @@ MAY_CHANGE = (
 """Keys (patterns, or sections with a dot) that may differ when a run goes on: they decide how long, how fast and what
 is written, not what is learned from which windows. (`training.steps` stretches the schedule: that is what changing it
 means.)"""
+
+
+MUST_STAY = ("model.", "optimizer.kind")
+"""Keys that may not differ in a run that branches off, either: the saved weights and states would not fit."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,24 @@ def require_same_experiment(point: ResumePoint, recipe: dict[str, Any]) -> None:
     what = "of another architecture" if model else "of another recipe"
     raise UsageError(
         f"{point.checkpoint.folder} is a checkpoint {what}: {listed(model or changed)}. "
-        "Use the recipe that it was made with, or start a new run in another folder with --run-dir."
+        "Use the recipe that it was made with, or another folder with --run-dir DIR."
     )
+
+
+def require_fitting_state(point: ResumePoint, recipe: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights or optimizer states are not those of `recipe`, for a run that branches off.
+
+    Raises:
+        UsageError: lists the keys that differ, with both values.
+    """
+    changed = forbidden_changes(point.manifest.identity.recipe, recipe)
+    if unfit := {key: values for key, values in changed.items() if _matches(key, MUST_STAY)}:
+        model = any(key.startswith("model.") for key in unfit)
+        raise UsageError(
+            f"{point.checkpoint.folder} is a checkpoint of another {'architecture' if model else 'optimizer'}: "
+            f"{listed(unfit)}. A run that branches off may change anything but model and optimizer.kind; to change "
+            "these, start at step 0, without --resume."
+        )
 
 
 def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
@@ -147,11 +167,11 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
 
 def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The differing keys that `MAY_CHANGE` does not allow, with both values."""
-    return {
-        key: values
-        for key, values in differences(before, now).items()
-        if not any(fnmatchcase(key, f"{allowed}*" if allowed.endswith(".") else allowed) for allowed in MAY_CHANGE)
-    }
+    return {key: values for key, values in differences(before, now).items() if not _matches(key, MAY_CHANGE)}
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(key, f"{pattern}*" if pattern.endswith(".") else pattern) for pattern in patterns)
 
 
 def listed(changed: dict[str, tuple[Any, Any]]) -> str:

@@ -23,7 +23,8 @@ resuming:
   auto                 go on from the newest sound checkpoint of the run folder; starts at step 0 if there is none,
                        so it suits scripts that are run again until they succeed
   PATH                 go on from this checkpoint (.../checkpoints/step-00000100) or run folder; with a new --run-dir
-                       the run branches off there: it saves that step in its own folder first, and auto goes on with it
+                       the run branches off there: it saves that step in its own folder first, where auto goes on
+                       with it. All but model and optimizer.kind may differ; the log says what does
 
 stopping:
   Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and say how to go on (exit code 130, 143, 138).
