@@ -196,8 +196,9 @@ class Checkpointing(Callback):
             )
 
     def _bytes_of(self, trainer: lightning.Trainer) -> int:
+        """Size of the checkpoint, for rank 0."""
         if isinstance(trainer.strategy, ShardedState):
-            return sum(self.ranks.gather(trainer.strategy.own_bytes()))
+            return sum(self.ranks.collect(trainer.strategy.own_bytes()))
         return state_bytes(trainer.lightning_module, trainer.optimizers)
 
 
