@@ -37,7 +37,8 @@ class Checkpointing(Callback):
     Args:
         store: where to. config: when, and what to keep. identity: of this run.
         stop: asked before every step whether to end.
-        step: the step that training goes on from, which is saved already (or is 0).
+        saved_step: the step that training goes on from, if `store` has it (or it is 0). None where another run's does:
+            it is saved before the first step, because until then `store` has nothing to go on from.
         ranks: all of them; they save together, and rank 0 keeps the store.
     Attributes:
         seconds: that training stood still for saving so far.
@@ -49,7 +50,7 @@ class Checkpointing(Callback):
         config: CheckpointConfig,
         identity: RunIdentity,
         stop: StopSignal,
-        step: int,
+        saved_step: int | None,
         ranks: Ranks,
     ) -> None:
         self.store = store
@@ -58,7 +59,7 @@ class Checkpointing(Callback):
         self.stop = stop
         self.ranks = ranks
         self.seconds = 0.0
-        self._saved_step = step
+        self._saved_step = saved_step
         self._validation_is_due = False
         self._writing: Writing | None = None
         self._is_slow_disk_known = False
@@ -74,7 +75,8 @@ class Checkpointing(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
-        """Save if the step before was a multiple of `every`, or if this one is not to be; validate first if it is due.
+        """Save if the step before was a multiple of `every`, if nothing is saved yet of a run that branched off, or if
+        this step is not to be; validate first if it is due.
 
         Raises:
             Interrupted: after saving, where a signal asked for the end.
@@ -87,7 +89,7 @@ class Checkpointing(Callback):
             _validate(trainer)
             self._validation_is_due = False
         self._stop_if_told(trainer)
-        if self.config.every and trainer.global_step % self.config.every == 0:
+        if self._saved_step is None or (self.config.every and trainer.global_step % self.config.every == 0):
             self.save(trainer)
 
     def on_validation_batch_start(
@@ -194,8 +196,9 @@ class Checkpointing(Callback):
             )
 
     def _bytes_of(self, trainer: lightning.Trainer) -> int:
+        """Size of the checkpoint, for rank 0."""
         if isinstance(trainer.strategy, ShardedState):
-            return sum(self.ranks.gather(trainer.strategy.own_bytes()))
+            return sum(self.ranks.collect(trainer.strategy.own_bytes()))
         return state_bytes(trainer.lightning_module, trainer.optimizers)
 
 

@@ -115,21 +115,22 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 def note_checksum(path: Path) -> None:
     """Leave the SHA-256 of `path` beside it for `describe_files`: each rank reads its own file, and at once."""
-    _note_of(path).write_text(sha256(path), encoding="ascii")
+    note_of(path).write_text(sha256(path), encoding="ascii")
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below `folder`; takes away what `note_checksum` left."""
     described: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != _NOTE):
-        note = _note_of(path)
+        note = note_of(path)
         digest = note.read_text(encoding="ascii") if note.is_file() else sha256(path)
         described[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
         note.unlink(missing_ok=True)
     return described
 
 
-def _note_of(path: Path) -> Path:
+def note_of(path: Path) -> Path:
+    """Where `note_checksum` leaves the checksum of `path`."""
     return path.with_name(path.name + _NOTE)
 
 

@@ -1,7 +1,7 @@
 """Which checkpoint a run goes on from, and whether it may."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -46,6 +46,10 @@ is written, not what is learned from which windows. (`training.steps` stretches 
 means.)"""
 
 
+MUST_STAY = ("model.", "optimizer.kind")
+"""Keys that may not differ in a run that branches off, either: the saved weights and states would not fit."""
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """A sound checkpoint, and the damaged ones after it."""
@@ -88,8 +92,8 @@ def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
         UsageError: there is no checkpoint at `path`, or `store` already has newer ones.
         RunError: the checkpoint is damaged.
     """
-    if path.name.startswith("step-") and path.is_dir():
-        checkpoint = Checkpoint(int(path.name.removeprefix("step-")), path)
+    checkpoint = Checkpoint.at(path)
+    if checkpoint is not None and path.is_dir():
         try:
             point = ResumePoint(checkpoint, checkpoint.verify())
         except DamagedCheckpoint as error:
@@ -100,8 +104,8 @@ def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
         found = newest_sound(CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path))
         if found is None:
             raise UsageError(
-                f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100, or "
-                "a run folder."
+                f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100 (a "
+                "copy has that name, too), or a run folder."
             )
         point = found
     newer = [other for other in store.all() if other.step > point.checkpoint.step]
@@ -126,8 +130,24 @@ def require_same_experiment(point: ResumePoint, recipe: dict[str, Any]) -> None:
     what = "of another architecture" if model else "of another recipe"
     raise UsageError(
         f"{point.checkpoint.folder} is a checkpoint {what}: {listed(model or changed)}. "
-        "Use the recipe that it was made with, or start a new run in another folder with --run-dir."
+        "Use the recipe that it was made with, or another folder with --run-dir DIR."
     )
+
+
+def require_fitting_state(point: ResumePoint, recipe: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights or optimizer states are not those of `recipe`, for a run that branches off.
+
+    Raises:
+        UsageError: lists the keys that differ, with both values.
+    """
+    changed = forbidden_changes(point.manifest.identity.recipe, recipe)
+    if unfit := {key: values for key, values in changed.items() if _matches(key, MUST_STAY)}:
+        model = any(key.startswith("model.") for key in unfit)
+        raise UsageError(
+            f"{point.checkpoint.folder} is a checkpoint of another {'architecture' if model else 'optimizer'}: "
+            f"{listed(unfit)}. A run that branches off may change anything but model and optimizer.kind; to change "
+            "these, start at step 0, without --resume."
+        )
 
 
 def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
@@ -147,11 +167,11 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
 
 def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The differing keys that `MAY_CHANGE` does not allow, with both values."""
-    return {
-        key: values
-        for key, values in differences(before, now).items()
-        if not any(fnmatchcase(key, f"{allowed}*" if allowed.endswith(".") else allowed) for allowed in MAY_CHANGE)
-    }
+    return {key: values for key, values in differences(before, now).items() if not _matches(key, MAY_CHANGE)}
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(key, f"{pattern}*" if pattern.endswith(".") else pattern) for pattern in patterns)
 
 
 def listed(changed: dict[str, tuple[Any, Any]]) -> str:

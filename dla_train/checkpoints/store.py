@@ -42,6 +42,12 @@ class Checkpoint:
     step: int
     folder: Path
 
+    @classmethod
+    def at(cls, folder: Path) -> "Checkpoint | None":
+        """The checkpoint that the name of `folder` says it is; None for any other name."""
+        match = _NAME.fullmatch(folder.name)
+        return cls(int(match[1]), folder) if match else None
+
     @property
     def state(self) -> Path:
         """What to hand to Lightning."""
@@ -74,8 +80,12 @@ class CheckpointStore:
         """Every checkpoint, sound or not, the newest first."""
         if not self.folder.is_dir():
             return []
-        found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-        return sorted((Checkpoint(int(match[1]), path) for match, path in found), key=lambda one: -one.step)
+        found = (Checkpoint.at(path) for path in self.folder.iterdir())
+        return sorted((one for one in found if one is not None), key=lambda one: -one.step)
+
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """Whether `checkpoint` is one of this run's, and not that of a run which it branches off from."""
+        return checkpoint.folder.resolve().parent == self.folder.resolve()
 
     @contextmanager
     def new(self, step: int, identity: RunIdentity) -> Iterator[Path]:

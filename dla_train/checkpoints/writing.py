@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dla_train.checkpoints.shards import Shard
+from dla_train.checkpoints.manifest import note_of
+from dla_train.checkpoints.shards import Shard, shard_path
+from dla_train.checkpoints.store import STATE_NAME
 from dla_train.distributed.ranks import Ranks, appears
 
 State = TypeVar("State")
@@ -66,27 +68,33 @@ class Writing:
         """
         if self._thread is not None:
             self._thread.join()
-        files = self._ranks.gather(_names(self._folder))
+        # Of rank 0 the files are here.
+        files = self._ranks.collect([] if self._ranks.is_first else self._own_files())
         if self._ranks.is_first and self._failure is None:
-            for rank, names in enumerate(files):
-                for name in names:
-                    if not appears(self._folder / name):
-                        self._failure = OSError(f"{name}, which rank {rank} has written, does not appear on this node")
+            try:
+                self._require_seen(files)
+            except OSError as error:
+                self._failure = error
         self._ranks.leave(self._directory, self._failure)
+
+    def _own_files(self) -> list[str]:
+        """What this rank, which is not the first, has written."""
+        shard = shard_path(self._folder / STATE_NAME, self._ranks.rank, self._ranks.world_size)
+        return [path.name for path in (shard, note_of(shard)) if path.exists()]
+
+    def _require_seen(self, files: list[list[str]]) -> None:
+        """Wait until the files of all ranks are seen here; an OSError names the first that is not."""
+        seen = {path.name for path in self._folder.iterdir()}
+        for rank, names in enumerate(files):
+            for name in names:
+                if name not in seen and not appears(self._folder / name):
+                    raise OSError(f"{name}, which rank {rank} has written, does not appear on this node")
 
     def _write(self, write: Callable[[State, Path], None], state: State) -> None:
         try:
             write(state, self._folder)
         except Exception as error:
             self._failure = error
-
-
-def _names(folder: Path) -> list[str]:
-    """What this node sees there: all files of its own ranks, and others early or late."""
-    try:
-        return sorted(path.name for path in folder.iterdir())
-    except OSError:  # whoever could not write there has said so
-        return []
 
 
 def in_main_memory(tree: State) -> State:

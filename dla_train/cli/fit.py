@@ -22,7 +22,9 @@ resuming:
   never (the default)  start at step 0; refuses a folder that already holds a run with checkpoints
   auto                 go on from the newest sound checkpoint of the run folder; starts at step 0 if there is none,
                        so it suits scripts that are run again until they succeed
-  PATH                 go on from this checkpoint (.../checkpoints/step-00000100) or run folder
+  PATH                 go on from this checkpoint (.../checkpoints/step-00000100) or run folder; with a new --run-dir
+                       the run branches off there: it saves that step in its own folder first, where auto goes on
+                       with it. All but model and optimizer.kind may differ; the log says what does
 
 stopping:
   Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and say how to go on (exit code 130, 143, 138).

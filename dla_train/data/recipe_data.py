@@ -69,6 +69,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """Whether batches are `Examples`, of which validation measures how many answers are right."""
         return False
 
+    def begin_anew(self, step: int) -> str:
+        """Go on after `step` steps from a checkpoint of other data, or of another order, whose position means nothing
+        here; returns where that begins, for the log."""
+        return f"the windows are those of step {step + 1} of the new order"
+
     def epochs(self, windows: int) -> float | None:
         """How often `windows` training windows go through the text; None where its length is not known."""
         return None

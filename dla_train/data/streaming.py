@@ -75,6 +75,7 @@ class StreamingDataModule(RecipeData):
             wanted=held_out.trained_on,
         )
         self.positions = StreamPositions(len(weights), config.streams)
+        self._begins_anew = False
         assert training.validation_windows is not None
         self._validation_windows = held_out_windows(
             self._texts, weights, tokenizer, held_out, window=config.window, count=training.validation_windows
@@ -146,8 +147,16 @@ class StreamingDataModule(RecipeData):
         torch.distributed.all_gather_object(gathered, own)
         return {"step": step, "streams": {stream: states for each in gathered for stream, states in each.items()}}
 
+    def begin_anew(self, step: int) -> str:
+        """See `RecipeData`; a saved position names files and bytes of the text that it was saved for."""
+        self._begins_anew = True
+        self.positions.begin(step)
+        return "every stream begins with its first document"
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, on however many ranks."""
+        if self._begins_anew:
+            return
         self.positions.restore(state_dict["step"], state_dict["streams"])
 
     def _share(self) -> Share:

@@ -44,6 +44,7 @@ class Ranks:
         self.world_size = world_size
         self._store = store
         self._talks = 0
+        self._said: list[str] = []  # keys of rank 0 that another rank may still have to read
 
     @property
     def is_first(self) -> bool:
@@ -68,22 +69,34 @@ class Ranks:
                     # First: the others leave once they know, and srun may then end this process for it.
                     with suppress(OSError):
                         announce_exit(code)
-                self._store.set(key, _packed((code or 1, None)))
+                self._say(key, (code or 1, None))
                 raise
-            self._store.set(key, _packed((None, result)))
+            self._say(key, (None, result))
             return result
         exit_code, result = _unpacked(self._store.get(key))
         if exit_code is not None:
             raise RelayedError(exit_code)
         return result
 
-    def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order; to be called by all."""
+    def collect(self, value: Any) -> list[Any]:
+        """The value of every rank, in their order, for rank 0, and nothing for the others; to be called by all.
+
+        Were all of them told all values, rank 0's store would send the square of the number of ranks.
+        """
         if self._store is None:
             return [value]
         key = self._next()
-        self._store.set(f"{key}/{self.rank}", _packed(value))
-        return [_unpacked(self._store.get(f"{key}/{rank}")) for rank in range(self.world_size)]
+        if not self.is_first:
+            self._store.set(f"{key}/{self.rank}", _packed(value))
+            return []
+        values = [value]
+        for rank in range(1, self.world_size):
+            values.append(_unpacked(self._store.get(f"{key}/{rank}")))
+            self._store.delete_key(f"{key}/{rank}")
+        for said in self._said:  # who has come here has read it
+            self._store.delete_key(said)
+        self._said.clear()
+        return values
 
     def enter(self, manager: AbstractContextManager[Result]) -> Result:
         """Rank 0 enters `manager`, all get what it gives, and each does its part until all `leave`."""
@@ -95,7 +108,7 @@ class Ranks:
         Args:
             failure: of this rank's part, which must not hold collectives that it could miss by failing before.
         """
-        texts = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+        texts = self.collect(None if failure is None else f"{type(failure).__name__}: {failure}")
 
         def end() -> None:
             failed = next((f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None), None)
@@ -119,7 +132,7 @@ class Ranks:
         probe = folder / name
         try:
             self.first(lambda: _touch(probe))
-            places = self.gather(None if appears(probe) else f"{socket.gethostname()} (rank {self.rank})")
+            places = self.collect(None if appears(probe) else f"{socket.gethostname()} (rank {self.rank})")
         finally:
             if self.is_first:
                 probe.unlink(missing_ok=True)
@@ -140,7 +153,7 @@ class Ranks:
         Raises:
             RunError: on rank 0.
         """
-        found = self.gather((value, socket.gethostname()))
+        found = self.collect((value, socket.gethostname()))
 
         def refuse() -> None:
             for rank, (other, host) in enumerate(found):
@@ -151,6 +164,11 @@ class Ranks:
                     )
 
         self.first(refuse)
+
+    def _say(self, key: str, value: Any) -> None:
+        assert self._store is not None
+        self._said.append(key)
+        self._store.set(key, _packed(value))
 
     def _next(self) -> str:
         self._talks += 1

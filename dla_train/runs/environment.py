@@ -54,6 +54,12 @@ def record_start(path: Path, *, step: int, device: str, threads: int) -> None:
     atomic_files.write_text(path, json.dumps({"starts": starts}, indent=2) + "\n")
 
 
+def last_start(path: Path) -> dict[str, Any] | None:
+    """What `record_start` noted last in the file `path`; None where it noted nothing."""
+    starts = _earlier(path)
+    return starts[-1] if starts else None
+
+
 def commit() -> str | None:
     """The checkout that this package runs from, `+changes` where files differ; None for an installed package."""
     root = Path(__file__).resolve().parents[2]

@@ -1,6 +1,7 @@
 """One run from beginning to end: start, train, report."""
 
 import logging
+import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from dla_train.callbacks.threshold_calibration import ThresholdCalibration
 from dla_train.callbacks.throughput import Throughput
 from dla_train.callbacks.watchdog import Watchdog
 from dla_train.checkpoints.manifest import RunIdentity
+from dla_train.checkpoints.resume import listed
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
@@ -46,7 +48,7 @@ from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
 from dla_train.training.fused import use_liger, use_torch
 from dla_train.training.host_memory import keep_freed_memory
-from dla_train.training.module import LanguageModelTraining
+from dla_train.training.module import Diverged, LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
 from dla_train.training.trainer import build_trainer
 
@@ -132,7 +134,8 @@ def _run(
         world_size=ranks.world_size,
         strategy=recipe.strategy.kind,
     )
-    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), start.step, ranks)
+    saved_step = None if start.branch else start.step
+    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), saved_step, ranks)
     watch = MemoryWatch(model)
     further = [ANSWER_ACCURACY] if start.data.has_answers else []
     columns = [*further, *source_columns(start.data.tokens_by_source(0))]
@@ -178,6 +181,8 @@ def _run(
     except SystemExit as exit:
         # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
         raise KeyboardInterrupt from exit
+    except Diverged as error:
+        raise RunError(f"{error} {_how_to_branch_off(folder, store)}") from error
     except DataError as error:
         raise RunError(f"{error} {store.last_words()}") from error
     except torch.OutOfMemoryError as error:
@@ -202,6 +207,19 @@ def _run(
         )
     report = ranks.first(lambda: _report(loaded, folder, start, model, store, is_new=start.step != trainer.global_step))
     return Outcome(None, trainer.global_step, report, is_told=ranks.is_first)
+
+
+def _how_to_branch_off(folder: RunFolder, store: CheckpointStore) -> str:
+    newest = store.all()[:1]
+    if not newest:
+        return "There is no checkpoint yet: start again with such settings in another folder (--run-dir DIR)."
+    recipe, checkpoint, new = (
+        shlex.quote(str(path)) for path in (folder.recipe, newest[0].folder, f"{folder}-from-{newest[0].step}")
+    )
+    return (
+        f"{store.last_words()} With other settings it goes on in another folder: dla-train fit --recipe {recipe} "
+        f"--resume {checkpoint} --run-dir {new} KEY=VALUE; take an earlier one if that has gone astray already."
+    )
 
 
 def _report(
@@ -286,6 +304,10 @@ def _announce(
         )
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
+    if start.branch and start.branch.changed:
+        _LOGGER.warning("branched off with other settings: %s.", listed(start.branch.changed))
+    if start.branch and start.branch.beginning:
+        _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
 
 

@@ -25,6 +25,10 @@ from dla_train.training.spikes import SpikeWatch
 _LOGGER = logging.getLogger(__name__)
 
 
+class Diverged(RunError):
+    """Too many steps in a row had to be skipped; they have changed nothing."""
+
+
 class LanguageModelTraining(lightning.LightningModule):
     """Next-token training.
 
@@ -90,7 +94,7 @@ class LanguageModelTraining(lightning.LightningModule):
         leave a weight and its running means as they are. The norm is that of all ranks, so they decide alike.
 
         Raises:
-            RunError: more than `training.max_nonfinite` such steps in a row. They have changed nothing.
+            Diverged: more than `training.max_nonfinite` such steps in a row.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -106,7 +110,7 @@ class LanguageModelTraining(lightning.LightningModule):
         """Take in the gradient's norm of a step, before clipping; false if the step is to be skipped.
 
         Raises:
-            RunError: see `configure_gradient_clipping`.
+            Diverged: see `configure_gradient_clipping`.
         """
         self.gradient_norm = norm
         if not math.isfinite(norm) or self.spikes.is_spike(norm):
@@ -129,7 +133,7 @@ class LanguageModelTraining(lightning.LightningModule):
                 step + 1, what, windows, row, allowed,
             )  # fmt: skip
             return
-        raise RunError(
+        raise Diverged(
             f"the gradient of step {step + 1} is {what}, {row} in a row: training diverged; {windows}. Lower "
             f"optimizer.lr (now {self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or "
             f"lower training.clip ({self.training_config.clip}). How many in a row are skipped before: "

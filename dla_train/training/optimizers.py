@@ -1,5 +1,7 @@
 """Optimizers from the recipe."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,7 +11,21 @@ from dla_train.training.muon import MuonWithAdamW
 
 
 def build_optimizer(config: OptimizerConfig, model: LanguageModel) -> torch.optim.Optimizer:
-    """The optimizer of `config` over all parameters; the training module sets the rate anew at every step."""
+    """The optimizer of `config` over all parameters; the training module sets the rate anew at every step.
+
+    It loads states alone: weight decay and the like are the recipe's, which a run that branches off may change.
+    """
+    optimizer = _build(config, model)
+    optimizer.register_load_state_dict_pre_hook(_with_own_options)
+    return optimizer
+
+
+def _with_own_options(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    groups = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
+    return {**state_dict, "param_groups": [{**own, "params": saved["params"]} for own, saved in groups]}
+
+
+def _build(config: OptimizerConfig, model: LanguageModel) -> torch.optim.Optimizer:
     groups = model.parameter_groups(config.weight_decay)
     if isinstance(config, AdamWConfig):
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)

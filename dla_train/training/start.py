@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,18 +12,21 @@ from dla_train.checkpoints.resume import (
     from_path,
     listed,
     newest_sound,
+    require_fitting_state,
     require_same_data,
     require_same_experiment,
 )
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.catalog import RecipeFile
 from dla_train.config.load import LoadedRecipe, load
+from dla_train.config.show import differences
 from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
 from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.deepspeed_config import require_known_keys
 from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
+from dla_train.runs.environment import last_start
 from dla_train.runs.folder import RunFolder
 from dla_train.training.fused import require_liger
 
@@ -33,16 +37,31 @@ class Start:
 
     Attributes:
         point: the checkpoint to go on from; None begins at step 0.
+        branch: how the run differs from the other one whose checkpoint that is; None where it is its own.
         data: of the recipe.
     """
 
     point: ResumePoint | None
+    branch: "Branch | None"
     data: RecipeData
 
     @property
     def step(self) -> int:
         """Finished optimizer steps."""
         return self.point.checkpoint.step if self.point else 0
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A run that goes on from the checkpoint of another one.
+
+    Attributes:
+        changed: settings, with the values there and here; without those that any resumed run may change.
+        beginning: where its data begins, in words, if that is not what the other run would have read next.
+    """
+
+    changed: dict[str, tuple[Any, Any]]
+    beginning: str | None
 
 
 def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str, ranks: Ranks) -> Start:
@@ -67,9 +86,22 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
             f"it is {recipe.training.steps}, but {point.checkpoint.folder} is past that. Set more steps.",
         )
     data = _open_data(loaded, ranks)
-    if point:
+    branch = None
+    if point and not store.holds(point.checkpoint):
+        branch = _branch(point, plain(recipe), data)
+    elif point:
         require_same_data(point, data.fingerprints)
-    return Start(point, data)
+    return Start(point, branch, data)
+
+
+def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Branch:
+    before = point.manifest.identity.recipe
+    if not any(key.startswith("data.") for key in differences(before, recipe)):
+        require_same_data(point, data.fingerprints)
+    changed = forbidden_changes(before, recipe)
+    is_other_order = any(key == "seed" or key.startswith("data.") for key in changed)
+    is_other_text = dict(data.fingerprints) != point.manifest.identity.data
+    return Branch(changed, data.begin_anew(point.checkpoint.step) if is_other_order or is_other_text else None)
 
 
 def _open_data(loaded: LoadedRecipe, ranks: Ranks) -> RecipeData:
@@ -96,11 +128,24 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         return None
     if resume == "auto" or Path(resume).resolve() == folder.path.resolve():
         point = newest_sound(store)
+        if point is None:
+            _require_begun_at_0(folder)
     else:
         point = from_path(Path(resume), store)
     if point:
-        require_same_experiment(point, recipe)
+        (require_same_experiment if store.holds(point.checkpoint) else require_fitting_state)(point, recipe)
     return point
+
+
+def _require_begun_at_0(folder: RunFolder) -> None:
+    """Refuse to begin anew what went on from a checkpoint: nobody who resumes a run wants fresh weights."""
+    last = last_start(folder.environment)
+    if last is not None and (step := last["first_step"]) > 0:
+        raise UsageError(
+            f"this run was branched off at step {step}, and there is no checkpoint in {folder.checkpoints}: give "
+            f"--resume PATH again (the last start was: {last['command']}), or choose another folder with --run-dir DIR "
+            "to begin at step 0."
+        )
 
 
 def _require_same_recipe(folder: RunFolder, recipe: dict) -> None:
@@ -108,5 +153,5 @@ def _require_same_recipe(folder: RunFolder, recipe: dict) -> None:
     if changed := forbidden_changes(plain(saved.recipe), recipe):
         raise UsageError(
             f"the run folder {folder} holds a run of another recipe: {listed(changed)}. Choose another folder with "
-            "--run-dir DIR, or use the recipe of that run."
+            "--run-dir DIR (and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
         )

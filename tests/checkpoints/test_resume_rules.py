@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +109,36 @@ def test_a_checkpoint_of_another_architecture_is_refused(cli, micro_recipe, run)
     assert not Path("other").exists()
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(cli, micro_recipe, run):
-    done = _fit(
-        cli, micro_recipe, "--run-dir", "other", "--resume", run / "checkpoints/step-00000004", "optimizer.lr=1"
-    )
+def test_a_checkpoint_of_another_optimizer_is_refused(cli, micro_recipe, run):
+    path = run / "checkpoints/step-00000004"
+    done = _fit(cli, micro_recipe, "--run-dir", "other", "--resume", path, "optimizer={kind: muon, lr: 0.01}")
     assert done.code == 2
-    assert "step-00000004 is a checkpoint of another recipe: optimizer.lr 0.01 there and 1.0 here." in done.err
+    assert "step-00000004 is a checkpoint of another optimizer: optimizer.kind adamw there and muon here." in done.err
     assert not Path("other").exists()
+
+
+def test_a_branch_may_change_what_fits_the_state_and_says_so(cli, micro_recipe, run):
+    settings = ["optimizer.lr=1e-3", "optimizer.weight_decay=0.5", "schedule.warmup=1", "training.clip=0.1"]
+    branch = ["--run-dir", "branch", "training.global_batch=8", *settings]
+    done = _fit(cli, micro_recipe, "--resume", run / "checkpoints/step-00000004", *branch)
+    assert done.code == 0, done.err
+    assert "going on from step 4" in done.err
+    assert (
+        "warning: branched off with other settings: optimizer.lr 0.01 there and 0.001 here, optimizer.weight_decay 0.1 "
+        "there and 0.5 here, schedule.warmup 3 there and 1 here, training.global_batch 4 there and 8 here, "
+        "training.clip 1.0 there and 0.1 here." in done.err
+    )
+    assert "the data or its order" not in done.err
+    state = torch.load("branch/checkpoints/step-00000006/state.ckpt", weights_only=True)
+    decay, no_decay = state["optimizer_states"][0]["param_groups"]
+    assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.5, 0.0), "not those of the checkpoint"
+    assert 0 < decay["lr"] <= 1e-3
+    again = _fit(cli, micro_recipe, "--resume", "auto", *branch, "training.steps=8")
+    assert again.code == 0, again.err
+    assert "branched off" not in again.err
+    refused = _fit(cli, micro_recipe, "--resume", "auto", "--run-dir", "branch")
+    assert refused.code == 2
+    assert "optimizer.lr 0.001 there and 0.01 here" in refused.err
 
 
 @pytest.mark.parametrize("path", ["runs/micro/checkpoints/step-00000004", "runs/micro"])
@@ -124,6 +148,32 @@ def test_a_run_can_branch_off_into_a_new_folder(cli, micro_recipe, run, path):
     assert done.code == 0, done.err
     assert Path("branch/checkpoints/step-00000008").is_dir()
     assert _content(run) == before
+
+
+def test_auto_does_not_begin_a_branch_at_step_0(cli, micro_recipe, run):
+    path = run / "checkpoints/step-00000004"
+    assert _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", path).code == 0
+    shutil.rmtree("branch/checkpoints")  # as a kill before the first of them leaves it
+    before = _content(Path("branch"))
+    done = _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", "auto")
+    assert done.code == 2
+    assert (
+        "this run was branched off at step 4, and there is no checkpoint in branch/checkpoints: give --resume PATH "
+        "again (the last start was: " in done.err
+    )
+    assert _content(Path("branch")) == before
+    again = _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", path)
+    assert again.code == 0, again.err
+    assert "going on from step 4" in again.err
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_refused(cli, micro_recipe, run):
+    copy = run / "checkpoints/step-00000004-backup"
+    shutil.copytree(run / "checkpoints/step-00000004", copy)
+    done = _fit(cli, micro_recipe, "--run-dir", "other", "--resume", copy)
+    assert done.code == 2
+    assert f"there is no checkpoint at {copy}." in done.err
+    assert "(a copy has that name, too)" in done.err
 
 
 def test_the_run_folder_itself_as_path_is_auto(cli, micro_recipe, run):
@@ -153,6 +203,30 @@ def test_other_text_under_the_same_name_is_refused(cli, micro_recipe, run, tmp_p
     done = cli("fit", "--recipe", micro_recipe, "training.steps=8", f"data.path={other}", "--resume", "auto")
     assert done.code == 2
     assert "changed since runs/micro/checkpoints/step-00000006 was written" in done.err
+    assert "the text is another one" in done.err
+
+
+def test_a_branch_may_read_other_text_if_a_setting_says_so(cli, micro_recipe, run, tmp_path, text_corpus):
+    other = tmp_path / "other.txt"
+    other.write_text(text_corpus.read_text() + "\nomega alpha token state\n" * 3)
+    branch = ["fit", "--recipe", micro_recipe, "training.steps=8", "--resume", run]
+    done = cli(*branch, "--run-dir", "branch", f"data.path={other}")
+    assert done.code == 0, done.err
+    assert (
+        "warning: the data or its order is another one than there: the windows are those of step 7 of the new order."
+        in done.err
+    )
+    done = cli(*branch, "--run-dir", "seeds", "seed=1")
+    assert done.code == 0, done.err
+    assert "seed 0 there and 1 here" in done.err
+    assert "the windows are those of step 7 of the new order." in done.err
+    original = text_corpus.read_text()
+    try:
+        text_corpus.write_text(other.read_text())
+        done = cli(*branch, "--run-dir", "edited")
+    finally:
+        text_corpus.write_text(original)
+    assert done.code == 2
     assert "the text is another one" in done.err
 
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dla_train.callbacks import checkpointing
 from dla_train.callbacks.step_metrics import StepMetrics
@@ -44,8 +45,8 @@ def test_a_part_that_is_not_seen_on_the_first_rank_s_node_is_missed_and_named(tm
     monkeypatch.setattr(ranks, "_SHARED_FOLDER_SECONDS", 0.1)
 
     class TwoNodes(Ranks):
-        def gather(self, value):
-            return [value, [*value, "shard-00001-of-00002.ckpt"] if isinstance(value, list) else None]
+        def collect(self, value):
+            return [value, ["shard-00001-of-00002.ckpt"] if isinstance(value, list) else None]
 
     store = CheckpointStore(tmp_path)
     identity = RunIdentity(recipe={"model": {}}, data={}, world_size=2)
@@ -63,6 +64,51 @@ def test_a_part_that_is_not_seen_on_the_first_rank_s_node_is_missed_and_named(tm
                 writing.finish()
             assert list(tmp_path.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+
+
+def test_many_ranks_finish_a_checkpoint_telling_each_only_its_own_files_and_leave_nothing_in_the_store(
+    tmp_path, monkeypatch
+):
+    count, meeting, told = 8, HashStore(), []
+    collect = Ranks.collect
+
+    def noted(self, value):
+        if isinstance(value, list):
+            told.append((self.rank, value))
+        return collect(self, value)
+
+    monkeypatch.setattr(Ranks, "collect", noted)
+    checkpoints, errors = CheckpointStore(tmp_path), []
+
+    def one(rank):
+        try:
+            here = Ranks(rank, count, meeting)
+            for step in (4, 8):
+                writing = Writing(here, checkpoints.new(step, RunIdentity(recipe={"model": {}}, data={})))
+                writing.start(
+                    lambda: {"a": Shard((count,), rank, torch.ones(1))},
+                    lambda state, folder: state_file.write_shards(state, folder / "state.ckpt", rank, count),
+                    in_background=True,
+                )
+                writing.finish()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a rank waits for ever"
+    assert errors == []
+    names = [f"shard-{rank:05d}-of-{count:05d}.ckpt" for rank in range(count)]
+    for rank, files in told:
+        assert files == ([names[rank], f"{names[rank]}.sha256"] if rank else [])
+    assert len(told) == 2 * count
+    for step in (4, 8):
+        files = {path.name for path in (tmp_path / f"step-{step:08d}").iterdir()}
+        assert files == {*names, "state.ckpt", "manifest.json"}
+    assert meeting.num_keys() <= 1, "but for what rank 0 has said last"
 
 
 @pytest.fixture

@@ -74,6 +74,23 @@ def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stoppe
     assert _sample(killed) == _sample(straight), "weights too: the same sample"
 
 
+def test_a_branch_killed_before_its_first_interval_goes_on_with_what_it_branched_off_from(
+    cli, start_process, micro_recipe, tmp_path
+):
+    arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "checkpoint.background=false"]
+    assert cli(*arguments, "checkpoint.keep_last=9", "--run-dir", "straight").code == 0
+    straight, branch = tmp_path / "straight", tmp_path / "branch"
+    arguments += ["checkpoint.every=null", "--run-dir", "branch"]
+    begins = start_process("-m", "dla_train", *arguments, "--resume", straight / "checkpoints/step-00000008")
+    _kill_at(begins, branch, step=9)
+    assert [path.name for path in (branch / "checkpoints").iterdir()] == ["step-00000008"]
+    done = cli(*arguments, "--resume", "auto")
+    assert done.code == 0, done.err
+    assert "going on from step 8 (branch/checkpoints/step-00000008)" in done.err
+    assert _rows(branch) == [row for row in _rows(straight) if int(row["step"]) > 8]
+    assert _sample(branch) == _sample(straight)
+
+
 def _sample(folder):
     (sample,) = re.findall(r"▸.*?(?=\n\nRun folder)", (folder / "report.md").read_text(), re.DOTALL)
     return sample

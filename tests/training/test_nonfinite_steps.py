@@ -1,6 +1,7 @@
 """Steps whose gradient is not finite: skipped and counted, and the end of the run when there are too many in a row."""
 
 import csv
+import re
 
 import pytest
 import torch
@@ -55,6 +56,14 @@ def test_too_many_in_a_row_end_the_run(cli, micro_recipe, diverge, tmp_path):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "step-00000008"
     before, after = state(folder, 6), state(folder, 8)
     assert all(torch.equal(value, after["state_dict"][name]) for name, value in before["state_dict"].items())
+
+    (told,) = re.findall(r"dla-train (fit .*) KEY=VALUE", done.err)
+    assert "--resume runs/micro/checkpoints/step-00000008 --run-dir runs/micro-from-8" in told
+    diverge()
+    advised = ["optimizer.lr=1e-3", "schedule.warmup=5", "training.clip=0.5"]
+    done = cli(*told.split(), *advised)
+    assert done.code == 0, done.err
+    assert "going on from step 8" in done.err
 
 
 def test_none_are_skipped_if_none_may_be(cli, micro_recipe, diverge):

@@ -237,6 +237,15 @@ def test_other_text_is_refused_on_resume_and_moved_text_is_not(cli, recipe, root
     assert done.code == 2
     assert "the text of data.sources.list changed since" in done.err
 
+    branch = ["fit", "--recipe", recipe, "--run-dir", "branch", "--resume", tmp_path / "runs/streamed"]
+    branch += ["report.prompt=null", f"data.sources.list.path={moved}", "data.streams=4", "checkpoint.every=1"]
+    done = cli(*branch, "training.steps=7")
+    assert done.code == 0, done.err
+    assert "the data or its order is another one than there: every stream begins with its first document." in done.err
+    done = cli(*branch[:5], "--resume", "auto", *branch[7:], "training.steps=8")
+    assert done.code == 0, done.err
+    assert "every stream" not in done.err
+
 
 TWO_RANKS = """
 import datetime, hashlib, json, sys
