@@ -69,6 +69,10 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """Whether batches are `Examples`, of which validation measures how many answers are right."""
         return False
 
+    def answers_of_step(self, step: int) -> int:
+        """How many answers the `Examples` of optimizer step `step` (from 0) have, over all micro-batches and ranks."""
+        raise NotImplementedError(f"{type(self).__name__} has no answers")
+
     def epochs(self, windows: int) -> float | None:
         """How often `windows` training windows go through the text; None where its length is not known."""
         return None

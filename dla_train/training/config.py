@@ -16,7 +16,7 @@ class TrainingConfig:
         steps: optimizer steps of the whole run.
         global_batch: windows per optimizer step, over all devices.
         micro_batch: windows that go through the model at once on one device; `global_batch` is a multiple of it, and
-            the gradients of the pieces are averaged.
+            the gradients of the pieces are averaged (by their answers, where only answers count).
         clip: largest norm of the whole gradient; null leaves it as it is.
         max_nonfinite: steps in a row that are skipped because their gradient is infinite or not a number (rounding, or
             a rare batch) or a spike; one more ends the run. `skipped` in `metrics.csv` counts them all.
