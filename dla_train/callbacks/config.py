@@ -40,6 +40,8 @@ class WatchdogConfig:
     Attributes:
         minutes: without a micro-batch of training or validation; then every thread's stack is written to
             `logs/hang-rank-0.txt` (one file per process), and the process ends with exit code 75. null: wait for ever.
+            A process that is stopped (Ctrl-Z, `scontrol suspend`) for more than twice as long ends when it goes on,
+            with exit code 1; set null, or more, where that is meant.
     """
 
     minutes: float | None = 30.0

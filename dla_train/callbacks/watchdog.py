@@ -2,7 +2,8 @@
 
 A thread looks for signs of life; one of its own time in a hanging process suffices to write the stacks of all threads.
 Where even that is not to be had (code that hangs without giving up the interpreter's lock), `faulthandler` writes
-them to standard error instead and ends the process with exit code 1.
+them to standard error instead and ends the process with exit code 1, after twice the time. That timer goes by the
+clock: a process that is stopped (Ctrl-Z, SIGSTOP, `scontrol suspend`) for longer than that ends when it goes on.
 """
 
 import faulthandler
@@ -110,7 +111,8 @@ class Watchdog(Callback):
         interval = min(limit / 10, 5.0)
         seen, idle = self._signs, 0.0
         while not self._ended.wait(interval):
-            # Counted in intervals that this thread was awake for: neither Ctrl-Z nor a sleeping laptop is a hang.
+            # Counted in intervals that this thread was awake for: a process that was stopped has not hung. The timer
+            # below knows no better than the clock, and is there for when no thread of Python runs.
             seen, idle = (self._signs, 0.0) if self._signs != seen else (seen, idle + interval)
             faulthandler.dump_traceback_later(2 * limit, file=_STANDARD_ERROR, exit=True)
             if idle >= limit:

@@ -74,6 +74,10 @@ class RecipeData(lightning.LightningDataModule, ABC):
         here; returns where that begins, for the log."""
         return f"the windows are those of step {step + 1} of the new order"
 
+    def answers_of_step(self, step: int) -> int:
+        """How many answers the `Examples` of optimizer step `step` (from 0) have, over all micro-batches and ranks."""
+        raise NotImplementedError(f"{type(self).__name__} has no answers")
+
     def epochs(self, windows: int) -> float | None:
         """How often `windows` training windows go through the text; None where its length is not known."""
         return None

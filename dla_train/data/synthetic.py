@@ -61,6 +61,11 @@ class SyntheticDataModule(RecipeData):
     def has_answers(self) -> bool:
         return True
 
+    def answers_of_step(self, step: int) -> int:
+        """See `RecipeData`."""
+        batch = self.training.global_batch
+        return self.train_examples.answers(self.order.windows(step * batch, batch))
+
     def epochs(self, windows: int) -> float | None:
         """One epoch holds every training example once; ever new ones have none."""
         return windows / self.config.examples if self.config.examples else None

@@ -5,12 +5,12 @@ dropped, and so is a last line that a kill has torn.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dla_train import atomic_files
+from dla_train.runs.appended_file import AppendedFile
 
 
 class MemoryFile:
@@ -24,20 +24,20 @@ class MemoryFile:
     def __init__(self, path: Path, step: int) -> None:
         kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
         atomic_files.write_text(path, _text(kept))
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._file = AppendedFile(path)
 
     def append(self, step: int, split: str, by_layer: Mapping[int, Mapping[str, float]]) -> None:
         """Write the numbers of all layers at a step, in one piece."""
         lines = [{"step": step, "split": split, "layer": layer, **found} for layer, found in by_layer.items()]
-        os.write(self._descriptor, _text(lines).encode())
+        self._file.append(_text(lines))
 
     def sync(self) -> None:
         """Bring all lines to disk: before a checkpoint, which must not be newer than they are."""
-        os.fsync(self._descriptor)
+        self._file.sync()
 
     def close(self) -> None:
         """No more lines."""
-        os.close(self._descriptor)
+        self._file.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

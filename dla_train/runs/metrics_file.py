@@ -7,12 +7,12 @@ dropped too.
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dla_train import atomic_files
+from dla_train.runs.appended_file import AppendedFile
 
 TRAIN, VALIDATION = "train", "validation"
 FIRST_COLUMNS = (
@@ -52,19 +52,19 @@ class MetricsFile:
         self.columns = (*FIRST_COLUMNS, *columns)
         kept = [row for row in read_rows(path) if row["step"] <= step] if step else []
         atomic_files.write_text(path, _lines([dict(zip(self.columns, self.columns, strict=True)), *kept], self.columns))
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._file = AppendedFile(path)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; columns that it does not have stay empty."""
-        os.write(self._descriptor, _lines([row], self.columns).encode())
+        self._file.append(_lines([row], self.columns))
 
     def sync(self) -> None:
         """Bring all rows to disk: before a checkpoint, which must not be newer than they are."""
-        os.fsync(self._descriptor)
+        self._file.sync()
 
     def close(self) -> None:
         """No more rows."""
-        os.close(self._descriptor)
+        self._file.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -16,8 +16,24 @@ job=${job:-$SLURM_JOB_ID}
 
 say() { printf '%s slurm job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$job" "$*"; }
 
+# Slurm's controller may be away for a moment: one call that is not answered must not end the job for good.
+again() {
+  local try
+  for try in 1 2 3 4 5 6; do "$@" && return; sleep 5; done
+  return 1
+}
+show_job() { slurm=$(scontrol --oneliner show job "$job" 2>&1) && [[ $slurm == *JobState=* ]]; }
+# Slurm ends this script with the requeue, and scontrol perhaps before it can say that it worked.
+ask_for_requeue() { scontrol requeue "$job" || [ "$received" = TERM ]; }
+
 # Back into the queue under the same job id; the next start goes on from the newest checkpoint.
-requeue() { say "requeued: $1" && scontrol requeue "$job"; }
+requeue() {
+  if again ask_for_requeue; then
+    say "requeued: $1"
+  else
+    say "could NOT be requeued, because Slurm does not answer; submit the job again to go on: $1"
+  fi
+}
 
 # The same after a failure, unless there have been too many.
 requeue_counted() {
@@ -42,12 +58,16 @@ trap 'forward TERM' TERM
 trap 'received=ALRM' ALRM
 watch_the_clock() {
   local end left
-  while end=$(squeue --noheader --jobs="$job" --format=%e 2>/dev/null) && [[ $end == *T*:* ]]; do
+  while :; do
+    end=$(squeue --noheader --jobs="$job" --format=%e 2>/dev/null)
+    [ -n "$end" ] || { nap 5 && continue; }  # no answer
+    [[ $end == *T*:* ]] || return  # no limit
     left=$(($(date --date "$end" +%s) - $(date +%s) - 10))
     [ "$left" -gt 0 ] || { kill -ALRM $$ && return; }
-    read -rt $((left < 600 ? left : 600)) <> <(:)  # sleeps, without a process that would have to be ended
+    nap $((left < 600 ? left : 600))
   done
 }
+nap() { read -rt "$1" <> <(:) || :; }  # sleeps, without a process that would have to be ended
 watch_the_clock &
 trap "kill $! 2>/dev/null" EXIT
 
@@ -72,7 +92,9 @@ done
 said=
 [ ! -s "$DLA_TRAIN_EXIT_CODE_FILE" ] || said=$(<"$DLA_TRAIN_EXIT_CODE_FILE")
 status=${said:-$status}
-slurm=$(scontrol --oneliner show job "$job" 2>&1)
+received=
+slurm=
+again show_job
 
 case $status,$said,$slurm in
   0,*) say "finished" ;;

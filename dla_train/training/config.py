@@ -16,7 +16,7 @@ class TrainingConfig:
         steps: optimizer steps of the whole run.
         global_batch: windows per optimizer step, over all devices.
         micro_batch: windows that go through the model at once on one device; `global_batch` is a multiple of it, and
-            the gradients of the pieces are averaged.
+            the gradients of the pieces are averaged (by their answers, where only answers count).
         clip: largest norm of the whole gradient; null leaves it as it is.
         max_nonfinite: steps in a row that are skipped because their gradient is infinite or not a number (rounding, or
             a rare batch) or a spike; one more ends the run. `skipped` in `metrics.csv` counts them all.
@@ -25,7 +25,9 @@ class TrainingConfig:
             clipped.
         z_loss: weight of the mean of `logsumexp(logits)^2` in what is minimised, which keeps the logits from drifting;
             1e-4 is common, 0 leaves it out. The losses shown, of training and validation, stay pure cross-entropy.
-        precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true`.
+        precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true` (weights in bfloat16, of half the size:
+            updates below 1/256 of a weight are lost, so norms and other weights near 1 hardly train; use `bf16-mixed`
+            to pre-train).
         compile: `torch.compile` the blocks. The first step and the first validation wait for the compiler (under a
             minute for `tiny`); losses agree to rounding, not to the last bit.
         fused: `liger` takes the loss with its matrix, and RMSNorm, from the Triton kernels of liger-kernel (a CUDA GPU

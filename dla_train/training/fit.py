@@ -294,6 +294,11 @@ def _announce(
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):
         _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
+    if recipe.training.precision == "bf16-true":
+        _LOGGER.warning(
+            "training.precision is bf16-true: updates below 1/256 of a weight are lost, so norms and other weights "
+            "near 1 hardly train. Use bf16-mixed to pre-train."
+        )
     if placement:
         _LOGGER.info(
             "%s on %d processes (%d per node, started by %s)",

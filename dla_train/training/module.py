@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
-from dla_data.synthetic import Examples
+from dla_data.synthetic import IGNORED, Examples
+from dla_train.callbacks.step_boundary import begins_step
+from dla_train.data.recipe_data import RecipeData
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel
 from dla_train.training.answers import answer
@@ -60,6 +62,7 @@ class LanguageModelTraining(lightning.LightningModule):
         self.gradient_norm = 0.0
         self.rate = 0.0
         self.skipped_steps = self.skipped_in_a_row = 0
+        self._usual_answers = 0.0  # of a micro-batch of the current step, on average
         self.spikes = SpikeWatch(training.skip_above)
         # float64: a mean over many batches must not depend on the order of summation in any digit that is shown.
         self.validation_loss = MeanMetric().set_dtype(torch.float64)
@@ -74,13 +77,26 @@ class LanguageModelTraining(lightning.LightningModule):
         self.rate = self.optimizer_config.lr * self.schedule.factor(self.global_step, self.training_config.steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.rate
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step * 1_009 + batch_idx) % 2**63)
+        trainer = self.trainer
+        # `batch_idx` begins anew at each start.
+        place = trainer.global_rank * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step * 1_009 + place) % 2**63)
+        if isinstance(batch, Examples) and begins_step(trainer, batch_idx):
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, RecipeData)
+            micro_batches = trainer.accumulate_grad_batches * trainer.world_size
+            self._usual_answers = data.answers_of_step(self.global_step) / micro_batches
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of windows `[B, window + 1]`, in nats per token; of `Examples`, in nats per answer."""
+        """Mean loss of windows `[B, window + 1]`, in nats per token.
+
+        Of `Examples`, what makes the mean over the micro-batches of a step, on all ranks, the step's loss in nats per
+        answer: they may have different numbers of answers, so their own means would not do.
+        """
         inputs, targets, cu_seqlens = model_inputs(batch)
         # The z-loss is in the gradient alone.
-        return self.model.loss(inputs, targets, cu_seqlens, z_loss=self.training_config.z_loss)
+        loss = self.model.loss(inputs, targets, cu_seqlens, z_loss=self.training_config.z_loss)
+        return loss * ((targets != IGNORED).sum() / self._usual_answers) if isinstance(batch, Examples) else loss
 
     def configure_gradient_clipping(
         self,

@@ -194,8 +194,48 @@ def test_shortly_before_the_time_limit_it_is_requeued_as_it_is(cli, micro_recipe
     end = datetime.now() + timedelta(seconds=12)
     ran = run_script(script, tmp_path, "exec sleep 8", end=end.isoformat(timespec="seconds"))
     assert "requeued: the time limit came before a step was done and saved; see --warn-seconds (failure 1" in ran.stdout
-    for end in ("N/A", ""):  # no limit, or no answer
+    for end in ("N/A", ""):  # no limit, or no answer yet
         assert "finished" in run_script(script, tmp_path, "exec sleep 1", end=end).stdout
+
+
+def test_the_clock_is_asked_again_if_it_does_not_answer(cli, micro_recipe, tmp_path):
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    end = (datetime.now() + timedelta(seconds=12)).isoformat(timespec="seconds")
+    squeue = f"[ -e asked ] && echo {end} || {{ touch asked; exit 1; }}"
+    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, "exec sleep 10", commands={"squeue": squeue})
+    assert "requeued: the time limit came before a step was done and saved" in ran.stdout
+
+
+@pytest.mark.parametrize("asked", ["show", "requeue"])
+def test_slurm_is_asked_again_if_it_does_not_answer(cli, micro_recipe, tmp_path, asked):
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    script = tmp_path / "runs/micro/slurm/job.sh"
+    scontrol = (
+        f'case "$*" in *{asked}*) echo x >>asked; [ $(wc -l <asked) -gt LATE ] || exit 1;; esac\n'
+        f'[ "$1" = requeue ] && echo "REQUEUE $2" || echo "JobId=7 {RUNNING} Reason=None"'
+    )
+    commands = {"sleep": "", "scontrol": scontrol.replace("LATE", "5")}
+    late = run_script(script, tmp_path, "exit 1", commands=commands).stdout
+    assert late.index("REQUEUE 7") < late.index(": requeued: a process failed with exit code 1"), "after it worked"
+
+    (tmp_path / "asked").unlink()
+    never = run_script(script, tmp_path, "exit 1", commands={**commands, "scontrol": scontrol.replace("LATE", "99")})
+    said = {
+        "show": "not requeued, because Slurm does not answer (exit code 1)",
+        "requeue": "could NOT be requeued, because Slurm does not answer; submit the job again to go on: a process",
+    }
+    assert said[asked] in never.stdout
+    assert ": requeued" not in never.stdout
+    assert (tmp_path / "asked").read_text().count("x") == 6
+
+
+def test_ended_by_the_requeue_before_slurm_says_that_it_worked(cli, micro_recipe, tmp_path):
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    ended = f'[ "$1" = requeue ] && {{ echo x >>asked; kill -TERM $PPID; exit 1; }}; echo "{RUNNING}"'
+    commands = {"sleep": "", "scontrol": ended}
+    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, "exit 1", commands=commands)
+    assert ": requeued: a process failed with exit code 1" in ran.stdout
+    assert (tmp_path / "asked").read_text() == "x\n"
 
 
 def test_what_an_earlier_start_wrote_is_forgotten(cli, micro_recipe, tmp_path):
@@ -221,7 +261,7 @@ def test_what_an_earlier_start_wrote_is_forgotten(cli, micro_recipe, tmp_path):
 )
 def test_who_is_not_requeued(cli, micro_recipe, tmp_path, code, slurm, said):
     cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
-    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, f"exit {code}", slurm)
+    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, f"exit {code}", slurm, commands={"sleep": ""})
     assert (ran.returncode, "REQUEUE" in ran.stdout) == (code, False)
     assert said in ran.stdout
     assert not list(tmp_path.glob("runs/micro/slurm/failures-*"))
@@ -237,8 +277,9 @@ def test_a_signal_to_the_script_reaches_the_processes(cli, micro_recipe, tmp_pat
     assert (tmp_path / "told").read_text() == f"--signal={name} 7\n"
 
 
-def run_script(script, place, srun, slurm=RUNNING, variables=None, end="N/A"):
-    """Run the batch script with stand-ins for Slurm's commands, as job 7; `slurm` is what it says of the job."""
+def run_script(script, place, srun, slurm=RUNNING, variables=None, end="N/A", commands=None):
+    """Run the batch script with stand-ins for Slurm's commands, as job 7; `slurm` is what it says of the job, and
+    `commands` has other stand-ins by name."""
     folder = place / "fake"
     folder.mkdir(exist_ok=True)
     scontrol = f'[ "$1" = requeue ] && echo "REQUEUE $2" || echo "JobId=7 {slurm} Reason=None"'
@@ -247,6 +288,7 @@ def run_script(script, place, srun, slurm=RUNNING, variables=None, end="N/A"):
         "scontrol": scontrol,
         "scancel": 'echo "$@" >told',
         "squeue": f"echo '{end}'",
+        **(commands or {}),
     }.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / name).chmod(0o755)

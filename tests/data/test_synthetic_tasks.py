@@ -38,6 +38,15 @@ def test_an_example_depends_on_seed_and_index_only(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_answers_are_counted_without_making_the_examples(name):
+    task, vocab_size, window = TASKS[name]
+    found = (task.examples(vocab_size, window, 11, INDICES).targets != IGNORED).sum(1)
+    assert task.answers(window, 11, INDICES).tolist() == found.tolist()
+    dataset = SyntheticExamples(task, vocab_size=vocab_size, window=window, seed=11, count=300)
+    assert dataset.answers(np.array([3, 299])) == found[[3, 299]].sum()
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_another_process_makes_the_same(name):
     task, vocab_size, window = TASKS[name]
     code = (

@@ -1,5 +1,5 @@
-"""What two ranks must decide alike though each sees windows of its own: a step to skip, and calibrated and steered
-thresholds."""
+"""What two ranks must decide alike though each sees windows of its own: a step to skip, what an answer counts, and
+calibrated and steered thresholds."""
 
 import re
 
@@ -56,6 +56,20 @@ def test_every_strategy_skips_the_same_steps_and_goes_on_alike(fit_on, tmp_path)
         for column in ("loss", "grad_norm"):
             here, there = ([row[column] for row in run if row["step"] not in (4, 6)] for run in (rows, found["ddp"]))
             assert here == pytest.approx(there, rel=1e-5), (name, column)
+
+
+@pytest.mark.xdist_group("sharded strategies")
+def test_an_answer_counts_alike_on_every_rank(fit_on, tmp_path):
+    settings = (
+        "data={kind: synthetic, task: {kind: mqar, pairs: [1, 2, 4]}, vocab_size: 16, window: 16}",
+        "model.vocab_size=16", "training.global_batch=8", "training.micro_batch=2",
+    )  # fmt: skip
+    fit_on(1, "one", *settings)
+    fit_on(2, "two", "strategy=ddp", *settings)
+    one, two = (read_rows(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    for column in ("loss", "grad_norm"):
+        expected = [row[column] for row in one if row["split"] == "train"]
+        assert [row[column] for row in two if row["split"] == "train"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_step_that_one_rank_spoils_is_skipped_by_both_and_both_calibrate_alike(

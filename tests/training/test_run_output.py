@@ -147,6 +147,14 @@ def test_lines_are_as_far_apart_as_asked(cli, micro_recipe):
     assert "Sample" not in done.out
 
 
+def test_weights_in_bfloat16_are_warned_of(cli, micro_recipe):
+    short = ("fit", "--recipe", micro_recipe, "training.steps=4", "training.validate_every=null", "--run-dir")
+    warned = cli(*short, "half", "training.precision=bf16-true")
+    assert warned.code == 0, warned.err
+    assert "updates below 1/256 of a weight are lost" in warned.err
+    assert "1/256" not in cli(*short, "mixed", "training.precision=bf16-mixed").err
+
+
 def test_warnings_of_others_still_show(cli, micro_recipe, monkeypatch):
     import warnings
 

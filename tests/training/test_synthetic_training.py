@@ -109,6 +109,22 @@ def test_a_run_counts_answers_only_and_is_the_same_when_it_is_stopped_and_goes_o
     assert [row for row in exact("stopped") if (row["step"], row["split"]) != ("1", "validation")] == exact("straight")
 
 
+def test_micro_batches_count_by_their_answers(cli, micro_recipe, tmp_path):
+    """Examples have 1, 2 or 4 answers: a mean of the means of micro-batches is not the mean over answers."""
+    found = {}
+    for micro_batch in (16, 4, 1):
+        folder = tmp_path / f"by {micro_batch}"
+        settings = ["training.global_batch=16", f"training.micro_batch={micro_batch}", "training.steps=4"]
+        settings += ["data.task.pairs=[1, 2, 4]", "data.window=16", "training.z_loss=1e-3", "training.clip=0.5"]
+        done = cli("fit", "--recipe", micro_recipe, *SYNTHETIC, *settings, "--run-dir", folder)
+        assert done.code == 0, done.err
+        found[micro_batch] = [row for row in read_rows(folder / "metrics.csv") if row["split"] == "train"]
+    for micro_batch in (4, 1):
+        for column in ("loss", "grad_norm"):
+            here, whole = ([row[column] for row in found[number]] for number in (micro_batch, 16))
+            assert here == pytest.approx(whole, rel=1e-5), (micro_batch, column)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

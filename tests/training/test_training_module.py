@@ -91,6 +91,14 @@ def test_the_rate_follows_the_schedule(tmp_path):
     assert module.rate == OPTIMIZER.lr * SCHEDULE.factor(3, 4) == pytest.approx(0.001)
 
 
+def test_the_random_state_is_a_function_of_the_step(tmp_path, monkeypatch):
+    """Not of how many micro-batches there were since the start: a resumed run has had fewer."""
+    seeds = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    _train(tmp_path, 4, steps=3)
+    assert seeds == [1009 * step + place for step in range(3) for place in range(3)]
+
+
 def test_validation_is_the_mean_over_tokens_not_over_batches(tmp_path):
     """The last batch is smaller: 48 windows in batches of 20, 20 and 8."""
     module = _train(tmp_path, 12, steps=1)

@@ -1,10 +1,12 @@
 """A run that hangs ends by itself and says where it hung."""
 
+import signal
 import time
 
 import pytest
 
 from dla_train.callbacks.watchdog import EXIT_CODE
+from dla_train.runs.metrics_file import read_rows
 from dla_train.training.module import LanguageModelTraining
 
 HANG = """
@@ -59,6 +61,22 @@ def test_a_run_that_works_is_left_alone(cli, micro_recipe, monkeypatch):
     settings = ["training.steps=4", "training.micro_batch=1", "training.validate_every=null", "watchdog.minutes=0.05"]
     done = cli("fit", "--recipe", micro_recipe, *settings)
     assert done.code == 0, done.err
+
+
+def test_a_run_that_was_stopped_for_longer_than_the_limit_has_not_hung(start_process, micro_recipe, tmp_path):
+    """Up to twice the limit, as is documented."""
+    arguments = ["fit", "--recipe", micro_recipe, "watchdog.minutes=0.2", "training.steps=60"]
+    process = start_process("-m", "dla_train", *arguments)
+    metrics = tmp_path / "runs/micro/metrics.csv"
+    while not read_rows(metrics):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(15)
+    assert len(read_rows(metrics)) < 60
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
 
 
 def test_minutes_must_be_positive(cli, micro_recipe):

@@ -1,8 +1,8 @@
 """Made-up tasks that show what a memory holds: every example is a function of (seed, index) alone.
 
-Token tasks are frozen dataclasses with `check(vocab_size, window)` and `examples(vocab_size, window, seed, indices)`:
-`Mqar`, `ChangePoint`, `Copy`; `dataset.SyntheticExamples` reads them. Importing them does not import torch, as recipes
-hold them. `needles` makes prompts in words, for whatever tokenizer.
+Token tasks are frozen dataclasses with `check(vocab_size, window)`, `examples(vocab_size, window, seed, indices)` and
+`answers(window, seed, indices)`: `Mqar`, `ChangePoint`, `Copy`; `dataset.SyntheticExamples` reads them. Importing them
+does not import torch, as recipes hold them. `needles` makes prompts in words, for whatever tokenizer.
 """
 
 from dla_data.synthetic.change_point import ChangePoint

@@ -73,13 +73,21 @@ class ChangePoint:
         self.check(vocab_size, window)
         inputs = np.zeros((len(indices), window), dtype=np.int64)
         targets = np.full((len(indices), window), IGNORED, dtype=np.int64)
-        choice = integers(seed, "change_point segments", indices, 1, len(self.segments))[:, 0]
+        choice = self._choice(seed, indices)
         for number, segments in enumerate(self.segments):
             rows = np.flatnonzero(choice == number)
             if rows.size:
                 part = self._with(segments, vocab_size, window, seed, indices[rows])
                 inputs[rows], targets[rows] = part
         return as_examples(inputs, targets)
+
+    def answers(self, window: int, seed: int, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """See `TokenTask.answers`."""
+        return self.needles * np.asarray(self.segments)[self._choice(seed, indices)]
+
+    def _choice(self, seed: int, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """`[N]`: which of `segments` each example takes."""
+        return integers(seed, "change_point segments", indices, 1, len(self.segments))[:, 0]
 
     def _with(
         self, segments: int, vocab_size: int, window: int, seed: int, indices: npt.NDArray[np.int64]

@@ -42,6 +42,10 @@ class SyntheticExamples(Dataset[Examples]):
         """Examples `indices` `[N]`, as `[N, window]`."""
         return self.task.examples(self.vocab_size, self.window, self.seed, indices)
 
+    def answers(self, indices: np.ndarray) -> int:
+        """How many targets examples `indices` `[N]` have together."""
+        return int(self.task.answers(self.window, self.seed, indices).sum())
+
     def fingerprint(self) -> str:
         """SHA-256 of the first examples: changes whenever a seed, a size or the generator itself does."""
         first = self.batch(np.arange(min(self.count, 64), dtype=np.int64))

@@ -37,6 +37,10 @@ class TokenTask(Protocol):
         """Examples number `indices` `[N]` of `seed`, as `[N, window]`; each depends on its own index only."""
         ...
 
+    def answers(self, window: int, seed: int, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64 `[N]`: how many targets each of these examples has, without making it."""
+        ...
+
 
 def as_examples(inputs: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Examples:
     """Both as tensors."""

@@ -89,12 +89,20 @@ class Mqar:
         else:
             inputs = np.zeros((len(indices), window), dtype=np.int64)
         targets = np.full((len(indices), window), IGNORED, dtype=np.int64)
-        choice = integers(seed, "mqar pairs", indices, 1, len(self.pairs))[:, 0]
+        choice = self._choice(seed, indices)
         for number, pairs in enumerate(self.pairs):
             rows = np.flatnonzero(choice == number)
             if rows.size:
                 self._fill(pairs, vocab_size, seed, indices[rows], rows, inputs, targets)
         return as_examples(inputs, targets)
+
+    def answers(self, window: int, seed: int, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """See `TokenTask.answers`."""
+        return np.asarray(self.pairs)[self._choice(seed, indices)]
+
+    def _choice(self, seed: int, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """`[N]`: which of `pairs` each example takes."""
+        return integers(seed, "mqar pairs", indices, 1, len(self.pairs))[:, 0]
 
     def _fill(
         self,
