@@ -11,8 +11,8 @@
 Log decays enter by D, exp(G) and exp(G_end - G): with `P = d(q . k) q . k + d(k . k) k . k` below the diagonal, its part of D,
 `dlog_decay_s = sum_{t>=s>j} P[t,j] + sum_{j<s} dto_end_j + sum_{t>=s} dfrom_start_t`, each already times what it is of.
 
-The first kernel makes all `[TILE, TILE]` matrices and what is summed from them, the second what has K columns: it loads the
-matrices from memory the way around it needs them, so that no result of a product is transposed (TRITON.md).
+Two kernels make the `[TILE, TILE]` matrices and what is summed from them, a third what has K columns: it loads the matrices from
+memory the way around it needs them, so that no result of a product is transposed (TRITON.md).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dla_kernels.reader.fused.tile_solve import (
     tile_decays,
     tile_decays_transposed,
     tiles_of,
+    token_columns,
     token_products,
     token_rows,
 )  # fmt: skip
@@ -43,7 +44,8 @@ def solve_tiles_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk `[tokens, G, K]` in their type, dlog_decay and dbeta `[tokens, H]` float32.
 
-    Gradients of the parts of `solved`, contiguous float32 in the same shapes; the rest as in `solve_tiles`.
+    Gradients of the parts of `solved`, contiguous float32 in the same shapes, of which d_own is overwritten; the rest as in
+    `solve_tiles`.
     """
     heads, groups, key_dim = beta.shape[1], k.shape[1], k.shape[2]
     dlog_decay, dbeta = (torch.empty(beta.shape, dtype=torch.float32, device=k.device) for _ in range(2))
@@ -51,10 +53,18 @@ def solve_tiles_backward(
     per_head = k.dtype if heads == groups else torch.float32
     dq, dk = (torch.empty(pieces.tokens, heads, key_dim, dtype=per_head, device=k.device) for _ in range(2))
     where, sizes = tiles_of(pieces), sizes_of(k, heads, pieces, block)
-    tile_squares_backward_kernel[(pieces.tiles, heads)](
-        q, k, log_decay, beta, solved.inverse, solved.own, d_own, dread, dwrite, dkeys, dlog_kept, dscores, doverlap,
-        dlog_decay, dbeta, *where, scale, **sizes,
+    if k.dtype != torch.float32:
+        sizes["EXACT"] = (
+            "tf32"  # a gradient may be rounded like all others; three products take registers that A100s lack
+        )
+    grid = pieces.tiles, heads
+    tile_scores_backward_kernel[grid](
+        q, k, log_decay, beta, solved.inverse, solved.own, d_own, dread, dkeys, dlog_kept, dscores, dlog_decay, *where,
+        scale, **sizes,
     )  # fmt: skip
+    tile_system_backward_kernel[grid](
+        q, k, log_decay, beta, solved.inverse, d_own, dwrite, doverlap, dlog_decay, dbeta, *where, scale, **sizes
+    )
     tile_rows_backward_kernel[(pieces.tiles, heads, triton.cdiv(key_dim, sizes["BK"]))](
         q, k, log_decay, beta, solved.inverse, solved.own, dread, dwrite, dkeys, dscores, doverlap, dq, dk, *where, scale,
         **sizes,
@@ -79,13 +89,6 @@ def head_columns(ptr, tile, h, tiles, K: tl.constexpr, TILE: tl.constexpr, START
 
 
 @triton.jit
-def token_columns_exact(ptr, t, there, g, G: tl.constexpr, K: tl.constexpr, START, B: tl.constexpr):
-    i = START + tl.arange(0, B)
-    at = (t * G + g)[None, :] * K + i[:, None]
-    return tl.load(ptr + at, mask=there[None, :] & (i < K)[:, None], other=0.0).to(tl.float32)
-
-
-@triton.jit
 def decay_between(product, TILE: tl.constexpr):
     """`sum_{t>=s>j} product[t, j]`, for each s: the gradient of the log decays that D sums up."""
     row = tl.arange(0, TILE)
@@ -94,13 +97,55 @@ def decay_between(product, TILE: tl.constexpr):
 
 
 @triton.jit
-def tile_squares_backward_kernel(
-    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, own_ptr, d_own_ptr, dread_ptr, dwrite_ptr, dkeys_ptr,
-    dlog_kept_ptr, dscores_ptr, doverlap_ptr, dlog_decay_ptr, dbeta_ptr, sequence_ptr, number_ptr, cu_ptr, tiles, scale,
+def tile_scores_backward_kernel(
+    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, own_ptr, d_own_ptr, dread_ptr, dkeys_ptr, dlog_kept_ptr,
+    dscores_ptr, dlog_decay_ptr, sequence_ptr, number_ptr, cu_ptr, tiles, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """d(q . k), d(k . k), dbeta and dlog_decay"""
+    """E in place of dMx, d(q . k), and dlog_decay but for what enters by A and by exp(G_end - G)"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    g = h // (H // G)
+    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
+    t = first + tl.arange(0, TILE)
+    there = t < last
+    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    from_start = tl.exp(tl.cumsum(log_decay, 0))
+    square = square_at(tile, h, tiles, TILE, False)
+
+    # dQe k^T, which reads by Mx; and sums over K of what exp(G) is a factor of
+    reads = tl.zeros((TILE, TILE), tl.float32)
+    dfrom_start = tl.zeros((TILE,), tl.float32)
+    for start in range(0, K, BK):
+        dread = head_rows(dread_ptr, tile, h, tiles, K, TILE, start, BK)
+        reads += tl.dot(dread, token_columns(k_ptr, t, there, g, G, K, start, BK).to(tl.float32), input_precision=EXACT)
+        q = token_rows(q_ptr, t, there, g, G, K, start, BK).to(tl.float32)
+        k = token_rows(k_ptr, t, there, g, G, K, start, BK).to(tl.float32)
+        dkeys = head_rows(dkeys_ptr, tile, h, tiles, K, TILE, start, BK)
+        dfrom_start += tl.sum(scale * q * dread + k * dkeys, 1)
+    dfrom_start -= tl.sum(tl.load(own_ptr + square) * reads, 0)
+    summed = tl.cumsum(from_start * dfrom_start, 0, reverse=True) + tl.load(dlog_kept_ptr + h * tiles + tile)
+    d_own = tl.load(d_own_ptr + square) - reads * from_start[None, :]
+    tl.store(d_own_ptr + square, d_own)
+
+    solved_transposed = tl.load(inverse_ptr + square_at(tile, h, tiles, TILE, True)) * beta[:, None]
+    dscores = tl.dot(d_own, solved_transposed, input_precision=EXACT)  # [TILE, TILE] @ [TILE, TILE] -> [TILE, TILE]
+    dscores *= scale * tile_decays(log_decay, TILE)
+    tl.store(dscores_ptr + square, dscores)
+    dscores *= token_products(q_ptr, k_ptr, t, there, g, G, K, TILE, BK, PRECISION)
+    tl.store(dlog_decay_ptr + t * H + h, summed + decay_between(dscores, TILE), mask=there)
+
+
+@triton.jit
+def tile_system_backward_kernel(
+    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, d_own_ptr, dwrite_ptr, doverlap_ptr, dlog_decay_ptr, dbeta_ptr,
+    sequence_ptr, number_ptr, cu_ptr, tiles, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """From E: d(k . k), dbeta and the rest of dlog_decay"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
@@ -110,51 +155,26 @@ def tile_squares_backward_kernel(
     there = t < last
     log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
-    from_start = tl.exp(tl.cumsum(log_decay, 0))
-    to_end = decay_to_end(log_decay_ptr, t, last, h, H)
     square = square_at(tile, h, tiles, TILE, False)
-    turned = square_at(tile, h, tiles, TILE, True)
-
-    # dQe k^T, which reads by Mx; and sums over K of what exp(G) is a factor of
-    reads = tl.zeros((TILE, TILE), tl.float32)
-    dfrom_start = tl.zeros((TILE,), tl.float32)
-    for start in range(0, K, BK):
-        dread = head_rows(dread_ptr, tile, h, tiles, K, TILE, start, BK)
-        reads += tl.dot(dread, token_columns_exact(k_ptr, t, there, g, G, K, start, BK), input_precision=EXACT)
-        q = token_rows(q_ptr, t, there, g, G, K, start, BK).to(tl.float32)
-        k = token_rows(k_ptr, t, there, g, G, K, start, BK).to(tl.float32)
-        dkeys = head_rows(dkeys_ptr, tile, h, tiles, K, TILE, start, BK)
-        dfrom_start += tl.sum(scale * q * dread + k * dkeys, 1)
-    dfrom_start -= tl.sum(tl.load(own_ptr + square) * reads, 0)
-    d_own = tl.load(d_own_ptr + square) - reads * from_start[None, :]  # E
-    summed = tl.cumsum(from_start * dfrom_start, 0, reverse=True) + tl.load(dlog_kept_ptr + h * tiles + tile)
-
-    # dN
-    solved_transposed = tl.load(inverse_ptr + turned) * beta[:, None]
-    dscores = tl.dot(d_own, solved_transposed, input_precision=EXACT)  # [TILE, TILE] @ [TILE, TILE] -> [TILE, TILE]
-    dscores *= scale * tile_decays(log_decay, TILE)
-    tl.store(dscores_ptr + square, dscores)
-    dscores *= token_products(q_ptr, k_ptr, t, there, g, G, K, TILE, BK, PRECISION)
-    summed += decay_between(dscores, TILE)
 
     # dTm, then dX, in place
     scores = token_products(k_ptr, q_ptr, t, there, g, G, K, TILE, BK, PRECISION)
     scores *= scale * tile_decays_transposed(log_decay, TILE)
-    solved = tl.dot(scores, d_own, input_precision=EXACT)  # [TILE, TILE] @ [TILE, TILE] -> [TILE, TILE]
+    solved = tl.dot(scores, tl.load(d_own_ptr + square), input_precision=EXACT)  # [TILE, TILE] @ [TILE, TILE]
     writes = tl.zeros((TILE, TILE), tl.float32)
     for start in range(0, K, BK):
         k = token_rows(k_ptr, t, there, g, G, K, start, BK).to(tl.float32)
         writes += tl.dot(k, head_columns(dwrite_ptr, tile, h, tiles, K, TILE, start, BK), input_precision=EXACT)
-    writes *= to_end[:, None]
+    writes *= decay_to_end(log_decay_ptr, t, last, h, H)[:, None]
     solved += writes
     inverse = tl.load(inverse_ptr + square)
     dto_end = tl.sum(writes * inverse * beta[None, :], 1)
-    summed += tl.cumsum(dto_end, 0) - dto_end
+    summed = tl.cumsum(dto_end, 0) - dto_end
     dbeta = tl.sum(solved * inverse, 0)
     solved *= beta[None, :]
 
     # dA
-    inverse_transposed = tl.load(inverse_ptr + turned)
+    inverse_transposed = tl.load(inverse_ptr + square_at(tile, h, tiles, TILE, True))
     right = tl.dot(solved, inverse_transposed, input_precision=EXACT)  # [TILE, TILE] @ [TILE, TILE] -> [TILE, TILE]
     system = -tl.dot(inverse_transposed, right, input_precision=EXACT)  # [TILE, TILE] @ [TILE, TILE] -> [TILE, TILE]
     system = tl.where(row[:, None] > row[None, :], system * tile_decays(log_decay, TILE), 0.0)
@@ -163,7 +183,8 @@ def tile_squares_backward_kernel(
     system *= beta[:, None]
     tl.store(doverlap_ptr + square, system)
     summed += decay_between(system * overlap, TILE)
-    tl.store(dlog_decay_ptr + t * H + h, summed, mask=there)
+    at = dlog_decay_ptr + t * H + h
+    tl.store(at, summed + tl.load(at, mask=there, other=0.0), mask=there)
     tl.store(dbeta_ptr + t * H + h, dbeta, mask=there)
 
 
