@@ -14,7 +14,7 @@ from dla_data.streams.parts import StreamParts
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
 from dla_data.streams.source import ShardedText
-from dla_data.streams.token_stream import StreamState, TokenStream
+from dla_data.streams.token_stream import StreamState, TokenStream, every_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class StreamedText:
         window: int,
         streams: int,
         seed: int,
-        wanted: Callable[[str], bool] = lambda text: True,
+        wanted: Callable[[str], bool] = every_text,
     ) -> None:
         if window < 1:
             raise DataError(f"a window of {window} tokens is impossible: it must be at least 1.")
