@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dla_data.errors import DataError
+from dla_data.errors import DataError, raise_or_return
 from dla_data.mixture import Mixture
 from dla_data.streams.batches import StreamBatches
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
 from dla_data.streams.token_stream import StreamState, TokenStream
-from dla_data.streams.windows import StreamedSource, StreamedText, StreamWindows, raise_or_return
+from dla_data.streams.windows import StreamedSource, StreamedText, StreamWindows
 from dla_data.tokenizer import encode_pieces, train_tokenizer
 
 WINDOW, GLOBAL_BATCH, STREAMS = 20, 8, 16

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dla_data.errors import DataError
 from dla_data.readers import Source
 from dla_data.separate_windows import SeparateBatch
 from dla_data.shards.prepare import PrepareOptions, prepare_shards
@@ -83,6 +84,24 @@ def test_the_batches_do_not_depend_on_the_workers(tokens, documents):
     if documents == "separate":
         assert all(isinstance(batch, SeparateBatch) for batch in none)
         assert max(len(batch.cu_seqlens) for batch in none) > 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_worker_cannot_read_is_said_in_its_own_words(tokens, tmp_path, workers, monkeypatch):
+    copy = shutil.copytree(tokens, tmp_path / "tokens")
+    whole = open_prepared
+
+    def open_and_damage(config):
+        opened = whole(config)
+        for file in copy.glob("shards/*/train/tokens.bin"):
+            file.write_bytes(b"")
+        return opened
+
+    monkeypatch.setitem(globals(), "open_prepared", open_and_damage)
+    with pytest.raises(
+        DataError, match=r"^\S+/tokens\.bin has 0 bytes, but the manifest says \S+ Delete the .* again\.$"
+    ):
+        _batches(copy, workers=workers)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
