@@ -139,6 +139,24 @@ def test_a_finished_folder_is_left_as_it_is(
     assert prepare("out", workers=2) == manifest
 
 
+def test_a_folder_below_its_own_source_is_no_source(
+    sources: list[Source], tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sources[0].path)
+    options = PrepareOptions(tokenizer=tokenizer_file, shard_tokens=3000, skip_bad=2)
+    for source in (Source(path="."), Source(path="**/*.json*")):
+        out = Path("tokens", "of" if source.path == "." else "pattern")
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardWriter, "close", None)
+            with pytest.raises(TypeError):  # stopped
+                prepare_shards([source], out, options)
+        made = prepare_shards([source], out, options)
+        assert prepare_shards([source], out, options) == made
+        wanted = ["a.jsonl", "b.jsonl.zst"]
+        assert [Path(file["name"]).name for file in made.request["files"]] == wanted
+    assert [Path(reader.name).name for reader in Source(path=".").readers()] == wanted
+
+
 def test_another_request_is_refused(
     prepare: Callable[..., PreparedManifest], tmp_path: Path, sources: list[Source]
 ) -> None:

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 
 from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.errors import DataError
+from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.readers import DocumentReader, ReadingLog, Source
 from dla_data.shards.documents import Read, documents_after
@@ -33,7 +34,6 @@ from dla_data.shards.prepared_manifest import MANIFEST_NAME, PreparedManifest, S
 from dla_data.shards.request import Request, source_file
 from dla_data.shards.shard import (
     PARTS,
-    SHARDS_NAME,
     ShardRecord,
     ShardWriter,
     part_manifests,
@@ -82,7 +82,7 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         DataError: a source cannot be read or has too many bad rows; `out` holds something else or cannot be written; no
             documents. Whole shards stay, and the same call goes on with them.
     """
-    readers = [reader for source in sources for reader in source.readers()]
+    readers = [reader for source in sources for reader in source.readers(out)]
     with claimed(out):
         tokenizer = settled_tokenizer(
             out, readers, options.tokenizer, options.train_tokenizer, options.validation_share, options.skip_bad

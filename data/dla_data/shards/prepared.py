@@ -7,10 +7,11 @@ from pathlib import Path
 
 from dla_data.errors import DataError
 from dla_data.manifest import WAY_OUT
+from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.shards.folder import TOKENIZER_NAME
 from dla_data.shards.prepared_manifest import PreparedManifest, ShardEntry
-from dla_data.shards.shard import SHARDS_NAME, part_manifests, verify_shard
+from dla_data.shards.shard import part_manifests, verify_shard
 from dla_data.shards.sharded_tokens import ShardedTokens
 from dla_data.token_file import check_sizes
 from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint
