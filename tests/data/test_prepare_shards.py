@@ -1,6 +1,9 @@
 """Shards of tokens: the same bytes for any number of workers and after any interruption; bad rows are counted."""
 
+import errno
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -129,6 +132,28 @@ def test_going_on_after_an_interruption_gives_the_same_bytes(
     prepare("stopped", workers=2)
     assert tree(tmp_path / "stopped").keys() == tree(tmp_path / "straight").keys()
     assert tree(tmp_path / "stopped") == tree(tmp_path / "straight")
+
+
+def test_without_locks_what_another_process_may_be_writing_stays(
+    prepare: Callable[..., PreparedManifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_lock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    (being_written := tmp_path / "out" / "shards" / ".000000.0a1b2c3d.tmp").mkdir(parents=True)
+    (tmp_path / "out" / "shards").rename(tmp_path / "shards")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "_write_missing", None)
+        with pytest.raises(TypeError):
+            prepare("out")
+    (tmp_path / "shards").rename(tmp_path / "out" / "shards")
+    prepare("out")
+    assert being_written.is_dir()
+    assert ("WARNING", True) in [(record.levelname, "no lock on" in record.getMessage()) for record in caplog.records]
 
 
 def test_a_finished_folder_is_left_as_it_is(

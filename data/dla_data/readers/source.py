@@ -97,8 +97,7 @@ class Source:
         if not chosen:
             raise DataError(
                 f"no data in {root}: of its {len(found)} files none ends in .jsonl, .ndjson, .json, .parquet or .txt "
-                "(with .gz or .zst or without), prepared folders left out. Give files of another name one by one, or by a "
-                "pattern."
+                "(with .gz or .zst or without), prepared folders left out. Give others one by one, or by a pattern."
             )
         if left_out := len(found) - len(chosen):
             _LOGGER.info("%s: %d files read, %d of other kinds left out", root, len(chosen), left_out)
