@@ -61,6 +61,6 @@ def _lock(descriptor: int, target: Path) -> bool:
         _LOGGER.info("waiting for another process that is preparing %s", target)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
-        _LOGGER.info("no lock on %s (%s): another process may prepare it at the same time", target, error.strerror)
+        _LOGGER.warning("no lock on %s (%s): another process may prepare it at the same time", target, error.strerror)
         return False
     return True

@@ -45,7 +45,7 @@ class TokenFile:
         """
         directory = Path(path)
         manifest = TokenManifest.read(directory)
-        _check_sizes(directory, manifest)
+        check_sizes(directory, manifest)
         try:
             token_file = cls(directory, manifest)
         except (OSError, ValueError) as error:  # ValueError: not an array file, or one that would need unpickling
@@ -123,7 +123,12 @@ class TokenFile:
                 )
 
 
-def _check_sizes(directory: Path, manifest: TokenManifest) -> None:
+def check_sizes(directory: Path, manifest: TokenManifest) -> None:
+    """Compare the sizes of the files in `directory` with its manifest, without opening them.
+
+    Raises:
+        DataError: one is missing or of another size; names it and both values.
+    """
     if manifest.files.keys() != {TOKENS_NAME, OFFSETS_NAME} or not manifest.tokens or not manifest.documents:
         raise DataError(f"the manifest of {directory} does not describe {TOKENS_NAME} and {OFFSETS_NAME}. {WAY_OUT}")
     for name, record in manifest.files.items():

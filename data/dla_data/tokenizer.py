@@ -30,6 +30,10 @@ _PIECE_CHARACTERS = 200_000
 _BATCH_CHARACTERS = 4_000_000
 # Between two lines of which neither has white space at the cut, byte-level pre-tokenising always splits.
 _SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+# What decides the ids beside vocabulary and merges; off in a tokenizer trained here.
+_MODEL_OPTIONS = ("dropout", "ignore_merges", "byte_fallback", "unk_token")
+# Of an added token, as training sets them.
+_FLAGS = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
 
 
 class Encoded(NamedTuple):
@@ -91,7 +95,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Read a `tokenizer.json`; lengths that it truncates or pads texts to are left out: all of a text is wanted.
 
     Raises:
-        DataError: missing or unreadable file, or not a tokenizer.
+        DataError: missing or unreadable file, not a tokenizer, or one whose ids are drawn at random (dropout).
     """
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
@@ -99,6 +103,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         raise DataError(f"cannot read the tokenizer {path}: {error.strerror}. Check the path.") from error
     except Exception as error:  # the library raises bare Exception for every kind of bad content
         raise DataError(f"{path} is not a tokenizer file ({error}). Delete it and prepare the corpus again.") from error
+    if dropout := getattr(tokenizer.model, "dropout", None):
+        raise DataError(
+            f"{path} leaves out merges at random (dropout {dropout}): the same text would give other tokens each time. "
+            "Set the model's dropout to null in the file."
+        )
     tokenizer.encode_special_tokens = True  # not part of the file
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -111,11 +120,21 @@ def vocabulary_of(tokenizer: Tokenizer) -> int:
 
 
 def end_of_document_id(tokenizer: Tokenizer) -> int:
-    """Return the id of `END_OF_DOCUMENT`, or raise DataError where the tokenizer has none."""
+    """Return the id of `END_OF_DOCUMENT`.
+
+    Raises:
+        DataError: the tokenizer has none, or texts could hold it because it is not a special token.
+    """
     number = tokenizer.token_to_id(END_OF_DOCUMENT)
     if number is None:
         raise DataError(
             f"the tokenizer has no token {END_OF_DOCUMENT}, which ends documents. Add it as a special token."
+        )
+    added = tokenizer.get_added_tokens_decoder().get(number)
+    if added is None or not added.special:
+        raise DataError(
+            f"the tokenizer's {END_OF_DOCUMENT} is not a special token: a text with these characters would end its "
+            'document there. Set "special": true for it under added_tokens in its file.'
         )
     return number
 
@@ -129,6 +148,12 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
         "normalizer": tree["normalizer"],
         "pre_tokenizer": tree["pre_tokenizer"],
     }
+    # Only where they differ from what `train_tokenizer` sets, so that the fingerprint of its tokenizers stays.
+    if options := {name: tree["model"][name] for name in _MODEL_OPTIONS if tree["model"].get(name)}:
+        deciding["options"] = options
+    changed = ([token["id"], *(token[name] for name in _FLAGS)] for token in tree["added_tokens"])
+    if flags := sorted(token for token in changed if token[1:] != list(_FLAGS.values())):
+        deciding["flags"] = flags
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

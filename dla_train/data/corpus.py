@@ -18,8 +18,11 @@ from dla_train.data.windows import WindowsDataModule
 from dla_train.errors import UsageError
 
 
-def open_data(loaded: LoadedRecipe) -> RecipeData:
+def open_data(loaded: LoadedRecipe, verify: bool = True) -> RecipeData:
     """The data that the recipe describes; text that must be prepared comes from the cache or is prepared now.
+
+    Args:
+        loaded: the recipe. verify: false compares only sizes of prepared shards, whatever the recipe says.
 
     Raises:
         UsageError: the text is missing, not UTF-8, or too little for vocabulary or window; says where that was set.
@@ -33,7 +36,7 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
         except DataError as error:
             raise _streaming_problem(loaded, recipe.data, str(error)) from error
     if isinstance(recipe.data, PreparedData):
-        return _open_prepared(loaded, recipe.data)
+        return _open_prepared(loaded, recipe.data, verify)
     try:
         corpus = prepare_corpus(_source(recipe.data), recipe.data.vocab_size)
     except DataError as error:
@@ -44,9 +47,9 @@ def open_data(loaded: LoadedRecipe) -> RecipeData:
         raise loaded.problem("data.window", str(error)) from error
 
 
-def _open_prepared(loaded: LoadedRecipe, data: PreparedData) -> RecipeData:
+def _open_prepared(loaded: LoadedRecipe, data: PreparedData, verify: bool) -> RecipeData:
     try:
-        return PreparedDataModule(open_prepared(data), data, loaded.recipe.training, loaded.recipe.seed)
+        return PreparedDataModule(open_prepared(data, verify), data, loaded.recipe.training, loaded.recipe.seed)
     except DataError as error:
         raise loaded.problem(_prepared_key(data, str(error)), str(error)) from error
 

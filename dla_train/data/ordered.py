@@ -14,6 +14,7 @@ from dla_data.batches import Order, StepBatches
 from dla_data.mixed_order import MixedOrder
 from dla_data.mixture import Mixture
 from dla_data.windows import PackedWindows
+from dla_train.data.plain_errors import ErrorsAsItems, OrError, PlainErrorLoader
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.training.config import TrainingConfig
 
@@ -121,11 +122,11 @@ class OrderedWindows(RecipeData):
         return chosen
 
     def _loader(self, windows: Dataset[Any], **batches: Any) -> DataLoader[Any]:
-        return DataLoader(
-            windows,
+        return PlainErrorLoader(
+            ErrorsAsItems(windows),
             num_workers=self._workers,
             worker_init_fn=ignore_interrupts,
-            collate_fn=self._collate,
+            collate_fn=OrError(self._collate),
             persistent_workers=False,
             pin_memory=torch.cuda.is_available(),
             **batches,

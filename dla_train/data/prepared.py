@@ -68,8 +68,11 @@ class PreparedDataModule(OrderedWindows):
         return self._first.train.read(0, count) if count <= _MOST_COUNTED and len(self.tokens) == 1 else None
 
 
-def open_prepared(config: PreparedData) -> dict[str, PreparedTokens]:
+def open_prepared(config: PreparedData, verify: bool = True) -> dict[str, PreparedTokens]:
     """The tokens of `config.folders`, by name.
+
+    Args:
+        config: where they are. verify: false compares only sizes, whatever `config.verify` says.
 
     Raises:
         DataError: no finished folder, damaged, another tokenizer than asked for or than the first folder's, or ids
@@ -77,7 +80,7 @@ def open_prepared(config: PreparedData) -> dict[str, PreparedTokens]:
     """
     opened: dict[str, PreparedTokens] = {}
     for name, source in config.folders.items():
-        opened[name] = tokens = PreparedTokens.open(Path(source.path), verify=config.verify)
+        opened[name] = tokens = PreparedTokens.open(Path(source.path), verify=config.verify and verify)
         first = next(iter(opened.values()))
         wanted = first.tokenizer_path if config.tokenizer is None else Path(config.tokenizer)
         tokens.require_tokenizer(wanted)

@@ -37,7 +37,8 @@ class PreparedData:
         documents: `joined` reads all documents in a row, with end-of-document tokens between them, as the paper does;
             `separate` lets nothing cross from one document into the next: no convolution, slot, score or attention.
         tokenizer: path of a `tokenizer.json` that must be the one that made the tokens; null does not ask.
-        verify: compare all checksums at the start (about 3 s per GB); false checks sizes only.
+        verify: compare all checksums at the start (about 3 s per GB, once on each node); false
+            checks sizes only.
         workers: processes that read ahead; 0 reads in the training process. The order is the same for any number.
         curriculum: shorter windows in the first phases of training, as many more of them as keeps a step's tokens.
     """

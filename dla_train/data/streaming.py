@@ -78,7 +78,12 @@ class StreamingDataModule(RecipeData):
         self._begins_anew = False
         assert training.validation_windows is not None
         self._validation_windows = held_out_windows(
-            self._texts, weights, tokenizer, held_out, window=config.window, count=training.validation_windows
+            [text.uncut() for text in self._texts],
+            weights,
+            tokenizer,
+            held_out,
+            window=config.window,
+            count=training.validation_windows,
         )
         _LOGGER.info("opened the text and read the validation windows in %.1f s", time.monotonic() - began)
 

@@ -36,11 +36,12 @@ class Ranks:
     """This process among those of the run.
 
     Args:
-        rank, world_size: its place. store: where they meet; None for one process.
+        rank, world_size: its place. store: where they meet; None for one process. local_rank: its place on its node.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, store: Store | None = None) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, store: Store | None = None, local_rank: int = 0) -> None:
         self.rank = rank
+        self.local_rank = local_rank
         self.world_size = world_size
         self._store = store
         self._talks = 0
@@ -50,6 +51,11 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes the run folder and talks to the user."""
         return self.rank == 0
+
+    @property
+    def is_first_of_node(self) -> bool:
+        """Whether this rank does what one per machine does."""
+        return self.local_rank == 0
 
     def first(self, work: Callable[[], Result]) -> Result:
         """Rank 0 works, all get its result; to be called by all.
@@ -77,6 +83,28 @@ class Ranks:
         if exit_code is not None:
             raise RelayedError(exit_code)
         return result
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """All work at the same time, each gets its own result; to be called by all.
+
+        Raises:
+            UsageError, RunError: on rank 0, what the first rank that failed raised. RelayedError: on the others.
+        """
+        results: list[Result] = []
+        problem: UsageError | RunError | None = None
+        try:
+            results.append(work())
+        except (UsageError, RunError) as error:
+            problem = error
+        problems = self.collect(problem)
+
+        def refuse() -> None:
+            for each in problems:
+                if each is not None:
+                    raise each
+
+        self.first(refuse)
+        return results[0]
 
     def collect(self, value: Any) -> list[Any]:
         """The value of every rank, in their order, for rank 0, and nothing for the others; to be called by all.
@@ -221,7 +249,7 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
             ) from error
         store.set_timeout(_PATIENCE)
         try:
-            yield Ranks(placement.rank, placement.world_size, store)
+            yield Ranks(placement.rank, placement.world_size, store, placement.local_rank)
             _take_leave(store, placement, _LEAVE_TIME)
         except Exception:
             _take_leave(store, placement, _LEAVE_TIME_AFTER_FAILURE)

@@ -22,6 +22,7 @@ from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.show import differences
 from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
+from dla_train.data.prepared_config import PreparedData
 from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.deepspeed_config import require_known_keys
 from dla_train.distributed.ranks import Ranks
@@ -105,6 +106,11 @@ def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Bra
 
 
 def _open_data(loaded: LoadedRecipe, ranks: Ranks) -> RecipeData:
+    if isinstance(loaded.recipe.data, PreparedData):
+        # Nothing is made that others could find: all begin at once, and one for each node reads every byte.
+        data = ranks.together(lambda: open_data(loaded, verify=ranks.is_first_of_node))
+        ranks.require_equal(dict(data.fingerprints), "the data")
+        return data
     opened: list[RecipeData] = []
     ranks.first(lambda: opened.append(open_data(loaded)))
     data = opened[0] if ranks.is_first else open_data(loaded)

@@ -5,6 +5,7 @@ from dla_train.config.catalog import find, shipped
 from dla_train.config.load import load
 from dla_train.config.show import differences, fingerprint, to_yaml
 from dla_train.config.typed import plain
+from dla_train.data.config import TextData
 
 RECIPES = [recipe.name for recipe in shipped()]
 
@@ -54,6 +55,7 @@ def test_a_text_with_the_sign_of_a_reference_survives(micro_recipe, tmp_path, wr
     settings = [f"report.prompt={written}", rf"data.suffixes=['.\${{seed}}', '.{written}']", f"description='{written}'"]
     recipe = load(find(str(micro_recipe)), settings).recipe
     assert recipe.report.prompt == recipe.description == text
+    assert isinstance(recipe.data, TextData)
     assert recipe.data.suffixes == (".${seed}", f".{text}")
     path = tmp_path / "again.yaml"
     path.write_text(to_yaml(recipe))

@@ -1,6 +1,9 @@
 """Shards of tokens: the same bytes for any number of workers and after any interruption; bad rows are counted."""
 
+import errno
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -131,12 +134,52 @@ def test_going_on_after_an_interruption_gives_the_same_bytes(
     assert tree(tmp_path / "stopped") == tree(tmp_path / "straight")
 
 
+def test_without_locks_what_another_process_may_be_writing_stays(
+    prepare: Callable[..., PreparedManifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_lock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    (being_written := tmp_path / "out" / "shards" / ".000000.0a1b2c3d.tmp").mkdir(parents=True)
+    (tmp_path / "out" / "shards").rename(tmp_path / "shards")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "_write_missing", None)
+        with pytest.raises(TypeError):
+            prepare("out")
+    (tmp_path / "shards").rename(tmp_path / "out" / "shards")
+    prepare("out")
+    assert being_written.is_dir()
+    assert ("WARNING", True) in [(record.levelname, "no lock on" in record.getMessage()) for record in caplog.records]
+
+
 def test_a_finished_folder_is_left_as_it_is(
     prepare: Callable[..., PreparedManifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = prepare("out")
     monkeypatch.setattr(prepare_module, "_write_missing", None)  # an error if it were called
     assert prepare("out", workers=2) == manifest
+
+
+def test_a_folder_below_its_own_source_is_no_source(
+    sources: list[Source], tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sources[0].path)
+    options = PrepareOptions(tokenizer=tokenizer_file, shard_tokens=3000, skip_bad=2)
+    for source in (Source(path="."), Source(path="**/*.json*")):
+        out = Path("tokens", "of" if source.path == "." else "pattern")
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardWriter, "close", None)
+            with pytest.raises(TypeError):  # stopped
+                prepare_shards([source], out, options)
+        made = prepare_shards([source], out, options)
+        assert prepare_shards([source], out, options) == made
+        wanted = ["a.jsonl", "b.jsonl.zst"]
+        assert [Path(file["name"]).name for file in made.request["files"]] == wanted
+    assert [Path(reader.name).name for reader in Source(path=".").readers()] == wanted
 
 
 def test_another_request_is_refused(

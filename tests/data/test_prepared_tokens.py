@@ -105,6 +105,17 @@ def test_a_shard_whose_checksum_fails_is_named(folder: Path) -> None:
         PreparedTokens.open(folder, verify=True)
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_sizes_are_compared_without_reading(folder: Path, part: str) -> None:
+    damaged = sorted((folder / "shards").glob(f"*/{part}/tokens.bin"))[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-2])
+    with pytest.raises(DataError, match=rf"{part}/tokens\.bin has [\d,]+ bytes, but the manifest says [\d,]+\."):
+        PreparedTokens.open(folder)
+    damaged.unlink()
+    with pytest.raises(DataError, match=rf"{part}/tokens\.bin is missing"):
+        PreparedTokens.open(folder)
+
+
 def test_shards_that_are_not_the_ones_listed(folder: Path) -> None:
     shutil.rmtree(folder / "shards" / "000001")
     with pytest.raises(DataError, match=r"000001 is missing, or not the one that the manifest lists"):

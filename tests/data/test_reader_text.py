@@ -10,8 +10,10 @@ import pytest
 
 from dla_data.errors import DataError
 from dla_data.readers import Source
+from dla_data.streams.held_out import HeldOut, held_out_windows
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.reader_text import ReaderText
+from dla_data.tokenizer import train_tokenizer
 
 TEXTS = [f"document {number} " + "word " * (number * 37 % 90) for number in range(500)]
 
@@ -56,6 +58,20 @@ def test_no_stream_reads_what_belongs_to_another_where_the_format_can_be_entered
         assert cut == 8, "gzip is one range: every stream takes each eighth document"
     else:
         assert cut <= 2
+
+
+def test_what_validation_reads_does_not_depend_on_the_streams(tmp_path):
+    (tmp_path / "a.jsonl").write_text(_jsonl(TEXTS))
+    tokenizer, held_out = train_tokenizer(TEXTS, 300), HeldOut(0.5)
+    found = []
+    for streams in (1, 4, 16):
+        text = ReaderText("a", Source(path=str(tmp_path)).readers(), streams)
+        windows = held_out_windows([text.uncut()], [1], tokenizer, held_out, window=30, count=6)
+        found.append([window.tolist() for window in windows])
+        assert text.shards > text.uncut().shards == 1
+    assert found[0] == found[1] == found[2]
+    first = next(one for one in TEXTS if held_out(one))
+    assert tokenizer.decode(found[0][0]).startswith(first[:20]), "from the beginning of the file"
 
 
 def test_a_bad_line_within_a_range_is_named_so_that_it_can_be_found(tmp_path):

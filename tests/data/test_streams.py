@@ -7,15 +7,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from dla_data.errors import DataError
+from dla_data.errors import DataError, raise_or_return
 from dla_data.mixture import Mixture
 from dla_data.streams.batches import StreamBatches
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
 from dla_data.streams.token_stream import StreamState, TokenStream
-from dla_data.streams.windows import StreamedSource, StreamedText
+from dla_data.streams.windows import StreamedSource, StreamedText, StreamWindows
 from dla_data.tokenizer import encode_pieces, train_tokenizer
 
 WINDOW, GLOBAL_BATCH, STREAMS = 20, 8, 16
@@ -97,6 +98,25 @@ def test_any_ranks_and_workers_give_the_same_chain_of_batches(text):
     for world_size, workers in [(2, 0), (4, 0), (8, 0), (1, 1), (1, 4), (2, 4), (4, 2)]:
         other, _ = _run(text, None, 0, 6, world_size, workers)
         assert _chain(other) == _chain(straight), f"{world_size} ranks, {workers} workers"
+
+
+def test_workers_that_are_not_forked_give_the_same_windows(tokenizer):
+    """Such a worker has a pickled copy of the tokenizer; Python 3.14 starts them so by default."""
+    documents = [[f"before <|endoftext|> after {number}" for number in range(8)] for _ in range(4)]
+    source = StreamedSource(text=InMemory("literal", documents))
+    text = StreamedText([source], tokenizer, window=WINDOW, streams=4, seed=0)
+
+    def windows(workers):
+        share = Share(streams=4, global_batch=4, workers=workers)
+        loader = DataLoader(
+            StreamWindows(text, share, StreamPositions(1, 4), 0, 12),
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="forkserver" if workers else None,
+        )
+        return [raise_or_return(item).tokens.tolist() for item in loader]
+
+    assert windows(2) == windows(0)
 
 
 def test_a_run_cut_up_with_other_ranks_and_workers_goes_on_to_the_last_token(text):

@@ -167,6 +167,39 @@ def test_a_tokenizer_without_an_end_of_document_is_refused() -> None:
         end_of_document_id(Tokenizer(models.BPE()))
 
 
+def _changed(tokenizer: Tokenizer, path: Path, part: str, **values: object) -> Path:
+    tree = json.loads(tokenizer.to_str())
+    (tree["model"] if part == "model" else tree["added_tokens"][0]).update(values)
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def test_merges_left_out_at_random_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"leaves out merges at random \(dropout 0\.5\).*Set the model's dropout to null"
+    ):
+        load_tokenizer(_changed(tokenizer, tmp_path / "t.json", "model", dropout=0.5))
+
+
+def test_an_end_of_document_that_texts_can_hold_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    loaded = load_tokenizer(_changed(tokenizer, tmp_path / "t.json", "added", special=False))
+    with pytest.raises(DataError, match=r"<\|endoftext\|> is not a special token: .* Set \"special\": true"):
+        end_of_document_id(loaded)
+
+
+def test_the_fingerprint_tells_options_and_flags_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    changes = [
+        ("model", {"ignore_merges": True}),
+        ("model", {"byte_fallback": True}),
+        ("model", {"unk_token": "a"}),
+        ("added", {"lstrip": True}),
+        ("added", {"special": False}),
+    ]
+    files = [_changed(tokenizer, tmp_path / f"{n}.json", part, **to) for n, (part, to) in enumerate(changes)]
+    found = {tokenizer_fingerprint(load_tokenizer(file)) for file in files}
+    assert len(found | {tokenizer_fingerprint(tokenizer)}) == 6
+
+
 def test_forked_workers_are_not_warned_about(tmp_path: Path) -> None:
     program = (
         "import os, torch\n"

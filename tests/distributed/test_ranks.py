@@ -57,6 +57,22 @@ def test_a_failure_of_rank_0_is_told_once_and_ends_all_with_its_exit_code(both):
     assert second.exit_code == UsageError.exit_code
 
 
+@pytest.mark.parametrize("failing", [None, 0, 1])
+def test_all_work_together_and_rank_0_says_who_failed(both, failing):
+    def work(ranks):
+        if ranks.rank == failing:
+            raise UsageError(f"no file on {ranks.rank}")
+        return ranks.rank
+
+    first, second = both(lambda ranks: ranks.together(lambda: work(ranks)))
+    if failing is None:
+        assert (first, second) == (0, 1)
+    else:
+        assert isinstance(first, UsageError)
+        assert str(first) == f"no file on {failing}"
+        assert isinstance(second, RelayedError)
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_what_fails_on_one_rank_is_undone_by_rank_0_and_fails_on_all(both, failing):
     left = []

@@ -19,7 +19,8 @@ def report(tmp_path, *arguments):
 
 
 OF_THE_DELTA_RULE = (
-    "delta", "invert_tiles", "tile_rows", "tile_scores", "tile_system", "carry_rows", "carried_columns", "carry_gradient", "removals",
+    "delta", "invert_tiles", "tile_rows", "tile_scores", "tile_system", "carry_rows", "carried_columns",
+    "carry_gradient", "removals",
 )  # fmt: skip
 
 

@@ -9,19 +9,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dla_data.errors import DataError
 from dla_data.readers import Source
 from dla_data.separate_windows import SeparateBatch
 from dla_data.shards.prepare import PrepareOptions, prepare_shards
+from dla_data.shards.prepared import PreparedTokens
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
 from dla_train.config.load import load
 from dla_train.data.prepared import PreparedDataModule, open_prepared
 from dla_train.data.prepared_config import PreparedData, PreparedSourceConfig
+from dla_train.distributed.ranks import Ranks
 from dla_train.estimate.flops import training_flops
 from dla_train.runs.metrics_file import read_rows
 from dla_train.training.batch import model_inputs
 from dla_train.training.config import TrainingConfig
 from dla_train.training.module import LanguageModelTraining
+from dla_train.training.start import _open_data
 
 TIMES = ("tokens_per_second", "flops_per_second", "mfu", "seconds")
 STEPS = 12
@@ -83,6 +87,33 @@ def test_the_batches_do_not_depend_on_the_workers(tokens, documents):
     if documents == "separate":
         assert all(isinstance(batch, SeparateBatch) for batch in none)
         assert max(len(batch.cu_seqlens) for batch in none) > 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_worker_cannot_read_is_said_in_its_own_words(tokens, tmp_path, workers, monkeypatch):
+    copy = shutil.copytree(tokens, tmp_path / "tokens")
+    whole = open_prepared
+
+    def open_and_damage(config):
+        opened = whole(config)
+        for file in copy.glob("shards/*/train/tokens.bin"):
+            file.write_bytes(b"")
+        return opened
+
+    monkeypatch.setitem(globals(), "open_prepared", open_and_damage)
+    with pytest.raises(
+        DataError, match=r"^\S+/tokens\.bin has 0 bytes, but the manifest says \S+ Delete the .* again\.$"
+    ):
+        _batches(copy, workers=workers)
+
+
+@pytest.mark.parametrize(("local_rank", "read"), [(0, True), (1, False)])
+def test_one_rank_of_a_node_reads_every_byte(recipe, local_rank, read, monkeypatch):
+    asked = []
+    whole = PreparedTokens.open
+    monkeypatch.setattr(PreparedTokens, "open", lambda path, verify: asked.append(verify) or whole(path))
+    _open_data(load(find(str(recipe))), Ranks(local_rank=local_rank))
+    assert asked == [read]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dla_data.errors import DataError
+from dla_data.prepared_folders import PreparedFolders
 from dla_data.readers.blocks import COMPRESSED_SUFFIXES
 from dla_data.readers.hugging_face import hugging_face_readers
 from dla_data.readers.json_lines import JsonLinesReader
@@ -30,7 +31,8 @@ class Source:
     path: one of
         - a file: `.jsonl`, `.ndjson` or `.json` (an object per line), any of them with `.gz` or `.zst`; `.parquet`; any
           other name is plain text, one document, with `.gz` or `.zst` too;
-        - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path;
+        - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path, without prepared
+          folders;
         - a pattern such as `pretrain/arxiv*.jsonl.zst`, sorted;
         - a data set of the hub, `owner/name`, where no such path exists;
         - `hf:` and a hub name, or a folder to be read as `datasets` reads it (configurations, splits).
@@ -43,8 +45,12 @@ class Source:
     config: str | None = None
     split: str | None = None
 
-    def readers(self) -> list[DocumentReader]:
+    def readers(self, out: Path | None = None) -> list[DocumentReader]:
         """The readers of all files or shards, always in the same order; opens no local file yet.
+
+        Args:
+            out: a folder that is being prepared. What lies in it, as in any prepared folder, is no text, and a
+                directory or a pattern leaves it out.
 
         Raises:
             DataError: nothing there, nothing of a known kind, or a data set that cannot be opened.
@@ -58,35 +64,40 @@ class Source:
                     f"{self.path} is read as files, which have no {what} {value!r}. "
                     f"To read a folder as a data set, write {HUGGING_FACE_PREFIX}{self.path}."
                 )
-        return [self._reader(path) for path in self._files()]
+        return [self._reader(path) for path in self._files(PreparedFolders(out))]
 
     def _hugging_face_name(self) -> str | None:
         if self.path.startswith(HUGGING_FACE_PREFIX):
             return self.path.removeprefix(HUGGING_FACE_PREFIX)
         return self.path if not Path(self.path).exists() and _HUB_NAME.fullmatch(self.path) else None
 
-    def _files(self) -> list[Path]:
+    def _files(self, prepared: PreparedFolders) -> list[Path]:
         root = Path(self.path)
         if root.is_dir():
-            return self._files_below(root)
+            return self._files_below(root, prepared)
         if root.exists():
             return [root]
         if glob.has_magic(self.path):
-            matches = sorted(path for path in map(Path, glob.glob(self.path, recursive=True)) if path.is_file())
+            paths = map(Path, glob.glob(self.path, recursive=True))
+            matches = sorted(path for path in paths if path.is_file() and not prepared.hold(path))
             if not matches:
                 raise DataError(f"no file matches {self.path}. Check the pattern.")
             return matches
         raise DataError(f"no source at {self.path}: no such file or directory, and no hub name (owner/name).")
 
-    def _files_below(self, root: Path) -> list[Path]:
+    def _files_below(self, root: Path, prepared: PreparedFolders) -> list[Path]:
         if not any(root.iterdir()):
             raise DataError(f"the directory {root} is empty. Check the path.")
-        found = [path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root))]
+        found = [
+            path
+            for path in root.rglob("*")
+            if path.is_file() and not _is_hidden(path.relative_to(root)) and not prepared.hold(path)
+        ]
         chosen = [path for path in found if _is_data(path)]
         if not chosen:
             raise DataError(
                 f"no data in {root}: of its {len(found)} files none ends in .jsonl, .ndjson, .json, .parquet or .txt "
-                "(with .gz or .zst or without). Give files of another name one by one, or by a pattern."
+                "(with .gz or .zst or without), prepared folders left out. Give others one by one, or by a pattern."
             )
         if left_out := len(found) - len(chosen):
             _LOGGER.info("%s: %d files read, %d of other kinds left out", root, len(chosen), left_out)

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from dla_data.atomic import write_file
 from dla_data.cache import exclusive
 from dla_data.errors import DataError
+from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import DocumentReader, ReadingLog
 from dla_data.shards.documents import part_of
-from dla_data.shards.request import REQUEST_NAME
 from dla_data.tokenizer import end_of_document_id, load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 _LOGGER = logging.getLogger("dla_data")
@@ -25,8 +25,10 @@ TOKENIZER_TEXT_BYTES = 100_000_000
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path) -> Iterator[bool]:
     """Make `out` and hold the lock on writing it; another process that prepares it waits.
+
+    Yields whether the lock is really held (some network file systems have none).
 
     Raises:
         DataError: it cannot be written, or holds something that no preparation made.
@@ -45,8 +47,8 @@ def claimed(out: Path) -> Iterator[None]:
         raise DataError(
             f"the output directory {out} holds other things ({', '.join(found[:3])}). Choose a new or an empty one."
         )
-    with exclusive(out / "prepare"):
-        yield
+    with exclusive(out / "prepare") as locked:
+        yield locked
 
 
 def settled_tokenizer(

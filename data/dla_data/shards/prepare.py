@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 
 from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.errors import DataError
+from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.readers import DocumentReader, ReadingLog, Source
 from dla_data.shards.documents import Read, documents_after
@@ -33,7 +34,6 @@ from dla_data.shards.prepared_manifest import MANIFEST_NAME, PreparedManifest, S
 from dla_data.shards.request import Request, source_file
 from dla_data.shards.shard import (
     PARTS,
-    SHARDS_NAME,
     ShardRecord,
     ShardWriter,
     part_manifests,
@@ -82,8 +82,8 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         DataError: a source cannot be read or has too many bad rows; `out` holds something else or cannot be written; no
             documents. Whole shards stay, and the same call goes on with them.
     """
-    readers = [reader for source in sources for reader in source.readers()]
-    with claimed(out):
+    readers = [reader for source in sources for reader in source.readers(out)]
+    with claimed(out) as locked:
         tokenizer = settled_tokenizer(
             out, readers, options.tokenizer, options.train_tokenizer, options.validation_share, options.skip_bad
         )
@@ -97,7 +97,7 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         if request.keep(out) and (out / MANIFEST_NAME).exists():
             _LOGGER.info("%s is finished already: nothing to do", out)
             return PreparedManifest.read(out)
-        records = _whole_shards(out / SHARDS_NAME)
+        records = _whole_shards(out / SHARDS_NAME, locked)
         template = ShardWriter(
             vocab_size=vocabulary_of(tokenizer),
             end_of_document=end_of_document_id(tokenizer),
@@ -110,8 +110,10 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         return manifest
 
 
-def _whole_shards(directory: Path) -> list[ShardRecord]:
-    """The records of the shards that earlier processes finished; what they left unfinished is removed.
+def _whole_shards(directory: Path, locked: bool) -> list[ShardRecord]:
+    """The records of the shards that earlier processes finished; what they left unfinished is removed if `locked`.
+
+    Without the lock another process may still be writing it.
 
     Raises:
         DataError: one of them is damaged.
@@ -120,7 +122,8 @@ def _whole_shards(directory: Path) -> list[ShardRecord]:
     while (shard := directory / shard_name(len(records))).exists():
         verify_shard(shard)
         records.append(ShardRecord.read(shard))
-    remove_leftovers(shard)
+    if locked:
+        remove_leftovers(shard)
     if records:
         _LOGGER.info("going on after %d whole shards in %s", len(records), directory)
     return records

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from dla_data.errors import DataError
 from dla_data.manifest import WAY_OUT
+from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.shards.folder import TOKENIZER_NAME
 from dla_data.shards.prepared_manifest import PreparedManifest, ShardEntry
-from dla_data.shards.shard import SHARDS_NAME, part_manifests, verify_shard
+from dla_data.shards.shard import part_manifests, verify_shard
 from dla_data.shards.sharded_tokens import ShardedTokens
+from dla_data.token_file import check_sizes
 from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 _LOGGER = logging.getLogger("dla_data")
@@ -47,8 +49,11 @@ class PreparedTokens:
             )
         for entry in manifest.shards:
             shard = path / SHARDS_NAME / entry.name
-            if ShardEntry.of(entry.name, part_manifests(shard)) != entry:
+            manifests = part_manifests(shard)
+            if ShardEntry.of(entry.name, manifests) != entry:
                 raise DataError(f"the shard {shard} is missing, or not the one that the manifest lists. {WAY_OUT}")
+            for part, token_manifest in manifests.items():
+                check_sizes(shard / part, token_manifest)
         if verify:
             _verify(path, manifest)
         return cls(path, manifest, tokenizer_path, _part(path, manifest, "train"), _part(path, manifest, "validation"))

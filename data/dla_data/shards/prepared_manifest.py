@@ -7,8 +7,8 @@ from pathlib import Path
 from dla_data.atomic import write_file
 from dla_data.errors import DataError
 from dla_data.manifest import WAY_OUT, TokenManifest
+from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import BadRow
-from dla_data.shards.request import REQUEST_NAME
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "dla-prepared"

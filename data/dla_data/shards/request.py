@@ -7,9 +7,8 @@ from pathlib import Path
 
 from dla_data.atomic import write_file
 from dla_data.errors import DataError
+from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import DocumentReader, Source
-
-REQUEST_NAME = "request.json"
 
 
 @dataclass(frozen=True, kw_only=True)

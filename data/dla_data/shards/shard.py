@@ -21,7 +21,6 @@ from dla_data.token_file_writer import TokenFileWriter
 from dla_data.tokenizer import Encoded
 
 PARTS = ("train", "validation")
-SHARDS_NAME = "shards"
 _RECORD_NAME = "shard.json"
 
 

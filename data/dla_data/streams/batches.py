@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from dla_data.errors import DataError
+from dla_data.errors import DataError, raise_or_return
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
-from dla_data.streams.windows import StreamedText, StreamWindows, raise_or_return
+from dla_data.streams.windows import StreamedText, StreamedWindow, StreamWindows
 
 _LOGGER = logging.getLogger("dla_data")
 
@@ -83,8 +83,8 @@ class StreamBatches:
         finally:
             del items  # ends the workers, which the traceback of an error would otherwise keep
 
-    def _note(self, item: object) -> torch.Tensor:
-        window = raise_or_return(item)  # type: ignore[arg-type]
+    def _note(self, item: StreamedWindow | DataError) -> torch.Tensor:
+        window = raise_or_return(item)
         self.positions.move(window.stream, window.source, window.state)
         return window.tokens
 

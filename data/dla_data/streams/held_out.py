@@ -46,7 +46,7 @@ def held_out_windows(
 ) -> list[torch.Tensor]:
     """The first windows of the held-out documents, each int64 [window + 1], shared among the sources by weight.
 
-    Every source is read from its beginning until there are enough.
+    The shards of every source are read whole, one after another in an order of their own, until there are enough.
 
     Raises:
         DataError: one has too little held-out text for a window, or cannot be read.

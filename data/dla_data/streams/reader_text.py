@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,12 @@ class ReaderText:
         self._skip_bad = skip_bad
         self._readers = list(readers)
         self._shards = [shard for reader, most in self._shares_of(streams) for shard in _shards(reader, most)]
+
+    def uncut(self) -> "ReaderText":
+        """The same text with each file as one shard: it does not depend on the number of streams."""
+        whole = copy(self)
+        whole._shards = [_Shard(reader, START, None) for reader in self._readers]
+        return whole
 
     @property
     def shards(self) -> int:

@@ -17,6 +17,11 @@ from dla_data.tokenizer import encode_pieces, end_of_document_id
 _EMPTY_EPOCHS = 8
 
 
+def every_text(text: str) -> bool:
+    """Wants all texts; a function with a name can be sent to a worker."""
+    return True
+
+
 class EndOfText(DataError):
     """A text that is not to be repeated is at its end."""
 
@@ -77,7 +82,7 @@ class TokenStream:
         tokenizer: Tokenizer,
         state: StreamState,
         *,
-        wanted: Callable[[str], bool] = lambda text: True,
+        wanted: Callable[[str], bool] = every_text,
         repeat: bool = True,
     ) -> None:
         self.state = state
@@ -85,6 +90,8 @@ class TokenStream:
         self._parts = parts
         self._stream = stream
         self._tokenizer = tokenizer
+        # Pickling loses it, and a worker that is not forked has a tokenizer that was pickled.
+        tokenizer.encode_special_tokens = True
         self._end = np.array([end_of_document_id(tokenizer)], dtype=np.uint32)
         self._wanted = wanted
         self._repeat = repeat

@@ -14,7 +14,7 @@ from dla_data.streams.parts import StreamParts
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
 from dla_data.streams.source import ShardedText
-from dla_data.streams.token_stream import StreamState, TokenStream
+from dla_data.streams.token_stream import StreamState, TokenStream, every_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class StreamedText:
         window: int,
         streams: int,
         seed: int,
-        wanted: Callable[[str], bool] = lambda text: True,
+        wanted: Callable[[str], bool] = every_text,
     ) -> None:
         if window < 1:
             raise DataError(f"a window of {window} tokens is impossible: it must be at least 1.")
@@ -93,7 +93,7 @@ class StreamWindows(IterableDataset):
     """The windows of one rank, for `DataLoader(batch_size=None, num_workers=share.workers)`.
 
     An error comes as an item rather than being raised, because a `DataLoader` would wrap it in its worker's traceback:
-    see `raise_or_return`.
+    see `dla_data.errors.raise_or_return`.
 
     Args:
         text: what is read. share: of this rank. positions: where the streams stand. first, last: numbers of this rank's
@@ -123,10 +123,3 @@ class StreamWindows(IterableDataset):
                 yield error
                 return
             yield StreamedWindow(tokens, stream, source, opened[key].state)
-
-
-def raise_or_return(item: StreamedWindow | DataError) -> StreamedWindow:
-    """The window, or the error that came in its place."""
-    if isinstance(item, DataError):
-        raise item
-    return item
