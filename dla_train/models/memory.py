@@ -6,6 +6,9 @@ boundary rates and slot use are logged that way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +93,8 @@ class Dynamic(Memory):
     """Dynamic Linear Attention: a slot begins where a token's score reaches the threshold (eq. 14).
 
     `threshold` `[H]` is a parameter if it is learned, else a buffer: both are saved with the model, so that a threshold
-    which was calibrated per head survives.
+    which was calibrated per head survives. The buffer is float32 in a model of 16-bit weights, too: scores lie closer
+    together than bfloat16 numbers do, so that calibrating and steering would miss their rates.
 
     Args:
         config: capacity, threshold and gate. hidden: width of the layer's input. heads: H.
@@ -109,7 +113,15 @@ class Dynamic(Memory):
         if config.learn_threshold:
             self.threshold = nn.Parameter(torch.empty(heads))
         else:
-            self.register_buffer("threshold", torch.full((heads,), self.initial_threshold))
+            self.register_buffer("threshold", torch.full((heads,), self.initial_threshold, dtype=torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What moves and casts a module."""
+        before = self.threshold
+        super()._apply(fn, recurse)
+        if not isinstance(before, nn.Parameter) and self.threshold.dtype in (torch.bfloat16, torch.float16):
+            self.threshold = before.to(self.threshold.device)
+        return self
 
     def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""

@@ -153,6 +153,7 @@ def test_a_pattern_takes_the_files_it_matches(tmp_path: Path) -> None:
     ("line", "said"),
     [
         (b'{"text": "open', r"it is not JSON \(Unterminated string starting at column 10\)"),
+        (b'{"text": "x", "id": ' + b"9" * 5000 + b"}", r"it is not JSON \(a number of too many digits\)"),
         (b"[1, 2]", r"it holds a list, not an object"),
         (b'{"content": "x", "id": 3}', r"it has no field 'text'\. Fields present: 'content', 'id'"),
         (b'{"text": null}', r"field 'text' holds null, not a text"),

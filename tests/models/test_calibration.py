@@ -50,6 +50,17 @@ def test_documents_begin_anew(make_model: Any, tokens: Any) -> None:
     assert (rates(model, x, cu_seqlens) - 0.3).abs().max() < 0.04
 
 
+def test_a_model_of_16_bit_weights_comes_to_the_rate_too(make_model: Any, tokens: Any) -> None:
+    """Scores lie closer together than bfloat16 numbers between 1 and 2, which are 1/128 apart."""
+    model, x = make_model("gated_deltanet", DynamicMemory(capacity=4, threshold=0.6)), tokens(8, 100)
+    model.float().to(torch.bfloat16)
+    calibrate_thresholds(model, x, 0.2)
+    assert model.blocks[0].mixer.memory.threshold.dtype == torch.float32
+    assert (rates(model, x) - 0.2).abs().max() < 0.04
+    moved = model.to("meta").to_empty(device="cpu")
+    assert moved.blocks[0].mixer.memory.threshold.dtype == torch.float32
+
+
 def test_a_learned_threshold_is_set_too(make_model: Any, tokens: Any) -> None:
     model, x = make_model("mamba2", DynamicMemory(capacity=4, learn_threshold=True)), tokens(4, 100)
     calibrate_thresholds(model, x, 0.2)

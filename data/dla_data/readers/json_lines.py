@@ -88,12 +88,11 @@ def _parsed(line: bytes, position: Position) -> object:
         ) from error
     try:
         return json.loads(text.rstrip("\r\n"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = (
-            f"{error.msg.removesuffix(' at')} at column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else "nested too deep"
-        )
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            where = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        else:
+            where = "nested too deep" if isinstance(error, RecursionError) else "a number of too many digits"
         hint = "" if line.endswith(b"\n") else ". The line has no end: was the file cut off?"
         if position.row == 0 and text.lstrip()[:1] == "[":
             hint = ". It begins like one JSON array; JSON lines have one object on each line"

@@ -110,7 +110,13 @@ class TokenStream:
             state, ids = next(self._pieces)
             self._ready.append((state, ids))
             self._ready_tokens += ids.size
-        tokens = np.concatenate([ids for _, ids in self._ready])[self.state.dropped :][: window + 1].astype(np.int64)
+        # views: a document in one piece may be many windows long
+        first, last = self.state.dropped, self.state.dropped + window + 1
+        parts, begin = [], 0
+        for _, ids in self._ready:
+            parts.append(ids[max(0, first - begin) : max(0, last - begin)])
+            begin += ids.size
+        tokens = np.concatenate(parts).astype(np.int64)
         dropped = self.state.dropped + window
         while dropped >= self._ready[0][1].size:
             dropped -= self._ready.popleft()[1].size
