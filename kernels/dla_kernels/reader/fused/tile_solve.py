@@ -59,19 +59,9 @@ def solve_tiles(
     grid, where, sizes = (pieces.tiles, heads), tiles_of(pieces), sizes_of(k, heads, pieces, block)
     invert_tiles_kernel[grid](k, log_decay, beta, solved.inverse, solved.log_kept, *where, **sizes)
     tile_rows_kernel[grid](
-        q,
-        k,
-        log_decay,
-        beta,
-        solved.inverse,
-        solved.own,
-        solved.read,
-        solved.write,
-        solved.keys,
-        *where,
-        scale,
+        q, k, log_decay, beta, solved.inverse, solved.own, solved.read, solved.write, solved.keys, *where, scale,
         **sizes,
-    )
+    )  # fmt: skip
     return solved
 
 

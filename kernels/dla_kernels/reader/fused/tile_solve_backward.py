@@ -35,7 +35,7 @@ from dla_kernels.reader.fused.tile_solve import (
     token_columns,
     token_products,
     token_rows,
-)  # fmt: skip
+)
 
 
 def solve_tiles_backward(
@@ -53,10 +53,9 @@ def solve_tiles_backward(
     per_head = k.dtype if heads == groups else torch.float32
     dq, dk = (torch.empty(pieces.tokens, heads, key_dim, dtype=per_head, device=k.device) for _ in range(2))
     where, sizes = tiles_of(pieces), sizes_of(k, heads, pieces, block)
-    if k.dtype != torch.float32:
-        sizes["EXACT"] = (
-            "tf32"  # a gradient may be rounded like all others; three products take registers that A100s lack
-        )
+    if k.dtype != torch.float32 and sizes["EXACT"] == "tf32x3":
+        # Gradients may be rounded like all others, and three products take more registers than an A100 has.
+        sizes["EXACT"] = "tf32"
     grid = pieces.tiles, heads
     tile_scores_backward_kernel[grid](
         q, k, log_decay, beta, solved.inverse, solved.own, d_own, dread, dkeys, dlog_kept, dscores, dlog_decay, *where,
