@@ -79,6 +79,19 @@ def sizes_of(k: Tensor, heads: int, pieces: Pieces, block: int) -> dict[str, Any
 
 
 @triton.jit
+def tile_tokens(
+    tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H: tl.constexpr, TILE: tl.constexpr
+):
+    """Of a tile: its tokens, the one after its last, which there are, and their log decays and betas, float32."""
+    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
+    t = first + tl.arange(0, TILE)
+    there = t < last
+    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    return t, last, there, log_decay, beta
+
+
+@triton.jit
 def token_rows(ptr, t, there, g, G: tl.constexpr, K: tl.constexpr, START, B: tl.constexpr):
     """`[TILE, B]`: columns START.. of tokens t of `[tokens, G, K]`."""
     i = START + tl.arange(0, B)
@@ -149,16 +162,14 @@ def invert_tiles_kernel(
     """X = (I + A)^-1, and the sum of the tile's log decays"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
+    t, _, there, log_decay, beta = tile_tokens(
+        tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H, TILE
+    )
     row = tl.arange(0, TILE)
-    t = first + row
-    there = t < last
-    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
     system = token_products(k_ptr, k_ptr, t, there, h // (H // G), G, K, TILE, BK, PRECISION)
     system = tl.where(row[:, None] > row[None, :], beta[:, None] * system * tile_decays(log_decay, TILE), 0.0)
     inverse = tl.where(row[:, None] == row[None, :], 1.0, 0.0)
-    for j in range(0, (last - first).to(tl.int32) - 1):
+    for j in range(0, tl.sum(there.to(tl.int32)) - 1):
         column = tl.sum(tl.where(row[None, :] == j, system, 0.0), 1)
         done = tl.sum(tl.where(row[:, None] == j, inverse, 0.0), 0)
         inverse -= column[:, None] * done[None, :]
@@ -177,11 +188,9 @@ def tile_rows_kernel(
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
-    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
-    t = first + tl.arange(0, TILE)
-    there = t < last
-    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    t, last, there, log_decay, beta = tile_tokens(
+        tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H, TILE
+    )
     from_start = tl.exp(tl.cumsum(log_decay, 0))
     to_end = decay_to_end(log_decay_ptr, t, last, h, H)
     scores = token_products(q_ptr, k_ptr, t, there, g, G, K, TILE, BK, PRECISION)

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dla_kernels.reader.fused.pieces import Pieces, locate
+from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.reader.fused.tile_solve import (
     SolvedTiles,
@@ -31,6 +31,7 @@ from dla_kernels.reader.fused.tile_solve import (
     square_at,
     tile_decays,
     tile_decays_transposed,
+    tile_tokens,
     tiles_of,
     token_columns,
     token_products,
@@ -106,11 +107,9 @@ def tile_scores_backward_kernel(
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
-    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
-    t = first + tl.arange(0, TILE)
-    there = t < last
-    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    t, _, there, log_decay, beta = tile_tokens(
+        tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H, TILE
+    )
     from_start = tl.exp(tl.cumsum(log_decay, 0))
     square = square_at(tile, h, tiles, TILE, False)
 
@@ -148,12 +147,10 @@ def tile_system_backward_kernel(
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
-    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
+    t, last, there, log_decay, beta = tile_tokens(
+        tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H, TILE
+    )
     row = tl.arange(0, TILE)
-    t = first + row
-    there = t < last
-    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
     square = square_at(tile, h, tiles, TILE, False)
 
     # dTm, then dX, in place
@@ -199,11 +196,9 @@ def tile_rows_backward_kernel(
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
     start = tl.program_id(2) * BK
-    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
-    t = first + tl.arange(0, TILE)
-    there = t < last
-    log_decay = tl.load(log_decay_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + t * H + h, mask=there, other=0.0).to(tl.float32)
+    t, last, there, log_decay, beta = tile_tokens(
+        tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H, TILE
+    )
     from_start = tl.exp(tl.cumsum(log_decay, 0))
     to_end = decay_to_end(log_decay_ptr, t, last, h, H)
     square = square_at(tile, h, tiles, TILE, False)
