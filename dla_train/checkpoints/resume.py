@@ -46,8 +46,13 @@ is written, not what is learned from which windows. (`training.steps` stretches 
 means.)"""
 
 
-MUST_STAY = ("model.", "optimizer.kind")
-"""Keys that may not differ in a run that branches off, either: the saved weights and states would not fit."""
+MUST_STAY = ("model.", "optimizer.kind", "initial_weights")
+"""Keys that may not differ in a run that branches off, either: the saved weights and states would not fit, and others
+to begin with would not be looked at."""
+
+
+AUTO_FROM = "auto:"
+"""Before a path after `--resume`: like auto, but a run without a checkpoint branches off there."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +147,17 @@ def require_fitting_state(point: ResumePoint, recipe: dict[str, Any]) -> None:
     """
     changed = forbidden_changes(point.manifest.identity.recipe, recipe)
     if unfit := {key: values for key, values in changed.items() if _matches(key, MUST_STAY)}:
+        if list(unfit) == ["initial_weights"]:
+            raise UsageError(
+                f"{listed(unfit)}, but a run that branches off has all weights from {point.checkpoint.folder}. Leave "
+                "out either initial_weights or --resume PATH."
+            )
         model = any(key.startswith("model.") for key in unfit)
         raise UsageError(
             f"{point.checkpoint.folder} is a checkpoint of another {'architecture' if model else 'optimizer'}: "
             f"{listed(unfit)}. A run that branches off may change anything but model and optimizer.kind; to change "
-            "these, start at step 0, without --resume."
+            "these, start at step 0, without --resume: initial_weights=PATH begins with the weights of a run, and "
+            "allows another memory."
         )
 
 

@@ -25,6 +25,9 @@ resuming:
   PATH                 go on from this checkpoint (.../checkpoints/step-00000100) or run folder; with a new --run-dir
                        the run branches off there: it saves that step in its own folder first, where auto goes on
                        with it. All but model and optimizer.kind may differ; the log says what does
+  auto:PATH            the two as one command, for scripts that are run again: auto, but a run folder without a
+                       checkpoint branches off at PATH
+  To begin at step 0, with a fresh optimizer and schedule, with the weights of another run: initial_weights=PATH
 
 stopping:
   Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and say how to go on (exit code 130, 143, 138).
@@ -44,7 +47,7 @@ def add_to(commands: Any) -> None:
         "fit",
         help="train a recipe, or go on with a run",
         description=__doc__,
-        usage="dla-train fit --recipe NAME_OR_PATH [key=value ...] [--resume auto|PATH|never] [--run-dir DIR]",
+        usage="dla-train fit --recipe NAME_OR_PATH [key=value ...] [--resume WHERE] [--run-dir DIR]",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -54,7 +57,7 @@ def add_to(commands: Any) -> None:
         metavar="NAME_OR_PATH",
         help="a shipped recipe's name, or the path of a .yaml file; may be left out where --run-dir holds a run",
     )
-    parser.add_argument("--resume", metavar="auto|PATH|never", default="never", help="where to start; see below")
+    parser.add_argument("--resume", metavar="WHERE", default="never", help="never, auto, PATH or auto:PATH; see below")
     parser.add_argument(
         "--run-dir", "--out", dest="run_dir", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)"
     )

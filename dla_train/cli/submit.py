@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from dla_train.slurm.request import JobRequest
 
 _EXAMPLES = """\
-The job trains in the run folder with `dla-train fit --resume auto`. Warned before its time limit, preempted or
-failed, it goes back into the queue and on from its newest checkpoint; finished, cancelled or refused (exit code 2), it
-does not.
+The job trains in the run folder with `dla-train fit --resume auto` (with --resume PATH: `auto:PATH`). Warned before its
+time limit, preempted or failed, it goes back into the queue and on from its newest checkpoint; finished, cancelled or
+refused (exit code 2), it does not.
 
 examples:
   dla-train submit --recipe tiny --gpus-per-node 1 --time 4:00:00 --partition gpu training.accelerator=gpu
   dla-train submit --recipe tiny --nodes 1 --gpus-per-node 0 --dry-run --run-dir runs/try training.steps=50
   dla-train submit --recipe a.yaml --recipe b.yaml --gpus-per-node 1 --time 4:00:00    an array, in runs/a and runs/b
+  dla-train submit --recipe a.yaml --resume runs/a --run-dir runs/longer --time 4:00:00 training.steps=60000
 """
 
 
@@ -66,6 +67,12 @@ def add_to(commands: Any) -> None:
         metavar="DIR",
         type=Path,
         help="the run folder, on a disk all nodes see (default: runs/NAME); of several, the one above",
+    )
+    option(
+        "--resume",
+        metavar="PATH",
+        type=Path,
+        help="branch off at this checkpoint, or run folder, of another run; a requeued job goes on with its own",
     )
     option("--template", metavar="FILE", type=Path, help="a batch script of your own; see --print-template")
     option("--print-template", action="store_true", help="print the batch script's template and end")
@@ -156,6 +163,7 @@ class _Run:
 
 
 def _checked(recipe: str, options: argparse.Namespace, settings: list[str], request: "JobRequest") -> _Run:
+    from dla_train.checkpoints.resume import AUTO_FROM
     from dla_train.runs.folder import RunFolder
     from dla_train.slurm.script import require_printable
 
@@ -170,10 +178,16 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
             f"the run folder {folder} has a backslash; Slurm cannot write a log there. Choose another one."
         )
     require_printable(str(Path.cwd()), "the current folder")
-    for text in (recipe, *settings):
+    resume = "auto" if options.resume is None else f"{AUTO_FROM}{options.resume}"
+    for text in (recipe, resume, *settings):
         require_printable(text, "a setting")
+    if options.resume is not None or loaded.recipe.initial_weights is not None:
+        from dla_train.checkpoints.store import CheckpointStore
+        from dla_train.training.start import check_beginning
+
+        check_beginning(loaded, CheckpointStore(folder.checkpoints), options.resume)
     fit = [sys.executable, "-m", "dla_train", "fit", f"--recipe={recipe}"]
-    return _Run(folder, [*fit, f"--run-dir={folder}", "--resume", "auto", *settings])
+    return _Run(folder, [*fit, f"--run-dir={folder}", "--resume", resume, *settings])
 
 
 def _require_different(runs: "list[_Run]") -> None:

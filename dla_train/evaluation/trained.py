@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from dla_data.errors import DataError
 from dla_data.tokenizer import load_tokenizer
@@ -67,12 +68,36 @@ class Trained:
             raise UsageError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that is sound, of a run whose recipe could be read.
+
+    Attributes:
+        loaded: the recipe, resolved, as the run folder has it. checkpoint: not read yet. folder: of the run.
+    """
+
+    loaded: LoadedRecipe
+    checkpoint: Checkpoint
+    folder: RunFolder
+
+
 def load_trained(path: Path) -> Trained:
     """Read a run folder or its `checkpoints` (the newest sound one), or one of its `checkpoints/step-...`.
 
     Raises:
         UsageError: there is no run, or no checkpoint in it.
         RunError: the checkpoint is damaged.
+    """
+    found = find_trained(path)
+    model = read_model(found.checkpoint, found.loaded.recipe.model)
+    return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder)
+
+
+def find_trained(path: Path) -> Found:
+    """What `load_trained` reads, found and checked.
+
+    Raises:
+        UsageError, RunError: see there.
     """
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
@@ -91,8 +116,7 @@ def load_trained(path: Path) -> Trained:
     named = Checkpoint(int(match[1]), _written_like(path, place)) if match else None
     checkpoint = _sound(named, folder)
     loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
-    model = read_model(checkpoint, loaded.recipe.model)
-    return Trained(loaded, model.eval(), checkpoint.step, folder, checkpoint.folder)
+    return Found(loaded, checkpoint, folder)
 
 
 def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
@@ -100,11 +124,15 @@ def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
 
     Optimizer states stay on disk: the memory is that of the weights.
     """
-    state = read_state(checkpoint.state)["state_dict"]
-    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
     model = LanguageModel(config)
-    model.load_state_dict(assembled(weights))
+    model.load_state_dict(read_weights(checkpoint))
     return model
+
+
+def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The state of the `LanguageModel` in a checkpoint, each tensor whole, mapped from disk where one file has it."""
+    state = read_state(checkpoint.state)["state_dict"]
+    return assembled({name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)})
 
 
 def _run_of(place: Path) -> Path:

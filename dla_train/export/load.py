@@ -6,11 +6,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from dla_train.errors import RunError, UsageError
 from dla_train.evaluation.trained import load_trained
 from dla_train.export.write import CONFIG, PREFIX, WEIGHTS
-from dla_train.models import LanguageModel, model_config_from_dict
+from dla_train.models import LanguageModel, ModelConfig, model_config_from_dict
 
 
 def load_model(path: str | os.PathLike[str]) -> LanguageModel:
@@ -28,21 +29,42 @@ def load_model(path: str | os.PathLike[str]) -> LanguageModel:
     return _load_exported(folder) if (folder / CONFIG).is_file() else load_trained(folder).model
 
 
-def _load_exported(folder: Path) -> LanguageModel:
+def exported_config(folder: Path) -> ModelConfig:
+    """What an exported model is made of.
+
+    Raises:
+        UsageError: it is a model of another kind. RunError: the folder is damaged.
+    """
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("model_type") != "dla":
             raise UsageError(f"{folder} holds a model of another kind: its {CONFIG} has no model_type dla.")
-        config = model_config_from_dict(content.get("language_model") or {})
+        return model_config_from_dict(content.get("language_model") or {})
+    except ValueError as error:
+        raise _damaged(folder, error) from error
+
+
+def exported_state(folder: Path) -> dict[str, Tensor]:
+    """The state of an exported `LanguageModel`, tied weights under both of their names.
+
+    Raises:
+        RunError: the folder is damaged.
+    """
+    try:
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise RunError(f"{folder} is incomplete: {WEIGHTS} is missing. Export the model again.") from error
     except (ValueError, SafetensorError) as error:
-        raise RunError(f"{folder} is damaged: {error}. Export the model again.") from error
+        raise _damaged(folder, error) from error
     state = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
-    if config.tie_embeddings and "embedding.weight" in state:
+    if exported_config(folder).tie_embeddings and "embedding.weight" in state:
         state["head.weight"] = state["embedding.weight"]
-    model = LanguageModel(config)
+    return state
+
+
+def _load_exported(folder: Path) -> LanguageModel:
+    model = LanguageModel(exported_config(folder))
+    state = exported_state(folder)
     if state:
         model.to(next(iter(state.values())).dtype)
     try:
@@ -52,3 +74,7 @@ def _load_exported(folder: Path) -> LanguageModel:
             f"{folder} is damaged: its {WEIGHTS} does not fit its {CONFIG} ({error}). Export it again."
         ) from error
     return model.eval()
+
+
+def _damaged(folder: Path, error: Exception) -> RunError:
+    return RunError(f"{folder} is damaged: {error}. Export the model again.")

@@ -118,6 +118,8 @@ def _run(
 ) -> Outcome:
     recipe = loaded.recipe
     model = initialize(LanguageModel(recipe.model), recipe.seed)
+    if start.weights is not None:
+        start.weights.fill(model)
     if recipe.training.recompute_every is not None:
         model.recompute_blocks(recipe.training.recompute_every)
     if recipe.training.compile:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dla_train.checkpoints.resume import (
+    AUTO_FROM,
     ResumePoint,
     forbidden_changes,
     from_path,
@@ -30,6 +31,7 @@ from dla_train.errors import UsageError
 from dla_train.runs.environment import last_start
 from dla_train.runs.folder import RunFolder
 from dla_train.training.fused import require_liger
+from dla_train.training.initial_weights import InitialWeights, find_initial_weights, require_same_tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Start:
     Attributes:
         point: the checkpoint to go on from; None begins at step 0.
         branch: how the run differs from the other one whose checkpoint that is; None where it is its own.
+        weights: to begin step 0 with; None where they are drawn, or where there is a checkpoint to go on from.
         data: of the recipe.
     """
 
     point: ResumePoint | None
     branch: "Branch | None"
+    weights: InitialWeights | None
     data: RecipeData
 
     @property
@@ -69,7 +73,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     """Check recipe against folder, checkpoint, data and machine; writes nothing into the folder.
 
     Args:
-        loaded: the recipe. folder: locked. store: of the folder. resume: `auto`, `never` or a path.
+        loaded: the recipe. folder: locked. store: of the folder. resume: `auto`, `auto:PATH`, `never` or a path.
         ranks: all of them; rank 0 chooses the checkpoint and prepares the text, the others find it prepared.
     Raises:
         UsageError: they do not go together; the message says what to do.
@@ -81,18 +85,50 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     require_liger(loaded)
     require_known_keys(loaded)
     point = ranks.first(lambda: _resume_point(loaded, folder, store, resume))
-    if point and point.checkpoint.step > recipe.training.steps:
-        raise loaded.problem(
-            "training.steps",
-            f"it is {recipe.training.steps}, but {point.checkpoint.folder} is past that. Set more steps.",
-        )
+    if point:
+        _require_steps_left(loaded, point, is_branch=not store.holds(point.checkpoint))
+    weights = None if point else ranks.first(lambda: find_initial_weights(loaded))
     data = _open_data(loaded, ranks)
+    if weights is not None:
+        ranks.first(lambda: require_same_tokenizer(loaded, weights, data.tokenizer_path))
     branch = None
     if point and not store.holds(point.checkpoint):
         branch = _branch(point, plain(recipe), data)
     elif point:
         require_same_data(point, data.fingerprints)
-    return Start(point, branch, data)
+    return Start(point, branch, weights, data)
+
+
+def check_beginning(loaded: LoadedRecipe, store: CheckpointStore, branch_from: Path | None) -> None:
+    """Check, before a run is started elsewhere, what it is to begin with, unless it has a checkpoint of its own.
+
+    Args:
+        loaded: the recipe. store: of its folder. branch_from: a checkpoint or run folder of another run, or None.
+    Raises:
+        UsageError: it is not there or does not fit the recipe. RunError: it is damaged.
+    """
+    if store.all():
+        return
+    if branch_from is None:
+        find_initial_weights(loaded)
+        return
+    point = from_path(branch_from, store)
+    require_fitting_state(point, plain(loaded.recipe))
+    _require_steps_left(loaded, point, is_branch=True)
+
+
+def _require_steps_left(loaded: LoadedRecipe, point: ResumePoint, is_branch: bool) -> None:
+    done, steps = point.checkpoint.step, loaded.recipe.training.steps
+    if done > steps:
+        raise loaded.problem(
+            "training.steps", f"it is {steps}, but {point.checkpoint.folder} is past that. Set more steps."
+        )
+    if is_branch and done == steps:
+        raise loaded.problem(
+            "training.steps",
+            f"it is {steps}, and {point.checkpoint.folder} has all of them: a run that branches off there would train "
+            "nothing. Set more steps.",
+        )
 
 
 def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Branch:
@@ -132,8 +168,11 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
                 "Another run needs another folder: --run-dir DIR."
             )
         return None
-    if resume == "auto" or Path(resume).resolve() == folder.path.resolve():
+    base = resume.removeprefix(AUTO_FROM) if resume.startswith(AUTO_FROM) else None
+    if resume == "auto" or base is not None or Path(resume).resolve() == folder.path.resolve():
         point = newest_sound(store)
+        if point is None and base is not None:
+            point = from_path(Path(base), store)
         if point is None:
             _require_begun_at_0(folder)
     else:

@@ -150,6 +150,35 @@ def test_a_run_can_branch_off_into_a_new_folder(cli, micro_recipe, run, path):
     assert _content(run) == before
 
 
+def test_one_command_branches_off_and_goes_on(cli, micro_recipe, run):
+    """What a batch script that is run again needs."""
+    again = [
+        "fit",
+        "--recipe",
+        micro_recipe,
+        "--run-dir",
+        "branch",
+        "--resume",
+        f"auto:{run}/checkpoints/step-00000004",
+    ]
+    again += ["optimizer.lr=1e-3", "checkpoint.every=1"]
+    first = cli(*again, "training.steps=6")
+    assert first.code == 0, first.err
+    assert f"going on from step 4 ({run}/checkpoints/step-00000004)" in first.err
+    assert "branched off with other settings: optimizer.lr 0.01 there and 0.001 here" in first.err
+    second = cli(*again, "training.steps=8")
+    assert second.code == 0, second.err
+    assert "going on from step 6 (branch/checkpoints/step-00000006)" in second.err
+    assert "branched off" not in second.err
+
+
+def test_a_branch_that_has_nothing_to_train_is_refused(cli, micro_recipe, run):
+    done = _fit(cli, micro_recipe, "--resume", run, "--run-dir", "branch")
+    assert done.code == 2
+    assert "training.steps: it is 6, and runs/micro/checkpoints/step-00000006 has all of them" in done.err
+    assert not Path("branch").exists()
+
+
 def test_auto_does_not_begin_a_branch_at_step_0(cli, micro_recipe, run):
     path = run / "checkpoints/step-00000004"
     assert _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", path).code == 0

@@ -43,6 +43,27 @@ def test_submits_a_script_and_says_how_to_follow(cli, sbatch, micro_recipe, tmp_
     assert not any("gpus-per-node" in line for line in lines)
 
 
+def test_a_job_branches_off_once_and_then_goes_on_with_its_own(cli, sbatch, micro_recipe, tmp_path):
+    assert cli("fit", "--recipe", micro_recipe, "training.steps=4", "--run-dir", "base").code == 0
+    submit = ["submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--run-dir", "branch", "--resume"]
+    done = cli(*submit, "base", "optimizer.lr=1e-3")
+    assert done.code == 0, done.err
+    ran = run_script(tmp_path / "branch/slurm/job.sh", tmp_path, 'printf "<%s>\\n" "$@"; exit 138')
+    assert "<--resume>\n<auto:base>\n<optimizer.lr=1e-3>\n" in ran.stdout + ran.stderr
+    for resume, setting, said in [
+        ("nowhere", "seed=0", "there is no checkpoint at nowhere"),
+        ("base", "model.hidden=32", "a checkpoint of another architecture: model.hidden 16 there and 32 here"),
+        ("base", "training.steps=4", "it is 4, and base/checkpoints/step-00000004 has all of them"),
+    ]:
+        refused = cli(*submit, resume, setting, "--run-dir", "other")
+        assert refused.code == 2
+        assert said in refused.err
+    refused = cli(*submit[:5], "initial_weights=nowhere", "--run-dir", "other")
+    assert refused.code == 2
+    assert "initial_weights: there is no folder nowhere." in refused.err
+    assert not (tmp_path / "other").exists()
+
+
 def test_several_recipes_are_an_array(cli, sbatch, micro_recipe, tmp_path):
     other = tmp_path / "an other.yaml"
     other.write_text(micro_recipe.read_text())
