@@ -22,16 +22,16 @@ class Recipe:
     Attributes:
         description: one line for `dla-train recipes`.
         seed: of the initial weights, of the order of the windows and of everything else that is drawn.
-        initial_weights: a run folder, a checkpoint in one, or an exported model, whose weights the run begins with at
-            step 0, with a fresh optimizer; null draws them. Another memory begins as one state (all slots weigh 1).
         model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, report: see their
             classes.
+        initial_weights: a run folder, a checkpoint in one, or an exported model, whose weights the run begins with at
+            step 0, with a fresh optimizer; null draws them. Another memory begins as one state (all slots weigh 1).
     """
 
     description: str
     seed: int = 0
-    initial_weights: str | None = None
     model: ModelConfig
+    initial_weights: str | None = None
     data: DataConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
