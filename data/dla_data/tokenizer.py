@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from dla_data.errors import DataError
 
 END_OF_DOCUMENT = "<|endoftext|>"
+LARGEST_VOCABULARY = 2**22  # memory is taken for all of it at once
 SMALLEST_VOCABULARY = 256 + 1  # every byte, and the end of a document
 
 # A merge seen once would spend a vocabulary entry on one place of the corpus.
@@ -77,7 +78,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def require_vocabulary(vocab_size: int) -> None:
-    """Raise DataError if no byte-level vocabulary can be as small as `vocab_size`."""
+    """Raise DataError if no byte-level vocabulary can be as small as `vocab_size`, or none should be as large."""
+    if vocab_size > LARGEST_VOCABULARY:
+        raise DataError(f"vocabulary of {vocab_size:,} is too large. Ask for at most {LARGEST_VOCABULARY:,}.")
     if vocab_size < SMALLEST_VOCABULARY:
         raise DataError(
             f"vocabulary of {vocab_size:,} is too small: "
@@ -102,7 +105,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     except OSError as error:
         raise DataError(f"cannot read the tokenizer {path}: {error.strerror}. Check the path.") from error
     except Exception as error:  # the library raises bare Exception for every kind of bad content
-        raise DataError(f"{path} is not a tokenizer file ({error}). Delete it and prepare the corpus again.") from error
+        raise DataError(
+            f"{path} is not a tokenizer file ({error}). Give one, such as the tokenizer.json of a model; where "
+            "dla-train made it, the file is damaged: restore it, or remove it and prepare the text again."
+        ) from error
     if dropout := getattr(tokenizer.model, "dropout", None):
         raise DataError(
             f"{path} leaves out merges at random (dropout {dropout}): the same text would give other tokens each time. "

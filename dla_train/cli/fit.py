@@ -89,6 +89,8 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     if options.recipe is not None:
         return load(find(options.recipe), settings)
     if options.run_dir is None:
+        if settings and "=" not in settings[0]:
+            raise UsageError(f"dla-train fit needs --recipe NAME_OR_PATH. Did you mean --recipe {settings[0]}?")
         raise UsageError("dla-train fit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
     folder = RunFolder(options.run_dir)
     if not folder.is_run():

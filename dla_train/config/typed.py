@@ -168,6 +168,8 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
         raise KeyProblem(key, f" must be {allowed}, but is {_shown(value)}.{hint}") from error
     assert isinstance(converted, dict)
     result = converted["value"]
+    if isinstance(result, float) and not math.isfinite(result):  # it was a text, `nan`: YAML writes `.nan`
+        raise KeyProblem(key, f" must be {allowed}, but is {_shown(value)}.")
     return tuple(result) if isinstance(result, list) and typing.get_origin(bare) is tuple else result
 
 

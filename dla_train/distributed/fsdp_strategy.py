@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from dla_train.distributed.sharded_state import Part, ShardedState, local
@@ -57,6 +57,10 @@ class FullyShardedStrategy(ShardedState, DDPStrategy):
 
     def parts(self) -> list[Part]:
         """See `ShardedState`."""
+        # A forward without a backward, as a validation's, may have left the weights of the whole model gathered.
+        model = self.lightning_module.model
+        assert isinstance(model, FSDPModule)
+        model.reshard()
         return [self._part(name, parameter) for name, parameter in self.lightning_module.named_parameters()]
 
     def weights_changed(self) -> None:

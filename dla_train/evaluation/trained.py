@@ -120,12 +120,14 @@ def find_trained(path: Path) -> Found:
 
 
 def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
-    """The model of a checkpoint, on the CPU, whatever strategy and however many processes wrote it.
+    """The model of a checkpoint, on the CPU and in the type it was trained in, whatever strategy and however many
+    processes wrote it.
 
     Optimizer states stay on disk: the memory is that of the weights.
     """
-    model = LanguageModel(config)
-    model.load_state_dict(read_weights(checkpoint))
+    weights = read_weights(checkpoint)
+    model = LanguageModel(config).to(weights["embedding.weight"].dtype)
+    model.load_state_dict(weights)
     return model
 
 

@@ -65,8 +65,8 @@ def exported_state(folder: Path) -> dict[str, Tensor]:
 def _load_exported(folder: Path) -> LanguageModel:
     model = LanguageModel(exported_config(folder))
     state = exported_state(folder)
-    if state:
-        model.to(next(iter(state.values())).dtype)
+    if "embedding.weight" in state:  # thresholds are float32 in any model
+        model.to(state["embedding.weight"].dtype)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

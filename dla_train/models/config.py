@@ -16,6 +16,9 @@ GateKind = Literal["hard", "straight_through"]
 MLP_MULTIPLE = 64
 """The SwiGLU width is rounded up to a multiple of this, so that its matrix products fill whole tiles."""
 
+LARGEST_COUNT = 2**24
+"""No size is larger, so that products of three of them are still numbers of 64 bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SingleMemory:
@@ -298,6 +301,8 @@ def _check_memory(memory: Any) -> None:
 def _check_count(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{name} is {value}; it must be at most {LARGEST_COUNT:,}")
 
 
 def _check_positive(name: str, value: Any) -> None:

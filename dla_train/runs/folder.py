@@ -92,6 +92,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
             "this one."
         )
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
+    had_lock = folder.lock.exists()  # left by a start that failed
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = exclusive(folder.lock, f"the run folder {path}")
@@ -106,7 +107,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         if not folder.is_started:
-            if not folder.is_run():
+            if not folder.is_run() and not had_lock:
                 folder.lock.unlink(missing_ok=True)
             _remove(made)
         lock.__exit__(None, None, None)

@@ -117,7 +117,7 @@ def _run(
     placement: Placement | None,
 ) -> Outcome:
     recipe = loaded.recipe
-    model = initialize(LanguageModel(recipe.model), recipe.seed)
+    model = _initialized(loaded)
     if start.weights is not None:
         start.weights.fill(model)
     if recipe.training.recompute_every is not None:
@@ -209,6 +209,18 @@ def _run(
         )
     report = ranks.first(lambda: _report(loaded, folder, start, model, store, is_new=start.step != trainer.global_step))
     return Outcome(None, trainer.global_step, report, is_told=ranks.is_first)
+
+
+def _initialized(loaded: LoadedRecipe) -> LanguageModel:
+    try:
+        return initialize(LanguageModel(loaded.recipe.model), loaded.recipe.seed)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise RunError(
+            "there is too little main memory for the model's weights, which are made there. `dla-train estimate` says "
+            f"how large they are: take a smaller model, or a machine with more ({loaded.name})."
+        ) from error
 
 
 def _how_to_branch_off(folder: RunFolder, store: CheckpointStore) -> str:

@@ -28,7 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Diverged(RunError):
-    """Too many steps in a row had to be skipped; they have changed nothing."""
+    """Too many steps in a row had to be skipped, which have changed nothing; or the model's loss is no number."""
 
 
 class LanguageModelTraining(lightning.LightningModule):
@@ -183,7 +183,16 @@ class LanguageModelTraining(lightning.LightningModule):
 
         The metrics themselves, not their values: they are means over what all ranks have seen, the same on each, and
         Lightning need not be told how to reduce them.
+
+        Raises:
+            Diverged: the loss is no number.
         """
+        loss = self.validation_loss.compute()
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the validation loss after step {self.global_step} is {loss:g}: training diverged. Lower optimizer.lr "
+                f"(now {self.optimizer_config.lr}) or lengthen schedule.warmup ({self.schedule.warmup})."
+            )
         self.log("validation_loss", self.validation_loss, logger=False)
         if self.answer_accuracy.update_called:
             self.log("answer_accuracy", self.answer_accuracy, logger=False)

@@ -153,3 +153,12 @@ def test_muon_steps_by_whole_matrices_under_fsdp(fit_on, at_step_4, tmp_path):
     at_step_4("two", "alone")
     fit_on(1, "alone", muon, "--resume", "auto")
     require_equal(tmp_path / "alone", tmp_path / "one")
+
+
+ANSWERS = "data={kind: synthetic, task: {kind: mqar, pairs: [2]}, vocab_size: 32, window: 24}"
+
+
+def test_fsdp_saves_after_a_validation_of_answers(fit_on, tmp_path):
+    """Whose forward no backward follows, which left the weights of embedding and head gathered."""
+    fit_on(2, "two", FSDP, ANSWERS, "training.validate_every=2", "checkpoint.every=1", "checkpoint.keep_last=9")
+    assert (tmp_path / "two/checkpoints/step-00000008").is_dir()

@@ -53,6 +53,8 @@ for name in names:
         padded = model(wide, attention_mask=mask, labels=wide.masked_fill(mask == 0, -100), use_cache=False)
         found[f"{name}.padded"] = padded.logits[:, :23].contiguous()
         found[f"{name}.loss"] = padded.loss
+        parts = [model(row, labels=row, num_items_in_batch=torch.tensor(44)).loss for row in tokens.split(1)]
+        torch.testing.assert_close(sum(parts), model(tokens, labels=tokens).loss)
     steps, all_seen = [], torch.ones_like(tokens)
     note = lambda module, given, kwargs, out: steps.append(kwargs["input_ids"].shape[1])
     model.register_forward_hook(note, with_kwargs=True)
@@ -172,3 +174,15 @@ def test_a_damaged_folder_is_named(exported, models, tmp_path):
         assert type(raised.value).__name__ in ("RunError", "UsageError")
     with pytest.raises(Exception, match="there is no folder"):
         load_model(tmp_path / "nothing")
+
+
+def test_half_precision_stays_although_thresholds_are_float32(models, tmp_path):
+    model = LanguageModel(models["dynamic"].config).to(torch.bfloat16)
+    model.load_state_dict(models["dynamic"].state_dict())
+    write_export(tmp_path / "half", model, tokenizer=None, description="small", step=3, recipe="a: 1\n")
+    kept = load_model(tmp_path / "half")
+    for name, tensor in model.state_dict().items():
+        found = kept.state_dict()[name]
+        assert (found.dtype, name) == (tensor.dtype, name)
+        assert torch.equal(found, tensor)
+    assert {tensor.dtype for tensor in kept.state_dict().values()} == {torch.bfloat16, torch.float32}

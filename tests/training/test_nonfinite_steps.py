@@ -121,3 +121,11 @@ def test_a_negative_number_is_refused(cli, micro_recipe):
     done = cli("fit", "--recipe", micro_recipe, "training.max_nonfinite=-1")
     assert done.code == 2
     assert "max_nonfinite is -1; it must be at least 0" in done.err
+
+
+def test_a_model_whose_validation_loss_is_no_number_is_no_finished_run(cli, micro_recipe):
+    """Although fewer steps in a row were skipped than are allowed."""
+    settings = ["optimizer.lr=1e30", "training.clip=null", "training.max_nonfinite=9", "training.validate_every=4"]
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=8", "schedule.warmup=0", *settings)
+    assert done.code == 1
+    assert "the validation loss after step 4 is nan: training diverged. Lower optimizer.lr (now 1e+30)" in done.err

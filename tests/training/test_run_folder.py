@@ -97,3 +97,13 @@ def test_a_place_where_nobody_may_write_is_named():
     folder = RunFolder(Path("/proc/nothing/run"))
     with pytest.raises(UsageError, match="cannot write the run folder /proc/nothing/run"), occupied(folder):
         pass
+
+
+def test_a_start_that_failed_and_one_that_was_refused_leave_a_folder_that_can_be_used(cli, micro_recipe):
+    folder = Path("tried")
+    (folder / "logs").mkdir(parents=True)  # of a start that ended before it wrote a recipe
+    (folder / ".lock").touch()
+    fit = ["fit", "--recipe", micro_recipe, "--run-dir", folder, "training.steps=4"]
+    assert cli(*fit, "data.window=10000000").code == 2
+    done = cli(*fit)
+    assert done.code == 0, done.err

@@ -57,7 +57,10 @@ class ReadingLog:
             DataError: no more of them are allowed.
         """
         if self.skip_bad == 0:
-            raise DataError(f"{place}: {problem}. Mend it, or allow up to N such rows to be left out with skip_bad N.")
+            raise DataError(
+                f"{place}: {problem}. Mend it, or allow up to N such rows to be left out: --skip-bad N, or "
+                "skip_bad: N in a recipe."
+            )
         if len(self.skipped) >= self.skip_bad:
             first = "; ".join(f"{row.place}: {row.reason}" for row in self.skipped[:_NAMED_IN_MESSAGE])
             raise DataError(

@@ -59,6 +59,7 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         past_key_values: Past | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
@@ -72,6 +73,8 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
                 hides a token from a state.
             past_key_values: the past that `input_ids` goes on from.
             labels: `[B, T]`, shifted here; -100 does not count.
+            num_items_in_batch: by how many labels to divide the sum of the losses, where a batch comes in several parts
+                (transformers' Trainer with gradient accumulation); None for those that are here.
             use_cache: whether to return the past; not in training unless asked for.
             logits_to_keep: logits of this many last tokens only; 0 for all.
             return_dict: False for a tuple.
@@ -89,7 +92,7 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids, cache=None if past_key_values is None else past_key_values.cache, return_cache=use_cache
         )
         logits = self.model.head(hidden[:, -logits_to_keep:])
-        loss = None if labels is None else _loss(logits, labels)
+        loss = None if labels is None else _loss(logits, labels, num_items_in_batch)
         past = None if cache is None else Past(cache)
         if return_dict is False:
             return tuple(part for part in (loss, logits, past) if part is not None)
@@ -123,6 +126,16 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.head
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Refuse `resize_token_embeddings`.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "the vocabulary of this model is fixed: train it with the tokenizer that it is to have"
+        )
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         """Whether `generate` should make a cache: no, `forward` returns one."""
@@ -147,8 +160,11 @@ def _check_mask(mask: Tensor | None, *, has_cache: bool) -> None:
         raise ValueError("attention_mask hides tokens before others, which a state would have seen; pad on the right")
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood of each next token, in nats."""
+def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
+    """Mean negative log-likelihood of each next token, in nats; the sum over `count` where that is given."""
     if logits.shape[1] != labels.shape[1]:
         raise ValueError("labels are given together with logits_to_keep; a loss needs the logits of all tokens")
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    given, wanted = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
+    if count is None:
+        return F.cross_entropy(given, wanted, ignore_index=-100)
+    return F.cross_entropy(given, wanted, ignore_index=-100, reduction="sum") / count
