@@ -30,7 +30,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+SHARED_LIMIT = {
+    "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
+    "sm_120": 99 << 10, "gfx942": 64 << 10,
+}  # fmt: skip
 """Bytes of shared memory that one program may have (opt-in maximum)."""
 STACK_LIMIT = {"bf16": 512, "fp16": 512, "fp32": 3072}
 """Bytes of stack, which is where registers spill to, that a thread may have. Not zero: it differs between versions of
@@ -57,7 +60,16 @@ class Shape:
 SHAPES = {
     "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, slots=30, delta=False),
     "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, slots=30, delta=True),
-}
+} | {
+    f"{name}{'-delta' if delta else ''}": Shape(
+        heads=2, groups=2, key_dim=key_dim, value_dim=value_dim, slots=slots, delta=delta
+    )
+    for name, key_dim, value_dim, slots in (
+        ("largest", 256, 512, 64), ("smallest", 16, 16, 1), ("tall", 256, 16, 64), ("wide", 16, 512, 64),
+        ("square", 128, 128, 30), ("odd", 24, 40, 5),
+    )
+    for delta in (False, True)
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
