@@ -1,11 +1,12 @@
 """Compiles every Triton kernel of dla_kernels for GPUs that are not here, and reports what it needs of one.
 
-The launchers run as they would on a GPU, at the paper's shapes and with the shipped sizes, while launches are recorded
-instead of executed; each recorded kernel is then compiled for each target. Compiling proves little by itself (a tile of
-any size compiles), so the report looks at registers spilled to the stack and at shared memory, and `--check` fails on
-more than a GPU has. It says nothing about results or speed.
+The launchers run as they would on a GPU, at the paper's shapes or others (`--shape`) and with the sizes shipped for
+the target, while launches are recorded instead of executed; each recorded kernel is then compiled. Compiling proves
+little by itself (a tile of any size compiles), so the report looks at registers spilled to the stack and at shared
+memory, and `--check` fails on more than a GPU has. It says nothing about results or speed.
 
-    python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] [--kernel ...]
+    python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] \
+        [--shape mamba2 ...] [--kernel ...]
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ class Shape:
     delta: bool
 
 
-SHAPES = {
+PAPER = {
     "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, slots=30, delta=False),
     "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, slots=30, delta=True),
-} | {
+}
+EXTREMES = {
     f"{name}{'-delta' if delta else ''}": Shape(
         heads=2, groups=2, key_dim=key_dim, value_dim=value_dim, slots=slots, delta=delta
     )
@@ -70,6 +72,8 @@ SHAPES = {
     )
     for delta in (False, True)
 }  # fmt: skip
+"""What the kernels promise to take at its ends: the most and the least of K, V and M, and no powers of two."""
+SHAPES = PAPER | EXTREMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +255,7 @@ def main() -> int:
     )
     parser.add_argument("--target", nargs="*", default=list(SHARED_LIMIT), choices=list(SHARED_LIMIT))
     parser.add_argument("--type", nargs="*", default=["bf16", "fp32"], choices=list(TYPES))
-    parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--shape", nargs="*", default=list(PAPER), choices=list(SHAPES))
     parser.add_argument("--kernel", nargs="*", help="only kernels whose name contains one of these")
     parser.add_argument("--once", action="store_true", help="of each kernel only the variant that does most")
     arguments = parser.parse_args()

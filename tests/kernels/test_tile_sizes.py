@@ -65,8 +65,8 @@ def test_an_override_holds_in_every_thread(table):
     ],
 )  # fmt: skip
 def test_tiles_are_small_where_registers_are_short(monkeypatch, architecture, type_, layer, tile):
-    """Many slots, all of a long K: in float32, and where tensor cores take their factors from registers. The paper's layers
-    keep what was timed."""
+    """Many slots, all of a long K: in float32, and where tensor cores take their factors from registers. The paper's
+    layers keep what was timed."""
     monkeypatch.setattr(measured, "_architecture", lambda index: architecture)
     *shape, delta = layer
     assert configs.tiles_for(*shape, getattr(torch, type_), CUDA, delta=delta).tile == tile

@@ -155,7 +155,7 @@ def test_documents_inside_chunks(check, cached, delta):
 
 @pytest.mark.parametrize(("key_dim", "value_dim"), [(144, 16), (256, 20)])
 def test_more_of_k_than_a_block_takes(check, key_dim, value_dim):
-    """Kernels of the delta rule that hold all of K do so in two blocks, of at most 128, and of the most K only 8 columns."""
+    """Kernels of the delta rule that hold all of K do so in two blocks, of at most 128, and of K 256 only 8 columns."""
     size = {"key_dim": key_dim, "value_dim": value_dim, "tile": 16, "long": 32, "block_k": 64}
     check("dynamic", 35, 2, delta=True, cached=True, heads=1, **size)
 

@@ -69,6 +69,9 @@ def tiles_for(
     rows_spill = delta and (dtype == torch.float32 or (tight and key_dim > 192))
     if rows_spill or (tight and slots > 32):
         chosen = replace(chosen, tile=32)
+    if delta and factors_in_registers(device):
+        # two blocks of V 33..64: one is no loop, and weights_backward.py would load all its factors before it needs them
+        chosen = replace(chosen, block_v=min(chosen.block_v, max(32, _block(value_dim) // 2)))
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 

@@ -23,8 +23,8 @@ from dla_kernels.reader.fused.states import chunk_ranges, chunks_backward, chunk
 from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
 
 COLUMN_BYTES = 12 << 10
-"""Of the columns that a program takes, in the type of products: what registers hold beside R and the sums. K 192 fills it with
-32 columns of 16-bit numbers and 16 of float32; with as many, K 256 spilled up to 7.8 KB a thread."""
+"""Of the columns of a state that a program takes, in the type of products: registers hold them beside R and the sums. 32
+columns of 16-bit numbers fill it at K 192, and 16 of float32; as many at K 256 spilled up to 7.8 KB a thread."""
 
 
 def advance_states_delta(
