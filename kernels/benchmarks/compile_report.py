@@ -1,11 +1,12 @@
 """Compiles every Triton kernel of dla_kernels for GPUs that are not here, and reports what it needs of one.
 
-The launchers run as they would on a GPU, at the paper's shapes and with the shipped sizes, while launches are recorded
-instead of executed; each recorded kernel is then compiled for each target. Compiling proves little by itself (a tile of
-any size compiles), so the report looks at registers spilled to the stack and at shared memory, and `--check` fails on
-more than a GPU has. It says nothing about results or speed.
+The launchers run as they would on a GPU, at the paper's shapes or others (`--shape`) and with the sizes shipped for
+the target, while launches are recorded instead of executed; each recorded kernel is then compiled. Compiling proves
+little by itself (a tile of any size compiles), so the report looks at registers spilled to the stack and at shared
+memory, and `--check` fails on more than a GPU has. It says nothing about results or speed.
 
-    python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] [--kernel ...]
+    python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] \
+        [--shape mamba2 ...] [--kernel ...]
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+SHARED_LIMIT = {
+    "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
+    "sm_120": 99 << 10, "gfx942": 64 << 10,
+}  # fmt: skip
 """Bytes of shared memory that one program may have (opt-in maximum)."""
 STACK_LIMIT = {"bf16": 512, "fp16": 512, "fp32": 3072}
 """Bytes of stack, which is where registers spill to, that a thread may have. Not zero: it differs between versions of
@@ -54,10 +58,22 @@ class Shape:
     delta: bool
 
 
-SHAPES = {
+PAPER = {
     "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, slots=30, delta=False),
     "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, slots=30, delta=True),
 }
+EXTREMES = {
+    f"{name}{'-delta' if delta else ''}": Shape(
+        heads=2, groups=2, key_dim=key_dim, value_dim=value_dim, slots=slots, delta=delta
+    )
+    for name, key_dim, value_dim, slots in (
+        ("largest", 256, 512, 64), ("smallest", 16, 16, 1), ("tall", 256, 16, 30), ("wide", 16, 512, 64),
+        ("square", 128, 128, 30), ("odd", 24, 40, 5),
+    )
+    for delta in (False, True)
+}  # fmt: skip
+"""What the kernels promise to take at its ends: the most and the least of K, V and M, and no powers of two."""
+SHAPES = PAPER | EXTREMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +132,20 @@ def recording() -> Iterator[list[Launch]]:
         JITFunction.run = original
 
 
-def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
+@contextmanager
+def on(target: str) -> Iterator[None]:
+    """Within the context, sizes are those that a GPU of this kind would get."""
+    from dla_kernels.reader.fused import configs
+
+    original = configs.architecture_of
+    configs.architecture_of = lambda device: target
+    try:
+        yield
+    finally:
+        configs.architecture_of = original
+
+
+def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
     """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
     from dla_kernels.decode import decode_operator
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
@@ -131,7 +160,7 @@ def launches_of(shape: Shape, dtype: torch.dtype) -> list[Launch]:
     scalar = torch.zeros(1, time, h)
     state = torch.zeros(1, h, m, key, value)
     tau, count = torch.zeros(h), torch.zeros(1, h, m, dtype=torch.int32)
-    with recording() as launches:
+    with on(target), recording() as launches:
         segment_operator(k, v, tau, state[:, :, 0], torch.zeros(1, h, m), count, None)
         score_gradient(k, v, shift, scalar, scalar, scalar, state[:, :, 0], None)
         decode_operator(
@@ -207,6 +236,17 @@ def violations(reading: Reading, target: str, dtype: str) -> list[str]:
     return found
 
 
+def row_of(launch: Launch, target: str, dtype: str) -> tuple[str, bool]:
+    """The table's columns from registers on, and whether the kernel does not compile or fit."""
+    try:
+        reading = compile_launch(launch, target)
+    except Exception as error:
+        return f" | | | | does not compile: {type(error).__name__}: {str(error)[-300:]!r}", True
+    found = violations(reading, target, dtype)
+    numbers = f"{reading.registers} | {reading.stack} | {reading.shared} | {reading.products}"
+    return f"{numbers} | {'; '.join(found) or 'fits'}", bool(found)
+
+
 def main() -> int:
     """Prints the table; with `--check`, 1 if a kernel does not compile or fit."""
     parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
@@ -215,7 +255,7 @@ def main() -> int:
     )
     parser.add_argument("--target", nargs="*", default=list(SHARED_LIMIT), choices=list(SHARED_LIMIT))
     parser.add_argument("--type", nargs="*", default=["bf16", "fp32"], choices=list(TYPES))
-    parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--shape", nargs="*", default=list(PAPER), choices=list(SHAPES))
     parser.add_argument("--kernel", nargs="*", help="only kernels whose name contains one of these")
     parser.add_argument("--once", action="store_true", help="of each kernel only the variant that does most")
     arguments = parser.parse_args()
@@ -224,31 +264,17 @@ def main() -> int:
     print("| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |")
     for shape in arguments.shape:
         for dtype in arguments.type:
-            launches = launches_of(SHAPES[shape], TYPES[dtype])
-            if arguments.once:  # the last, with a cache and a final state
-                launches = list({launch.kernel.__name__: launch for launch in launches}.values())
-            for launch in launches:
-                name = launch.kernel.__name__
-                if arguments.kernel and not any(part in name for part in arguments.kernel):
-                    continue
-                for target in arguments.target:
-                    head = f"| {name} | {shape} | {target} | {dtype} |"
-                    try:
-                        reading = compile_launch(launch, target)
-                    except Exception as error:
-                        bad += 1
-                        print(
-                            f"{head} | | | | does not compile: {type(error).__name__}: {str(error)[-300:]!r} |",
-                            flush=True,
-                        )
+            for target in arguments.target:
+                launches = launches_of(SHAPES[shape], TYPES[dtype], target)
+                if arguments.once:  # the last, with a cache and a final state
+                    launches = list({launch.kernel.__name__: launch for launch in launches}.values())
+                for launch in launches:
+                    name = launch.kernel.__name__
+                    if arguments.kernel and not any(part in name for part in arguments.kernel):
                         continue
-                    found = violations(reading, target, dtype)
-                    bad += bool(found)
-                    print(
-                        f"{head} {reading.registers} | {reading.stack} | {reading.shared} | {reading.products} | "
-                        f"{'; '.join(found) or 'fits'} |",
-                        flush=True,
-                    )
+                    verdict, failed = row_of(launch, target, dtype)
+                    bad += failed
+                    print(f"| {name} | {shape} | {target} | {dtype} | {verdict} |", flush=True)
     print(f"\n{bad} kernels that do not compile or do not fit; triton {triton.__version__}")
     return 1 if arguments.check and bad else 0
 

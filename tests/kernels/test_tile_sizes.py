@@ -55,6 +55,24 @@ def test_an_override_holds_in_every_thread(table):
 
 
 @pytest.mark.parametrize(
+    ("architecture", "type_", "layer", "tile"),
+    [
+        ("sm_90", "bfloat16", (256, 512, 64, True), 64), ("sm_100", "float16", (256, 512, 64, False), 64),
+        ("sm_90", "float32", (16, 512, 64, False), 32), ("sm_90", "float32", (16, 512, 32, False), 64),
+        ("sm_80", "bfloat16", (16, 512, 64, False), 32), ("sm_120", "bfloat16", (256, 16, 30, True), 32),
+        ("sm_120", "bfloat16", (256, 16, 30, False), 64), ("sm_80", "bfloat16", (192, 384, 30, True), 64),
+        ("gfx942", "bfloat16", (256, 512, 64, True), 64),
+    ],
+)  # fmt: skip
+def test_tiles_are_small_where_registers_are_short(monkeypatch, architecture, type_, layer, tile):
+    """Many slots, all of a long K: in float32, and where tensor cores take their factors from registers. The paper's
+    layers keep what was timed."""
+    monkeypatch.setattr(measured, "_architecture", lambda index: architecture)
+    *shape, delta = layer
+    assert configs.tiles_for(*shape, getattr(torch, type_), CUDA, delta=delta).tile == tile
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"sizes": {"warps": 8}}, r"row 0: warps is 8; allowed are 1, 2, 4"),

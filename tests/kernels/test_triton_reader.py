@@ -153,9 +153,11 @@ def test_documents_inside_chunks(check, cached, delta):
     check("dynamic", 90, 4, delta=delta, cached=cached, heads=1, cu_seqlens=documents, return_state=cached)
 
 
-def test_more_of_k_than_a_block_takes(check):
-    """Kernels of the delta rule that hold all of K do so in two blocks, of at most 128."""
-    check("dynamic", 35, 2, delta=True, cached=True, heads=1, key_dim=144, value_dim=16, tile=16, long=32, block_k=64)
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(144, 16), (256, 20)])
+def test_more_of_k_than_a_block_takes(check, key_dim, value_dim):
+    """Kernels of the delta rule that hold all of K do so in two blocks, of at most 128, and of K 256 only 8 columns."""
+    size = {"key_dim": key_dim, "value_dim": value_dim, "tile": 16, "long": 32, "block_k": 64}
+    check("dynamic", 35, 2, delta=True, cached=True, heads=1, **size)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])

@@ -15,6 +15,9 @@ import torch
 
 from dla_kernels.reader.fused.measured import Layer, architecture_of, measured_sizes
 
+FROM_SHARED_MEMORY = {"sm_90", "sm_100", "sm_103"}
+"""Hopper and the Blackwells of data centers: tensor cores that read their factors in shared memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
@@ -61,14 +64,26 @@ def tiles_for(
         key_dim=key_dim, value_dim=value_dim, slots=slots, type=str(dtype).removeprefix("torch."), delta=delta
     )
     chosen = _rule(key_dim, value_dim, slots, dtype)
-    if delta and dtype == torch.float32:
-        chosen = replace(chosen, tile=32)  # carried_rows.py keeps a tile's rows, all of K, in registers
+    tight = dtype == torch.float32 or factors_in_registers(device)
+    # carried_rows.py keeps a tile's rows, all of K, in registers; kernels of pairs keep a tile's weights, all of M
+    rows_spill = delta and (dtype == torch.float32 or (tight and key_dim > 192))
+    if rows_spill or (tight and slots > 32):
+        chosen = replace(chosen, tile=32)
+    if delta and factors_in_registers(device):
+        # two blocks of V 33..64: one is no loop, and weights_backward.py would load all its factors before it needs them
+        chosen = replace(chosen, block_v=min(chosen.block_v, max(32, _block(value_dim) // 2)))
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 
 def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
     """The sizes of every GPU: what tuning begins from, and what segmenting uses, which is not tuned."""
     return _overridden(_rule(key_dim, value_dim, slots, dtype))
+
+
+def factors_in_registers(device: torch.device) -> bool:
+    """Whether tensor cores take their factors from registers (`mma.sync`), which leaves fewer for everything else."""
+    architecture = architecture_of(device)
+    return architecture is not None and architecture.startswith("sm_") and architecture not in FROM_SHARED_MEMORY
 
 
 def _overridden(tiles: Tiles) -> Tiles:

@@ -22,6 +22,10 @@ from dla_kernels.reader.fused.pieces import Pieces, locate
 from dla_kernels.reader.fused.states import chunk_ranges, chunks_backward, chunks_forward, end_row, start_row
 from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
 
+COLUMN_BYTES = 12 << 10
+"""Of the columns of a state that a program takes, in the type of products: registers hold them beside R and the sums. 32
+columns of 16-bit numbers fill it at K 192, and 16 of float32; as many at K 256 spilled up to 7.8 KB a thread."""
+
 
 def advance_states_delta(
     u: Tensor, v: Tensor, carry: Tensor, removal: Tensor, state: Tensor | None, tables: AgeTables, pieces: Pieces,
@@ -73,10 +77,11 @@ def _whole_columns(rows: StateRows, tiles: Tiles) -> dict[str, Any]:
     """A program takes all of K, so that every state is read once, and a block of V as narrow as its registers ask."""
     _, heads, slots, key_dim, value_dim = rows.high.shape
     first, second = key_blocks(key_dim)
+    fitting = COLUMN_BYTES // ((first + second) * rows.high.element_size())
+    columns = min(tiles.block_v, 32 if rows.split else 16, 1 << (fitting.bit_length() - 1))
     return {
         "H": heads, "M": slots, "K": key_dim, "V": value_dim, "B1": first, "B2": second,
-        "BV": min(tiles.block_v, 32 if rows.split else 16), "SPLIT": rows.split, "PRECISION": exact_products(rows.high.dtype),
-        "num_stages": 1,
+        "BV": columns, "SPLIT": rows.split, "PRECISION": exact_products(rows.high.dtype), "num_stages": 1,
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dla_kernels.reader.fused.configs import factors_in_registers
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.segmentation.fused.paths import boundaries_kernel, chunk_paths_kernel, information
 
@@ -52,9 +53,11 @@ def score_tokens(
     )  # fmt: skip
     # the open sum is float32, and k and v are of 16 bits: three products of tf32 are as good as one of float32
     exact = "ieee" if dtype == torch.float32 or torch.version.hip is not None else "tf32x3"
+    # and where factors are in registers, its blocks are those of a float32 product
+    block_of_sum = min(block_k, 32) if factors_in_registers(k.device) else block_k
     first_boundaries_kernel[(pieces.sequences * heads,)](
         k, v, threshold, open_sum, count, final, norm_end, dots, own, across, entry, score, squared, pieces.cu,
-        pieces.first_tile, tokens, PRECISION=exact, **sizes,
+        pieces.first_tile, tokens, PRECISION=exact, **sizes | {"BK": block_of_sum},
     )  # fmt: skip
     boundaries_kernel[(pieces.tiles, heads)](
         k, v, following, entry, count, score, squared, boundary, *where, tokens, PRECISION="ieee", **sizes
