@@ -211,3 +211,22 @@ def algebra_memory(time, document=None):
     with PeakMemory() as peak:
         chunk_algebra_backward(chunk_algebra(*given), *given)
     return peak.bytes
+
+
+@pytest.mark.interpret
+def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch):
+    from dla_kernels.reader.fused import adjoint, configs
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 70, 1, 16, generator=generator, requires_grad=True) for _ in range(3))
+    weight = torch.rand(1, 70, 1, 3, generator=generator).requires_grad_()
+
+    def gradients():
+        with configs.override(tile=16, long=16):
+            o, _ = dynamic_linear_attention(q, k, v, weight, 3, 1.3, backend="triton")
+            return torch.autograd.grad(o.square().sum(), (q, k, v, weight))
+
+    at_once = gradients()
+    monkeypatch.setattr(adjoint, "LAUNCHED_CHUNKS", 2)  # of five
+    for x, y in zip(gradients(), at_once, strict=True):
+        assert torch.equal(x, y)
