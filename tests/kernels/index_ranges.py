@@ -2,8 +2,8 @@
 
 Launchers run on the meta device at the shapes in question, so terabytes cost nothing, and launches are recorded. Each
 kernel is then translated to Triton's own representation (TTIR), and the range of every integer in it is worked out from
-the grid, the arguments and what index tables may hold. An integer that leaves its type and reaches an address, a mask or
-the bounds of a loop is a fault. Where none is found, none can occur; one that is found, other values may prevent.
+the grid, the arguments and what index tables may hold. An integer that leaves its type and reaches an address, a mask
+or the bounds of a loop is a fault. Where none is found none can occur; one that is found, other values may prevent.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def ttir_of(report: Any) -> Callable[[Launched], str]:
 
 @dataclass(frozen=True)
 class _Value:
-    """An integer: a sum of numbers with a name, times factors, and a rest within a range; and where it may have left its
+    """An integer: a sum of numbers with a name, times factors, and a rest in a range; and where it may have left its
     type on the way. Names are why `(first + i) - first` is known to be i. Or a pointer: into which argument."""
 
     low: float

@@ -1,4 +1,4 @@
-"""Nothing overflows at the largest shapes that are promised: no index, and no grid what CUDA takes (index_ranges.py)."""
+"""Nothing overflows at the largest shapes promised: no index, and no grid what CUDA takes (index_ranges.py)."""
 
 import importlib.util
 import sys
