@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dla_kernels.documents import positions
+from dla_kernels.documents import ends_of, positions
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Documents:
                 f"cu_seqlens has shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype}; "
                 "it must be a vector of int32 or int64 numbers"
             )
-        starts = cu_seqlens.tolist()
+        starts = list(ends_of(cu_seqlens))
         lengths = tuple(after - before for before, after in itertools.pairwise(starts))
         if not lengths or starts[0] != 0 or starts[-1] != time or min(lengths) < 1:
             shown = str(starts) if len(starts) <= 12 else f"[{starts[0]}, ..., {starts[-1]}]"

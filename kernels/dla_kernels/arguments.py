@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dla_kernels.documents import ends_of
+
 Backend = Literal["auto", "reference", "torch", "triton"]
 BACKENDS: tuple[str, ...] = ("auto", "reference", "torch", "triton")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -64,12 +66,12 @@ def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
         )
     if batch != 1:
         raise ValueError(f"cu_seqlens was given with a batch of {batch}; packed documents need a batch of 1")
-    ends = cu_seqlens.tolist()
+    ends = ends_of(cu_seqlens)
     if ends[0] != 0 or ends[-1] != time:
         raise ValueError(f"cu_seqlens runs from {ends[0]} to {ends[-1]}; it must run from 0 to {time}, the time of k")
     if any(b <= a for a, b in pairwise(ends)):
         raise ValueError(
-            f"cu_seqlens is {ends if len(ends) < 12 else '...'}; it must grow at every step (no empty document)"
+            f"cu_seqlens is {list(ends) if len(ends) < 12 else '...'}; it must grow at every step (no empty document)"
         )
 
 
@@ -91,7 +93,7 @@ def threshold_of(threshold: float | Tensor, heads: int, device: torch.device) ->
         )
     if threshold.device != device and threshold.ndim:
         raise ValueError(f"threshold is on {threshold.device} and v on {device}; they must be on one device")
-    return threshold.float().expand(heads)
+    return threshold.float().to(device).expand(heads)
 
 
 def resolve_backend(backend: str, k: Tensor, v: Tensor, capacity: int) -> Literal["reference", "torch", "triton"]:

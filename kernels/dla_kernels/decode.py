@@ -17,8 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.cache import Cache
+from dla_kernels.operators import operator
 from dla_kernels.plan import SegmentState
 from dla_kernels.segmentation.fused.merges import age_slots, youngest_of_sparsest_pair
+from dla_kernels.segmentation.fused.paths import information
 
 
 def decode_step(
@@ -40,7 +42,7 @@ def decode_step(
     return o[:, None], Cache(state=state, age=age, tokens=cache.tokens + 1, segment=segment)
 
 
-@torch.library.custom_op("dla::decode", mutates_args=())
+@operator("dla::decode")
 def decode_operator(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None,
     threshold: Tensor, state: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor, scale: float,
@@ -79,7 +81,6 @@ def decode_kernel(
     BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr,
 ):  # fmt: skip
     """One program per sequence, head and block of V. Each scores the token anew (one matrix of M + 1), so all agree."""
-    ORTHOGONAL: tl.constexpr = 1.4142135623730951
     nh = tl.program_id(0).to(tl.int64)
     n = nh // H
     h = nh % H
@@ -107,10 +108,7 @@ def decode_kernel(
     count = tl.load(count_ptr + nh * M + slot, mask=slot < M, other=0)
     age = tl.load(age_ptr + nh * M + slot, mask=slot < M, other=MP)
     used = tl.sum((count > 0).to(tl.int32))
-    defined = (own > 0.0) & (norm > 0.0)
-    cosine = dot * tl.rsqrt(tl.where(defined, own, 1.0)) * tl.rsqrt(tl.where(defined, norm, 1.0))
-    score = tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)
-    score = tl.where(used == 0, 0.0, score)
+    score = tl.where(used == 0, 0.0, information(dot, norm, own))
 
     # eqs. 14, 16, 17: the boundary, the merge
     opens = (used == 0) | (score >= tl.load(threshold_ptr + h))

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_ends: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
+    """Its numbers on the host, asked for once: all layers share the tensor, and each time the host waits for the GPU.
+
+    A tensor that torch has changed in place is asked again. torch.compile leaves its graph for this, as for `tolist`.
+    """
+    if cu_seqlens.is_inference():  # has no version
+        return tuple(cu_seqlens.tolist())
+    known = _ends.get(cu_seqlens)
+    if known is None or known[0] != cu_seqlens._version:
+        known = _ends[cu_seqlens] = cu_seqlens._version, tuple(cu_seqlens.tolist())
+    return known[1]
+
+
+def token_counts(cu_seqlens: Tensor) -> list[int]:
+    """Tokens of each document, on the host."""
+    return [end - begin for begin, end in pairwise(ends_of(cu_seqlens))]
 
 
 def lengths_of(cu_seqlens: Tensor | None, batch: int, time: int, device: torch.device) -> Tensor:
@@ -34,12 +57,11 @@ def positions(cu_seqlens: Tensor | None, time: int, device: torch.device) -> Ten
 
 def unpack(x: Tensor, cu_seqlens: Tensor, fill: float = 0.0) -> Tensor:
     """`[1, T, ...]` packed documents -> `[N, longest, ...]`, one a row, filled up with `fill`. Differentiable."""
-    lengths = cu_seqlens.long().diff().tolist()
-    rows = torch.split(x[0], lengths)
+    rows = torch.split(x[0], token_counts(cu_seqlens))
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
 
 
 def pack(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     """The inverse of `unpack`: `[N, longest, ...]` -> `[1, T, ...]`."""
-    lengths = cu_seqlens.long().diff().tolist()
-    return torch.cat([row[:length] for row, length in zip(x, lengths, strict=True)])[None]
+    counts = token_counts(cu_seqlens)
+    return torch.cat([row[:count] for row, count in zip(x, counts, strict=True)])[None]

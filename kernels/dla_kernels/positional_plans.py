@@ -121,7 +121,8 @@ def _absolute_positions(
         )
     offset = offset.reshape(-1, 1)
     if cu_seqlens is not None and offset.numel() > 1:
-        offset = offset[:, 0].repeat_interleave(cu_seqlens.long().diff().to(device))[None]
+        lengths = cu_seqlens.long().diff().to(device)
+        offset = offset[:, 0].repeat_interleave(lengths, output_size=time)[None]  # else the host would ask for it
     return position + offset
 
 

@@ -100,7 +100,40 @@ def tuned(module: ast.Module) -> list[str]:
     ]
 
 
-RULES = [turned, too_many_warps, prefetching_pairs, tuned]
+def calls(module: ast.Module, name: str) -> Iterator[tuple[str, ast.Call, set[str | None]]]:
+    """Calls of a function of the language in what is compiled, with the names of their arguments."""
+    for function in jitted(module):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == name:
+                yield function.name, node, {keyword.arg for keyword in node.keywords}
+
+
+def undefined_loads(module: ast.Module) -> list[str]:
+    """Loads whose mask leaves elements out, without what they are then: 0 in the interpreter, anything on a GPU."""
+    return [
+        f"{name}, line {call.lineno}"
+        for name, call, given in calls(module, "tl.load")
+        if "other" not in given and ("mask" in given or len(call.args) > 1)
+    ]
+
+
+def rounded_products(module: ast.Module) -> list[str]:
+    """Products that do not say how float32 is multiplied: exactly in the interpreter, with 10 bits (tf32) on a GPU."""
+    return [
+        f"{name}, line {call.lineno}" for name, call, given in calls(module, "tl.dot") if "input_precision" not in given
+    ]
+
+
+def unordered(module: ast.Module) -> list[str]:
+    """Atomics: the order of their sums is another one each time on a GPU."""
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("atomic_")
+    ]
+
+
+RULES = [turned, too_many_warps, prefetching_pairs, tuned, undefined_loads, rounded_products, unordered]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -115,14 +148,17 @@ def test_the_rules_find_what_they_forbid():
         "@triton.autotune(configs=[], key=['T'])\n"
         "@triton.jit\n"
         "def bad_kernel(x, y):\n"
-        "    acc = tl.dot(x, y)\n"
+        "    acc = tl.dot(x, y, input_precision=PRECISION)\n"
         "    tl.dot(tl.trans(acc), y)\n"
         "    tl.dot(acc.T, y)\n"
+        "    tl.load(x, mask=y > 0)\n"
+        "    tl.load(x) + tl.load(x, mask=y > 0, other=0.0)\n"
+        "    tl.atomic_add(x, y)\n"
         "    token_starts(x)\n"
         "bad_kernel[(1,)](x, y, num_warps=8, num_stages=2)\n"
         "sizes = {'num_warps': 16}\n"
     )
-    assert [len(rule(bad)) for rule in RULES] == [2, 2, 1, 1]
+    assert [len(rule(bad)) for rule in RULES] == [2, 2, 1, 1, 1, 2, 1]
     assert launched(bad) == {"bad_kernel"}
 
 

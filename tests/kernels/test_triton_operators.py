@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dla_kernels import dynamic_linear_attention, segment
+from dla_kernels.arguments import check_documents
 from tests.kernels.peak_memory import PeakMemory, meta, no_launches
 
 
@@ -87,6 +88,70 @@ def test_what_inference_remembers_serves_training(delta):
         o, _ = dynamic_linear_attention(q, q, q, weight, 3, 1.3, backend="triton", **given)
         o.sum().backward()
     assert torch.isfinite(weight.grad).all()
+
+
+@pytest.mark.interpret
+def test_compiled_documents():
+    """What depends on the lengths is not fixed at the first batch's."""
+    from dla_kernels.reader.fused import configs
+
+    q, weight = torch.randn(1, 20, 2, 16), torch.rand(1, 20, 2, 3)
+
+    def call(cu):
+        return dynamic_linear_attention(q, q, q, weight, 3, 1.3, cu_seqlens=cu, backend="triton")[0]
+
+    compiled = torch.compile(call, backend="aot_eager")
+    with configs.override(tile=16, long=16):
+        for cut in (7, 9):
+            cu = torch.tensor([0, cut, 20])
+            torch.testing.assert_close(compiled(cu), call(cu))
+
+
+@pytest.fixture
+def documents_read(monkeypatch):
+    """Whose numbers the host asked for: each time it would wait for the GPU."""
+    read = []
+    tolist = torch.Tensor.tolist
+
+    def watched(self):
+        if self.dtype in (torch.int32, torch.int64):
+            read.append(self)
+        return tolist(self)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", watched)
+    return read
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_one_read_of_the_ends_serves_all_layers_and_their_gradients(documents_read, delta):
+    from dla_kernels.reader.fused import configs
+
+    cu = torch.tensor([0, 5, 20])
+    x = torch.randn(1, 20, 1, 16, requires_grad=True)
+    given = {"beta": torch.ones(1, 20, 1)} if delta else {}
+    with configs.override(tile=16, long=16):
+        for _ in range(2):
+            options = {"cu_seqlens": cu, "gate": "straight_through", "backend": "triton", **given}
+            o, _ = dynamic_linear_attention(x, x, x, torch.ones(1, 20, 1, 3), 3, 1.3, **options)
+            o.sum().backward()
+    assert sum(found is cu for found in documents_read) == 1
+    assert not any(found.numel() == cu.numel() for found in documents_read if found is not cu)
+
+
+def test_documents_that_change_are_checked_anew():
+    cu = torch.tensor([0, 5, 70])
+    for _ in range(2):
+        check_documents(cu, 1, 70)
+    cu[1] = 0
+    with pytest.raises(ValueError, match="it must grow at every step"):
+        check_documents(cu, 1, 70)
+    with torch.inference_mode():
+        inferred = torch.tensor([0, 5, 70])
+        check_documents(inferred, 1, 70)
+        inferred[1] = 70
+        with pytest.raises(ValueError, match="it must grow at every step"):
+            check_documents(inferred, 1, 70)
 
 
 def test_the_host_reads_the_ends_of_documents_once():
@@ -211,3 +276,22 @@ def algebra_memory(time, document=None):
     with PeakMemory() as peak:
         chunk_algebra_backward(chunk_algebra(*given), *given)
     return peak.bytes
+
+
+@pytest.mark.interpret
+def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch):
+    from dla_kernels.reader.fused import adjoint, configs
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 70, 1, 16, generator=generator, requires_grad=True) for _ in range(3))
+    weight = torch.rand(1, 70, 1, 3, generator=generator).requires_grad_()
+
+    def gradients():
+        with configs.override(tile=16, long=16):
+            o, _ = dynamic_linear_attention(q, k, v, weight, 3, 1.3, backend="triton")
+            return torch.autograd.grad(o.square().sum(), (q, k, v, weight))
+
+    at_once = gradients()
+    monkeypatch.setattr(adjoint, "LAUNCHED_CHUNKS", 2)  # of five
+    for x, y in zip(gradients(), at_once, strict=True):
+        assert torch.equal(x, y)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dla_kernels import Cache, segment
+from dla_kernels import Cache, dynamic_linear_attention, segment
 
 pytestmark = pytest.mark.interpret
 
@@ -93,3 +93,31 @@ def test_zero_tokens_have_no_direction():
     plans = [segment(k, v, 4, 0.6, backend=backend) for backend in ("reference", "triton")]
     assert torch.equal(plans[0].shift, plans[1].shift)
     torch.testing.assert_close(plans[0].score, plans[1].score, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("decodes", [False, True], ids=["chunks", "one token"])
+def test_numbers_below_the_normal_ones_are_zero(monkeypatch, decodes):
+    """A GPU's rsqrt takes them for zero and gives infinity; the interpreter's does so here."""
+    import numpy as np
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def flushing(self, x):
+        flushed = np.where(np.abs(x.data) < np.finfo(np.float32).tiny, 0.0, x.data)
+        with np.errstate(divide="ignore"):
+            return TensorHandle((1.0 / np.sqrt(flushed)).astype(np.float32), x.dtype)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_rsqrt", flushing)
+    k = torch.tensor([1.0, -1.0]).repeat(3)[None, :, None, None].expand(1, 6, 1, 16) * 3e-21
+    v, weight = torch.ones(1, 6, 1, 16), torch.ones(1, 6, 1, 4)
+    if decodes:
+        with torch.no_grad():
+            _, cache = dynamic_linear_attention(
+                *(x[:, :5] for x in (k, k, v, weight)), 4, 0.6, return_cache=True, backend="triton"
+            )
+            _, cache = dynamic_linear_attention(
+                *(x[:, 5:] for x in (k, k, v, weight)), 4, 0.6, cache=cache, return_cache=True, backend="triton"
+            )
+        scores = cache.segment.score_sum.sum()
+    else:
+        scores = segment(k, v, 4, 0.6, backend="triton").score.sum()
+    torch.testing.assert_close(scores, torch.tensor(5 * 2**0.5))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dla_kernels.documents import ends_of
 from dla_kernels.plan import JOIN, SegmentState
 
 
@@ -26,7 +27,7 @@ class _Sequences:
             self.begin = np.zeros(batch, np.int64)
             self.end = np.full(batch, time)
         else:
-            ends = cu_seqlens.cpu().numpy().astype(np.int64)
+            ends = np.array(ends_of(cu_seqlens), np.int64)
             self.row = np.zeros(len(ends) - 1, np.int64)
             self.begin, self.end = ends[:-1].copy(), ends[1:].copy()
 

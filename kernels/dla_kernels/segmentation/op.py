@@ -18,7 +18,7 @@ from dla_kernels.arguments import (
 from dla_kernels.autocast import without_autocast
 from dla_kernels.cache import Cache
 from dla_kernels.compiled_graphs import outside_compiled_graphs
-from dla_kernels.documents import first_tokens
+from dla_kernels.documents import first_tokens, token_counts
 from dla_kernels.plan import Plan, SegmentState
 from dla_kernels.segmentation import host, naive
 
@@ -90,7 +90,7 @@ def _reference(
     with torch.set_grad_enabled(torch.is_grad_enabled() and width is not None):
         if cu_seqlens is None:
             return naive.segment_sequences(k, v, tau, state, width)
-        lengths = cu_seqlens.long().diff().tolist()
+        lengths = token_counts(cu_seqlens)
         parts = []
         for n, (keys, values) in enumerate(zip(k.split(lengths, 1), v.split(lengths, 1), strict=True)):
             past = SegmentState(
@@ -151,9 +151,8 @@ def _starting_state(
 def _nothing_before(state: SegmentState, cu_seqlens: Tensor | None, time: int) -> Tensor:
     """`[B, T, H]` bool: first tokens of sequences that come with no slots."""
     empty = (state.count == 0).all(-1)  # [N, H]
-    first = first_tokens(cu_seqlens, time, empty.device)
     if cu_seqlens is None:
-        return first[None, :, None] & empty[:, None, :]
+        return first_tokens(None, time, empty.device)[None, :, None] & empty[:, None, :]
     nothing = torch.zeros(1, time, empty.shape[1], dtype=torch.bool, device=empty.device)
-    nothing[0, first] = empty
+    nothing[0, cu_seqlens[:-1].long().to(empty.device)] = empty
     return nothing

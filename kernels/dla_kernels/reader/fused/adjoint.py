@@ -18,6 +18,9 @@ from dla_kernels.reader.fused.pieces import Pieces, locate
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset, store_state
 
+LAUNCHED_CHUNKS = 65_535
+"""In one launch: all that CUDA takes as the third size of a grid. Chunks are more in 17 million tokens, or in as many documents."""
+
 
 def slots_adjoint(
     q: Tensor, do: Tensor, weight: Tensor, total: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
@@ -35,32 +38,33 @@ def slots_adjoint(
         dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
     blocks_v = triton.cdiv(value_dim, tiles.block_v)
     pairs = triton.cdiv(slots, 2)
-    grid = (triton.cdiv(key_dim, tiles.block_k) * blocks_v * pairs, heads, pieces.chunks)
-    slots_adjoint_kernel[grid](
-        q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
-        pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, scale,
-        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=tiles.block_k,
-        BV=tiles.block_v, BLOCKS_V=blocks_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
-        PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
-    )  # fmt: skip
+    for begin in range(0, pieces.chunks, LAUNCHED_CHUNKS):
+        launched = min(LAUNCHED_CHUNKS, pieces.chunks - begin)
+        slots_adjoint_kernel[(triton.cdiv(key_dim, tiles.block_k) * blocks_v * pairs, heads, launched)](
+            q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
+            pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, begin, scale,
+            H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=tiles.block_k,
+            BV=tiles.block_v, BLOCKS_V=blocks_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
+            PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
+        )  # fmt: skip
     return adjoint, dstate
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin"])
 def slots_adjoint_kernel(
     q_ptr, do_ptr, weight_ptr, total_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, used_ptr,
-    sequence_ptr, number_ptr, cu_ptr, tokens, scale,
+    sequence_ptr, number_ptr, cu_ptr, tokens, begin, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BLOCKS_V: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for two slots, which share what is loaded"""
+    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for two slots, which share what is loaded; of the chunks from `begin` on"""
     # neighbours in the grid share q and do of one chunk: blocks of the same two slots run together
     PAIRS: tl.constexpr = (M + 1) // 2
     i = 2 * (tl.program_id(0) % PAIRS)
     block = tl.program_id(0) // PAIRS
     h = tl.program_id(1).to(tl.int64)
-    chunk = tl.program_id(2)
+    chunk = begin + tl.program_id(2)
     n, c, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
     used = tl.load(used_ptr + chunk * H + h)
     if i < used:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dla_kernels.operators import operator
 from dla_kernels.reader.fused.ages import age_tables
 from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import Tiles, tiles_for
@@ -45,7 +46,7 @@ def _problem(
     )  # fmt: skip
 
 
-@torch.library.custom_op("dla::read_delta", mutates_args=())
+@operator("dla::read_delta")
 def read_delta(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor, log_decay: Tensor | None, beta: Tensor,
     gate: Tensor | None, state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool,
@@ -66,7 +67,7 @@ def _(q, k, v, slot_weight, shift, log_decay, beta, gate, state, cu_seqlens, sca
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("dla::read_delta_backward", mutates_args=())
+@operator("dla::read_delta_backward")
 def read_delta_backward(
     do: Tensor, dfinal: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor,
     log_decay: Tensor | None, beta: Tensor, state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool,

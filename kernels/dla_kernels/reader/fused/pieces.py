@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from dla_kernels.documents import ends_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +70,8 @@ class Pieces:
     @staticmethod
     def of(batch: int, time: int, cu_seqlens: Tensor | None, tile: int, long: int, device: torch.device) -> Pieces:
         """The pieces of `batch` rows of `time` tokens, or of the documents of the only row."""
-        ends = None if cu_seqlens is None else _ends_of(cu_seqlens)
+        ends = None if cu_seqlens is None else ends_of(cu_seqlens)
         return _pieces(batch, time, ends, tile, long, device)
-
-
-_ends: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def _ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
-    """Its numbers, asked for once: all layers of a model share the tensor, and each time the host would wait for the GPU."""
-    if cu_seqlens.is_inference():  # has no version
-        return tuple(cu_seqlens.tolist())
-    known = _ends.get(cu_seqlens)
-    if known is None or known[0] != cu_seqlens._version:
-        known = _ends[cu_seqlens] = cu_seqlens._version, tuple(cu_seqlens.tolist())
-    return known[1]
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dla_kernels.operators import operator
 from dla_kernels.reader.fused.ages import age_tables
 from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import tiles_for
@@ -37,7 +38,7 @@ def _problem(
     )  # fmt: skip
 
 
-@torch.library.custom_op("dla::read_plain", mutates_args=())
+@operator("dla::read_plain")
 def read_plain(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor, log_decay: Tensor | None, gate: Tensor | None,
     state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool, return_state: bool,
@@ -59,7 +60,7 @@ def _(q, k, v, slot_weight, shift, log_decay, gate, state, cu_seqlens, scale, co
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("dla::read_plain_backward", mutates_args=())
+@operator("dla::read_plain_backward")
 def read_plain_backward(
     do: Tensor, dfinal: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor,
     log_decay: Tensor | None, state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool, gate: bool,

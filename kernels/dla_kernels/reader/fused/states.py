@@ -243,7 +243,8 @@ def carry_adjoint_kernel(
             if WANT_CARRY:
                 at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + block
                 dcarry = tl.sum(dnext * load_state(high_ptr, low_ptr, at, inside, SPLIT))
-                tl.store(parts_ptr + ((tl.program_id(2) * M + i) * all_chunks + chunk) * H + h, dcarry)
+                part = (tl.program_id(2) * M + i).to(tl.int64)
+                tl.store(parts_ptr + (part * all_chunks + chunk) * H + h, dcarry)
             if c > 0:
                 at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
                 store_state(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dla_kernels.operators import operator
 from dla_kernels.plan import JOIN, SegmentState
 from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.fused.pieces import Pieces
@@ -34,7 +35,7 @@ def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tupl
     return pieces, tiles.block_k, tiles.block_v
 
 
-@torch.library.custom_op("dla::segment", mutates_args=())
+@operator("dla::segment")
 def segment_operator(
     k: Tensor, v: Tensor, threshold: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor,
     cu_seqlens: Tensor | None,
@@ -62,7 +63,7 @@ def _(k, v, threshold, open_sum, score_sum, count, cu_seqlens):
     )
 
 
-@torch.library.custom_op("dla::straight_through_gate", mutates_args=())
+@operator("dla::straight_through_gate")
 def straight_through_gate(
     k: Tensor, v: Tensor, threshold: Tensor, shift: Tensor, score: Tensor, norm: Tensor, first: Tensor,
     open_sum: Tensor, cu_seqlens: Tensor | None, width: float,
@@ -79,7 +80,7 @@ def _(k, v, threshold, shift, score, norm, first, open_sum, cu_seqlens, width):
     return v.new_empty(shift.shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("dla::score_gradient", mutates_args=())
+@operator("dla::score_gradient")
 def score_gradient(
     k: Tensor, v: Tensor, shift: Tensor, score: Tensor, norm: Tensor, dscore: Tensor, open_sum: Tensor,
     cu_seqlens: Tensor | None,

@@ -46,9 +46,13 @@ def products(
 
 @triton.jit
 def information(dots, norms, own):
-    """Eq. 13: `I = sqrt(2 - 2 cos)` of `k^T S v`, |S|^2 and |k|^2 |v|^2; that of orthogonal states if one of them is zero."""
+    """Eq. 13: `I = sqrt(2 - 2 cos)` of `k^T S v`, |S|^2 and |k|^2 |v|^2; that of orthogonal states if one of them is zero.
+
+    So is what lies below the normal numbers of float32: a GPU's rsqrt takes it for zero, and gives infinity.
+    """
     ORTHOGONAL: tl.constexpr = 1.4142135623730951
-    defined = (own > 0.0) & (norms > 0.0)
+    SMALLEST: tl.constexpr = 1.1754943508222875e-38
+    defined = (own >= SMALLEST) & (norms >= SMALLEST)
     # one after the other: the product of two squared norms may be beyond float32
     cosine = dots * tl.rsqrt(tl.where(defined, own, 1.0)) * tl.rsqrt(tl.where(defined, norms, 1.0))
     return tl.where(defined, tl.sqrt(tl.maximum(2.0 - 2.0 * cosine, 0.0)), ORTHOGONAL)

@@ -1,0 +1,36 @@
+"""How our Triton launches become torch operators."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """`torch.library.custom_op`, with the GPU that the tensors are on as the current one while it runs.
+
+    Triton launches on the current GPU, whatever the tensors: those of a model on `cuda:1` would be read from `cuda:0`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> CustomOpDef:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with gpu_of((*args, *kwargs.values())):
+                return function(*args, **kwargs)
+
+        schema = torch.library.infer_schema(function, mutates_args=())
+        return torch.library.custom_op(name, run, mutates_args=(), schema=schema)
+
+    return decorate
+
+
+def gpu_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Makes the GPU of the first tensor the current one; does nothing where that is on none."""
+    first = next(x for x in arguments if isinstance(x, Tensor))
+    return torch.cuda.device_of(first) if first.is_cuda else nullcontext()

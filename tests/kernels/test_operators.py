@@ -1,0 +1,109 @@
+"""Operators launch on the GPU that their tensors are on, and what is around them does not make the host wait for it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import dla_kernels
+from dla_kernels import fenwick_plan, fixed_plan
+from dla_kernels.arguments import threshold_of
+from dla_kernels.operators import gpu_of, operator
+from dla_kernels.plan import SegmentState
+from dla_kernels.segmentation.op import _nothing_before
+
+PACKAGE = Path(dla_kernels.__file__).parent
+
+
+@pytest.fixture
+def current(monkeypatch):
+    """The current GPU, as of a machine with four; what was current before is remembered."""
+    state = {"gpu": 0}
+
+    def exchange(index):
+        if index < 0:
+            return -1
+        state["gpu"], before = index, state["gpu"]
+        return before
+
+    for name in ("_exchange_device", "_maybe_exchange_device"):
+        monkeypatch.setattr(torch.cuda, name, exchange)
+    return state
+
+
+def test_the_gpu_of_the_tensors_is_current_meanwhile(current):
+    seen = []
+
+    @operator("dla_test::on_its_gpu")
+    def on_its_gpu(flag: bool, none: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+        seen.append(current["gpu"])
+        if flag:
+            raise RuntimeError("inside")
+        return x.clone()
+
+    with FakeTensorMode():
+        there = torch.empty(3, device="cuda:2")
+    on_its_gpu._init_fn(False, None, there)
+    assert (seen, current["gpu"]) == ([2], 0)
+    with pytest.raises(RuntimeError, match="inside"):
+        on_its_gpu._init_fn(True, None, there)
+    assert (seen, current["gpu"]) == ([2, 2], 0)
+    assert torch.equal(on_its_gpu(False, None, torch.ones(3)), torch.ones(3))
+    assert on_its_gpu(False, None, x=torch.ones(2)).numel() == 2
+    assert seen == [2, 2, 0, 0]
+
+
+def test_without_a_gpu_none_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_of", None)
+    for device in ("cpu", "meta"):
+        with gpu_of([None, 1.0, torch.empty(1, device=device)]):
+            pass
+
+
+def test_every_operator_is_made_so():
+    made = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node).endswith("custom_op"):
+                assert path.name == "operators.py", f"{path.name}, line {node.lineno}"
+            if isinstance(node, ast.FunctionDef):
+                made += [ast.unparse(x) for x in node.decorator_list if ast.unparse(x).startswith("operator(")]
+    assert len(made) == 8
+    assert len(set(made)) == 8
+
+
+CU_SEQLENS = torch.tensor([0, 3, 4, 9])
+
+
+def test_tokens_with_nothing_before_are_found_without_a_wait():
+    """To set what a mask selects, the host asks how much that is."""
+
+    class WithoutMasks(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.name().startswith("aten::index_put"):
+                assert not any(x is not None and x.dtype == torch.bool for x in args[1]), "a mask as an index"
+            return func(*args, **(kwargs or {}))
+
+    count = torch.zeros(3, 2, 4, dtype=torch.int32)
+    count[1, 0, 0] = 5
+    expected = torch.zeros(1, 9, 2, dtype=torch.bool)
+    expected[0, [0, 3, 4]] = torch.tensor([[True, True], [False, True], [True, True]])
+    state = SegmentState(open_sum=count, score_sum=count, count=count)
+    with WithoutMasks():
+        found = _nothing_before(state, CU_SEQLENS, 9)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("plan", [fixed_plan, fenwick_plan])
+def test_plans_of_documents_that_go_on_are_made_without_a_wait(plan):
+    """On the meta device nothing can be asked for."""
+    start = torch.tensor([5, 0, 2], device="meta")
+    assert plan(1, 9, 2, capacity=4, cu_seqlens=CU_SEQLENS, start=start, device="meta").shift.shape == (1, 9, 2)
+
+
+def test_one_threshold_for_all_heads_may_be_anywhere():
+    """A kernel cannot read a number that lies on the host."""
+    assert threshold_of(torch.tensor(0.5), 2, torch.device("meta")).device.type == "meta"

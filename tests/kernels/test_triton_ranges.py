@@ -1,0 +1,154 @@
+"""Nothing overflows at the largest shapes promised: no index, and no grid what CUDA takes (index_ranges.py)."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.kernels.index_ranges import Launched, grid_faults, index_faults, recorded_launches, ttir_of
+from tests.kernels.peak_memory import meta
+
+REPORT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
+BATCH, TIME, HEADS, KEY_DIM, VALUE_DIM, SLOTS = 256, 2**18, 48, 256, 512, 64
+"""The most of each, all at once: more than a GPU holds, so what fits one of them is far inside."""
+MANY_DOCUMENTS = torch.arange(2**18 + 1)
+"""As many as tokens: the most chunks and tiles for a number of tokens."""
+TABLES = {
+    "sequence_ptr": (0, len(MANY_DOCUMENTS)), "by_length_ptr": (0, len(MANY_DOCUMENTS)), "number_ptr": (0, TIME // 16),
+    "first_chunk_ptr": (0, BATCH * TIME // 256), "first_tile_ptr": (0, BATCH * TIME // 16), "cu_ptr": (0, BATCH * TIME),
+    "used_ptr": (0, SLOTS), "used_end_ptr": (0, SLOTS), "shift_ptr": (-1, SLOTS), "age_ptr": (0, SLOTS - 1),
+    "count_ptr": (0, TIME), "entry_ptr": (0, 64),
+}  # fmt: skip
+"""What integers that a kernel loads may be."""
+
+
+@pytest.fixture
+def ttir(monkeypatch):
+    """Translates launches, where the interpreter has not taken the compiler's place."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    spec = importlib.util.spec_from_file_location("compile_report", REPORT)
+    assert spec is not None
+    assert spec.loader is not None
+    report = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "compile_report", report)
+    spec.loader.exec_module(report)
+    return ttir_of(report)
+
+
+def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> list[Launched]:
+    """Of segmenting, decoding, and reading forward and backward, with a gate, from nothing and from states."""
+    from dla_kernels.decode import decode_operator
+    from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
+    from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
+    from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
+
+    n = batch if documents is None else len(documents) - 1
+    k, v = (
+        meta(batch, time, HEADS if delta else 1, KEY_DIM, dtype=dtype),
+        meta(batch, time, HEADS, VALUE_DIM, dtype=dtype),
+    )
+    weight, scalar = meta(batch, time, HEADS, SLOTS, dtype=dtype), meta(batch, time, HEADS, dtype=torch.float32)
+    shift, count = meta(batch, time, HEADS, dtype=torch.int32), meta(n, HEADS, SLOTS, dtype=torch.int32)
+    state = meta(n, HEADS, SLOTS, KEY_DIM, VALUE_DIM, dtype=torch.float32)
+    tau, sums, opened = meta(HEADS, dtype=torch.float32), meta(n, HEADS, SLOTS, dtype=torch.float32), state[:, :, 0]
+    ends = documents, 1.0, False
+    with recorded_launches() as launches:
+        segment_operator._init_fn(k, v, tau, opened, sums, count, documents)
+        score_gradient._init_fn(k, v, shift, scalar, scalar, scalar, opened, documents)
+        one = [x[:1, 0].expand(n, *x.shape[2:]) for x in (k, k, v, weight, scalar)]
+        decode_operator._init_fn(*one, one[-1] if delta else None, tau, state, count, opened, sums, count, 1.0)
+        for past in (None, state):
+            keeps = past is not None
+            if delta:
+                read_delta._init_fn(k, k, v, weight, shift, scalar, scalar, None, past, *ends, keeps)
+                read_delta_backward._init_fn(v, past, k, k, v, weight, shift, scalar, scalar, past, *ends, True)
+            else:
+                read_plain._init_fn(k, k, v, weight, shift, scalar, None, past, *ends, keeps)
+                read_plain_backward._init_fn(v, past, k, k, v, weight, shift, scalar, past, *ends, True)
+    return launches
+
+
+@pytest.mark.parametrize(
+    ("dtype", "delta"), [(torch.float32, False), (torch.bfloat16, True)], ids=["plain", "delta"]
+)  # fmt: skip
+def test_no_index_overflows_at_the_largest_shapes(ttir, dtype, delta):
+    launches = all_launches(dtype, delta=delta)
+    assert not {fault for launch in launches for fault in grid_faults(launch)}
+    # of the launches for chunk after chunk the last one of each kind, whose numbers are the largest
+    kinds = {launch.kind(but="c"): launch for launch in sorted(launches, key=lambda x: x.arguments.get("c", 0))}
+    assert len({launch.name for launch in kinds.values()}) > (25 if delta else 20)
+    assert not [fault for launch in kinds.values() for fault in index_faults(launch, TABLES, ttir)]
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_grids_for_as_many_documents_as_tokens(ttir, delta):
+    launches = all_launches(torch.bfloat16, delta=delta, batch=1, documents=MANY_DOCUMENTS)
+    assert not {fault for launch in launches for fault in grid_faults(launch)}
+
+
+def faulty(kind: str):
+    """A kernel that moves rows of 2^20 numbers, up to 2^12 of them."""
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def right_kernel(x_ptr, number_ptr, rows):
+        row = tl.minimum(tl.load(number_ptr + tl.program_id(0)), rows - 1)
+        i = row.to(tl.int64) * 1048576 + tl.arange(0, 64)
+        within = (i - row.to(tl.int64) * 1048576).to(tl.int32) * 33554431
+        tl.store(x_ptr + i + within, 1.0, mask=tl.arange(0, 64) < rows)
+
+    @triton.jit
+    def address_kernel(x_ptr, number_ptr, rows):
+        tl.store(x_ptr + tl.program_id(0) * 1048576 + tl.arange(0, 64), 1.0)
+
+    @triton.jit
+    def loaded_kernel(x_ptr, number_ptr, rows):
+        row = tl.load(number_ptr + tl.program_id(0))
+        tl.store(x_ptr + (row * 1048576).to(tl.int64) + tl.arange(0, 64), 1.0)
+
+    @triton.jit
+    def mask_kernel(x_ptr, number_ptr, rows):
+        i = tl.arange(0, 64)
+        tl.store(x_ptr + i, 1.0, mask=tl.program_id(0) * 1048576 + i < rows)
+
+    @triton.jit
+    def loop_kernel(x_ptr, number_ptr, rows):
+        for i in range(0, rows * 1048576, 64):
+            tl.store(x_ptr + i % 64, 1.0)
+
+    @triton.jit
+    def growing_kernel(x_ptr, number_ptr, rows):
+        at = 0
+        for i in range(0, rows):
+            at += tl.load(number_ptr + i)
+            tl.store(x_ptr + at, 1.0)
+
+    return locals()[f"{kind}_kernel"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("right", None),
+        ("address", "arith.muli in 32 bits gives 0 to 4,293,918,720 and reaches an address"),
+        ("loaded", "arith.muli in 32 bits gives 0 to 4,293,918,720 and reaches an address"),
+        ("mask", "arith.muli in 32 bits gives 0 to 4,293,918,720 and reaches a mask"),
+        ("loop", "arith.muli in 32 bits gives 4,294,967,296 to 4,294,967,296 and reaches a loop"),
+        ("growing", "a number without a bound reaches an address"),
+    ],
+)
+def test_overflows_are_found(ttir, kind, message):
+    kernel = faulty(kind)
+    with recorded_launches() as launches:
+        kernel[(4096,)](meta(64, dtype=torch.float32), meta(64, dtype=torch.int32), 4096)
+    found = index_faults(launches[0], {"number_ptr": (0, 4095)}, ttir)
+    assert found[:1] == ([] if message is None else [f"{kind}_kernel: {message}"])
+
+
+def test_grids_are_measured(ttir):
+    with recorded_launches() as launches:
+        faulty("right")[(1, 65_536, 65_535)](meta(64), meta(64), 1)
+    assert grid_faults(launches[0]) == ["right_kernel: grid y is 65,536, above 65,535"]
