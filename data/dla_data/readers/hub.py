@@ -1,8 +1,11 @@
 """Data sets of the Hugging Face hub by name and revision, and the commit that a revision stands for."""
 
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+_LOGGER = logging.getLogger("dla_data")
 
 _WORD = r"[A-Za-z0-9][\w.-]*"
 _HUB_NAME = re.compile(rf"(?P<name>({_WORD}/)?{_WORD})(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
@@ -52,9 +55,7 @@ def located(hub: HubName) -> Place:
     import huggingface_hub
 
     if datasets.config.HF_HUB_OFFLINE:
-        folder = huggingface_hub.snapshot_download(
-            hub.name, repo_type="dataset", revision=hub.revision, local_files_only=True
-        )
+        folder = _downloaded(hub)
         return Place(folder, Path(folder).name, True)
     commit = hub.revision
     if commit is None or not _COMMIT.fullmatch(commit):
@@ -62,3 +63,18 @@ def located(hub: HubName) -> Place:
     if commit is None:
         raise ValueError("the hub does not say which commit that is")
     return Place(hub.name, commit, False)
+
+
+def _downloaded(hub: HubName) -> str:
+    """The folder of a commit in the hub's cache; of a large data set it may be wanted in part only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(hub.name, repo_type="dataset", revision=hub.revision, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        folder = getattr(error, "snapshot_path", None)  # of a commit that is not there as a whole
+        if folder is None:
+            raise
+        _LOGGER.warning("%s: the hub's cache has only a part of commit %s, which is read", hub, Path(folder).name)
+        return folder
