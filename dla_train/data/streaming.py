@@ -68,6 +68,11 @@ class StreamingDataModule(RecipeData):
             )
             for name, one in sources.items()
         ]
+        for text in self._texts:
+            if text.version is not None and text.version.revision is not None:
+                again = ", as at the start" if text.name in (revisions or {}) else ""
+                path, commit = sources[text.name].path, text.version.revision
+                _LOGGER.info("data.sources.%s: %s, commit %s%s", text.name, path, commit, again)
         weights = [one.weight for one in sources.values()]
         held_out = HeldOut(config.held_out)
         self.text = StreamedText(

@@ -160,7 +160,7 @@ def _say_revisions(point: ResumePoint, data: RecipeData) -> None:
             )
 
 
-def _open_data(loaded: LoadedRecipe, ranks: Ranks, point: ResumePoint | None) -> RecipeData:
+def _open_data(loaded: LoadedRecipe, ranks: Ranks, point: ResumePoint | None = None) -> RecipeData:
     if isinstance(loaded.recipe.data, PreparedData):
         # Nothing is made that others could find: all begin at once, and one for each node reads every byte.
         data = ranks.together(lambda: open_data(loaded, verify=ranks.is_first_of_node))

@@ -8,9 +8,7 @@ from tokenizers import Tokenizer
 
 from dla_data.errors import DataError
 from dla_data.tokenizer import END_OF_DOCUMENT, tokenizer_fingerprint
-from dla_train.checkpoints.manifest import Manifest
 from dla_train.data.corpus import open_data
-from dla_train.data.revisions import held_revisions
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.task import Asked
@@ -49,7 +47,7 @@ def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDAr
         begin = [] if end is None else [end]  # as in training: what stands before a document is the end of another
         return np.array([*begin, *tokenizer.encode(text, add_special_tokens=False).ids], dtype=np.int64)[:at_most]
     try:
-        data = open_data(asked.trained.loaded, revisions=_revisions(asked))
+        data = open_data(asked.trained.loaded, revisions=asked.trained.revisions)
         tokens = data.validation_tokens(at_most)
     except (UsageError, DataError) as error:
         raise UsageError(
@@ -61,9 +59,3 @@ def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDAr
             "text with --text FILE."
         )
     return tokens
-
-
-def _revisions(asked: Asked) -> dict[str, str]:
-    """The commits of the hub's data sets that the run read."""
-    identity = Manifest.read(asked.trained.checkpoint).identity
-    return held_revisions(asked.trained.recipe, identity.recipe, identity.data)
