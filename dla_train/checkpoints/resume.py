@@ -167,13 +167,27 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
     Raises:
         UsageError: says what changed.
     """
-    for part, before in point.manifest.identity.data.items():
-        if data.get(part) != before:
+    for part, (before, now) in changed_data(point, data).items():
+        if part.startswith("revision of "):
             raise UsageError(
-                f"the {part} changed since {point.checkpoint.folder} was written (fingerprint {before[:16]}, now "
-                f"{data.get(part, 'none')[:16]}): the text is another one. Restore it, or start a new run with "
+                f"the {part} changed since {point.checkpoint.folder} was written ({before} there, {now or 'none'} "
+                f"here): the text is another one. Write @{before} behind the data set's name, or start a new run with "
                 "--run-dir."
             )
+        raise UsageError(
+            f"the {part} changed since {point.checkpoint.folder} was written (fingerprint {before[:16]}, now "
+            f"{(now or 'none')[:16]}): the text is another one. Restore it, or start a new run with --run-dir."
+        )
+
+
+def changed_data(point: ResumePoint, data: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+    """The parts of the checkpoint's data that differ, with the fingerprints there and here. What the checkpoint does
+    not know, of a version that did not note it yet, does not differ."""
+    return {
+        part: (before, data.get(part))
+        for part, before in point.manifest.identity.data.items()
+        if data.get(part) != before
+    }
 
 
 def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -16,11 +16,12 @@ sources:
                 plain text, one document
   DIRECTORY     all files of these kinds below it (of plain text .txt only), sorted
   'PATTERN'     such as 'pretrain/arxiv*.jsonl.zst', sorted
-  OWNER/NAME    a data set of the Hugging Face hub, where no such path exists
+  OWNER/NAME    a data set of the Hugging Face hub, where no such path exists; OWNER/NAME@REVISION takes a commit, tag
+                or branch of it
   hf:FOLDER     a folder laid out like one, read as `datasets` reads it
 
 The result is the same for any number of workers. A command that was interrupted, however rudely, is run again as it is:
-it goes on after the last whole shard.
+it goes on after the last whole shard, and reads the commit of a hub's data set that it began with.
 
 examples:
   dla-train prepare corpus/ --out tokens --train-tokenizer 16384

@@ -1,10 +1,12 @@
 """From the recipe's `data` section to a data module."""
 
 import re
+from collections.abc import Mapping
 
 from dla_data.corpora import CorpusSource, StdlibCorpus, TextCorpus
 from dla_data.errors import DataError
 from dla_data.prepare import prepare_corpus
+from dla_data.readers import Source
 from dla_train.config.load import LoadedRecipe
 from dla_train.data.config import StdlibData, TextData
 from dla_train.data.prepared import PreparedDataModule, open_prepared
@@ -18,11 +20,12 @@ from dla_train.data.windows import WindowsDataModule
 from dla_train.errors import UsageError
 
 
-def open_data(loaded: LoadedRecipe, verify: bool = True) -> RecipeData:
+def open_data(loaded: LoadedRecipe, verify: bool = True, revisions: Mapping[str, str] | None = None) -> RecipeData:
     """The data that the recipe describes; text that must be prepared comes from the cache or is prepared now.
 
     Args:
         loaded: the recipe. verify: false compares only sizes of prepared shards, whatever the recipe says.
+        revisions: commits to read of data sets of the hub (`dla_train.data.revisions`); the others are looked up.
 
     Raises:
         UsageError: the text is missing, not UTF-8, or too little for vocabulary or window; says where that was set.
@@ -32,7 +35,7 @@ def open_data(loaded: LoadedRecipe, verify: bool = True) -> RecipeData:
         return SyntheticDataModule(recipe.data, recipe.training, recipe.seed)
     if isinstance(recipe.data, StreamingData):
         try:
-            return StreamingDataModule(recipe.data, recipe.training, recipe.seed)
+            return StreamingDataModule(recipe.data, recipe.training, recipe.seed, revisions)
         except DataError as error:
             raise _streaming_problem(loaded, recipe.data, str(error)) from error
     if isinstance(recipe.data, PreparedData):
@@ -90,6 +93,8 @@ def _streaming_problem(loaded: LoadedRecipe, data: StreamingData, text: str) -> 
     if data.tokenizer in text:
         return loaded.problem("data.vocab_size" if "vocabulary is set" in text else "data.tokenizer", text)
     for name, source in data.sources.items():
-        if source.path.removeprefix("hf:") in text or text.startswith(f"{name}: "):
+        hub = Source(path=source.path).hub
+        place = hub.name if hub else source.path.removeprefix("hf:")
+        if place in text or text.startswith(f"{name}: "):
             return loaded.problem(f"data.sources.{name}", text)
     return loaded.problem("data", text)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dla_data.streams.share import Share
 from dla_data.streams.windows import StreamedSource, StreamedText
 from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint, vocabulary_of
 from dla_train.data.recipe_data import RecipeData, Windows
+from dla_train.data.revisions import version_fingerprints
 from dla_train.data.streaming_config import StreamingData
 from dla_train.training.config import TrainingConfig
 
@@ -34,11 +36,14 @@ class StreamingDataModule(RecipeData):
 
     Args:
         config: sources, tokenizer, window. training: batch sizes, steps, validation windows. seed: of the order.
+        revisions: commits to read of data sets of the hub, by source, whatever the recipe's revisions stand for now.
     Raises:
         DataError: tokenizer, a source or the weights do not work, or there is too little text to validate on.
     """
 
-    def __init__(self, config: StreamingData, training: TrainingConfig, seed: int) -> None:
+    def __init__(
+        self, config: StreamingData, training: TrainingConfig, seed: int, revisions: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         began = time.monotonic()
         self.config = config
@@ -55,12 +60,19 @@ class StreamingDataModule(RecipeData):
         self._texts = [
             ReaderText(
                 name,
-                Source(path=one.path, text_field=one.text_field, config=one.config, split=one.split).readers(),
+                Source(path=one.path, text_field=one.text_field, config=one.config, split=one.split)
+                .at((revisions or {}).get(name))
+                .readers(),
                 config.streams,
                 one.skip_bad,
             )
             for name, one in sources.items()
         ]
+        for text in self._texts:
+            if text.version is not None and text.version.revision is not None:
+                again = ", as at the start" if text.name in (revisions or {}) else ""
+                path, commit = sources[text.name].path, text.version.revision
+                _LOGGER.info("data.sources.%s: %s, commit %s%s", text.name, path, commit, again)
         weights = [one.weight for one in sources.values()]
         held_out = HeldOut(config.held_out)
         self.text = StreamedText(
@@ -94,7 +106,8 @@ class StreamingDataModule(RecipeData):
     @property
     def fingerprints(self) -> Mapping[str, str]:
         texts = {f"text of data.sources.{text.name}": text.fingerprint() for text in self._texts}
-        return {"tokenizer": self._tokenizer_fingerprint, **texts}
+        versions = (version_fingerprints(text.name, text.version) for text in self._texts)
+        return {"tokenizer": self._tokenizer_fingerprint, **dict(chain.from_iterable(versions)), **texts}
 
     @property
     def extent(self) -> str:

@@ -13,8 +13,9 @@ class StreamedSourceConfig:
 
     Attributes:
         path: a file (`.jsonl`, `.json`, `.ndjson`, `.txt`, each also with `.gz` or `.zst`, or `.parquet`), a directory
-            of such files, a pattern such as `pretrain/*.jsonl.zst`, a data set of the Hugging Face hub (`owner/name`),
-            or `hf:` and a folder to be read as a data set.
+            of such files, a pattern such as `pretrain/*.jsonl.zst`, a data set of the Hugging Face hub (`owner/name`,
+            or `owner/name@revision` with a commit, tag or branch), or `hf:` and a folder to be read as a data set. A
+            run that goes on reads the commit that it began with.
         text_field: the field or column with the text.
         config, split: of a data set; null takes its default and `train`. Files have neither.
         weight: its part of the training tokens, beside the other sources' weights.

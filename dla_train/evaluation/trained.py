@@ -2,7 +2,8 @@
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dla_data.errors import DataError
 from dla_data.tokenizer import load_tokenizer
-from dla_train.checkpoints.manifest import DamagedCheckpoint
+from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
 from dla_train.checkpoints.resume import newest_sound
 from dla_train.checkpoints.shards import assembled
 from dla_train.checkpoints.state_file import read_state
@@ -18,6 +19,7 @@ from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.config.catalog import RecipeFile
 from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.recipe import Recipe
+from dla_train.data.revisions import held_revisions
 from dla_train.errors import RunError, UsageError
 from dla_train.models import LanguageModel, ModelConfig
 from dla_train.runs.folder import RunFolder
@@ -32,7 +34,8 @@ class Trained:
 
     Attributes:
         loaded: the recipe, resolved, as the run folder has it. model: on the CPU, in evaluation mode. step: of the
-            checkpoint. folder: of the run. checkpoint: the one that was read.
+            checkpoint. folder: of the run. checkpoint: the one that was read. revisions: commits of the hub's data sets
+            that it was trained on, by source.
     """
 
     loaded: LoadedRecipe
@@ -40,6 +43,7 @@ class Trained:
     step: int
     folder: RunFolder
     checkpoint: Path
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -90,7 +94,9 @@ def load_trained(path: Path) -> Trained:
     """
     found = find_trained(path)
     model = read_model(found.checkpoint, found.loaded.recipe.model)
-    return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder)
+    identity = Manifest.read(found.checkpoint.folder).identity
+    revisions = held_revisions(found.loaded.recipe, identity.recipe, identity.data)
+    return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder, revisions)
 
 
 def find_trained(path: Path) -> Found:

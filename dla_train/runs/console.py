@@ -22,7 +22,8 @@ _BESIDE_THE_POINT = (
 )
 
 _TALKATIVE = (
-    "PIL", "asyncio", "compilers", "filelock", "fsspec", "matplotlib", "numba", "tensorboard", "torch", "urllib3",
+    "PIL", "asyncio", "compilers", "filelock", "fsspec", "httpcore", "httpcore2", "httpx", "httpx2", "matplotlib",
+    "numba", "tensorboard", "torch", "urllib3",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What is decided before a run may write anything: the checkpoint to go on from, the text, the device."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from dla_train.checkpoints.resume import (
     AUTO_FROM,
     ResumePoint,
+    changed_data,
     forbidden_changes,
     from_path,
     listed,
@@ -25,6 +27,7 @@ from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
 from dla_train.data.prepared_config import PreparedData
 from dla_train.data.recipe_data import RecipeData
+from dla_train.data.revisions import held_revisions, revisions_in
 from dla_train.distributed.deepspeed_config import require_known_keys
 from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
@@ -32,6 +35,8 @@ from dla_train.runs.environment import last_start
 from dla_train.runs.folder import RunFolder
 from dla_train.training.fused import require_liger
 from dla_train.training.initial_weights import InitialWeights, find_initial_weights, require_same_tokenizer
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     if point:
         _require_steps_left(loaded, point, is_branch=not store.holds(point.checkpoint))
     weights = None if point else ranks.first(lambda: find_initial_weights(loaded))
-    data = _open_data(loaded, ranks)
+    data = _open_data(loaded, ranks, point)
     if weights is not None:
         ranks.first(lambda: require_same_tokenizer(loaded, weights, data.tokenizer_path))
     branch = None
@@ -96,6 +101,8 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         branch = _branch(point, plain(recipe), data)
     elif point:
         require_same_data(point, data.fingerprints)
+    if point:
+        _say_revisions(point, data)
     return Start(point, branch, weights, data)
 
 
@@ -137,19 +144,38 @@ def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Bra
         require_same_data(point, data.fingerprints)
     changed = forbidden_changes(before, recipe)
     is_other_order = any(key == "seed" or key.startswith("data.") for key in changed)
-    is_other_text = dict(data.fingerprints) != point.manifest.identity.data
+    is_other_text = bool(changed_data(point, data.fingerprints))
     return Branch(changed, data.begin_anew(point.checkpoint.step) if is_other_order or is_other_text else None)
 
 
-def _open_data(loaded: LoadedRecipe, ranks: Ranks) -> RecipeData:
+def _say_revisions(point: ResumePoint, data: RecipeData) -> None:
+    noted = revisions_in(point.manifest.identity.data)
+    for name, commit in revisions_in(data.fingerprints).items():
+        if name not in noted and f"text of data.sources.{name}" in point.manifest.identity.data:
+            _LOGGER.warning(
+                "%s does not say which commit of data.sources.%s was read: going on with %s, which may be another one",
+                point.checkpoint.folder,
+                name,
+                commit,
+            )
+
+
+def _open_data(loaded: LoadedRecipe, ranks: Ranks, point: ResumePoint | None = None) -> RecipeData:
     if isinstance(loaded.recipe.data, PreparedData):
         # Nothing is made that others could find: all begin at once, and one for each node reads every byte.
         data = ranks.together(lambda: open_data(loaded, verify=ranks.is_first_of_node))
         ranks.require_equal(dict(data.fingerprints), "the data")
         return data
     opened: list[RecipeData] = []
-    ranks.first(lambda: opened.append(open_data(loaded)))
-    data = opened[0] if ranks.is_first else open_data(loaded)
+
+    def open_first() -> dict[str, str]:
+        before = point.manifest.identity if point else None
+        held = held_revisions(loaded.recipe, before.recipe, before.data) if before else {}
+        opened.append(open_data(loaded, revisions=held))
+        return revisions_in(opened[0].fingerprints)
+
+    revisions = ranks.first(open_first)
+    data = opened[0] if ranks.is_first else open_data(loaded, revisions=revisions)
     ranks.require_equal(dict(data.fingerprints), "the data")
     return data
 

@@ -15,7 +15,12 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ["dla_train", "kernels/dla_kernels", "data/dla_data", "recipes"]
 OURS = {"dla_train", "dla_kernels", "dla_data", "dla_recipes"}
-IMPORT_NAMES = {"liger-kernel": "liger_kernel", "lm-eval": "lm_eval", "pyyaml": "yaml"}  # where not the distribution's
+IMPORT_NAMES = {  # where not the distribution's
+    "huggingface-hub": "huggingface_hub",
+    "liger-kernel": "liger_kernel",
+    "lm-eval": "lm_eval",
+    "pyyaml": "yaml",
+}
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]

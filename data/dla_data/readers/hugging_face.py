@@ -4,11 +4,16 @@ Only the builders that read tables and text are let through. Others may unpickle
 none may bring code of its own.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from dla_data.errors import DataError
+from dla_data.readers.hub import HubName, Place, located
 from dla_data.readers.reader import START, DocumentReader, Position, ReadingLog, RowProblem, text_of
+from dla_data.readers.version import DataSetVersion
 
 _ALLOWED_BUILDERS = ("json", "parquet", "arrow", "csv", "text")
 
@@ -20,12 +25,13 @@ class HuggingFaceReader(DocumentReader):
 
     Args:
         name: for messages. rows: `datasets.IterableDataset`.
-        text_field: the field with the text.
+        text_field: the field with the text. version: of the data set.
     """
 
-    def __init__(self, name: str, rows: Any, text_field: str = "text") -> None:
+    def __init__(self, name: str, rows: Any, text_field: str, version: DataSetVersion) -> None:
         self.name = name
         self.size = None
+        self.version = version
         self._rows = rows
         self._text_field = text_field
 
@@ -57,25 +63,27 @@ class HuggingFaceReader(DocumentReader):
 
 
 def hugging_face_readers(
-    name: str, config: str | None = None, split: str = "train", text_field: str = "text"
+    at: HubName | str, config: str | None = None, split: str = "train", text_field: str = "text"
 ) -> list[DocumentReader]:
-    """A reader for each shard of `split`, in the order of `datasets`.
+    """A reader for each shard of `split`, in the order of `datasets`; all have the `version` that is read.
 
     Args:
-        name: on the hub, such as `HuggingFaceFW/fineweb-edu`, or a folder laid out like a data set there.
+        at: a data set of the hub, of which one commit is read from beginning to end whatever becomes of its branches;
+            or a folder laid out like one.
         config: which of the data set's configurations; None takes its default. split, text_field: what to read.
     Raises:
-        DataError: no such data set, configuration or split, no network, or a data set that is not text in tables.
+        DataError: no such data set, revision, configuration or split, no network, or a data set that is not text in
+            tables.
     """
     import datasets  # seconds; only here is it needed
 
-    shown = f"data set {name}" + (f" ({config})" if config else "")
+    shown = _shown(at, config)
     try:
-        builder = datasets.load_dataset_builder(name, config)
+        place = located(at) if isinstance(at, HubName) else _place(at)
+        builder = datasets.load_dataset_builder(place.path, config, revision=None if place.is_folder else place.commit)
     except Exception as error:  # its own errors, the network's, and ValueError for a wrong configuration
         raise DataError(
-            f"cannot open the {shown}: {_reason(error)}. Check its name and configuration, and whether the hub can be "
-            "reached (HF_HUB_OFFLINE must not be set); a folder on disk is given by its path."
+            f"cannot open the {_shown(at, config, revision=True)}: {_reason(error)}. {_way_out(at)}"
         ) from error
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _ALLOWED_BUILDERS:
@@ -89,12 +97,54 @@ def hugging_face_readers(
         raise DataError(f"cannot read the split {split!r} of the {shown}: {_reason(error)}.") from error
     assert isinstance(rows, datasets.IterableDataset)  # one split was asked for
     count = rows.num_shards
+    version = DataSetVersion(revision=place.commit, files=_files(builder, split, place))
     return [
         HuggingFaceReader(
-            f"{shown}, split {split}, shard {index} of {count}", rows.shard(num_shards=count, index=index), text_field
+            f"{shown}, split {split}, shard {index} of {count}",
+            rows.shard(num_shards=count, index=index),
+            text_field,
+            version,
         )
         for index in range(count)
     ]
+
+
+def _shown(at: HubName | str, config: str | None, revision: bool = False) -> str:
+    """What messages call the data set. Names of shards leave out the revision: they decide what is validated on."""
+    name = at.name if isinstance(at, HubName) and not revision else str(at)
+    return f"data set {name}" + (f" ({config})" if config else "")
+
+
+def _place(at: str) -> Place:
+    # A folder by its whole path: `text` alone would be one of the builders. Anything else is left to `datasets`.
+    is_folder = os.path.isdir(at)
+    return Place(os.path.abspath(at) if is_folder else at, None, is_folder)
+
+
+def _way_out(at: HubName | str) -> str:
+    if isinstance(at, str):
+        return "Check its path and configuration."
+    return (
+        "Check its name, revision and configuration, and whether the hub can be reached; with HF_HUB_OFFLINE set, only "
+        f"what `hf download {at.name} --repo-type dataset` has put into the hub's cache is read. A folder on disk is "
+        "given by its path."
+    )
+
+
+def _files(builder: Any, split: str, place: Place) -> str:
+    """What `DataSetVersion.files` is."""
+    here = os.path.realpath(place.path) if place.is_folder else f"hf://datasets/{place.path}@{place.commit}"
+    files = [
+        (file.replace(f"{here}/", ""), _size(file) if place.commit is None else None)
+        for file in (builder.config.data_files or {}).get(split, ())
+    ]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _size(file: str) -> int | None:
+    """Bytes of a local file, or of the archive that it is in; None of one that lies elsewhere."""
+    path = file.rpartition("::")[2]
+    return os.path.getsize(path) if os.path.isfile(path) else None
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dla_data.errors import DataError
+from dla_data.readers.version import DataSetVersion
 
 _NAMED_IN_MESSAGE = 3  # bad rows shown when there are too many of them
 
@@ -75,10 +76,12 @@ class DocumentReader(ABC):
 
     name: what messages call it.
     size: its length in bytes on disk, or None where that is not known.
+    version: of the data set that it is a shard of; None for a file.
     """
 
     name: str
     size: int | None
+    version: DataSetVersion | None = None
 
     @abstractmethod
     def documents(self, start: Position = START, log: ReadingLog | None = None) -> Iterator[tuple[Position, str]]:

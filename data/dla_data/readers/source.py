@@ -2,13 +2,13 @@
 
 import glob
 import logging
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dla_data.errors import DataError
 from dla_data.prepared_folders import PreparedFolders
 from dla_data.readers.blocks import COMPRESSED_SUFFIXES
+from dla_data.readers.hub import HubName
 from dla_data.readers.hugging_face import hugging_face_readers
 from dla_data.readers.json_lines import JsonLinesReader
 from dla_data.readers.parquet import ParquetReader
@@ -18,7 +18,6 @@ from dla_data.readers.reader import DocumentReader
 _LOGGER = logging.getLogger("dla_data")
 
 HUGGING_FACE_PREFIX = "hf:"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 # Found in folders of data sets: about the data, no data.
 _ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
@@ -34,7 +33,8 @@ class Source:
         - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path, without prepared
           folders;
         - a pattern such as `pretrain/arxiv*.jsonl.zst`, sorted;
-        - a data set of the hub, `owner/name`, where no such path exists;
+        - a data set of the hub, `owner/name`, where no such path exists; `owner/name@revision` is a commit, tag or
+          branch of it;
         - `hf:` and a hub name, or a folder to be read as `datasets` reads it (configurations, splits).
     text_field: the field or column with the text.
     config, split: of a Hugging Face data set; None takes its default and "train". Files have neither.
@@ -55,9 +55,15 @@ class Source:
         Raises:
             DataError: nothing there, nothing of a known kind, or a data set that cannot be opened.
         """
-        name = self._hugging_face_name()
-        if name is not None:
-            return hugging_face_readers(name, self.config, self.split or "train", self.text_field)
+        hub = self.hub
+        if hub is not None and hub.revision is not None and Path(hub.name).is_dir():
+            raise DataError(
+                f"{hub.name} is a folder here, and a folder has no revision {hub.revision!r}. To read it, leave out "
+                f"@{hub.revision}; to read the data set of the hub, start where there is no such folder."
+            )
+        if hub is not None or self.path.startswith(HUGGING_FACE_PREFIX):
+            at = hub or self.path.removeprefix(HUGGING_FACE_PREFIX)
+            return hugging_face_readers(at, self.config, self.split or "train", self.text_field)
         for what, value in (("configuration", self.config), ("split", self.split)):
             if value is not None:
                 raise DataError(
@@ -66,10 +72,20 @@ class Source:
                 )
         return [self._reader(path) for path in self._files(PreparedFolders(out))]
 
-    def _hugging_face_name(self) -> str | None:
-        if self.path.startswith(HUGGING_FACE_PREFIX):
-            return self.path.removeprefix(HUGGING_FACE_PREFIX)
-        return self.path if not Path(self.path).exists() and _HUB_NAME.fullmatch(self.path) else None
+    @property
+    def hub(self) -> HubName | None:
+        """The data set of the hub that is meant, with the revision as it was written; None for files and folders."""
+        is_prefixed, name = self.path.startswith(HUGGING_FACE_PREFIX), self.path.removeprefix(HUGGING_FACE_PREFIX)
+        if Path(name).is_dir() if is_prefixed else Path(name).exists():
+            return None
+        hub = HubName.parse(name)
+        return hub if hub is not None and (is_prefixed or "/" in hub.name) else None
+
+    def at(self, commit: str | None) -> "Source":
+        """The same data set of the hub at one commit (None: as it is); for files and folders the same source."""
+        if commit is None or self.hub is None:
+            return self
+        return replace(self, path=f"{HUGGING_FACE_PREFIX}{self.hub._replace(revision=commit)}")
 
     def _files(self, prepared: PreparedFolders) -> list[Path]:
         root = Path(self.path)

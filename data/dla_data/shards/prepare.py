@@ -14,7 +14,7 @@ the last document of the last one.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,12 +26,12 @@ from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.errors import DataError
 from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
-from dla_data.readers import DocumentReader, ReadingLog, Source
+from dla_data.readers import DataSetVersion, DocumentReader, ReadingLog, Source
 from dla_data.shards.documents import Read, documents_after
 from dla_data.shards.encoders import Encoders
 from dla_data.shards.folder import claimed, settled_tokenizer
 from dla_data.shards.prepared_manifest import MANIFEST_NAME, PreparedManifest, ShardEntry
-from dla_data.shards.request import Request, source_file
+from dla_data.shards.request import Request, source_file, versions_noted
 from dla_data.shards.shard import (
     PARTS,
     ShardRecord,
@@ -82,7 +82,15 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         DataError: a source cannot be read or has too many bad rows; `out` holds something else or cannot be written; no
             documents. Whole shards stay, and the same call goes on with them.
     """
-    readers = [reader for source in sources for reader in source.readers(out)]
+    noted = versions_noted(out)
+    readers, versions = _opened(sources, out, noted or {})
+    if noted == {} and versions:
+        _LOGGER.warning(
+            "%s was begun by a program that did not note which version of %s it read: the rest may be of another one",
+            out,
+            ", ".join(versions),
+        )
+        versions = {}
     with claimed(out) as locked:
         tokenizer = settled_tokenizer(
             out, readers, options.tokenizer, options.train_tokenizer, options.validation_share, options.skip_bad
@@ -93,6 +101,7 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
             tokenizer=tokenizer_fingerprint(tokenizer),
             shard_tokens=options.shard_tokens,
             validation_share=options.validation_share,
+            versions=versions,
         )
         if request.keep(out) and (out / MANIFEST_NAME).exists():
             _LOGGER.info("%s is finished already: nothing to do", out)
@@ -108,6 +117,24 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         manifest = _summary(out, request, template, records)
         manifest.write(out)
         return manifest
+
+
+def _opened(
+    sources: Sequence[Source], out: Path, noted: Mapping[str, DataSetVersion]
+) -> tuple[list[DocumentReader], dict[str, DataSetVersion]]:
+    """The readers of all sources, and the versions of the data sets among them: of the hub the commits of `noted`."""
+    readers: list[DocumentReader] = []
+    versions: dict[str, DataSetVersion] = {}
+    for source in sources:
+        known = noted.get(source.path)
+        opened = source.at(known and known.revision).readers(out)
+        readers += opened
+        if opened and (version := opened[0].version) is not None:
+            versions[source.path] = version
+            if version.revision is not None:
+                again = ", as when the folder was begun" if known else ""
+                _LOGGER.info("%s: commit %s%s", source.path, version.revision, again)
+    return readers, versions
 
 
 def _whole_shards(directory: Path, locked: bool) -> list[ShardRecord]:

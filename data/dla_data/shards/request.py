@@ -2,13 +2,15 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dla_data.atomic import write_file
 from dla_data.errors import DataError
 from dla_data.prepared_folders import REQUEST_NAME
-from dla_data.readers import DocumentReader, Source
+from dla_data.readers import DataSetVersion, DocumentReader, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Request:
 
     sources: as the user wrote them. files: what they consist of, in the order in which they are read.
     tokenizer: its fingerprint. shard_tokens: a shard is closed by the document that reaches this number.
-    validation_share: of the documents.
+    validation_share: of the documents. versions: of the data sets among the sources, by path; files have none.
     """
 
     sources: tuple[Source, ...]
@@ -34,10 +36,12 @@ class Request:
     tokenizer: str
     shard_tokens: int
     validation_share: float
+    versions: Mapping[str, DataSetVersion] = field(default_factory=dict)
 
     def tree(self) -> dict:
-        """As JSON would give it back."""
-        return json.loads(json.dumps(asdict(self)))
+        """As JSON would give it back; without `versions` where there are none."""
+        tree = json.loads(json.dumps(asdict(self)))
+        return tree if self.versions else {key: value for key, value in tree.items() if key != "versions"}
 
     def keep(self, directory: Path) -> bool:
         """Write the request into `directory`, or compare it with the one that is there.
@@ -52,10 +56,7 @@ class Request:
         if not path.exists():
             write_file(path, json.dumps(self.tree(), indent=2, sort_keys=True) + "\n")
             return False
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {path}: {error}. Choose another output directory.") from error
+        found = _read(path)
         if found != self.tree():
             changed = [
                 key for key, value in self.tree().items() if not isinstance(found, dict) or found.get(key) != value
@@ -65,6 +66,29 @@ class Request:
                 f"({path.name} has what was asked for then). Ask for the same, or choose another output directory."
             )
         return True
+
+
+def versions_noted(directory: Path) -> dict[str, DataSetVersion] | None:
+    """The versions of the request in `directory`, of which a preparation goes on reading the same; None where there is
+    no request. A request of a program that noted none has none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = directory / REQUEST_NAME
+    if not path.exists():
+        return None
+    try:
+        return {source: DataSetVersion(**version) for source, version in _read(path).get("versions", {}).items()}
+    except (AttributeError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}). Choose another output directory.") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}. Choose another output directory.") from error
 
 
 def source_file(reader: DocumentReader) -> SourceFile:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dla_data.errors import DataError
-from dla_data.readers import START, DocumentReader, Position, ReadingLog
+from dla_data.readers import START, DataSetVersion, DocumentReader, Position, ReadingLog
 from dla_data.readers.reader import RowProblem
 
 _LOGGER = logging.getLogger("dla_data")
@@ -73,6 +73,11 @@ class ReaderText:
         """Of all files on disk; None where that is not known."""
         sizes = [reader.size for reader in self._readers]
         return None if None in sizes else sum(size for size in sizes if size)
+
+    @property
+    def version(self) -> DataSetVersion | None:
+        """Of the data set that is read; None for files."""
+        return self._readers[0].version if self._readers else None
 
     def fingerprint(self) -> str:
         """Hash of the files' names and sizes: quick, and enough to notice another text, though not every change."""

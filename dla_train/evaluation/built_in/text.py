@@ -47,7 +47,7 @@ def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDAr
         begin = [] if end is None else [end]  # as in training: what stands before a document is the end of another
         return np.array([*begin, *tokenizer.encode(text, add_special_tokens=False).ids], dtype=np.int64)[:at_most]
     try:
-        data = open_data(asked.trained.loaded)
+        data = open_data(asked.trained.loaded, revisions=asked.trained.revisions)
         tokens = data.validation_tokens(at_most)
     except (UsageError, DataError) as error:
         raise UsageError(
