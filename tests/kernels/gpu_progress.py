@@ -2,7 +2,7 @@
 
 `make test-gpu` loads it. A test that passed is not run again until the kernels, the tests, PyTorch, Triton or the GPU
 are others; `--anew` runs all. A call that ends before its last test fails with pytest's code for an interrupted run.
-A test after which the GPU takes no more work (an illegal address does that) ends the call: all others would fail with it.
+A test after which the GPU takes no more work (an illegal address does that) ends the call, as all others would fail.
 What has failed comes last in the next one.
 With pytest-xdist (`-n`), kernels compile side by side, which is what takes the time; the first process keeps the notes.
 """
