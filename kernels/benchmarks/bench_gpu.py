@@ -2,7 +2,8 @@
 
 Every case is checked for correctness in the same run (the case's own shape at 1,024 tokens, in the timed type, against
 the torch backend in float32); a case that fails its check is reported as failed and gets no time. The run stops before
-`--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing.
+`--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing. It stops, too, where a
+case leaves the GPU so that it takes no more work (an illegal address): all others would fail in this process.
 
 Peers are timed where they can be imported: `fla` (simple_gla, gated delta rule, log-linear attention), SDPA always.
 Kernels compile before anything is timed, in a process for each method and shape: one after the other takes minutes.
@@ -260,8 +261,11 @@ def measure(case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def warm(chosen: list[Case]) -> None:
-    """Has kernels compiled, by a process for each of our methods and shapes; what fails here, fails again."""
+def warm(chosen: list[Case], until: float) -> None:
+    """Has kernels compiled, by a process for each of our methods and shapes; what fails here, fails again.
+
+    What is compiled by `until`, a reading of the clock, is found again by the next call.
+    """
     pairs = dict.fromkeys(f"{case.method},{case.shape}" for case in chosen if case.method in OURS)
     print(f"compiling for {', '.join(pairs)}", flush=True)
     running = [
@@ -271,7 +275,11 @@ def warm(chosen: list[Case]) -> None:
         for pair in pairs
     ]
     for process in running:
-        process.wait()
+        try:
+            process.wait(max(0.0, until - clock.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def compile_all(pair: str) -> None:
@@ -283,6 +291,16 @@ def compile_all(pair: str) -> None:
             run = call_of(case)
             assert not isinstance(run, str), run
             run()
+
+
+def takes_no_more_work() -> bool:
+    """Whether the GPU refuses all that this process asks of it, as it does after an illegal address."""
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return True
+    return False
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -341,7 +359,7 @@ def main() -> int:
     asked = [case for case in cases() if not arguments.only or any(part in case.name for part in arguments.only)]
     asked = [case for case in asked if case.name not in done]
     if any(case.method in OURS for case in asked):
-        warm(asked)
+        warm(asked, begin + 60 * arguments.minutes)
     for case in asked:
         if clock.monotonic() - begin > 60 * arguments.minutes:
             print("stopped: time is up; call again to go on")
@@ -350,11 +368,13 @@ def main() -> int:
             done[case.name] = measure(case)
         except Exception as error:  # one case must not take the others with it: out of memory, a peer that refuses
             done[case.name] = asdict(case) | {"error": None, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
-        torch.cuda.empty_cache()
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({"versions": versions, "rows": done}, indent=1))
         os.replace(unfinished, path)  # a run that is killed leaves what was there
         print(table([done[case.name]]).splitlines()[-1], flush=True)
+        if takes_no_more_work():
+            print("stopped: the GPU takes no more work after this case; call again to go on with the next")
+            break
     print("\n" + table(list(done.values())))
     path.with_suffix(".md").write_text(table(list(done.values())) + "\n")
     return 0

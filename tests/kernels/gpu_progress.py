@@ -2,12 +2,15 @@
 
 `make test-gpu` loads it. A test that passed is not run again until the kernels, the tests, PyTorch, Triton or the GPU
 are others; `--anew` runs all. A call that ends before its last test fails with pytest's code for an interrupted run.
+A test after which the GPU takes no more work (an illegal address does that) ends the call, as all others would fail.
+What has failed comes last in the next one.
 With pytest-xdist (`-n`), kernels compile side by side, which is what takes the time; the first process keeps the notes.
 """
 
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -46,28 +49,36 @@ class _Progress:
         self.minutes = minutes
         self.ends = time.monotonic() + 60 * minutes
         self.key = _key()
-        self.passed = set() if is_anew else _read(path, self.key)
+        self.passed, self.failed = (set(), set()) if is_anew else _read(path, self.key)
         self.left_out = 0
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         done = [item for item in items if item.nodeid in self.passed]
         config.hook.pytest_deselected(items=done)
-        items[:] = [item for item in items if item.nodeid not in self.passed]
+        items[:] = sorted(
+            (item for item in items if item.nodeid not in self.passed), key=lambda item: item.nodeid in self.failed
+        )
         self.left_out = len(done)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed and not self.is_worker:
-            self.passed.add(report.nodeid)
-            self.path.parent.mkdir(exist_ok=True)
-            unfinished = self.path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps({"key": self.key, "passed": sorted(self.passed)}), encoding="utf-8")
-            os.replace(unfinished, self.path)
+        if self.is_worker or not (report.failed or (report.when == "call" and report.passed)):
+            return
+        (self.failed if report.failed else self.passed).add(report.nodeid)
+        self.path.parent.mkdir(exist_ok=True)
+        unfinished = self.path.with_suffix(".unfinished")
+        notes = {"key": self.key, "passed": sorted(self.passed), "failed": sorted(self.failed - self.passed)}
+        unfinished.write_text(json.dumps(notes), encoding="utf-8")
+        os.replace(unfinished, self.path)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
         result = yield
         if nextitem is not None and time.monotonic() > self.ends:
             item.session.shouldstop = f"{self.minutes:g} minutes are over; the same command goes on from here"
+        if nextitem is not None and _gpu_is_broken():
+            item.session.shouldstop = (
+                f"the GPU takes no more work after {item.nodeid}; the same command goes on from here"
+            )
         return result
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -92,9 +103,22 @@ def _key() -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, key: str) -> set[str]:
+def _gpu_is_broken() -> bool:
+    """After an illegal address and the like all that this process asks of its GPU fails."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _read(path: Path, key: str) -> tuple[set[str], set[str]]:
+    """What has passed, and what has failed."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        return set()
-    return set(found["passed"]) if found["key"] == key else set()
+        return set(), set()
+    return (set(found["passed"]), set(found["failed"])) if found["key"] == key else (set(), set())

@@ -37,10 +37,11 @@ def bench(monkeypatch):
     }
     script.LENGTHS, script.CHECKED, script.DEVICE, script.TYPE = (16,), 16, "cpu", torch.float32
     script.timed = timed
-    script.warm = lambda chosen: script.warmed.append(len(chosen))  # in processes of its own
+    script.compile_beside, script.warm = script.warm, lambda chosen, until: script.warmed.append(len(chosen))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for name in ("empty_cache", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
     return script
 
 
@@ -118,6 +119,53 @@ def test_what_is_wrong_or_fails_gets_no_time(bench, call, monkeypatch):
     monkeypatch.setattr(bench, "check", refuse)
     rows = call("--anew", "--only", "mamba2 16 segment", "gdn 16 segment")
     assert [row["failed"] for row in rows.values()] == ["RuntimeError: out of memory"] * 2
+
+
+def test_a_gpu_that_takes_no_more_work_ends_the_call(bench, call, monkeypatch, capsys):
+    """The case that broke it is noted as failed; the next call goes on with the one after it."""
+    asked = []
+
+    def refuse():
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    def measure(case):
+        asked.append(case.direction)
+        if case.direction == "forward":
+            monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+            monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
+            refuse()
+        return {**row, "direction": case.direction}
+
+    row = call("--only", "sdpa gdn 16 forward")["sdpa gdn 16 forward"]
+    monkeypatch.setattr(bench, "measure", measure)
+    rows = call("--anew", "--only", "sdpa mamba2")
+    assert asked == ["forward"]
+    assert "illegal memory access" in rows["sdpa mamba2 16 forward"]["failed"]
+    assert "call again to go on with the next" in capsys.readouterr().out
+    for name in ("empty_cache", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    assert len(call("--only", "sdpa mamba2")) == 2
+    assert asked == ["forward", "training"]
+
+
+def test_compiling_stops_in_time(bench, monkeypatch):
+    """A process that never ends is ended, and the others with it."""
+    ended = []
+
+    class Endless:
+        def __init__(self, command, **options):
+            self.command = command
+
+        def wait(self, timeout=None):
+            if timeout is not None:
+                raise bench.subprocess.TimeoutExpired(self.command, timeout)
+
+        def kill(self):
+            ended.append(self.command[-1])
+
+    monkeypatch.setattr(bench.subprocess, "Popen", Endless)
+    bench.compile_beside([case for case in bench.cases() if case.method == "dla30"], bench.clock.monotonic())
+    assert ended == ["dla30,mamba2", "dla30,gdn"]
 
 
 def test_times_of_other_kernels_are_not_mixed_in(bench, call, monkeypatch, capsys):

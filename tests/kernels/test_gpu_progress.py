@@ -64,6 +64,28 @@ def test_several_processes_stop_in_time(call):
     assert "the same command goes on from here" in said
 
 
+def test_a_broken_gpu_ends_the_call_and_does_not_come_first_again(call, tmp_path):
+    (tmp_path / "test_some.py").write_text("""
+import sys, types
+gpu = types.SimpleNamespace(is_initialized=lambda: True, synchronize=lambda: None)
+sys.modules["torch"] = types.SimpleNamespace(cuda=gpu)
+def test_first():
+    def refuse(): raise RuntimeError("an illegal memory access was encountered")
+    gpu.synchronize = refuse
+    refuse()
+def test_second(): gpu.synchronize()
+def test_third(): gpu.synchronize()
+""")
+    code, said = call()
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert "1 failed" in said
+    assert "passed" not in said.splitlines()[-1]
+    assert "the GPU takes no more work after test_some.py::test_first" in said
+    code, said = call()
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed, 2 passed" in said
+
+
 def test_a_failed_test_runs_again(call, tmp_path):
     (tmp_path / "broken").touch()
     code, said = call()
