@@ -37,20 +37,13 @@ def test_paper_shapes_compile_for_hopper(tmp_path, chosen):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ("sm_90", "--type", "fp32", "--shape", "wide", "--kernel", "read_kernel"),
-        ("sm_80", "--type", "fp32", "--shape", "tall-delta", "--kernel", "carry_adjoint_delta"),
-        ("sm_120", "--type", "bf16", "--shape", "wide-delta", "--kernel", "weights_backward"),
-    ],
-    ids=lambda chosen: chosen[-1],
-)
-def test_what_needs_most_at_the_extremes(tmp_path, chosen):
-    """With the sizes of the paper's shapes these three spilled most: 8.1, 7.8 and 0.8 KB a thread."""
-    found = report(tmp_path, "--once", "--target", *chosen)
+def test_the_hungriest_kernel_of_the_extremes_fits(tmp_path):
+    """In tiles of 64 it left 8.1 KB a thread on the stack; all kernels, shapes and targets: `make test-slow`."""
+    found = report(
+        tmp_path, "--once", "--target", "sm_90", "--type", "fp32", "--shape", "wide", "--kernel", "read_kernel"
+    )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert chosen[-1] in found.stdout, found.stdout
+    assert "read_kernel" in found.stdout, found.stdout
 
 
 @pytest.mark.slow

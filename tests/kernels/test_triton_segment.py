@@ -13,7 +13,9 @@ CLOSE = 1e-4
 
 @pytest.fixture
 def check(draw_inputs, error):
-    def compare(time, capacity, threshold, *, cu_seqlens=None, cached=False, gate=True, dtype=torch.float32, **shape):
+    def compare(
+        time, capacity, threshold, *, cu_seqlens=None, cached=False, gate=True, dtype=torch.float32, block_k=16, **shape
+    ):
         from dla_kernels.reader.fused import configs
 
         shape = {"heads": 2, "groups": 1, "key_dim": 24, "value_dim": 40, "seed": time + capacity} | shape
@@ -39,7 +41,7 @@ def check(draw_inputs, error):
             return plan, gradients
 
         definition, expected = run("reference", torch.float32)
-        with configs.override(tile=16, block_k=16, block_v=32):
+        with configs.override(tile=16, block_k=block_k, block_v=32):
             plan, found = run("triton", dtype)
         assert (definition.score - threshold).abs().min() > CLOSE, "choose another seed: this one is at the threshold"
         torch.testing.assert_close(plan.score, definition.score, rtol=0, atol=1e-5)
@@ -82,6 +84,14 @@ def test_rows_groups_and_a_cache(check):
 
 def test_half_precision(check):
     check(40, 4, 0.4, dtype=torch.float16)
+
+
+def test_smaller_blocks_of_the_sum(check, monkeypatch):
+    """Where factors are in registers: two blocks of K in the stage that goes from chunk to chunk, one elsewhere."""
+    from dla_kernels.segmentation.fused import scores
+
+    monkeypatch.setattr(scores, "factors_in_registers", lambda device: True)
+    check(70, 4, 1.45, cached=True, key_dim=40, block_k=64)
 
 
 def test_zero_tokens_have_no_direction():
