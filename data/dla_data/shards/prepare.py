@@ -85,11 +85,12 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
     noted = versions_noted(out)
     readers, versions = _opened(sources, out, noted or {})
     if noted == {} and versions:
-        _LOGGER.warning(
-            "%s was begun by a program that did not note which version of %s it read: the rest may be of another one",
-            out,
-            ", ".join(versions),
-        )
+        if not (out / MANIFEST_NAME).exists():
+            _LOGGER.warning(
+                "%s was begun by a program that did not note which version of %s it read: the rest may be of another",
+                out,
+                ", ".join(versions),
+            )
         versions = {}
     with claimed(out) as locked:
         tokenizer = settled_tokenizer(
