@@ -40,6 +40,8 @@ def test_every_example_of_a_help_is_understood(cli, micro_recipe, tmp_path, comm
         assert options.command == words[0]
         assert all(re.fullmatch(r"[\w.]+=.+", setting) for setting in _settings(rest, words[0], known=()))
         if command == "submit":
+            if "--resume" in words:  # needs something to branch off from
+                assert cli("fit", "--recipe", micro_recipe, "training.steps=4", "--run-dir", "runs/a").code == 0
             done = cli(*words, "--dry-run")
             assert done.code == 0, done.err
 
