@@ -1,16 +1,11 @@
 """Nothing overflows at the largest shapes promised: no index, and no grid what CUDA takes (index_ranges.py)."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.kernels.index_ranges import Launched, grid_faults, index_faults, recorded_launches, ttir_of
 from tests.kernels.peak_memory import meta
 
-REPORT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
 BATCH, TIME, HEADS, KEY_DIM, VALUE_DIM, SLOTS = 256, 2**18, 48, 256, 512, 64
 """The most of each, all at once: more than a GPU holds, so what fits one of them is far inside."""
 MANY_DOCUMENTS = torch.arange(2**18 + 1)
@@ -25,16 +20,9 @@ TABLES = {
 
 
 @pytest.fixture
-def ttir(monkeypatch):
+def ttir(compile_report):
     """Translates launches, where the interpreter has not taken the compiler's place."""
-    monkeypatch.setenv("TRITON_INTERPRET", "0")
-    spec = importlib.util.spec_from_file_location("compile_report", REPORT)
-    assert spec is not None
-    assert spec.loader is not None
-    report = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "compile_report", report)
-    spec.loader.exec_module(report)
-    return ttir_of(report)
+    return ttir_of(compile_report)
 
 
 def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> list[Launched]:
