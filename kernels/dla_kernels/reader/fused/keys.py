@@ -19,14 +19,15 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import (
     Weights,
-    own_tile_weights,
+    own_weights,
     pair_weights_transposed,
-    tile_weights_transposed,
+    tile_weights,
     token_starts,
 )
-from dla_kernels.reader.fused.within import decays, totals, value_products
+from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
 
 def keys_backward(
@@ -101,26 +102,36 @@ def keys_backward_kernel(
     tl.store(ends_ptr + (part * all_tiles + tile) * H + h, tl.sum(key * dk))
 
     if PAIRS:
-        rows = j[:, None]
-        dwithin = value_products(v_ptr, do_ptr, h, j, last, j, last, H, V, TILE, BV, PRECISION)
-        dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, j[None, :], rows, first, last, tokens, H, M, TILE)
-        total_j = totals(total_ptr, tokens, h, j, last)[:, None]
-        total_t = totals(total_ptr, tokens, h, j, last)[None, :]
-        dwithin *= decays(total_t, total_j, there[None, :] & (rows <= j[None, :])) * scale
-        q = tl.load(q_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
+        rows = (last - first).to(tl.int32)
+        total_ptr += h * tokens
+        q_ptr += g * K
+        v_ptr += h * V
+        do_ptr += h * V
+        # tokens of this tile
+        v = load_tile(v_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
+        dwithin = tile_products(
+            v, v_ptr, first, rows, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
+        )  # fmt: skip
+        dwithin *= own_decays(total_ptr, first, rows, TILE, True) * scale
+        dwithin *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, True)
+        q = load_tile(q_ptr, first, rows, row_k, G * K, K, TILE)
         dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
-        tiles = ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)
-        for p in range(j_tile + 1, tiles):
-            t = chunk_first + p * TILE + tl.arange(0, TILE)
-            starts = token_starts(token_age_ptr, h, p, j, last, tokens, TILES)
-            weight = tile_weights_transposed(start_weight_ptr, h, t, chunk_last, tokens, MP)
-            dwithin = value_products(v_ptr, do_ptr, h, j, last, t, chunk_last, H, V, TILE, BV, PRECISION)
-            dwithin *= pair_weights_transposed(weight, starts, MP, PRECISION)
-            allowed = there[:, None] & (t < chunk_last)[None, :]
-            dwithin *= decays(totals(total_ptr, tokens, h, t, chunk_last)[None, :], total_j, allowed) * scale
-            q_mask = (t < chunk_last)[:, None] & in_k[None, :]
-            q = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=q_mask, other=0.0)
-            dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)
+        # tokens of later tiles of the chunk: this one is full
+        if last < chunk_last:
+            reference = tl.load(total_ptr + last - 1)
+            until = decays_until(total_ptr, first, reference, TILE) * scale
+            for p in range(j_tile + 1, ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)):
+                t = chunk_first + p * TILE
+                t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
+                starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
+                weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
+                dwithin = tile_products(
+                    v, v_ptr, first, None, do_ptr, t, t_rows, H * V, H * V, V, TILE, BV, PRECISION
+                )  # fmt: skip
+                dwithin *= until[:, None] * decays_since(total_ptr, t, t_rows, reference, TILE)[None, :]
+                dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION)
+                q = load_tile(q_ptr, t, t_rows, row_k, G * K, K, TILE)
+                dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)
 
     tl.store(dk_ptr + (j * H + h)[:, None] * K + row_k[None, :], dk.to(dtype), mask=inside)
     tl.store(kdk_ptr + (part * H + h) * tokens + j, tl.sum(key * dk, 1), mask=there)

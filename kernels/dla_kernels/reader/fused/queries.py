@@ -19,8 +19,9 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.weights import Weights, own_tile_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import decays, totals, value_products
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
 
 def queries_backward(
@@ -118,33 +119,44 @@ def queries_backward_kernel(
     )
     TILES: tl.constexpr = LONG // TILE
     dtype = v_ptr.dtype.element_ty
-    g = h // (H // G)
-    t = first + tl.arange(0, TILE)
-    there = t < last
-    row_k = part * BK + tl.arange(0, BK)
-    in_k = row_k < K
-    inside = there[:, None] & in_k[None, :]
-    dq = tl.load(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
+    rows = (last - first).to(tl.int32)
+    row = tl.arange(0, TILE)
+    column_k = part * BK + tl.arange(0, BK)
+    total_ptr += h * tokens
+    q_ptr += h // (H // G) * K
+    k_ptr += h // (H // G) * K
+    v_ptr += h * V
+    do_ptr += h * V
+    dq_ptr += h * K
 
-    total_t = totals(total_ptr, tokens, h, t, last)[:, None]
-    starts_weight = tile_weights(start_weight_ptr, h, t, last, tokens, MP)
-    for p in range(0, q_tile):
-        j = chunk_first + p * TILE + tl.arange(0, TILE)
-        starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
-        dwithin = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
-        dwithin *= pair_weights(starts_weight, starts, MP, PRECISION)
-        total_j = totals(total_ptr, tokens, h, j, first)[None, :]
-        dwithin *= decays(total_t, total_j, there[:, None] & (j < first)[None, :]) * scale
-        k = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=in_k[None, :], other=0.0)
-        dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
-    rows, columns = t[:, None], t[None, :]
-    dwithin = value_products(do_ptr, v_ptr, h, t, last, t, last, H, V, TILE, BV, PRECISION)
-    dwithin *= own_tile_weights(slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE)
-    total_j = totals(total_ptr, tokens, h, t, last)[None, :]
-    dwithin *= decays(total_t, total_j, (rows < last) & (columns <= rows)) * scale
-    k = tl.load(k_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0)
-    dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
+    # tokens of this tile
+    do = load_tile(do_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
+    dwithin = tile_products(
+        do, do_ptr, first, rows, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
+    )  # fmt: skip
+    dwithin *= own_decays(total_ptr, first, rows, TILE, False) * scale
+    dwithin *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, False)
+    k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
+    dq = load_tile(dq_ptr, first, rows, column_k, H * K, K, TILE).to(tl.float32)
+    dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
 
-    tl.store(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], dq.to(dtype), mask=inside)
-    query = tl.load(q_ptr + (t * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(qdq_ptr + (part * H + h) * tokens + t, tl.sum(query * dq, 1), mask=there)
+    # tokens of earlier tiles of the chunk, which are full
+    if q_tile > 0:
+        weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
+        reference = tl.load(total_ptr + first - 1)
+        since = decays_since(total_ptr, first, rows, reference, TILE) * scale
+        for p in range(0, q_tile):
+            j = chunk_first + p * TILE
+            starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            dwithin = tile_products(
+                do, do_ptr, first, rows, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
+            )  # fmt: skip
+            dwithin *= since[:, None] * decays_until(total_ptr, j, reference, TILE)[None, :]
+            dwithin *= pair_weights(weights, starts, MP, PRECISION)
+            k = load_tile(k_ptr, j, None, column_k, G * K, K, TILE)
+            dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
+
+    inside = (row < rows)[:, None] & (column_k < K)[None, :]
+    tl.store(dq_ptr + first * (H * K) + row[:, None] * (H * K) + column_k[None, :], dq.to(dtype), mask=inside)
+    query = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE).to(tl.float32)
+    tl.store(qdq_ptr + (part * H + h) * tokens + first + row, tl.sum(query * dq, 1), mask=row < rows)

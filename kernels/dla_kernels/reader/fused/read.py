@@ -18,8 +18,9 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.weights import Weights, own_tile_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import within_tile
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
 
 def read(
@@ -52,7 +53,7 @@ def read(
         q, k, v, v if within is None else within, weights.by_age, weights.at_tile, total, of_slots, o,
         tables.inner, tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
-        BK=tiles.block_k, MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
+        BK=inner_block(key_dim, tiles), MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
         num_stages=1, **sizes,
     )  # fmt: skip
     return o
@@ -113,34 +114,53 @@ def read_kernel(
     )
     TILES: tl.constexpr = LONG // TILE
     dtype = v_ptr.dtype.element_ty
-    t = first + tl.arange(0, TILE)
-    there = t < last
-    row_v = tl.program_id(2) * BV + tl.arange(0, BV)
-    in_v = row_v < V
-    acc = tl.zeros((TILE, BV), tl.float32)
-
-    # tokens of earlier tiles of the chunk
-    starts_weight = tile_weights(start_weight_ptr, h, t, last, tokens, MP)
-    for p in range(0, q_tile):
-        j = chunk_first + p * TILE + tl.arange(0, TILE)
-        starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
-        within = within_tile(
-            q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, j, first, chunk_first, scale,
-            H, G, K, LONG, TILE, BK, STORED, PRECISION,
-        )  # fmt: skip
-        within *= pair_weights(starts_weight, starts, MP, PRECISION)
-        v = tl.load(v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=in_v[None, :], other=0.0)
-        acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
+    rows = (last - first).to(tl.int32)
+    column_k = tl.arange(0, BK)
+    column_v = tl.program_id(2) * BV + tl.arange(0, BV)
+    total_ptr += h * tokens
+    q_ptr += h // (H // G) * K
+    k_ptr += h // (H // G) * K
+    v_ptr += h * V
+    of_slots_ptr += h * V
+    o_ptr += h * V
+    within_ptr += (chunk_first * H + h) * LONG
 
     # tokens of this tile
-    within = within_tile(
-        q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, t, last, chunk_first, scale,
-        H, G, K, LONG, TILE, BK, STORED, PRECISION,
-    )  # fmt: skip
-    within *= own_tile_weights(slot_weight_ptr, inner_ptr, h, t[:, None], t[None, :], first, last, tokens, H, M, TILE)
-    inside = there[:, None] & in_v[None, :]
-    v = tl.load(v_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=inside, other=0.0)
-    acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)
+    v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
+    if STORED:
+        at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
+        within = tl.load(within_ptr + at, mask=causal(rows, TILE, False), other=0.0).to(tl.float32)
+    else:
+        q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
+        within = tile_products(
+            q, q_ptr, first, rows, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
+        )  # fmt: skip
+        within *= own_decays(total_ptr, first, rows, TILE, False) * scale
+    within *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, False)
+    acc = tl.dot(within.to(dtype), v, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
+
+    # tokens of earlier tiles of the chunk, which are full
+    if q_tile > 0:
+        weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
+        reference = tl.load(total_ptr + first - 1)
+        since = decays_since(total_ptr, first, rows, reference, TILE) * scale
+        for p in range(0, q_tile):
+            j = chunk_first + p * TILE
+            starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            if STORED:
+                at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
+                within = tl.load(within_ptr + at, mask=(tl.arange(0, TILE) < rows)[:, None], other=0.0).to(tl.float32)
+            else:
+                within = tile_products(
+                    q, q_ptr, first, rows, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
+                )  # fmt: skip
+                within *= since[:, None] * decays_until(total_ptr, j, reference, TILE)[None, :]
+            within *= pair_weights(weights, starts, MP, PRECISION)
+            v = load_tile(v_ptr, j, None, column_v, H * V, V, TILE)
+            acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)
+
+    there = (tl.arange(0, TILE) < rows)[:, None] & (column_v < V)[None, :]
+    at = tl.arange(0, TILE)[:, None] * (H * V) + column_v[None, :]
     if tl.load(used_ptr + chunk * H + h) > 0:
-        acc += tl.load(of_slots_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=inside, other=0.0)
-    tl.store(o_ptr + (t * H + h)[:, None] * V + row_v[None, :], acc.to(dtype), mask=inside)
+        acc += load_tile(of_slots_ptr, first, rows, column_v, H * V, V, TILE)
+    tl.store(o_ptr + first * (H * V) + at, acc.to(dtype), mask=there)

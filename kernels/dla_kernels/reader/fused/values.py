@@ -20,14 +20,15 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import (
     Weights,
-    own_tile_weights,
+    own_weights,
     pair_weights_transposed,
-    tile_weights_transposed,
+    tile_weights,
     token_starts,
 )
-from dla_kernels.reader.fused.within import within_tile_transposed
+from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
 
 def values_backward(
@@ -119,28 +120,50 @@ def dvalues(
                 )
                 dv += tl.dot(key, dstate, input_precision=PRECISION)  # [TILE, BK] @ [BK, BV] -> [TILE, BV]
 
-    within = within_tile_transposed(
-        q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, j, last, j, last, chunk_first, scale,
-        H, G, K, LONG, TILE, BK, STORED, PRECISION,
-    )  # fmt: skip
-    within *= own_tile_weights(slot_weight_ptr, inner_ptr, h, j[None, :], j[:, None], first, last, tokens, H, M, TILE)
-    inside = there[:, None] & in_v[None, :]
-    do = tl.load(do_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=inside, other=0.0)
-    dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
-    tiles = ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)
-    for p in range(j_tile + 1, tiles):
-        t = chunk_first + p * TILE + tl.arange(0, TILE)
-        starts = token_starts(token_age_ptr, h, p, j, last, tokens, TILES)
-        weight = tile_weights_transposed(start_weight_ptr, h, t, chunk_last, tokens, MP)
-        within = within_tile_transposed(
-            q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, chunk_last, j, last, chunk_first, scale,
-            H, G, K, LONG, TILE, BK, STORED, PRECISION,
+    rows = (last - first).to(tl.int32)
+    column_k = tl.arange(0, BK)
+    total_ptr += h * tokens
+    q_ptr += g * K
+    k_ptr += g * K
+    do_ptr += h * V
+    within_ptr += (chunk_first * H + h) * LONG
+
+    # tokens of this tile
+    do = load_tile(do_ptr, first, rows, row_v, H * V, V, TILE)
+    if STORED:
+        at = stored_tile(j_tile * TILE, j_tile * TILE, H, LONG, TILE, True)
+        within = tl.load(within_ptr + at, mask=causal(rows, TILE, True), other=0.0).to(tl.float32)
+    else:
+        k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
+        within = tile_products(
+            k, k_ptr, first, rows, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
-        within *= pair_weights_transposed(weight, starts, MP, PRECISION)
-        do_mask = (t < chunk_last)[:, None] & in_v[None, :]
-        do = tl.load(do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=do_mask, other=0.0)
-        dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
-    return dv, (j * H + h)[:, None] * V + row_v[None, :], inside
+        within *= own_decays(total_ptr, first, rows, TILE, True) * scale
+    within *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, True)
+    dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
+
+    # tokens of later tiles of the chunk: this one is full
+    if last < chunk_last:
+        reference = tl.load(total_ptr + last - 1)
+        until = decays_until(total_ptr, first, reference, TILE) * scale
+        for p in range(j_tile + 1, ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)):
+            t = chunk_first + p * TILE
+            t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
+            starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
+            weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
+            if STORED:
+                at = stored_tile(p * TILE, j_tile * TILE, H, LONG, TILE, True)
+                there_t = (tl.arange(0, TILE) < t_rows)[None, :]
+                within = tl.load(within_ptr + at, mask=there_t, other=0.0).to(tl.float32)
+            else:
+                within = tile_products(
+                    k, k_ptr, first, None, q_ptr, t, t_rows, G * K, G * K, K, TILE, BK, PRECISION
+                )  # fmt: skip
+                within *= until[:, None] * decays_since(total_ptr, t, t_rows, reference, TILE)[None, :]
+            within *= pair_weights_transposed(weights, starts, MP, PRECISION)
+            do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
+            dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
+    return dv, (j * H + h)[:, None] * V + row_v[None, :], there[:, None] & in_v[None, :]
 
 
 @triton.jit

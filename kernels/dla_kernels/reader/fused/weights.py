@@ -18,6 +18,8 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
+from dla_kernels.reader.fused.within import causal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +80,20 @@ def weights_kernel(
 
 
 @triton.jit
-def tile_weights(at_tile_ptr, h, t, last, tokens, MP: tl.constexpr):
-    """`[TILE, MP]`: at token t, the weight of the slot that had age i when the tile began."""
-    i = tl.arange(0, MP)
-    return tl.load(at_tile_ptr + (h * tokens + t)[:, None] * MP + i[None, :], mask=(t < last)[:, None], other=0.0)
+def tile_weights(at_tile_ptr, first, rows, MP: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """`[TILE, MP]`: at a tile's tokens, the weight of the slot that had age i when the tile began; at_tile_ptr is a head's.
+    TRANSPOSED: `[MP, TILE]`."""
+    slot = tl.arange(0, MP)
+    if TRANSPOSED:
+        return load_tile_transposed(at_tile_ptr, first, rows, slot, MP, MP, TILE)
+    else:
+        return load_tile(at_tile_ptr, first, rows, slot, MP, MP, TILE)
 
 
 @triton.jit
-def tile_weights_transposed(at_tile_ptr, h, t, last, tokens, MP: tl.constexpr):
-    """`[MP, TILE]`, loaded that way around: products with a transposed accumulator are to be avoided (TRITON.md)."""
-    i = tl.arange(0, MP)
-    return tl.load(at_tile_ptr + (h * tokens + t)[None, :] * MP + i[:, None], mask=(t < last)[None, :], other=0.0)
-
-
-@triton.jit
-def token_starts(token_age_ptr, h, q, j, last, tokens, TILES: tl.constexpr):
-    """`[TILE]`: the age, when tile q > 0 begins, of the slots that tokens j of an earlier tile are in; -1 if none."""
-    age = tl.load(token_age_ptr + (h * TILES + q - 1) * tokens + j, mask=j < last, other=0).to(tl.int32)
-    return tl.where(j < last, age, -1)
+def token_starts(token_age_ptr, h, q, first, tokens, TILES: tl.constexpr, TILE: tl.constexpr):
+    """`[TILE]`: the age, when tile q > 0 begins, of the slots that the tokens of an earlier tile are in."""
+    return tl.load(token_age_ptr + (h * TILES + q - 1) * tokens + first + tl.arange(0, TILE)).to(tl.int32)
 
 
 @triton.jit
@@ -113,14 +111,15 @@ def pair_weights_transposed(starts_weight, starts, MP: tl.constexpr, PRECISION: 
 
 
 @triton.jit
-def own_tile_weights(
-    slot_weight_ptr, inner_ptr, h, t, j, tile_first, last, tokens,
-    H: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+def own_weights(
+    slot_weight_ptr, inner_ptr, h, first, rows, tokens, H: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """Weights of pairs in one tile, t and j shaped to broadcast; 0 for j > t."""
-    mask = (t < last) & (j <= t)
-    # offsets from the tile's first token fit 32 bits, which halves the registers they take
-    row = (t - tile_first).to(tl.int32)
-    column = (j - tile_first).to(tl.int32)
-    age = tl.load(inner_ptr + (h * tokens + tile_first) * TILE + row * TILE + column, mask=mask, other=0).to(tl.int32)
-    return tl.load(slot_weight_ptr + (tile_first * H + h) * M + row * (H * M) + age, mask=mask, other=0.0)
+    """Weights of pairs in one tile `[TILE, TILE]`, rows t (TRANSPOSED: rows j); 0 for j > t."""
+    row = tl.arange(0, TILE)
+    t, j = row[:, None], row[None, :]
+    if TRANSPOSED:
+        t, j = row[None, :], row[:, None]
+    mask = causal(rows, TILE, TRANSPOSED)
+    age = tl.load(inner_ptr + (h * tokens + first) * TILE + t * TILE + j, mask=mask, other=0).to(tl.int32)
+    return tl.load(slot_weight_ptr + (first * H + h) * M + t * (H * M) + age, mask=mask, other=0.0)

@@ -18,8 +18,10 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
-from dla_kernels.reader.fused.weights import Weights, own_tile_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import stored_offset, value_products, within_tile
+from dla_kernels.reader.fused.read import inner_block
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
+from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
 
 def weights_backward(
@@ -37,7 +39,7 @@ def weights_backward(
         tables.old, tables.inner, tables.token_age, tables.slot_age,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
+        BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
         num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return dslot_weight, dwithin
@@ -60,59 +62,76 @@ def weights_backward_kernel(
     )
     TILES: tl.constexpr = LONG // TILE
     dtype = v_ptr.dtype.element_ty
-    t = first + tl.arange(0, TILE)
-    there = t < last
+    rows = (last - first).to(tl.int32)
+    row = tl.arange(0, TILE)
+    column_k, column_v = tl.arange(0, BK), tl.arange(0, BV)
     slot = tl.arange(0, MP)
     in_m = slot < M
+    by_slot = (row < rows)[:, None] & in_m[None, :]
+    total_ptr += h * tokens
+    q_ptr += h // (H // G) * K
+    k_ptr += h // (H // G) * K
+    v_ptr += h * V
+    do_ptr += h * V
+    within_ptr += (chunk_first * H + h) * LONG
+    dwithin_ptr += (chunk_first * H + h) * LONG
 
     # slots, by age at the tile's start
     dslots = tl.zeros((TILE, MP), tl.float32)
     for part in range(0, PARTS):
-        at = ((part * H + h) * M + slot)[None, :] * tokens + t[:, None]
-        dslots += tl.load(dweight_ptr + at, mask=there[:, None] & in_m[None, :], other=0.0)
+        at = ((part * H + h) * M + slot)[None, :] * tokens + first + row[:, None]
+        dslots += tl.load(dweight_ptr + at, mask=by_slot, other=0.0)
     slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
     slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
     dstarts = tl.dot(dslots.to(dtype), slot_member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
-    # tokens of earlier tiles, likewise
-    starts_weight = tile_weights(start_weight_ptr, h, t, last, tokens, MP)
-    for p in range(0, q_tile):
-        j = chunk_first + p * TILE + tl.arange(0, TILE)
-        starts = token_starts(token_age_ptr, h, q_tile, j, first, tokens, TILES)
-        products = value_products(do_ptr, v_ptr, h, t, last, j, first, H, V, TILE, BV, PRECISION)
-        if STORED:
-            dwithin = (products * pair_weights(starts_weight, starts, MP, PRECISION)).to(dtype)
-            at = stored_offset(t[:, None], j[None, :], chunk_first, H, LONG)
-            tl.store(
-                dwithin_ptr + (chunk_first * H + h) * LONG + at, dwithin, mask=there[:, None] & (j < first)[None, :]
-            )
-        products *= within_tile(
-            q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, j, first, chunk_first, scale,
-            H, G, K, LONG, TILE, BK, STORED, PRECISION,
-        )  # fmt: skip
-        member = (starts[:, None] == slot[None, :]).to(dtype)
-        dstarts += tl.dot(products.to(dtype), member, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, MP]
+    # tokens of earlier tiles of the chunk, which are full, likewise
+    do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
+    if not STORED:
+        q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
+    if q_tile > 0:
+        weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
+        reference = tl.load(total_ptr + first - 1)
+        since = decays_since(total_ptr, first, rows, reference, TILE) * scale
+        for p in range(0, q_tile):
+            j = chunk_first + p * TILE
+            starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            products = tile_products(
+                do, do_ptr, first, rows, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
+            )  # fmt: skip
+            if STORED:
+                at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
+                dwithin = (products * pair_weights(weights, starts, MP, PRECISION)).to(dtype)
+                tl.store(dwithin_ptr + at, dwithin, mask=(row < rows)[:, None])
+                products *= tl.load(within_ptr + at, mask=(row < rows)[:, None], other=0.0).to(tl.float32)
+            else:
+                products *= tile_products(
+                    q, q_ptr, first, rows, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
+                )  # fmt: skip
+                products *= since[:, None] * decays_until(total_ptr, j, reference, TILE)[None, :]
+            member = (starts[:, None] == slot[None, :]).to(dtype)
+            dstarts += tl.dot(products.to(dtype), member, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, MP]
 
     # tokens of this tile
-    rows, columns = t[:, None], t[None, :]
-    causal = (rows < last) & (columns <= rows)
-    products = value_products(do_ptr, v_ptr, h, t, last, t, last, H, V, TILE, BV, PRECISION)
-    if STORED:
-        dwithin = products * own_tile_weights(
-            slot_weight_ptr, inner_ptr, h, rows, columns, first, last, tokens, H, M, TILE
-        )  # fmt: skip
-        at = stored_offset(rows, columns, chunk_first, H, LONG)
-        tl.store(dwithin_ptr + (chunk_first * H + h) * LONG + at, dwithin.to(dtype), mask=causal)
-    products *= within_tile(
-        q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, last, t, last, chunk_first, scale,
-        H, G, K, LONG, TILE, BK, STORED, PRECISION,
+    products = tile_products(
+        do, do_ptr, first, rows, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
+    pairs = causal(rows, TILE, False)
+    if STORED:
+        at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
+        dwithin = products * own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, False)
+        tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=pairs)
+        products *= tl.load(within_ptr + at, mask=pairs, other=0.0).to(tl.float32)
+    else:
+        products *= tile_products(
+            q, q_ptr, first, rows, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
+        )  # fmt: skip
+        products *= own_decays(total_ptr, first, rows, TILE, False) * scale
 
     # into the ages at t
-    at = (h * tokens + t)[:, None] * M + slot[None, :]
-    age = tl.load(old_ptr + at, mask=there[:, None] & in_m[None, :], other=255)
-    own = (rows - first).to(tl.int32) * TILE + (columns - first).to(tl.int32)
-    own_age = tl.load(inner_ptr + (h * tokens + first) * TILE + own, mask=causal, other=255)
+    age = tl.load(old_ptr + (h * tokens + first) * M + row[:, None] * M + slot[None, :], mask=by_slot, other=255)
+    own = row[:, None] * TILE + row[None, :]
+    own_age = tl.load(inner_ptr + (h * tokens + first) * TILE + own, mask=pairs, other=255)
     for a in range(0, M):
         dL = tl.sum(tl.where(age == a, dstarts, 0.0), 1) + tl.sum(tl.where(own_age == a, products, 0.0), 1)
-        tl.store(dslot_weight_ptr + (t * H + h) * M + a, dL, mask=there)
+        tl.store(dslot_weight_ptr + (first * H + h) * M + row * (H * M) + a, dL, mask=row < rows)

@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Mx, how token j is read at token t of the same chunk, tile by tile and in both orientations.
+"""How token j is read at token t of the same chunk but for the weights: decays, and the matrix Mx where it is stored.
 
-Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. Delta rule (STORED): a matrix
-`[tokens, H, LONG]` that transitions.py has made. Both are zero for j > t.
+Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. Tokens of two tiles meet at a token r
+between them, the last one of j's tile or the one before t's: `exp(G_t - G_j) = exp(G_t - G_r) exp(G_r - G_j)`, a column and
+a row. G never rises, so neither factor is above one. Delta rule: a matrix `[tokens, H, LONG]` that delta_chunks.py has made.
 """
 
 from __future__ import annotations
@@ -12,91 +13,46 @@ import triton.language as tl
 
 
 @triton.jit
-def totals(total_ptr, tokens, h, t, last):
-    """G of tokens t; 0 for those that are not there."""
-    return tl.load(total_ptr + h * tokens + t, mask=t < last, other=0.0)
+def decays_since(total_ptr, first, rows, reference, TILE: tl.constexpr):
+    """`exp(G_t - G_r)` of a tile's tokens after r, 0 for those that are not there; `reference` is G_r, total_ptr a head's."""
+    row = tl.arange(0, TILE)
+    return tl.exp(tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf")) - reference)
 
 
 @triton.jit
-def decays(total_t, total_j, allowed):
-    """`exp(G_t - G_j)` where allowed, else 0; G_t and G_j shaped to broadcast."""
-    return tl.exp(tl.where(allowed, total_t - total_j, float("-inf")))
+def decays_until(total_ptr, first, reference, TILE: tl.constexpr):
+    """`exp(G_r - G_j)` of a full tile's tokens up to r."""
+    return tl.exp(reference - tl.load(total_ptr + first + tl.arange(0, TILE)))
 
 
 @triton.jit
-def stored_offset(t, j, chunk_first, H: tl.constexpr, LONG: tl.constexpr):
-    """Where Mx[t, j] is, from the chunk's first row: 32 bits, since a tile of 64-bit offsets takes half the registers."""
-    return (t - chunk_first).to(tl.int32) * (H * LONG) + (j - chunk_first).to(tl.int32)
-
-
-@triton.jit
-def within_tile(
-    q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, t_last, j, j_last, chunk_first, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`Mx[t, j]` `[TILE, TILE]` float32, 0 outside the tiles and for j > t."""
-    rows = t[:, None]
-    columns = j[None, :]
-    allowed = (rows < t_last) & (columns < j_last) & (columns <= rows)
-    if STORED:
-        at = stored_offset(rows, columns, chunk_first, H, LONG)
-        return tl.load(within_ptr + (chunk_first * H + h) * LONG + at, mask=allowed, other=0.0).to(tl.float32)
+def own_decays(total_ptr, first, rows, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """`exp(G_t - G_j)` `[TILE, TILE]` of the tokens of one tile, rows t (TRANSPOSED: rows j), 0 for j > t."""
+    row = tl.arange(0, TILE)
+    total = tl.load(total_ptr + first + row, mask=row < rows, other=0.0)
+    if TRANSPOSED:
+        between = total[None, :] - total[:, None]
     else:
-        g = h // (H // G)
-        scores = tl.zeros((TILE, TILE), tl.float32)
-        for start in range(0, K, BK):
-            i = start + tl.arange(0, BK)
-            q = tl.load(q_ptr + (rows * G + g) * K + i[None, :], mask=(rows < t_last) & (i < K)[None, :], other=0.0)
-            k = tl.load(
-                k_ptr + (columns * G + g) * K + i[:, None], mask=(columns < j_last) & (i < K)[:, None], other=0.0
-            )
-            scores += tl.dot(q, k, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
-        total_t = totals(total_ptr, tokens, h, t, t_last)[:, None]
-        return scores * scale * decays(total_t, totals(total_ptr, tokens, h, j, j_last)[None, :], allowed)
+        between = total[:, None] - total[None, :]
+    return tl.exp(tl.where(causal(rows, TILE, TRANSPOSED), between, float("-inf")))
 
 
 @triton.jit
-def within_tile_transposed(
-    q_ptr, k_ptr, within_ptr, total_ptr, tokens, h, t, t_last, j, j_last, chunk_first, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`Mx[t, j]` with j as rows, `[TILE, TILE]` float32."""
-    rows = j[:, None]
-    columns = t[None, :]
-    allowed = (rows < j_last) & (columns < t_last) & (rows <= columns)
-    if STORED:
-        at = stored_offset(columns, rows, chunk_first, H, LONG)
-        return tl.load(within_ptr + (chunk_first * H + h) * LONG + at, mask=allowed, other=0.0).to(tl.float32)
+def causal(rows, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Which pairs of one tile there are: j up to t, t among the first `rows`; rows t (TRANSPOSED: rows j)."""
+    row = tl.arange(0, TILE)
+    if TRANSPOSED:
+        return (row[:, None] <= row[None, :]) & (row < rows)[None, :]
     else:
-        g = h // (H // G)
-        scores = tl.zeros((TILE, TILE), tl.float32)
-        for start in range(0, K, BK):
-            i = start + tl.arange(0, BK)
-            k = tl.load(k_ptr + (rows * G + g) * K + i[None, :], mask=(rows < j_last) & (i < K)[None, :], other=0.0)
-            q = tl.load(
-                q_ptr + (columns * G + g) * K + i[:, None], mask=(columns < t_last) & (i < K)[:, None], other=0.0
-            )
-            scores += tl.dot(k, q, input_precision=PRECISION)  # [TILE, BK] @ [BK, TILE] -> [TILE, TILE]
-        total_t = totals(total_ptr, tokens, h, t, t_last)[None, :]
-        return scores * scale * decays(total_t, totals(total_ptr, tokens, h, j, j_last)[:, None], allowed)
+        return (row[None, :] <= row[:, None]) & (row < rows)[:, None]
 
 
 @triton.jit
-def value_products(
-    do_ptr, v_ptr, h, t, t_last, j, j_last, H: tl.constexpr, V: tl.constexpr, TILE: tl.constexpr, BV: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`do_t . v_j`, rows t, columns j; swap the arguments for the transpose."""
-    products = tl.zeros((TILE, TILE), tl.float32)
-    for start in range(0, V, BV):
-        i = start + tl.arange(0, BV)
-        do = tl.load(
-            do_ptr + (t * H + h)[:, None] * V + i[None, :], mask=(t < t_last)[:, None] & (i < V)[None, :], other=0.0
-        )
-        v = tl.load(
-            v_ptr + (j * H + h)[None, :] * V + i[:, None], mask=(j < j_last)[None, :] & (i < V)[:, None], other=0.0
-        )
-        products += tl.dot(do, v, input_precision=PRECISION)  # [TILE, BV] @ [BV, TILE] -> [TILE, TILE]
-    return products
+def stored_tile(t, j, H: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Where the pairs of two tiles are in Mx, from the chunk's first row on; t, j: where the tiles begin in the chunk.
+    32 bits."""
+    row = tl.arange(0, TILE)
+    if TRANSPOSED:
+        return (t + row)[None, :] * (H * LONG) + (j + row)[:, None]
+    else:
+        return (t + row)[:, None] * (H * LONG) + (j + row)[None, :]
