@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dla_kernels import multi_state_attention
 from dla_train.models.cache import LinearCache
 from dla_train.models.config import GatedDeltaNetConfig
 from dla_train.models.convolution import ShortConvolution
@@ -78,12 +77,11 @@ class GatedDeltaNet(nn.Module):
 
         cu_seqlens = None if documents is None else documents.cu_seqlens
         slots = None if cache is None else cache.slots
-        o, slots = multi_state_attention(
+        o, slots = self.memory.read(
+            x,
             q,
             k,
             v,
-            self.memory.slot_weight(x),
-            self.memory(k, v, cu_seqlens, slots),
             log_decay=log_decay,
             beta=beta,
             cu_seqlens=cu_seqlens,

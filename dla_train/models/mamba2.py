@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dla_kernels import multi_state_attention
 from dla_train.models.cache import LinearCache
 from dla_train.models.config import Mamba2Config
 from dla_train.models.convolution import ShortConvolution
@@ -77,12 +76,11 @@ class Mamba2(nn.Module):
 
         cu_seqlens = None if documents is None else documents.cu_seqlens
         slots = None if cache is None else cache.slots
-        o, slots = multi_state_attention(
+        o, slots = self.memory.read(
+            x,
             q,
             k,
             v,
-            self.memory.slot_weight(x),
-            self.memory(k, v, cu_seqlens, slots),
             log_decay=log_decay,
             scale=1.0,
             cu_seqlens=cu_seqlens,

@@ -12,7 +12,16 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from dla_kernels import Cache, Plan, fenwick_plan, fixed_plan, segment, single_plan
+from dla_kernels import (
+    Cache,
+    Plan,
+    dynamic_linear_attention,
+    fenwick_plan,
+    fixed_plan,
+    multi_state_attention,
+    segment,
+    single_plan,
+)
 from dla_train.models.config import DynamicMemory, FenwickMemory, FixedMemory, GateKind, MemoryConfig, SingleMemory
 from dla_train.models.slot_weight import SlotWeight, UnitSlotWeight
 
@@ -31,6 +40,28 @@ class Memory(nn.Module):
     def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """The plan for `k` `[B, T, G, K]` and `v` `[B, T, H, V]`, which go on from `cache` if one is given."""
         raise NotImplementedError
+
+    def read(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        log_decay: Tensor,
+        beta: Tensor | None = None,
+        scale: float | None = None,
+        cu_seqlens: Tensor | None = None,
+        cache: Cache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, Cache | None]:
+        """What the layer's input `x` `[B, T, hidden]` reads of its slots; the rest as in `multi_state_attention`."""
+        plan = self(k, v, cu_seqlens, cache)
+        slot_weight = self.slot_weight(x)
+        return multi_state_attention(
+            q, k, v, slot_weight, plan, log_decay=log_decay, beta=beta, scale=scale, cu_seqlens=cu_seqlens, cache=cache,
+            return_cache=return_cache,
+        )  # fmt: skip
 
 
 class Single(Memory):
@@ -137,6 +168,35 @@ class Dynamic(Memory):
             gate=self.gate if torch.is_grad_enabled() else "hard",
             gate_width=self.gate_width,
         )
+
+    def read(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        log_decay: Tensor,
+        beta: Tensor | None = None,
+        scale: float | None = None,
+        cu_seqlens: Tensor | None = None,
+        cache: Cache | None = None,
+        return_cache: bool = False,
+    ) -> tuple[Tensor, Cache | None]:
+        """See `Memory.read`. A token after a cache is one call of the op: on a GPU one launch for plan, write and read.
+
+        Not where gradients are wanted, nor where a hook looks at plans or at what they are made of.
+        """
+        watched = self._forward_hooks or self._forward_pre_hooks
+        if cache is None or k.shape[1] > 1 or torch.is_grad_enabled() or watched:
+            return super().read(
+                x, q, k, v, log_decay=log_decay, beta=beta, scale=scale, cu_seqlens=cu_seqlens, cache=cache,
+                return_cache=return_cache,
+            )  # fmt: skip
+        return dynamic_linear_attention(
+            q, k, v, self.slot_weight(x), capacity=self.capacity, threshold=self.threshold, log_decay=log_decay,
+            beta=beta, scale=scale, cu_seqlens=cu_seqlens, cache=cache, return_cache=return_cache,
+        )  # fmt: skip
 
 
 def make_memory(config: MemoryConfig, *, hidden: int, heads: int) -> Memory:

@@ -21,8 +21,7 @@ MIXERS = {
 @pytest.mark.parametrize("name", MIXERS)
 def test_activations_of_the_kernels_are_within_10_percent_of_what_is_kept(found_bytes, name, monkeypatch):
     read = functools.partial(dla_kernels.multi_state_attention, backend="triton")
-    monkeypatch.setattr("dla_train.models.mamba2.multi_state_attention", read)
-    monkeypatch.setattr("dla_train.models.gated_deltanet.multi_state_attention", read)
+    monkeypatch.setattr("dla_train.models.memory.multi_state_attention", read)
     monkeypatch.setattr("dla_train.models.memory.segment", functools.partial(dla_kernels.segment, backend="triton"))
     config = ModelConfig(vocab_size=200, hidden=48, layers=1, mixer=MIXERS[name])
     found, _ = found_bytes(config, 1, 64, "32-true")

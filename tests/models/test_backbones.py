@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dla_kernels import multi_state_attention
 from dla_train.models import DynamicMemory, GatedDeltaNetConfig, Mamba2Config, MemoryConfig, SingleMemory
 from dla_train.models.gated_deltanet import GatedDeltaNet
 from dla_train.models.mamba2 import Mamba2
@@ -93,16 +94,12 @@ def test_gated_deltanet() -> None:
 def test_decays_and_weights_are_float32_under_autocast(monkeypatch: pytest.MonkeyPatch, memory: MemoryConfig) -> None:
     seen = {}
 
-    def spy(module: str) -> None:
-        from dla_kernels import multi_state_attention
+    def call(q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, plan: object, **options: object) -> object:
+        seen.update(q=q, k=k, v=v, slot_weight=slot_weight)
+        seen.update({name: x for name, x in options.items() if name in ("log_decay", "beta") and x is not None})
+        return multi_state_attention(q, k, v, slot_weight, plan, **options)  # type: ignore[arg-type]
 
-        def call(q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, plan: object, **options: object) -> object:
-            seen.update(q=q, k=k, v=v, slot_weight=slot_weight)
-            seen.update({name: x for name, x in options.items() if name in ("log_decay", "beta") and x is not None})
-            return multi_state_attention(q, k, v, slot_weight, plan, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(f"dla_train.models.{module}.multi_state_attention", call)
-
+    monkeypatch.setattr("dla_train.models.memory.multi_state_attention", call)
     for module, mixer in (
         ("mamba2", Mamba2(Mamba2Config(heads=2, memory=memory), hidden=HIDDEN, norm_eps=1e-5)),
         (
@@ -112,7 +109,6 @@ def test_decays_and_weights_are_float32_under_autocast(monkeypatch: pytest.Monke
             ),
         ),
     ):
-        spy(module)
         seen.clear()
         randomized(mixer).float()
         with torch.autocast("cpu", torch.bfloat16):

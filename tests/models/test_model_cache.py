@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from dla_train.models import ModelCache
+from dla_kernels import dynamic_linear_attention
+from dla_train.models import ModelCache, memory
 
 
 @torch.no_grad()
@@ -81,3 +82,43 @@ def test_what_does_not_fit_is_refused(make_model: Any, tokens: Any) -> None:
         model(tokens(1, 5)[0])
     with pytest.raises(ValueError, match=r"tokens has shape \(1, 0\)"):
         model(tokens(1, 0))
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "gated_deltanet"])
+def test_dynamic_models_decode_by_one_call_per_layer_and_token(
+    make_model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """On a GPU that call is one launch; a hook that wants to see plans gets them all the same."""
+    model, x = make_model(kind, "dynamic"), tokens(2, 9)
+    calls: list[int] = []
+
+    def counted(q: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        calls.append(q.shape[1])
+        return dynamic_linear_attention(q, *rest, **options)
+
+    monkeypatch.setattr(memory, "dynamic_linear_attention", counted)
+    logits, _ = in_pieces(model, x, [5, 1, 1, 1, 1])
+    assert calls == [1] * 4 * len(model.blocks)
+    seen: list[Any] = []
+    hook = model.blocks[0].mixer.memory.register_forward_hook(lambda _module, _inputs, plan: seen.append(plan))
+    assert torch.equal(in_pieces(model, x, [5, 1, 1, 1, 1])[0], logits)
+    hook.remove()
+    assert len(seen) == 5
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("kind", ["mamba2", "gated_deltanet"])
+def test_dynamic_models_decode_by_the_fused_step(
+    make_model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model, x = make_model(kind, "dynamic").float(), tokens(2, 10)
+    expected, _ = in_pieces(model, x, [8, 1, 1])
+    steps: list[int] = []
+
+    def fused(*arguments: Any, **options: Any) -> Any:
+        steps.append(1)
+        return dynamic_linear_attention(*arguments, **options, backend="triton")
+
+    monkeypatch.setattr(memory, "dynamic_linear_attention", fused)
+    torch.testing.assert_close(in_pieces(model, x, [8, 1, 1])[0], expected)
+    assert len(steps) == 2 * len(model.blocks)
