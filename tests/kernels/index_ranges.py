@@ -192,7 +192,7 @@ class _Ranges:
             if op.text.startswith("^bb0"):
                 continue
             if op.text.startswith(("scf.yield", "scf.condition", "tt.reduce.return", "tt.scan.return")):
-                return [self._get(name) for name in re.findall(r"%[\w#]+", op.text.split(" : ")[0])]
+                return [self._get(name) for name in re.findall(r"%[\w#-]+", op.text.split(" : ")[0])]
             self._one(op)
         return []
 
@@ -201,7 +201,7 @@ class _Ranges:
         name = re.match(r'"?([\w.]+)"?', right)
         assert name is not None, op.text
         kind = name[1]
-        operands = [self._get(x) for x in re.findall(r"%[\w#]+", right.split(" : ")[0])]
+        operands = [self._get(x) for x in re.findall(r"%[\w#-]+", right.split(" : ")[0])]
         results = self._results(kind, right, operands, op)
         names = self._names(made)
         scalar = not re.search(r"tensor<[^<>]*>$", op.types or op.text)
@@ -369,7 +369,7 @@ class _Ranges:
         return [self._join(*both) for both in zip(*ends, strict=True)] if len(ends) == 2 else []
 
     def _for(self, text: str, operands: list[_Value], op: _Op) -> list[_Value]:
-        head = re.match(r"scf\.for (%\w+) = (%[\w#]+) to (%[\w#]+) step (%[\w#]+)", text)
+        head = re.match(r"scf\.for (%\w+) = (%[\w#-]+) to (%[\w#-]+) step (%[\w#-]+)", text)
         assert head is not None, text
         begin, end = self._get(head[2]), self._get(head[3])
         for bound in (begin, end):
@@ -377,13 +377,13 @@ class _Ranges:
         low, high = self._bounds(begin)[0], self._bounds(end)[1]
         self.values[head[1]] = self._with_name(head[1], _Value(low, max(low, high - 1)))
         carried = re.search(r"iter_args\((.*?)\) ->", text)
-        pairs = re.findall(r"(%\w+) = (%[\w#]+)", carried[1]) if carried else []
+        pairs = re.findall(r"(%\w+) = (%[\w#-]+)", carried[1]) if carried else []
         return self._fixpoint(
             [name for name, _ in pairs], [self._get(x) for _, x in pairs], lambda: self._run(op.regions[0])
         )
 
     def _while(self, text: str, operands: list[_Value], op: _Op) -> list[_Value]:
-        pairs = re.findall(r"(%\w+) = (%[\w#]+)", text.split(" : ")[0])
+        pairs = re.findall(r"(%\w+) = (%[\w#-]+)", text.split(" : ")[0])
         arguments = re.findall(r"(%\w+):", op.regions[1][0].text)
         leaves: list[list[_Value]] = []
 

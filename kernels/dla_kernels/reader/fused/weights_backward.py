@@ -5,7 +5,7 @@
     dL[t, a]  = sum of Mx[t, j] (do_t . v_j) over tokens j of age a  +  sum of dw[i, t] over slots i of age a
 
 Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix, then
-both kinds are sorted into their ages at t. No atomics: a program owns its rows.
+all by their ages at t: two such products for all rows between two boundaries. No atomics: a program owns its rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.read import inner_block
-from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import held_tile, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
@@ -86,9 +86,9 @@ def weights_backward_kernel(
     dstarts = tl.dot(dslots.to(dtype), slot_member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
     # tokens of earlier tiles of the chunk, which are full, likewise
-    do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
+    do = held_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
     if not STORED:
-        q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
+        q = held_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         reference = tl.load(total_ptr + first - 1)
@@ -128,10 +128,29 @@ def weights_backward_kernel(
         )  # fmt: skip
         products *= own_decays(total_ptr, first, rows, TILE, False) * scale
 
-    # into the ages at t
-    age = tl.load(old_ptr + (h * tokens + first) * M + row[:, None] * M + slot[None, :], mask=by_slot, other=255)
-    own = row[:, None] * TILE + row[None, :]
-    own_age = tl.load(inner_ptr + (h * tokens + first) * TILE + own, mask=pairs, other=255)
-    for a in range(0, M):
-        dL = tl.sum(tl.where(age == a, dstarts, 0.0), 1) + tl.sum(tl.where(own_age == a, products, 0.0), 1)
-        tl.store(dslot_weight_ptr + (first * H + h) * M + row * (H * M) + a, dL, mask=row < rows)
+    # Into the ages at t. Rows from one boundary up to the next share one map of the start's ages, and one of the tile's
+    # tokens, whose ages are zero until they are there. At a boundary, the token before it ages.
+    before = tl.load(
+        inner_ptr + (h * tokens + first) * TILE + row * (TILE + 1) - 1, mask=(row > 0) & (row < rows), other=0
+    )
+    part = tl.cumsum((before > 0).to(tl.int32), 0)
+    dweights = tl.zeros((TILE, MP), tl.float32)
+    for number in range(0, tl.max(part) + 1):
+        token = h * tokens + first + tl.min(tl.where(part == number, row, TILE))
+        old = tl.load(old_ptr + token * M + slot, mask=in_m, other=255).to(tl.int32)
+        own = tl.load(inner_ptr + token * TILE + row).to(tl.int32)
+        found = sums_by_age(dstarts, old, slot, dtype, PRECISION) + sums_by_age(products, own, slot, dtype, PRECISION)
+        dweights = tl.where((part == number)[:, None], found, dweights)
+    tl.store(dslot_weight_ptr + (first * H + h) * M + row[:, None] * (H * M) + slot[None, :], dweights, mask=by_slot)
+
+
+@triton.jit
+def sums_by_age(x, age, slot, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """Sums of the columns of x `[TILE, N]` float32 by their ages `[N]`: a product with a 0/1 matrix, for 16 bits of what
+    rounds off x and of the rest, so that sums are as good as of float32."""
+    member = (age[:, None] == slot[None, :]).to(dtype)
+    high = x.to(dtype)
+    sums = tl.dot(high, member, input_precision=PRECISION)  # [TILE, N] @ [N, MP] -> [TILE, MP]
+    if dtype != tl.float32:
+        sums += tl.dot((x - high.to(tl.float32)).to(dtype), member, input_precision=PRECISION)
+    return sums
