@@ -28,7 +28,7 @@ class Recipe:
             step 0, with a fresh optimizer; null draws them. Another memory begins as one state (all slots weigh 1).
     """
 
-    description: str
+    description: str = ""
     seed: int = 0
     model: ModelConfig
     initial_weights: str | None = None
