@@ -18,6 +18,7 @@ from dla_train.callbacks.ending import Ending
 from dla_train.callbacks.inspecting import Inspecting
 from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.callbacks.memory_watch import MemoryWatch
+from dla_train.callbacks.profiling import Profiling
 from dla_train.callbacks.progress import Progress
 from dla_train.callbacks.resume_position import ResumePosition
 from dla_train.callbacks.step_metrics import StepMetrics, source_columns
@@ -165,6 +166,7 @@ def _run(
             metrics,
             *_inspecting(recipe, folder, ranks.is_first),
             *([Progress(recipe.training.steps, metrics, recipe.logging.console_seconds)] if ranks.is_first else []),
+            *([Profiling(recipe.profile, folder.profile)] if recipe.profile is not None else []),
         ],
         logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
         folder=folder.path,
