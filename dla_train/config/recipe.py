@@ -53,7 +53,8 @@ class Recipe:
             )
         if isinstance(self.data, StreamingData) and self.training.validation_windows is None:
             raise ValueError(
-                "training.validation_windows is null, but streamed text has no end to read up to; set how many to read"
+                "training.validation_windows is null, but streamed text has no end to read up to; set how many to "
+                "read, or 0 for no validation"
             )
         if isinstance(self.data, SyntheticData) and self.report.prompt is not None:
             raise ValueError("report.prompt is given, but a synthetic task has no words to go on with; leave it null")

@@ -299,13 +299,14 @@ def _announce(
     per_step = recipe.training.global_batch * recipe.data.window
     epochs = start.data.epochs(recipe.training.steps * recipe.training.global_batch)
     _LOGGER.info(
-        "%s; %d steps of %s tokens%s; %d validation windows of %d",
+        "%s; %d steps of %s tokens%s; %s",
         start.data.extent,
         recipe.training.steps,
         f"{per_step:,}",
         "" if epochs is None else f" ({epochs:.2f} epochs)",
-        len(start.data.validation_windows),
-        recipe.data.window,
+        f"{len(start.data.validation_windows)} validation windows of {recipe.data.window}"
+        if recipe.training.validates
+        else f"windows of {recipe.data.window}, no validation",
     )
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):
