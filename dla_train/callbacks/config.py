@@ -1,4 +1,4 @@
-"""The recipe's `logging` and `watchdog` sections."""
+"""The recipe's `logging`, `watchdog` and `profile` sections."""
 
 from dataclasses import dataclass
 
@@ -49,3 +49,28 @@ class WatchdogConfig:
     def __post_init__(self) -> None:
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes is {self.minutes}; it must be above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """Which steps are recorded to `profile/`: a trace, the costliest operators and, on CUDA, what the memory held.
+
+    The recorded steps are slower, and the one after them waits until all is written. Training stays the same.
+
+    Attributes:
+        start: the first of them, as `metrics.csv` counts (from 1). The first few of a run compile and tune.
+        steps: how many; a trace has some 10 MB for each micro-batch of a large model.
+    """
+
+    start: int = 10
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("start", "steps"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+    @property
+    def last(self) -> int:
+        """The last step that is recorded."""
+        return self.start + self.steps - 1

@@ -1,4 +1,4 @@
-"""When a run is over, early or not: always with a validation."""
+"""When a run is over, early or not: with a validation, unless the recipe has none."""
 
 import time
 

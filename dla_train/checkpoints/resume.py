@@ -19,6 +19,8 @@ MAY_CHANGE = (
     "checkpoint.",
     "logging.",
     "watchdog.",
+    "profile",
+    "profile.",
     "report.",
     "data.path",  # the text may have moved; its fingerprint is compared
     "data.sources.*.path",

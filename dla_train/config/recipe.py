@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dla_train.callbacks.config import LoggingConfig, WatchdogConfig
+from dla_train.callbacks.config import LoggingConfig, ProfileConfig, WatchdogConfig
 from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.data.config import DataConfig
 from dla_train.data.streaming_config import StreamingData
@@ -22,13 +22,13 @@ class Recipe:
     Attributes:
         description: one line for `dla-train recipes`.
         seed: of the initial weights, of the order of the windows and of everything else that is drawn.
-        model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, report: see their
+        model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, profile, report: see their
             classes.
         initial_weights: a run folder, a checkpoint in one, or an exported model, whose weights the run begins with at
             step 0, with a fresh optimizer; null draws them. Another memory begins as one state (all slots weigh 1).
     """
 
-    description: str
+    description: str = ""
     seed: int = 0
     model: ModelConfig
     initial_weights: str | None = None
@@ -40,6 +40,7 @@ class Recipe:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    profile: ProfileConfig | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
@@ -52,7 +53,8 @@ class Recipe:
             )
         if isinstance(self.data, StreamingData) and self.training.validation_windows is None:
             raise ValueError(
-                "training.validation_windows is null, but streamed text has no end to read up to; set how many to read"
+                "training.validation_windows is null, but streamed text has no end to read up to; set how many to "
+                "read, or 0 for no validation"
             )
         if isinstance(self.data, SyntheticData) and self.report.prompt is not None:
             raise ValueError("report.prompt is given, but a synthetic task has no words to go on with; leave it null")
@@ -66,6 +68,11 @@ class Recipe:
             raise ValueError(
                 f"logging.inspect_every is given, but strategy {self.strategy.kind} leaves no process with a whole "
                 "model to look at; leave it null, and use dla-train inspect on a checkpoint"
+            )
+        if self.profile is not None and self.profile.start > self.training.steps:
+            raise ValueError(
+                f"profile.start is {self.profile.start}, but training.steps is only {self.training.steps}; take an "
+                "earlier step, or leave profile null"
             )
         require_possible(self.strategy, self.model, self.optimizer.kind, self.training.precision)
         if self.schedule.warmup >= self.training.steps:

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from dla_data.batches import Order, StepBatches
+from dla_data.errors import DataError
 from dla_data.mixed_order import MixedOrder
 from dla_data.mixture import Mixture
-from dla_data.windows import PackedWindows
+from dla_data.windows import TokenSource
 from dla_train.data.plain_errors import ErrorsAsItems, OrError, PlainErrorLoader
 from dla_train.data.recipe_data import RecipeData, Windows
 from dla_train.training.config import TrainingConfig
@@ -22,15 +23,28 @@ from dla_train.training.config import TrainingConfig
 class OrderedSource(NamedTuple):
     """One text, cut into windows.
 
-    train, validation: windows by number. plain_validation: the same as `validation`, as tokens alone. name, weight: for
-    messages, and its share of the windows, beside the other sources'.
+    train, validation: windows by number. plain_validation: the same as `validation`, as tokens alone. text: that they
+    are cut from. window: tokens predicted per window. name, weight: for messages, and its share of the windows, beside
+    the other sources'.
     """
 
     train: Dataset[Any]
     validation: Dataset[Any]
-    plain_validation: PackedWindows
+    plain_validation: Dataset[torch.Tensor]
+    text: TokenSource
+    window: int
     name: str = ""
     weight: float = 1.0
+
+
+class NoWindows(Dataset[Any]):
+    """The validation windows of a run that reads none, whose data need not have such text."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError(f"window {index} of 0")
 
 
 class OrderedWindows(RecipeData):
@@ -74,7 +88,9 @@ class OrderedWindows(RecipeData):
 
     def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
         """See `RecipeData`: of all the validation text, however few windows the run reads of it."""
-        texts = [source.plain_validation.source for source in self.sources]
+        texts = [source.text for source in self.sources]
+        if not any(text.tokens for text in texts):
+            raise DataError(f"there are no tokens in {', '.join(map(str, texts))}.")
         counts = self._shares(at_most)
         return np.concatenate(
             [text.read(0, min(count, text.tokens)) for text, count in zip(texts, counts, strict=True)]
@@ -89,10 +105,7 @@ class OrderedWindows(RecipeData):
         if len(self.sources) == 1:
             return {}
         windows = self.order.mixture.counts(steps * self.training.global_batch).tolist()
-        return {
-            source.name: count * source.plain_validation.window
-            for source, count in zip(self.sources, windows, strict=True)
-        }
+        return {source.name: count * source.window for source, count in zip(self.sources, windows, strict=True)}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The micro-batches from the trainer's step to the last one.
@@ -112,7 +125,7 @@ class OrderedWindows(RecipeData):
 
     def _validation_indices(self) -> list[int]:
         """The windows that are read, by their number among those of all sources."""
-        sizes = [len(source.plain_validation) for source in self.sources]
+        sizes = [len(source.plain_validation) for source in self.sources]  # type: ignore[arg-type]
         wanted = self.training.validation_windows
         counts = [None] * len(sizes) if wanted is None else self._shares(wanted)
         chosen, begin = [], 0

@@ -10,7 +10,7 @@ from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateWindows, lay_in_a_row
 from dla_data.shards.prepared import PreparedTokens
 from dla_data.windows import PackedWindows
-from dla_train.data.ordered import OrderedSource, OrderedWindows
+from dla_train.data.ordered import NoWindows, OrderedSource, OrderedWindows
 from dla_train.data.prepared_config import PreparedData
 from dla_train.training.config import TrainingConfig
 
@@ -26,14 +26,14 @@ class PreparedDataModule(OrderedWindows):
         tokens: of the recipe's folders, by the names of `config.folders`. config, training: sections of the recipe.
         seed: of the order.
     Raises:
-        DataError: a part is shorter than one window, or there is none for validation.
+        DataError: a part is shorter than one window, or there is none for a validation that the recipe wants.
     """
 
     def __init__(
         self, tokens: Mapping[str, PreparedTokens], config: PreparedData, training: TrainingConfig, seed: int
     ) -> None:
         super().__init__(
-            [_source(config, name, folder) for name, folder in tokens.items()],
+            [_source(config, name, folder, training.validates) for name, folder in tokens.items()],
             training,
             seed=seed,
             workers=config.workers,
@@ -92,16 +92,19 @@ def open_prepared(config: PreparedData, verify: bool = True) -> dict[str, Prepar
     return opened
 
 
-def _source(config: PreparedData, name: str, tokens: PreparedTokens) -> OrderedSource:
-    if not tokens.validation.tokens:
+def _source(config: PreparedData, name: str, tokens: PreparedTokens, validates: bool) -> OrderedSource:
+    if validates and not tokens.validation.tokens:
         raise DataError(
-            f"{tokens.path} has no documents for validation. Prepare it again with a larger --validation-share."
+            f"{tokens.path} has no documents for validation. Prepare it again with a larger --validation-share, or "
+            "train without validation: training.validation_windows=0 training.validate_every=null."
         )
     cut = SeparateWindows if config.documents == "separate" else PackedWindows
     return OrderedSource(
         cut(tokens.train, config.window),
-        cut(tokens.validation, config.window),
-        PackedWindows(tokens.validation, config.window),
+        cut(tokens.validation, config.window) if validates else NoWindows(),
+        PackedWindows(tokens.validation, config.window) if validates else NoWindows(),
+        tokens.validation,
+        config.window,
         name,
         config.folders[name].weight,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateBatch
 from dla_data.synthetic import Examples
 from dla_train.data.curriculum import CurriculumConfig
@@ -57,7 +58,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """What validation reads."""
 
     def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
-        """The beginning of the validation text in one piece; not for data with answers."""
+        """The beginning of the validation text in one piece; not for data with answers.
+
+        Raises:
+            DataError: the run reads none.
+        """
+        if not len(self.validation_windows):
+            raise DataError("training.validation_windows is 0: the run reads no such text.")
         window = len(self.validation_windows[0]) - 1
         count = min(len(self.validation_windows), -(-at_most // window))
         pieces = [np.asarray(self.validation_windows[number]) for number in range(count)]

@@ -35,7 +35,8 @@ class SyntheticDataModule(RecipeData):
         self.config = config
         self.training = training
         self.train_examples = self._examples(seed, config.examples or _ENDLESS)
-        chosen = min(training.validation_windows or VALIDATION_EXAMPLES, VALIDATION_EXAMPLES)
+        wanted = training.validation_windows
+        chosen = VALIDATION_EXAMPLES if wanted is None else min(wanted, VALIDATION_EXAMPLES)
         self._validation_examples = self._examples(VALIDATION_SEED, chosen)
         self.order = WindowOrder(len(self.train_examples), seed)
 

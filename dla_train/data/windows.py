@@ -9,7 +9,7 @@ import numpy.typing as npt
 from dla_data.prepare import PreparedCorpus
 from dla_data.windows import PackedWindows
 from dla_train.data.config import StdlibData, TextData
-from dla_train.data.ordered import OrderedSource, OrderedWindows
+from dla_train.data.ordered import NoWindows, OrderedSource, OrderedWindows
 from dla_train.training.config import TrainingConfig
 
 
@@ -28,8 +28,9 @@ class WindowsDataModule(OrderedWindows):
     def __init__(
         self, corpus: PreparedCorpus, config: StdlibData | TextData, training: TrainingConfig, seed: int
     ) -> None:
-        validation = PackedWindows(corpus.validation, config.window)
-        source = OrderedSource(PackedWindows(corpus.train, config.window), validation, validation)
+        validation = PackedWindows(corpus.validation, config.window) if training.validates else NoWindows()
+        train = PackedWindows(corpus.train, config.window)
+        source = OrderedSource(train, validation, validation, corpus.validation, config.window)
         super().__init__([source], training, seed=seed, workers=config.workers)
         self.corpus = corpus
 

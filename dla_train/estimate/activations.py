@@ -106,8 +106,7 @@ def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, co
 
 def _norm(width: int, setting: Setting) -> int:
     """Beside its input: one number, and off the GPU, where no fused kernel serves, the normalised input."""
-    fused = setting.is_gpu and setting.precision != "bf16-true"
-    return WIDE if fused else WIDE + WIDE * width
+    return WIDE if setting.is_gpu else WIDE + WIDE * width
 
 
 def _mixer(config: ModelConfig, setting: Setting) -> float:

@@ -1,4 +1,8 @@
-"""RMSNorm, plain and gated. The two backbones gate in opposite order; both are kept as published."""
+"""RMSNorm, plain and gated. The two backbones gate in opposite order; both are kept as published.
+
+Everything between the inputs and the one rounding of the result is in float32 or wider. 16-bit weights are widened too:
+torch's fused kernel wants input and weight of one type; for any other it warns and computes the norm in many steps.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class RMSNorm(nn.Module):
         """`[..., width]` -> the same shape and type."""
         if self.kernel is not None:
             return self.kernel(x, self.weight, self.eps)
-        return F.rms_norm(at_least_float32(x), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return _rms_norm(x, self.weight, self.eps).to(x.dtype)
 
 
 class GatedRMSNormMamba2(nn.Module):
@@ -52,9 +56,10 @@ class GatedRMSNormMamba2(nn.Module):
         """`[..., width]` twice -> `[..., width]` in the type of `x`."""
         gated = at_least_float32(x) * F.silu(at_least_float32(gate))
         if self.groups == 1:
-            return F.rms_norm(gated, self.weight.shape, self.weight, self.eps).to(x.dtype)
+            return _rms_norm(gated, self.weight, self.eps).to(x.dtype)
         grouped = gated.unflatten(-1, (self.groups, -1))
-        return (F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2) * self.weight).to(x.dtype)
+        normed = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2)
+        return (normed * at_least_float32(self.weight)).to(x.dtype)
 
 
 class GatedRMSNormDeltaNet(nn.Module):
@@ -72,5 +77,10 @@ class GatedRMSNormDeltaNet(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`[..., width]` twice -> `[..., width]` in the type of `x`."""
-        normed = F.rms_norm(at_least_float32(x), self.weight.shape, self.weight, self.eps)
+        normed = _rms_norm(x, self.weight, self.eps)
         return (normed * F.silu(at_least_float32(gate))).to(x.dtype)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`[..., width]`, `[width]` -> `[..., width]`, in float32 or wider."""
+    return F.rms_norm(at_least_float32(x), weight.shape, at_least_float32(weight), eps)

@@ -6,6 +6,9 @@ from typing import Any
 from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, TRAIN, VALIDATION
 
+LAST = 50
+"""Steps whose mean stands for the training loss: that of one step depends on its windows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -14,11 +17,11 @@ class Facts:
     Attributes:
         steps, planned_steps: done, and set in the recipe. tokens: seen in training. seconds: of the whole run, over
             all its starts. tokens_per_second: while training (without validation and saving).
-        parameters: of the model.
-        validation_loss, validation_perplexity: the last ones, nats per token. bigram_loss: on the same windows, or
-            None.
-        answer_accuracy: share of the answers of a synthetic task that were right in the last validation, or None.
-        boundary_rate, slots_in_use: by layer, over the last validation.
+        parameters: of the model. training_loss: mean of the last `LAST` steps, nats per token or answer.
+        validation_loss, validation_perplexity: at the end, likewise; None for a run without validation. bigram_loss: on
+            the same windows, or None.
+        answer_accuracy: share of the answers of a synthetic task that were right at the end, or None.
+        boundary_rate, slots_in_use: by layer, over the last validation, or else in the last step that was looked at.
     """
 
     steps: int
@@ -27,8 +30,9 @@ class Facts:
     seconds: float
     tokens_per_second: float
     parameters: int
-    validation_loss: float
-    validation_perplexity: float
+    training_loss: float
+    validation_loss: float | None
+    validation_perplexity: float | None
     bigram_loss: float | None
     answer_accuracy: float | None
     boundary_rate: dict[int, float]
@@ -36,24 +40,29 @@ class Facts:
 
 
 def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, bigram_loss: float | None) -> Facts:
-    """Read the facts off the rows of a run that has been validated at least once."""
+    """Read the facts off the rows of a run that has trained."""
     train = [row for row in rows if row["split"] == TRAIN]
-    validation = [row for row in rows if row["split"] == VALIDATION][-1]
+    # One of an earlier step, from before the recipe was told to have none, says nothing of the model at the end.
+    at_end = [row for row in rows if row["split"] == VALIDATION and row["step"] == train[-1]["step"]]
+    validation = at_end[-1] if at_end else {}
+    looked_at = next((row for row in (validation, *reversed(train)) if _by_layer(row, BOUNDARY_RATE)), {})
+    last = [row["loss"] for row in train[-LAST:]]
     tokens_per_step = train[0]["tokens"] / train[0]["step"]
     training_seconds = sum(tokens_per_step / row["tokens_per_second"] for row in train)
     return Facts(
         steps=train[-1]["step"],
         planned_steps=planned_steps,
         tokens=train[-1]["tokens"],
-        seconds=max(train[-1]["seconds"], validation["seconds"]),
+        seconds=max(row["seconds"] for row in (train[-1], *at_end)),
         tokens_per_second=len(train) * tokens_per_step / training_seconds,
         parameters=parameters,
-        validation_loss=validation["loss"],
-        validation_perplexity=validation["perplexity"],
+        training_loss=sum(last) / len(last),
+        validation_loss=validation.get("loss"),
+        validation_perplexity=validation.get("perplexity"),
         bigram_loss=bigram_loss,
         answer_accuracy=validation.get(ANSWER_ACCURACY),
-        boundary_rate=_by_layer(validation, BOUNDARY_RATE),
-        slots_in_use=_by_layer(validation, SLOTS_IN_USE),
+        boundary_rate=_by_layer(looked_at, BOUNDARY_RATE),
+        slots_in_use=_by_layer(looked_at, SLOTS_IN_USE),
     )
 
 

@@ -2,17 +2,17 @@
 
 import textwrap
 
-from dla_train.report.facts import Facts
+from dla_train.report.facts import LAST, Facts
 
 
-def render(name: str, facts: Facts, prompt: str | None, sample: str | None, folder: str) -> str:
+def render(name: str, facts: Facts, prompt: str | None, sample: str | None, folder: str, unit: str = "token") -> str:
     """Write the report.
 
     Args:
         name: of the recipe. facts: the numbers. prompt, sample: what was continued, and how, or None. folder: of the
-            run.
+            run. unit: what a loss is the mean over.
     """
-    parts = [f"# {name}", _table(_rows(facts), ("quantity", "value"))]
+    parts = [f"# {name}", _table(_rows(facts, unit), ("quantity", "value"))]
     if facts.boundary_rate:
         layers = [
             (str(layer), f"{rate:.1%}", f"{facts.slots_in_use[layer]:.1f}")
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _rows(facts: Facts) -> list[tuple[str, str]]:
+def _rows(facts: Facts, unit: str) -> list[tuple[str, str]]:
     early = "" if facts.steps == facts.planned_steps else f" of {facts.planned_steps:,}"
     rows = [
         ("steps", f"{facts.steps:,}{early}"),
@@ -50,11 +50,14 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
         ("speed", f"{facts.tokens_per_second:,.0f} tokens/s"),
         ("parameters", f"{facts.parameters:,}"),
     ]
+    if facts.validation_loss is None:
+        over = f"mean of the last {min(facts.steps, LAST)} steps; no validation"
+        rows.append(("training loss", f"{facts.training_loss:.4f} nats per {unit} ({over})"))
+        return rows
+    rows.append(("validation loss", f"{facts.validation_loss:.4f} nats per {unit}"))
     if facts.answer_accuracy is not None:
-        rows.append(("validation loss", f"{facts.validation_loss:.4f} nats per answer"))
         rows.append(("answers right", f"{facts.answer_accuracy:.1%}"))
     else:
-        rows.append(("validation loss", f"{facts.validation_loss:.4f} nats per token"))
         rows.append(("validation perplexity", f"{facts.validation_perplexity:.2f}"))
     if facts.bigram_loss is not None:
         gap = facts.bigram_loss - facts.validation_loss

@@ -27,7 +27,7 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
     recipe = loaded.recipe
     rows = read_rows(folder.metrics)
     bigram = None
-    if recipe.report.bigram and (tokens := start.data.tokens_to_count()) is not None:
+    if recipe.report.bigram and recipe.training.validates and (tokens := start.data.tokens_to_count()) is not None:
         bigram = bigram_loss(tokens, start.data.validation_windows, recipe.data.vocab_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = gather(rows, planned_steps=recipe.training.steps, parameters=parameters, bigram_loss=bigram)
@@ -35,14 +35,15 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
     if recipe.report.prompt is not None:
         with torch.no_grad():
             sample = write_sample(model, folder.tokenizer, recipe.report, recipe.seed)
-    text = render(loaded.name, facts, recipe.report.prompt, sample, str(folder))
+    unit = "answer" if start.data.has_answers else "token"
+    text = render(loaded.name, facts, recipe.report.prompt, sample, str(folder), unit)
     draw_losses(
         folder.loss_picture,
         f"{loaded.name}: {parameter_count(parameters)} parameters",
         [(row["step"], row["loss"]) for row in rows if row["split"] == TRAIN],
         [(row["step"], row["loss"]) for row in rows if row["split"] == VALIDATION],
         bigram,
-        "answer" if start.data.has_answers else "token",
+        unit,
     )
     data = {"recipe": loaded.name, **asdict(facts), "prompt": recipe.report.prompt, "sample": sample}
     atomic_files.write_text(folder.report_data, json.dumps(data, indent=2, ensure_ascii=False) + "\n")

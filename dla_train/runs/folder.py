@@ -5,6 +5,7 @@ environment.json   each start of the run       tensorboard/  the same for Tensor
 tokenizer.json     a copy                      checkpoints/  step-00000100/, ...
 memory.jsonl       how slots are used          logs/run.log  what was said (rank-1.log ...: by further processes)
 slurm/             of `dla-train submit`       report.md, report.json, loss.png at the end
+profile/           traces, if asked for        inspections/  pages, if asked for
 """
 
 import contextlib
@@ -38,6 +39,7 @@ class RunFolder:
         self.log = path / "logs" / "run.log"
         self.slurm = path / "slurm"
         self.inspections = path / "inspections"
+        self.profile = path / "profile"
         self.report_text = path / "report.md"
         self.report_data = path / "report.json"
         self.loss_picture = path / "loss.png"

@@ -41,9 +41,9 @@ class TrainingConfig:
         max_minutes: stop at the next step after this many minutes of this process, save and report; null: no limit. The
             schedule stays that of `steps`.
         validate_every: steps between validations; null validates only at the end.
-        validation_windows: how many windows, spread evenly over the validation text; null takes all. Every process
-            reads them all, so that the figure does not depend on how many there are: keep it far below what a process
-            trains on in `validate_every` steps.
+        validation_windows: how many windows, spread evenly over the validation text; null takes all, and 0 trains
+            without any validation, for data that has no such text. Every process reads them all, so that the figure
+            does not depend on how many there are: keep it far below what a process trains on in `validate_every` steps.
     """
 
     steps: int
@@ -72,9 +72,19 @@ class TrainingConfig:
             raise ValueError(f"max_nonfinite is {self.max_nonfinite}; it must be at least 0")
         if self.skip_above is not None and self.skip_above <= 1:
             raise ValueError(f"skip_above is {self.skip_above}; it must be above 1, a multiple of the mean, or null")
-        for name in ("threads", "validate_every", "validation_windows"):
+        for name in ("threads", "validate_every"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1, or null")
+                never = "; training.validation_windows=0 never validates" if name == "validate_every" else ""
+                raise ValueError(f"{name} is {value}; it must be at least 1, or null{never}")
+        if self.validation_windows is not None and self.validation_windows < 0:
+            raise ValueError(
+                f"validation_windows is {self.validation_windows}; it must be at least 0 (no validation), or null (all)"
+            )
+        if self.validate_every is not None and not self.validates:
+            raise ValueError(
+                f"validate_every is {self.validate_every}, but validation_windows is 0, which never validates; set "
+                "training.validate_every=null, or more windows"
+            )
         for name in ("clip", "max_minutes"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0, or null")
@@ -87,6 +97,11 @@ class TrainingConfig:
                 f"global_batch is {self.global_batch}, not a multiple of micro_batch {self.micro_batch}; "
                 f"{fits} would be"
             )
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is any validation, the one at the end included."""
+        return self.validation_windows != 0
 
     @property
     def recompute_every(self) -> int | None:

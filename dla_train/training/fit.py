@@ -18,6 +18,7 @@ from dla_train.callbacks.ending import Ending
 from dla_train.callbacks.inspecting import Inspecting
 from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.callbacks.memory_watch import MemoryWatch
+from dla_train.callbacks.profiling import Profiling
 from dla_train.callbacks.progress import Progress
 from dla_train.callbacks.resume_position import ResumePosition
 from dla_train.callbacks.step_metrics import StepMetrics, source_columns
@@ -165,6 +166,7 @@ def _run(
             metrics,
             *_inspecting(recipe, folder, ranks.is_first),
             *([Progress(recipe.training.steps, metrics, recipe.logging.console_seconds)] if ranks.is_first else []),
+            *([Profiling(recipe.profile, folder.profile)] if recipe.profile is not None else []),
         ],
         logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
         folder=folder.path,
@@ -297,13 +299,14 @@ def _announce(
     per_step = recipe.training.global_batch * recipe.data.window
     epochs = start.data.epochs(recipe.training.steps * recipe.training.global_batch)
     _LOGGER.info(
-        "%s; %d steps of %s tokens%s; %d validation windows of %d",
+        "%s; %d steps of %s tokens%s; %s",
         start.data.extent,
         recipe.training.steps,
         f"{per_step:,}",
         "" if epochs is None else f" ({epochs:.2f} epochs)",
-        len(start.data.validation_windows),
-        recipe.data.window,
+        f"{len(start.data.validation_windows)} validation windows of {recipe.data.window}"
+        if recipe.training.validates
+        else f"windows of {recipe.data.window}, no validation",
     )
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):

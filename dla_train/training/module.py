@@ -9,7 +9,6 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from dla_data.synthetic import IGNORED, Examples
@@ -20,6 +19,7 @@ from dla_train.models import LanguageModel
 from dla_train.training.answers import answer
 from dla_train.training.batch import Batch, model_inputs
 from dla_train.training.config import OptimizerConfig, TrainingConfig
+from dla_train.training.gradient_norm import gradient_norm
 from dla_train.training.optimizers import build_optimizer
 from dla_train.training.schedules import ScheduleConfig
 from dla_train.training.spikes import SpikeWatch
@@ -113,9 +113,7 @@ class LanguageModelTraining(lightning.LightningModule):
             Diverged: more than `training.max_nonfinite` such steps in a row.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
+        norm = gradient_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if not self.accepts(norm.item()):
             for parameter in parameters:
                 parameter.grad = None

@@ -1,4 +1,8 @@
-"""Learning-rate schedules: pure functions of the step, so that there is nothing to save and nothing to restore."""
+"""Learning-rate schedules: pure functions of the step, so that there is nothing to save and nothing to restore.
+
+Every step trains: the warm-up's first one has a share of the peak already, and what falls would reach `floor` one step
+after the last, as in torchtitan, litgpt and transformers. A last step at rate 0 would be a batch read for nothing.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +11,15 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class CosineSchedule:
-    """Linear warm-up, then half a cosine down to `floor` at the last step.
+    """Linear warm-up, then half a cosine down towards `floor`.
 
     Attributes:
-        warmup: steps until the peak.
-        floor: where it ends, as a share of the peak.
+        warmup: steps until the peak; 0 begins there.
+        floor: what the step after the last would have, as a share of the peak.
     """
 
     kind: Literal["cosine"] = "cosine"
-    warmup: int
+    warmup: int = 0
     floor: float = 0.1
 
     def __post_init__(self) -> None:
@@ -23,21 +27,21 @@ class CosineSchedule:
 
     def factor(self, step: int, steps: int) -> float:
         """The share of the peak rate for step `step` (from 0) of `steps`."""
-        share = _share_after_warmup(step, steps, self.warmup)
+        share = _share_fallen(step, steps, self.warmup)
         return _warmup(step, self.warmup) * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * share)) / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSchedule:
-    """Linear warm-up, then a straight line down to `floor` at the last step.
+    """Linear warm-up, then a straight line down towards `floor`.
 
     Attributes:
-        warmup: steps until the peak.
-        floor: where it ends, as a share of the peak.
+        warmup: steps until the peak; 0 begins there.
+        floor: what the step after the last would have, as a share of the peak.
     """
 
     kind: Literal["linear"] = "linear"
-    warmup: int
+    warmup: int = 0
     floor: float = 0.0
 
     def __post_init__(self) -> None:
@@ -45,7 +49,7 @@ class LinearSchedule:
 
     def factor(self, step: int, steps: int) -> float:
         """The share of the peak rate for step `step` (from 0) of `steps`."""
-        share = _share_after_warmup(step, steps, self.warmup)
+        share = _share_fallen(step, steps, self.warmup)
         return _warmup(step, self.warmup) * (1 - (1 - self.floor) * share)
 
 
@@ -54,13 +58,13 @@ class WSDSchedule:
     """Warm-up, stable, decay (arXiv 2404.06395): the peak is held, and a straight line ends the run.
 
     Attributes:
-        warmup: steps until the peak.
-        decay: steps of the line at the end; a run made longer by more `steps` goes on from its stable part.
-        floor: where it ends, as a share of the peak.
+        warmup: steps until the peak; 0 begins there.
+        decay: steps at the end that are below the peak; a run made longer by more `steps` goes on from its stable part.
+        floor: what the step after the last would have, as a share of the peak.
     """
 
     kind: Literal["wsd"] = "wsd"
-    warmup: int
+    warmup: int = 0
     decay: int
     floor: float = 0.0
 
@@ -71,25 +75,43 @@ class WSDSchedule:
 
     def factor(self, step: int, steps: int) -> float:
         """The share of the peak rate for step `step` (from 0) of `steps`."""
-        done = max(0, step + 1 - (steps - self.decay))
-        share = min(1.0, done / self.decay) if self.decay else 0.0
-        return _warmup(step, self.warmup) * (1 - (1 - self.floor) * share)
+        return _warmup(step, self.warmup) * (1 - (1 - self.floor) * _share_fallen(step, steps, steps - self.decay))
 
 
-ScheduleConfig = CosineSchedule | LinearSchedule | WSDSchedule
+@dataclass(frozen=True, kw_only=True)
+class ConstantSchedule:
+    """Linear warm-up, then the peak for good.
+
+    Attributes:
+        warmup: steps until the peak; 0 begins there.
+    """
+
+    kind: Literal["constant"] = "constant"
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.warmup)
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of the peak rate for step `step` (from 0) of `steps`."""
+        return _warmup(step, self.warmup)
+
+
+ScheduleConfig = CosineSchedule | LinearSchedule | WSDSchedule | ConstantSchedule
 
 
 def _warmup(step: int, warmup: int) -> float:
-    # Step 0 already learns a little: a first step at rate 0 would be a batch read for nothing.
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
-def _share_after_warmup(step: int, steps: int, warmup: int) -> float:
-    """0 at the last step of the warm-up, 1 at the last step of the run."""
-    return min(1.0, max(0, step + 1 - warmup) / max(1, steps - warmup))
+def _share_fallen(step: int, steps: int, held: int) -> float:
+    """How much of the way from the peak to the floor: 0 in the first `held` steps, then up by as much with every step,
+    to 1 at the one after the last."""
+    fallen = step + 1 - held
+    return fallen / (steps + 1 - held) if fallen > 0 else 0.0
 
 
-def _check(warmup: int, floor: float) -> None:
+def _check(warmup: int, floor: float = 0.0) -> None:
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}; it must be at least 0 steps")
     if not 0 <= floor <= 1:

@@ -46,6 +46,7 @@ def build_trainer(
         # Counted in micro-batches over the whole run; `Ending` sees to the last validation.
         val_check_interval=(config.validate_every or config.steps + 1) * accumulate,
         check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if config.validates else 0,
         num_sanity_val_steps=0,
         # Lightning's own sampler shuffles, and shards what `StepBatches` has sharded already.
         use_distributed_sampler=False,

@@ -28,6 +28,7 @@ def test_what_show_prints_is_the_same_recipe(cli, tmp_path, name):
         ["model.mixer={kind: attention, heads: 2}"],
         ["model.mixer.memory=single"],
         ["schedule={kind: wsd, warmup: 1, decay: 3}", "optimizer.eps=1e-20", "training.clip=null"],
+        ["schedule=constant", "profile.start=3"],
         ["report.prompt=null", "data.suffixes=['.a', '.b']"],
         ["report.prompt='1e3'", "description='null'"],
         ["report.prompt='on'", "description='~'"],

@@ -188,6 +188,13 @@ def test_no_validation_documents(cli, recipe, tokens, tmp_path):
     finished = cli("fit", "--recipe", recipe, "--run-dir", "run", "data.path=all")
     assert finished.code == 2
     assert "data.path: all has no documents for validation. Prepare it again" in finished.err
+    named = re.search(r"without validation: (training\.\S+) (training\.\S+)\.\n", finished.err)
+    finished = cli("fit", "--recipe", recipe, "--run-dir", "run", "data.path=all", "training.steps=4", *named.groups())
+    assert finished.code == 0, finished.err
+    assert [row["split"] for row in read_rows(tmp_path / "run/metrics.csv")] == ["train"] * 4
+    asked = cli("eval", "--checkpoint", "run", "--tasks", "perplexity-by-position")
+    assert asked.code == 2
+    assert "validation text of run cannot be read: there are no tokens in the validation part of all. --" in asked.err
 
 
 def _windows(dataset):

@@ -66,6 +66,18 @@ def test_interrupted_twice_it_is_still_made_up_for(cli, micro_recipe, tmp_path, 
     assert steps == ["5", "10", "15", "20"]
 
 
+def test_a_run_that_is_to_have_no_validation_any_more_does_not_make_up_for_it(cli, micro_recipe, tmp_path, validated):
+    arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "training.micro_batch=1", "--resume", "auto"]
+    validated.signal_at = 5
+    assert cli(*arguments).code == 130
+    validated.clear()
+    none = ("training.validation_windows=0", "training.validate_every=null", "training.steps=8")
+    done = cli(*arguments, *none)
+    assert done.code == 0, done.err
+    assert validated == []
+    assert [row["step"] for row in rows(tmp_path / "runs/micro")] == [str(step) for step in range(1, 9)]
+
+
 def test_the_last_validation_is_finished(cli, micro_recipe, validated):
     validated.signal_at = 20
     done = cli("fit", "--recipe", micro_recipe)

@@ -195,6 +195,14 @@ def test_a_source_that_must_not_repeat_stops_the_run_at_its_end(cli, recipe):
     assert "The newest checkpoint is that of step" in done.err
 
 
+def test_no_validation_windows_are_read_where_there_is_no_validation(cli, recipe, tmp_path):
+    """Two documents of a share so small fill no window, which is refused where one is wanted."""
+    none = ("training.validation_windows=0", "training.validate_every=null", "data.held_out=0.0001", "training.steps=4")
+    done = cli("fit", "--recipe", recipe, *none)
+    assert done.code == 0, done.err
+    assert [row["split"] for row in read_rows(tmp_path / "runs/streamed/metrics.csv")] == ["train"] * 4
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

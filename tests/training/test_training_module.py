@@ -88,7 +88,7 @@ def test_norms_and_biases_are_not_decayed(tmp_path):
 
 def test_the_rate_follows_the_schedule(tmp_path):
     module = _train(tmp_path, 12, steps=4)
-    assert module.rate == OPTIMIZER.lr * SCHEDULE.factor(3, 4) == pytest.approx(0.001)
+    assert module.rate == OPTIMIZER.lr * SCHEDULE.factor(3, 4) == pytest.approx(0.00325)
 
 
 def test_the_random_state_is_a_function_of_the_step(tmp_path, monkeypatch):

@@ -1,0 +1,65 @@
+"""RMSNorm in 16 bits against float64: nothing is rounded but the inputs and, once, the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dla_train.models import norm
+from dla_train.models.norm import GatedRMSNormDeltaNet, GatedRMSNormMamba2, RMSNorm
+
+HALF_STEP = 2.0**-8
+"""How far, relatively, one rounding to bfloat16 goes at most."""
+FLOAT32 = 1e-6
+"""What a few dozen float32 operations may add, of the largest number."""
+WIDTH = 96
+KINDS = {
+    "plain": lambda: RMSNorm(WIDTH, eps=1e-5),
+    "mamba2": lambda: GatedRMSNormMamba2(WIDTH, groups=1, eps=1e-5),
+    "mamba2, groups": lambda: GatedRMSNormMamba2(WIDTH, groups=3, eps=1e-5),
+    "gated deltanet": lambda: GatedRMSNormDeltaNet(WIDTH, eps=1e-5),
+}
+
+
+def made(kind: str) -> tuple[Any, list[Tensor], Tensor]:
+    """A norm in bfloat16 with a weight around 1, its inputs, and a gradient of its output."""
+    draw = torch.Generator().manual_seed(0)
+    module = KINDS[kind]()
+    torch.nn.init.normal_(module.weight, 1.0, 0.3, generator=draw)
+    count = 1 if kind == "plain" else 2
+    x, *others = (torch.randn(count + 1, 7, 33, WIDTH, generator=draw) * 3).bfloat16()
+    return module.bfloat16(), [x, *others[:-1]], others[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_and_gradients_in_bfloat16_are_those_of_float64_rounded_once(kind: str) -> None:
+    module, inputs, dy = made(kind)
+    exact = KINDS[kind]().double()
+    exact.load_state_dict({name: value.double() for name, value in module.state_dict().items()})
+    given = [x.clone().requires_grad_() for x in inputs]
+    wide = [x.double().requires_grad_() for x in inputs]
+    y, expected = module(*given), exact(*wide)
+    assert y.dtype == torch.bfloat16
+    found = torch.autograd.grad(y, [*given, module.weight], dy)
+    right = torch.autograd.grad(expected, [*wide, exact.weight], dy.double())
+    for ours, theirs in zip((y, *found), (expected, *right), strict=True):
+        allowed = HALF_STEP * theirs.abs() + FLOAT32 * theirs.abs().max()
+        assert ((ours.double() - theirs).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_gets_input_and_weight_of_one_type_which_its_fused_kernel_needs(kind: str, monkeypatch: Any) -> None:
+    module, inputs, _ = made(kind)
+    seen = []
+
+    def watched(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+        seen.append({tensor.dtype for tensor in (x, weight) if tensor is not None})
+        return F.rms_norm(x, shape, weight, eps)
+
+    monkeypatch.setattr(norm, "F", type("Functional", (), {"rms_norm": staticmethod(watched), "silu": F.silu}))
+    module(*inputs)
+    assert seen == [{torch.float32}]
