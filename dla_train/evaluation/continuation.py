@@ -151,7 +151,7 @@ class Continuations:
 
 
 def _source(seed: int, number: int) -> torch.Generator:
-    """The random source of prompt `number`: mixed, as `seed + number` would give prompt 1 of seed 0 the source of prompt 0
-    of seed 1."""
+    """The random source of prompt `number`: mixed, as `seed + number` would give prompt 1 of seed 0 the source of
+    prompt 0 of seed 1."""
     mixed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))

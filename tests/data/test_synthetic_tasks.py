@@ -88,7 +88,7 @@ def test_mqar_gaps_follow_the_power_law():
 
 
 def test_mqar_places_do_not_tell_which_pair_is_asked_for():
-    """What a guess from the place of a query alone gets right, learned on one half of the examples, asked on the other."""
+    """What a guess from the place of a query alone gets right, learned on one half of the examples."""
     inputs, targets = (part.numpy() for part in Mqar(pairs=(4,)).examples(64, 24, 0, np.arange(8000, dtype=np.int64)))
     values = inputs[:, 1:8:2]
     example, place = np.nonzero(targets != IGNORED)
