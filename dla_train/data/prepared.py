@@ -95,7 +95,8 @@ def open_prepared(config: PreparedData, verify: bool = True) -> dict[str, Prepar
 def _source(config: PreparedData, name: str, tokens: PreparedTokens) -> OrderedSource:
     if not tokens.validation.tokens:
         raise DataError(
-            f"{tokens.path} has no documents for validation. Prepare it again with a larger --validation-share."
+            f"{tokens.path} has no documents for validation. Prepare the text again, in another folder, with a larger "
+            "--validation-share."
         )
     cut = SeparateWindows if config.documents == "separate" else PackedWindows
     return OrderedSource(

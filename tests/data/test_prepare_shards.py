@@ -234,7 +234,7 @@ def test_a_tokenizer_trained_here(prepare: Callable[..., PreparedManifest], tmp_
     manifest = prepare("out", tokenizer=None, train_tokenizer=290)
     assert manifest.vocab_size == 290
     assert load_tokenizer(tmp_path / "out" / "tokenizer.json").get_vocab_size() == 290
-    with pytest.raises(DataError, match="vocabulary of 100 is too small"):
+    with pytest.raises(DataError, match="train_tokenizer is 100; it must be at least 257"):
         prepare("small", tokenizer=None, train_tokenizer=100)
 
 
