@@ -115,9 +115,9 @@ class Source:
         chosen = [path for path in found if _is_data(path)]
         if not chosen:
             raise DataError(
-                f"no data in {root}: of its {counted(len(found), 'file')} none ends in .jsonl, .ndjson, .json, .parquet "
-                "or .txt (with .gz or .zst or without), prepared folders left out. Give others one by one, or by a "
-                "pattern."
+                f"no data in {root}: of its {counted(len(found), 'file')} none ends in .jsonl, .ndjson, .json, "
+                ".parquet or .txt (with .gz or .zst or without), prepared folders left out. Give others one by one, or "
+                "by a pattern."
             )
         if left_out := len(found) - len(chosen):
             _LOGGER.info("%s: %s read, %d of other kinds left out", root, counted(len(chosen), "file"), left_out)
