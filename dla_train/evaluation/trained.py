@@ -90,10 +90,11 @@ def load_trained(path: Path) -> Trained:
 
     Raises:
         UsageError: there is no run, or no checkpoint in it.
-        RunError: the checkpoint is damaged.
+        RunError: the checkpoint is damaged, or its weights are not all finite: whatever is asked of them is no answer.
     """
     found = find_trained(path)
     model = read_model(found.checkpoint, found.loaded.recipe.model)
+    _require_finite(model, found)
     identity = Manifest.read(found.checkpoint.folder).identity
     revisions = held_revisions(found.loaded.recipe, identity.recipe, identity.data)
     return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder, revisions)
@@ -123,6 +124,21 @@ def find_trained(path: Path) -> Found:
     checkpoint = _sound(named, folder)
     loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
     return Found(loaded, checkpoint, folder)
+
+
+def _require_finite(model: LanguageModel, found: Found) -> None:
+    state = model.state_dict()
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if not bad:
+        return
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    steps = [one.step for one in CheckpointStore(found.folder.checkpoints).all() if one.step < found.checkpoint.step]
+    earlier = f"Give an earlier one of {found.folder}: step {', '.join(f'{step:,}' for step in steps)}."
+    anew = "There is no earlier one: train again, with a lower optimizer.lr or training.clip."
+    raise RunError(
+        f"the weights of {found.checkpoint.folder} hold nan or inf ({bad[0]}{more}, of {len(state)} tensors): the run "
+        f"had diverged, and what such a model says means nothing. {earlier if steps else anew}"
+    )
 
 
 def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
