@@ -83,11 +83,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         print("All tasks of lm-evaluation-harness: lm-eval ls tasks. A path that ends in .yaml is a task file.")
         return 0
     names, lengths = _check(options, settings)
-    from dla_train.evaluation.built_in.catalogue import open_task
+    from dla_train.evaluation.find import find_trained
+
+    found = find_trained(options.checkpoint)
+    from dla_train.evaluation.built_in.catalogue import open_task  # torch: all that can be refused without it was
     from dla_train.evaluation.built_in.task import Asked
     from dla_train.evaluation.trained import load_trained
 
-    trained = load_trained(options.checkpoint)
+    trained = load_trained(found)
     trained.model.to(device_named(options.device))
     asked = Asked(trained=trained, lengths=lengths, limit=options.limit, text=options.text, seed=options.seed, say=_say)
     ours = {name: open_task(name, asked) for name in names if name in BUILT_IN}

@@ -54,13 +54,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     if options.max_tokens < 2:
         raise UsageError(f"--max-tokens is {options.max_tokens}; it must be at least 2.")
     require_unused(options.out, FILES)
+    from dla_train.evaluation.find import find_trained
     from dla_train.evaluation.prompts import read_text
-    from dla_train.evaluation.trained import load_trained
-    from dla_train.inspection.write import write_inspection
 
     text = read_text(options.text)
-    made = write_inspection(
-        options.out, load_trained(options.checkpoint), text, options.layer, options.head, options.max_tokens
-    )
+    found = find_trained(options.checkpoint)
+    from dla_train.evaluation.trained import load_trained  # torch: all that can be refused without it was
+    from dla_train.inspection.write import write_inspection
+
+    made = write_inspection(options.out, load_trained(found), text, options.layer, options.head, options.max_tokens)
     print(f"Open {made}")
     return 0
