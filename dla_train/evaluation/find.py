@@ -37,8 +37,7 @@ def find_trained(path: Path) -> Found:
         UsageError: there is no run, or no checkpoint in it.
         RunError: the checkpoint is damaged.
     """
-    if not path.is_dir():
-        raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
+    require_folder(path)
     place = Path(os.path.abspath(path))
     folder = RunFolder(_written_like(path, _run_of(place)))
     if RunFolder(path).is_export():
@@ -55,6 +54,16 @@ def find_trained(path: Path) -> Found:
     checkpoint = _sound(named, folder)
     loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
     return Found(loaded, checkpoint, folder)
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a path at which there is no folder.
+
+    Raises:
+        UsageError: says what to give.
+    """
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
 
 
 def _run_of(place: Path) -> Path:
