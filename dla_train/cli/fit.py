@@ -66,13 +66,14 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Train, print the report, return the exit code."""
-    from dla_train.cli.fit_refusals import refuse_at_once
     from dla_train.runs.exit_code_file import announce_exit
     from dla_train.runs.folder import RunFolder
 
     try:
         loaded = _load(options, settings)
         folder = RunFolder(options.run_dir or Path("runs") / loaded.name)
+        from dla_train.cli.fit_refusals import refuse_at_once
+
         refuse_at_once(loaded, folder, options.resume)
         return _fit(loaded, folder, options.resume, _again(options, settings))
     except UsageError as error:

@@ -107,7 +107,8 @@ def test_ctrl_c_while_a_command_is_imported_is_one_word(module, how):
     """At the moment when `module` is imported; the command is the one that is installed."""
     (entry,) = metadata.entry_points(group="console_scripts", name="dla-train")
     script = (
-        "import builtins, sys\n"
+        "import builtins, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background a shell has it ignored
         "class Dropped:\n"
         "    def __del__(self): raise KeyboardInterrupt\n"
         "real = builtins.__import__\n"
