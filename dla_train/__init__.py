@@ -1,8 +1,11 @@
 """Training of language models with Dynamic Linear Attention."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # not from typing: until the command's `main` runs, Ctrl-C would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from dla_train.export.load import load_model
 
 __all__ = ["load_model"]

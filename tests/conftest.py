@@ -75,7 +75,7 @@ def cli(cache_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Run a command in this process, in `tmp_path`: quick, as everything is imported already."""
     import torch
 
-    from dla_train.cli.main import main
+    from dla_train.__main__ import main
 
     def run(*arguments: object) -> Finished:
         out, err = io.StringIO(), io.StringIO()

@@ -108,12 +108,9 @@ def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
                 f"the checkpoint {path} is damaged: {error}. --resume auto takes the newest sound one."
             ) from error
     else:
-        found = newest_sound(CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path))
-        if found is None:
-            raise UsageError(
-                f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100 (a "
-                "copy has that name, too), or a run folder."
-            )
+        require_checkpoint_at(path)
+        found = newest_sound(_store_at(path))
+        assert found is not None
         point = found
     newer = [other for other in store.all() if other.step > point.checkpoint.step]
     if newer:
@@ -122,6 +119,24 @@ def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
             "To go on from the newest, use --resume auto; to branch off at this one, give a new folder with --run-dir."
         )
     return point
+
+
+def require_checkpoint_at(path: Path) -> None:
+    """Refuse a path that names no checkpoint; reads none.
+
+    Raises:
+        UsageError: there is neither a `step-...` directory nor a folder with some.
+    """
+    if not (Checkpoint.at(path) is not None and path.is_dir()) and not _store_at(path).all():
+        raise UsageError(
+            f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100 (a copy "
+            "has that name, too), or a run folder."
+        )
+
+
+def _store_at(path: Path) -> CheckpointStore:
+    """The checkpoints of a run folder, or those in `path` itself."""
+    return CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
 
 
 def require_same_experiment(point: ResumePoint, recipe: dict[str, Any]) -> None:

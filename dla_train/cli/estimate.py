@@ -57,10 +57,13 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         )
     from dla_train.config.catalog import find
     from dla_train.config.load import load
-    from dla_train.estimate.devices import device_named
-    from dla_train.estimate.estimate import estimate
-    from dla_train.estimate.text import render
+    from dla_train.estimate.devices import device_named, devices_for
 
     device = device_named(options.device)
-    print(render(estimate(load(find(options.recipe), settings), device, options.devices, options.utilisation)), end="")
+    loaded = load(find(options.recipe), settings)
+    devices = devices_for(loaded, options.devices)
+    from dla_train.estimate.estimate import estimate  # torch: all that can be refused without it was
+    from dla_train.estimate.text import render
+
+    print(render(estimate(loaded, device, devices, options.utilisation)), end="")
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.device import device_named
+from dla_train.cli.out_folder import require_unused
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalogue import BUILT_IN
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dla_train.evaluation.lm_tasks.harness import Harness, Score
     from dla_train.evaluation.trained import Trained
 
+_RESULTS = ("results.json", "results.md")
 _GROUPS = {
     "paper-commonsense": "the paper's eight data sets of common sense",
     "paper-retrieval": "its six of retrieval from the text",
@@ -81,11 +83,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         print("All tasks of lm-evaluation-harness: lm-eval ls tasks. A path that ends in .yaml is a task file.")
         return 0
     names, lengths = _check(options, settings)
-    from dla_train.evaluation.built_in.catalogue import open_task
+    from dla_train.evaluation.find import find_trained
+
+    found = find_trained(options.checkpoint)
+    from dla_train.evaluation.built_in.catalogue import open_task  # torch: all that can be refused without it was
     from dla_train.evaluation.built_in.task import Asked
     from dla_train.evaluation.trained import load_trained
 
-    trained = load_trained(options.checkpoint)
+    trained = load_trained(found)
     trained.model.to(device_named(options.device))
     asked = Asked(trained=trained, lengths=lengths, limit=options.limit, text=options.text, seed=options.seed, say=_say)
     ours = {name: open_task(name, asked) for name in names if name in BUILT_IN}
@@ -126,6 +131,8 @@ def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str],
             raise UsageError(f"{flag} is for the built-in tasks ({', '.join(BUILT_IN)}); none of them is in --tasks.")
     lengths = None if options.lengths is None else _lengths(options.lengths)
     if options.out is not None:
+        pictures = [f"{name}.png" for name in dict.fromkeys(names) if name in BUILT_IN]
+        require_unused(options.out, [*_RESULTS, *pictures])
         _require_writable(options.out)
     if importlib.util.find_spec("lm_eval") is None and (foreign := [name for name in names if name not in BUILT_IN]):
         raise UsageError(
@@ -231,8 +238,8 @@ def _write(
     try:
         for name, result in results.items():
             result.picture(out / f"{name}.png")
-        write_text(out / "results.json", json.dumps(content, indent=2) + "\n")
-        write_text(out / "results.md", text)
+        write_text(out / _RESULTS[0], json.dumps(content, indent=2) + "\n")
+        write_text(out / _RESULTS[1], text)
     except OSError as error:
         raise _not_written(out, error) from error
 

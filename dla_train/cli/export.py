@@ -48,11 +48,15 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         raise UsageError("dla-train export needs --to DIR: a new folder for the model.")
     if settings:
         raise UsageError(f"dla-train export takes no key=value (given {settings[0]}): the run has its recipe.")
-    from dla_train.evaluation.trained import load_trained
-    from dla_train.export.write import require_empty, write_export
+    from dla_train.evaluation.find import find_trained
+    from dla_train.export.place import require_empty
 
     require_empty(options.to)
-    trained = load_trained(options.checkpoint)
+    found = find_trained(options.checkpoint)
+    from dla_train.evaluation.trained import load_trained  # torch: all that can be refused without it was
+    from dla_train.export.write import write_export
+
+    trained = load_trained(found)
     write_export(
         options.to,
         trained.model,

@@ -72,6 +72,9 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     try:
         loaded = _load(options, settings)
         folder = RunFolder(options.run_dir or Path("runs") / loaded.name)
+        from dla_train.cli.fit_refusals import refuse_at_once
+
+        refuse_at_once(loaded, folder, options.resume)
         return _fit(loaded, folder, options.resume, _again(options, settings))
     except UsageError as error:
         with suppress(OSError):

@@ -65,12 +65,15 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Print continuations."""
     _check(options, settings)
     from dla_data.tokenizer import END_OF_DOCUMENT
-    from dla_train.evaluation.continuation import Continuations, Sampling
+    from dla_train.evaluation.find import find_trained
     from dla_train.evaluation.prompts import read_prompt, read_prompts
-    from dla_train.evaluation.trained import load_trained
 
     prompts = [read_prompt(options.prompt)] if options.prompts is None else read_prompts(options.prompts)
-    trained = load_trained(options.checkpoint)
+    found = find_trained(options.checkpoint)
+    from dla_train.evaluation.continuation import Continuations, Sampling  # torch: what needs none was refused
+    from dla_train.evaluation.trained import load_trained
+
+    trained = load_trained(found)
     tokenizer = trained.tokenizer()
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
     tokens = [tokenizer.encode(prompt).ids or _beginning(end, trained) for prompt in prompts]

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dla_train.cli.out_folder import require_unused
 from dla_train.errors import UsageError
+from dla_train.inspection.files import FILES
 
 _EXAMPLES = """\
 DIR gets index.html, one page that needs no network, and its pictures as life.png, boundary-rates.png and
@@ -31,7 +33,7 @@ def add_to(commands: Any) -> None:
         "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
     )
     parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the page goes")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the page goes; without an earlier one")
     parser.add_argument("--layer", metavar="N", type=int, default=0, help="shown first (0)")
     parser.add_argument("--head", metavar="N", type=int, default=0, help="shown first (0)")
     parser.add_argument("--max-tokens", metavar="N", type=int, default=1024, help="of the text, from its start (1024)")
@@ -51,13 +53,15 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         raise UsageError(f"dla-train inspect takes no key=value (given {settings[0]}): the run has its recipe.")
     if options.max_tokens < 2:
         raise UsageError(f"--max-tokens is {options.max_tokens}; it must be at least 2.")
+    require_unused(options.out, FILES)
+    from dla_train.evaluation.find import find_trained
     from dla_train.evaluation.prompts import read_text
-    from dla_train.evaluation.trained import load_trained
-    from dla_train.inspection.write import write_inspection
 
     text = read_text(options.text)
-    made = write_inspection(
-        options.out, load_trained(options.checkpoint), text, options.layer, options.head, options.max_tokens
-    )
+    found = find_trained(options.checkpoint)
+    from dla_train.evaluation.trained import load_trained  # torch: all that can be refused without it was
+    from dla_train.inspection.write import write_inspection
+
+    made = write_inspection(options.out, load_trained(found), text, options.layer, options.head, options.max_tokens)
     print(f"Open {made}")
     return 0

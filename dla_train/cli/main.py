@@ -59,11 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dla-train: error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("\ndla-train: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # `dla-train show tiny | head`
         _drop_output()
         return 1

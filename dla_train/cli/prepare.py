@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,17 +98,28 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     except DataError as error:
         raise UsageError(str(error)) from error
     print(_shown(manifest, options.out), end="")
+    if not manifest.counts["validation"]["documents"]:
+        print(
+            f"warning: no document was held out for validation (--validation-share is {options.validation_share:g}), "
+            "and `dla-train fit` validates on held-out documents. For a folder that it can validate on, prepare the "
+            "text again in another folder (--out) with a larger share.",
+            file=sys.stderr,
+        )
     return 0
 
 
 def _shown(manifest: "PreparedManifest", out: Path) -> str:
-    lines = [f"{out}: {len(manifest.shards)} shards, vocabulary of {manifest.vocab_size:,}"]
+    from dla_data.counted import counted
+
+    lines = [f"{out}: {counted(len(manifest.shards), 'shard')}, vocabulary of {manifest.vocab_size:,}"]
     for part, counts in manifest.counts.items():
         lines.append(
-            f"  {part:<11} {counts['tokens']:>14,} tokens  {counts['documents']:>10,} documents  "
+            f"  {part:<11} {counts['tokens']:>14,} tokens  {counts['documents']:>10,} "
+            f"{'document ' if counts['documents'] == 1 else 'documents'}  "
             f"{counts['text_bytes'] / 1e6:>10,.2f} MB of text"
         )
-    if manifest.skipped:
-        lines.append(f"  left out {len(manifest.skipped)} bad rows, listed in {out / 'manifest.json'}; the first:")
+    if skipped := len(manifest.skipped):
+        first = "; the first" if skipped > 3 else ""
+        lines.append(f"  left out {counted(skipped, 'bad row')}, listed in {out / 'manifest.json'}{first}:")
         lines += [f"    {row.place}: {row.reason}" for row in manifest.skipped[:3]]
     return "\n".join(lines) + "\n"

@@ -83,6 +83,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Check, write, submit, say how to follow."""
     from dla_train import atomic_files
+    from dla_train.runs.folder import require_own
     from dla_train.slurm.sbatch import require_sbatch, submit
     from dla_train.slurm.script import array_template, fill, quoted, template_text
 
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         }
         scripts[script] = fill(array_template(), values, "of the package", required=())
     for run in runs:
-        _require_own(run.folder)
+        require_own(run.folder)
     try:
         for path, text in scripts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,12 +270,3 @@ def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
                 f"strategy.{key}", f"it is {set_to}, but the job has {asked}. Leave it out, or change one of them."
             )
     check_shares(loaded, request.world_size, f"the {request.world_size} processes of the job")
-
-
-def _require_own(folder: Any) -> None:
-    if folder.path.exists() and not folder.path.is_dir():
-        raise UsageError(f"the run folder {folder} is a file. Choose another one with --run-dir.")
-    if folder.is_foreign():
-        raise UsageError(
-            f"{folder} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty it."
-        )

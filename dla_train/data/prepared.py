@@ -95,8 +95,8 @@ def open_prepared(config: PreparedData, verify: bool = True) -> dict[str, Prepar
 def _source(config: PreparedData, name: str, tokens: PreparedTokens, validates: bool) -> OrderedSource:
     if validates and not tokens.validation.tokens:
         raise DataError(
-            f"{tokens.path} has no documents for validation. Prepare it again with a larger --validation-share, or "
-            "train without validation: training.validation_windows=0 training.validate_every=null."
+            f"{tokens.path} has no documents for validation. Prepare the text again, in another folder, with a larger "
+            "--validation-share, or train without validation: training.validation_windows=0 training.validate_every=null."
         )
     cut = SeparateWindows if config.documents == "separate" else PackedWindows
     return OrderedSource(

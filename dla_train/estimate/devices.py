@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from dla_train.config.load import LoadedRecipe
 from dla_train.errors import UsageError
 
 
@@ -56,3 +57,24 @@ def device_named(name: str) -> Device:
     guess = difflib.get_close_matches(name.lower(), DEVICES, n=1, cutoff=0.4)
     hint = f" Did you mean {guess[0]}?" if guess else ""
     raise UsageError(f"--device is {name}, which is not in the table.{hint} It must be one of {', '.join(DEVICES)}.")
+
+
+def devices_for(loaded: LoadedRecipe, devices: int | None) -> int:
+    """How many devices train together: as many as asked for, else as many as the recipe's strategy names.
+
+    Raises:
+        UsageError: a step's windows cannot be shared out among them; names what would do.
+    """
+    if devices is None:
+        devices = (loaded.recipe.strategy.devices or 1) * (loaded.recipe.strategy.nodes or 1)
+    training = loaded.recipe.training
+    pieces = training.global_batch // training.micro_batch
+    if pieces % devices:
+        fits = [str(number) for number in range(1, pieces + 1) if pieces % number == 0]
+        listed = f"{', '.join(fits[:-1])} or {fits[-1]}" if len(fits) > 1 else fits[0]
+        raise UsageError(
+            f"training.global_batch is {training.global_batch} and training.micro_batch {training.micro_batch}: a step "
+            f"is {pieces} micro-batch{'es' if pieces > 1 else ''}, which cannot be shared out evenly among {devices} "
+            f"devices. Use --devices {listed}, or change one of the two."
+        )
+    return devices

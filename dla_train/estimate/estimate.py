@@ -8,10 +8,9 @@ import torch
 
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
-from dla_train.errors import UsageError
 from dla_train.estimate.activations import Path, Setting, capacity_of, state_shape
 from dla_train.estimate.bounds import bound_by
-from dla_train.estimate.devices import Device
+from dla_train.estimate.devices import Device, devices_for
 from dla_train.estimate.flops import model_work
 from dla_train.estimate.footprint import Footprint, footprint
 from dla_train.estimate.parts import parameter_parts
@@ -84,9 +83,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisat
         UsageError: a step's windows cannot be shared out among the devices; names what would do.
     """
     recipe = loaded.recipe
-    if devices is None:
-        devices = (recipe.strategy.devices or 1) * (recipe.strategy.nodes or 1)
-    _check_batches(loaded, devices)
+    devices = devices_for(loaded, devices)
     with torch.device("meta"):
         model = LanguageModel(recipe.model)
     path = _path(recipe.model)
@@ -111,19 +108,6 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisat
         footprint=footprint(recipe, model, devices, setting),
         path=path,
     )
-
-
-def _check_batches(loaded: LoadedRecipe, devices: int) -> None:
-    training = loaded.recipe.training
-    pieces = training.global_batch // training.micro_batch
-    if pieces % devices:
-        fits = [str(number) for number in range(1, pieces + 1) if pieces % number == 0]
-        listed = f"{', '.join(fits[:-1])} or {fits[-1]}" if len(fits) > 1 else fits[0]
-        raise UsageError(
-            f"training.global_batch is {training.global_batch} and training.micro_batch {training.micro_batch}: a step "
-            f"is {pieces} micro-batch{'es' if pieces > 1 else ''}, which cannot be shared out evenly among {devices} "
-            f"devices. Use --devices {listed}, or change one of the two."
-        )
 
 
 def _path(config: ModelConfig) -> Path:

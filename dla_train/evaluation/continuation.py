@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,7 @@ class Continuations:
         return max(1, min(TOGETHER, _PAST // max(1, self.past_bytes)))
 
     def _continue(self, members: list[int]) -> Iterator[tuple[int, int]]:
-        sources = {number: torch.Generator().manual_seed(self.sampling.seed + number) for number in members}
+        sources = {number: _source(self.sampling.seed, number) for number in members}
         begin = time.perf_counter()
         hidden, cache = self._read(members)
         self.prompt_tokens += sum(len(self.prompts[number]) for number in members)
@@ -147,3 +148,10 @@ class Continuations:
         how = {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
         rows = zip(logits.split(1), sources, strict=True)
         return [int(sample(row, generator=source, **how)) for row, source in rows]
+
+
+def _source(seed: int, number: int) -> torch.Generator:
+    """The random source of prompt `number`: mixed, as `seed + number` would give prompt 1 of seed 0 the source of
+    prompt 0 of seed 1."""
+    mixed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))

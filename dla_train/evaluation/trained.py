@@ -1,7 +1,5 @@
 """The model of a run, ready to be asked."""
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +9,18 @@ from torch import Tensor
 
 from dla_data.errors import DataError
 from dla_data.tokenizer import load_tokenizer
-from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
-from dla_train.checkpoints.resume import newest_sound
+from dla_train.checkpoints.manifest import Manifest
 from dla_train.checkpoints.shards import assembled
 from dla_train.checkpoints.state_file import read_state
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
-from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import LoadedRecipe, load
+from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
 from dla_train.data.revisions import held_revisions
 from dla_train.errors import RunError, UsageError
+from dla_train.evaluation.find import Found, find_trained
 from dla_train.models import LanguageModel, ModelConfig
 from dla_train.runs.folder import RunFolder
 
-_CHECKPOINT = re.compile(r"step-(\d+)")
 _PREFIX = "model."  # of the weights in the state of the LightningModule
 
 
@@ -72,57 +68,36 @@ class Trained:
             raise UsageError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint that is sound, of a run whose recipe could be read.
-
-    Attributes:
-        loaded: the recipe, resolved, as the run folder has it. checkpoint: not read yet. folder: of the run.
-    """
-
-    loaded: LoadedRecipe
-    checkpoint: Checkpoint
-    folder: RunFolder
-
-
-def load_trained(path: Path) -> Trained:
+def load_trained(place: Path | Found) -> Trained:
     """Read a run folder or its `checkpoints` (the newest sound one), or one of its `checkpoints/step-...`.
 
+    Args:
+        place: its path, or what `find_trained` found there.
     Raises:
         UsageError: there is no run, or no checkpoint in it.
-        RunError: the checkpoint is damaged.
+        RunError: the checkpoint is damaged, or its weights are not all finite: whatever is asked of them is no answer.
     """
-    found = find_trained(path)
+    found = place if isinstance(place, Found) else find_trained(place)
     model = read_model(found.checkpoint, found.loaded.recipe.model)
+    _require_finite(model, found)
     identity = Manifest.read(found.checkpoint.folder).identity
     revisions = held_revisions(found.loaded.recipe, identity.recipe, identity.data)
     return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder, revisions)
 
 
-def find_trained(path: Path) -> Found:
-    """What `load_trained` reads, found and checked.
-
-    Raises:
-        UsageError, RunError: see there.
-    """
-    if not path.is_dir():
-        raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
-    place = Path(os.path.abspath(path))
-    folder = RunFolder(_written_like(path, _run_of(place)))
-    if RunFolder(path).is_export():
-        raise UsageError(
-            f"{path} is an exported model, not a run. Give the run that it was made of, or load it in Python with "
-            "dla_train.load_model."
-        )
-    if not folder.is_run():
-        raise UsageError(
-            f"{folder} holds no run of dla-train: it has no recipe.yaml. Give a run folder such as runs/tiny."
-        )
-    match = _CHECKPOINT.fullmatch(place.name)
-    named = Checkpoint(int(match[1]), _written_like(path, place)) if match else None
-    checkpoint = _sound(named, folder)
-    loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
-    return Found(loaded, checkpoint, folder)
+def _require_finite(model: LanguageModel, found: Found) -> None:
+    state = model.state_dict()
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if not bad:
+        return
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    steps = [one.step for one in CheckpointStore(found.folder.checkpoints).all() if one.step < found.checkpoint.step]
+    earlier = f"Give an earlier one of {found.folder}: step {', '.join(f'{step:,}' for step in steps)}."
+    anew = "There is no earlier one: train again, with a lower optimizer.lr or training.clip."
+    raise RunError(
+        f"the weights of {found.checkpoint.folder} hold nan or inf ({bad[0]}{more}, of {len(state)} tensors): the run "
+        f"had diverged, and what such a model says means nothing. {earlier if steps else anew}"
+    )
 
 
 def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
@@ -141,31 +116,3 @@ def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The state of the `LanguageModel` in a checkpoint, each tensor whole, mapped from disk where one file has it."""
     state = read_state(checkpoint.state)["state_dict"]
     return assembled({name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)})
-
-
-def _run_of(place: Path) -> Path:
-    """The run folder that an absolute path names, itself or by what is in it."""
-    if _CHECKPOINT.fullmatch(place.name):
-        return place.parent.parent
-    if place.name == "checkpoints" and not RunFolder(place).is_run():
-        return place.parent
-    return place
-
-
-def _written_like(path: Path, place: Path) -> Path:
-    """An absolute path as the user, who wrote `path`, would write it."""
-    return place if path.is_absolute() else Path(os.path.relpath(place))
-
-
-def _sound(named: Checkpoint | None, folder: RunFolder) -> Checkpoint:
-    """That checkpoint, or the newest sound one of the run."""
-    if named is None:
-        point = newest_sound(CheckpointStore(folder.checkpoints))
-        if point is None:
-            raise UsageError(f"{folder} has no checkpoint yet. Train it for longer, or give another run.")
-        return point.checkpoint
-    try:
-        named.verify()
-    except DamagedCheckpoint as error:
-        raise RunError(f"the checkpoint {named.folder} is damaged: {error}. Give another one of {folder}.") from error
-    return named

@@ -15,6 +15,7 @@ from dla_data.errors import DataError
 from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
 from dla_train.errors import UsageError
 from dla_train.export.model_code import model_code
+from dla_train.export.place import require_empty
 from dla_train.models import LanguageModel
 
 WEIGHTS = "model.safetensors"
@@ -41,20 +42,6 @@ from transformers import AutoModelForCausalLM  # with transformers and dla_kerne
 model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)
 ```
 """
-
-
-def require_empty(folder: Path) -> None:
-    """Refuse a place that holds something.
-
-    Raises:
-        UsageError: says what is there.
-    """
-    if not folder.name or folder.resolve() == Path.cwd():  # a folder that appears when it is complete needs a name
-        raise UsageError(f"{folder} is no new folder. Give --to the name of one, such as {folder / 'model'}.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty. Give --to a new folder, or empty this one.")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file. Give --to a new folder.")
 
 
 def write_export(

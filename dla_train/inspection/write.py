@@ -9,6 +9,7 @@ from dla_data.tokenizer import load_tokenizer
 from dla_train import atomic_files
 from dla_train.errors import UsageError
 from dla_train.evaluation.trained import Trained
+from dla_train.inspection.files import LIFE, PAGE, RATES, WEIGHTS
 from dla_train.inspection.observe import Layer, observe
 from dla_train.inspection.page import page, pieces
 from dla_train.inspection.pictures import draw_life, draw_rates, draw_weights
@@ -47,15 +48,15 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
     content = page(title, words, layers, lives, layer, head, _note(layers, len(encoding.ids), max_tokens))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_files.write_text(folder / "index.html", content)
-        draw_life(folder / "life.png", lives[layer][head], f"slots of {where}")
-        draw_rates(folder / "boundary-rates.png", layers)
-        draw_weights(folder / "slot-weights.png", layers[layer], f"slot weight by age, layer {layer}")
+        atomic_files.write_text(folder / PAGE, content)
+        draw_life(folder / LIFE, lives[layer][head], f"slots of {where}")
+        draw_rates(folder / RATES, layers)
+        draw_weights(folder / WEIGHTS, layers[layer], f"slot weight by age, layer {layer}")
     except OSError as error:
         raise UsageError(
             f"cannot write {folder}: {error.strerror}. Make room or permission there, or give --out another folder."
         ) from error
-    return folder / "index.html"
+    return folder / PAGE
 
 
 def _note(layers: list[Layer], tokens: int, max_tokens: int) -> str:

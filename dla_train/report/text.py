@@ -1,5 +1,6 @@
 """The report as text: plain on a terminal, and Markdown for whoever opens `report.md`."""
 
+import shlex
 import textwrap
 
 from dla_train.report.facts import LAST, Facts
@@ -12,7 +13,10 @@ def render(name: str, facts: Facts, prompt: str | None, sample: str | None, fold
         name: of the recipe. facts: the numbers. prompt, sample: what was continued, and how, or None. folder: of the
             run. unit: what a loss is the mean over.
     """
-    parts = [f"# {name}", _table(_rows(facts, unit), ("quantity", "value"))]
+    parts = [f"# {name}"]
+    if facts.steps < facts.planned_steps:
+        parts.append(_unfinished(facts, folder))
+    parts += [_table(_rows(facts, unit), ("quantity", "value"))]
     if facts.boundary_rate:
         layers = [
             (str(layer), f"{rate:.1%}", f"{facts.slots_in_use[layer]:.1f}")
@@ -41,6 +45,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+def _unfinished(facts: Facts, folder: str) -> str:
+    return (
+        f"This run is not finished: it stopped at step {facts.steps:,} of {facts.planned_steps:,}, so the figures are "
+        "not what its recipe reaches.\n"
+        f"Go on with: dla-train fit --run-dir {shlex.quote(folder)} --resume auto"
+    )
+
+
 def _rows(facts: Facts, unit: str) -> list[tuple[str, str]]:
     early = "" if facts.steps == facts.planned_steps else f" of {facts.planned_steps:,}"
     rows = [
@@ -62,6 +74,8 @@ def _rows(facts: Facts, unit: str) -> list[tuple[str, str]]:
     if facts.bigram_loss is not None:
         gap = facts.bigram_loss - facts.validation_loss
         verdict = f"the model is {abs(gap):.3f} {'better' if gap > 0 else 'worse'}"
+        if facts.steps < facts.planned_steps:
+            verdict += f", after {facts.steps / facts.planned_steps:.0%} of its steps"
         rows.append(("bigram loss", f"{facts.bigram_loss:.4f} ({verdict})"))
     return rows
 

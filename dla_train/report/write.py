@@ -39,7 +39,10 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
     text = render(loaded.name, facts, recipe.report.prompt, sample, str(folder), unit)
     draw_losses(
         folder.loss_picture,
-        f"{loaded.name}: {parameter_count(parameters)} parameters",
+        f"{loaded.name}: {parameter_count(parameters)} parameters"
+        + (
+            f", stopped at step {facts.steps:,} of {facts.planned_steps:,}" if facts.steps < facts.planned_steps else ""
+        ),
         [(row["step"], row["loss"]) for row in rows if row["split"] == TRAIN],
         [(row["step"], row["loss"]) for row in rows if row["split"] == VALIDATION],
         bigram,

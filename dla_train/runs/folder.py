@@ -77,6 +77,20 @@ class RunFolder:
         return not self.is_run() and self.lock.name not in names and bool(names - {self.slurm.name})
 
 
+def require_own(folder: RunFolder) -> None:
+    """Refuse a place where no run may begin or go on.
+
+    Raises:
+        UsageError: it is a file, or holds something that is no run.
+    """
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UsageError(f"the run folder {folder} is a file. Choose another one with --run-dir.")
+    if folder.is_foreign():
+        raise UsageError(
+            f"{folder} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty it."
+        )
+
+
 @contextmanager
 def occupied(folder: RunFolder) -> Iterator[None]:
     """Make the folder if need be and hold its lock; if no run starts in it, leave nothing behind that was not there
@@ -85,14 +99,8 @@ def occupied(folder: RunFolder) -> Iterator[None]:
     Raises:
         UsageError: it cannot be made or written, holds something that is no run, or another process is using it.
     """
+    require_own(folder)
     path = folder.path
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"the run folder {path} is a file. Choose another one with --run-dir.")
-    if folder.is_foreign():
-        raise UsageError(
-            f"{path} is not empty and holds no run of dla-train. Choose another folder with --run-dir, or empty "
-            "this one."
-        )
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
     had_lock = folder.lock.exists()  # left by a start that failed
     try:

@@ -7,21 +7,20 @@ from typing import Any
 
 import torch
 
+from dla_train.checkpoints.begun import require_no_checkpoint, require_same_recipe
 from dla_train.checkpoints.resume import (
     AUTO_FROM,
     ResumePoint,
     changed_data,
     forbidden_changes,
     from_path,
-    listed,
     newest_sound,
     require_fitting_state,
     require_same_data,
     require_same_experiment,
 )
 from dla_train.checkpoints.store import CheckpointStore
-from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import LoadedRecipe, load
+from dla_train.config.load import LoadedRecipe
 from dla_train.config.show import differences
 from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
@@ -183,16 +182,9 @@ def _open_data(loaded: LoadedRecipe, ranks: Ranks, point: ResumePoint | None = N
 def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, resume: str) -> ResumePoint | None:
     recipe = plain(loaded.recipe)
     if folder.is_run():
-        _require_same_recipe(folder, recipe)
+        require_same_recipe(folder, recipe)
     if resume == "never":
-        if newest := store.all()[:1]:
-            done, steps = newest[0].step, loaded.recipe.training.steps
-            state = f"finished at step {done}" if done >= steps else f"at step {done} of {steps}"
-            goes_on = "shows its report again" if done >= steps else "goes on with it"
-            raise UsageError(
-                f"{folder} already holds this run, {state}: --resume auto {goes_on}. "
-                "Another run needs another folder: --run-dir DIR."
-            )
+        require_no_checkpoint(folder, loaded.recipe.training.steps)
         return None
     base = resume.removeprefix(AUTO_FROM) if resume.startswith(AUTO_FROM) else None
     if resume == "auto" or base is not None or Path(resume).resolve() == folder.path.resolve():
@@ -216,13 +208,4 @@ def _require_begun_at_0(folder: RunFolder) -> None:
             f"this run was branched off at step {step}, and there is no checkpoint in {folder.checkpoints}: give "
             f"--resume PATH again (the last start was: {last['command']}), or choose another folder with --run-dir DIR "
             "to begin at step 0."
-        )
-
-
-def _require_same_recipe(folder: RunFolder, recipe: dict) -> None:
-    saved = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
-    if changed := forbidden_changes(plain(saved.recipe), recipe):
-        raise UsageError(
-            f"the run folder {folder} holds a run of another recipe: {listed(changed)}. Choose another folder with "
-            "--run-dir DIR (and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
         )

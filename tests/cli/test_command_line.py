@@ -101,6 +101,28 @@ def test_what_trains_nothing_does_not_wait_for_torch(arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["argparse", "dla_train.cli.device", "yaml", "omegaconf"])
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "Dropped()"])
+def test_ctrl_c_while_a_command_is_imported_is_one_word(module, how):
+    """At the moment when `module` is imported; the command is the one that is installed."""
+    (entry,) = metadata.entry_points(group="console_scripts", name="dla-train")
+    script = (
+        "import builtins, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background a shell has it ignored
+        "class Dropped:\n"
+        "    def __del__(self): raise KeyboardInterrupt\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *how):\n"
+        f"    if name == {module!r}: {how}\n"
+        "    return real(name, *how)\n"
+        "builtins.__import__ = interrupted\n"
+        f"from {entry.module} import {entry.attr}\n"
+        f"sys.exit({entry.attr}())"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "show", "tiny"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "\ndla-train: interrupted\n", "")
+
+
 def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m dla_train show tiny | head -n 1", shell=True, capture_output=True, text=True, timeout=60

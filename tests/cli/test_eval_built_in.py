@@ -51,6 +51,9 @@ def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
     checkpoint = ["--checkpoint", "run"]
     position = [*checkpoint, "--tasks", "perplexity-by-position"]
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/needles.png").touch()
+    (tmp_path / "full/perplexity-by-position.png").touch()
     for arguments, message in [
         ([*position, "--lengths", "4K,x"], "--lengths holds 'x'; it must be numbers of tokens"),
         ([*position, "--lengths", "0"], "--lengths holds '0'"),
@@ -58,6 +61,7 @@ def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
         ([*position, "--text", "none.txt"], "cannot read the text none.txt"),
         ([*position, "--text", "latin.txt"], "latin.txt is not UTF-8"),
         ([*position, "--out", "latin.txt"], "--out latin.txt cannot be made: File exists"),
+        ([*position, "--out", "full"], "--out full holds earlier results (perplexity-by-position.png), which would be"),
         ([*checkpoint, "--tasks", "mqar"], "mqar is for models that were trained on it"),
         ([*checkpoint, "--tasks", "piqa", "--lengths", "1K"], "--lengths is for the built-in tasks"),
         ([*checkpoint, "--tasks", "needels.yaml,perplexity-by-position"], "there is no task file needels.yaml"),

@@ -73,6 +73,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(source: Pat
 
 def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"content": "x"}\n')
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "one.txt").write_text("a text")
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind/weights.bin").touch()
     out = ["--out", tmp_path / "out"]
     for arguments, said in [
         ([source, *out], "one of the arguments --tokenizer --train-tokenizer is required"),
@@ -80,6 +84,11 @@ def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path
         (["nothing/here/at/all", "--train-tokenizer", "300", *out], "no source at nothing/here/at/all"),
         ([tmp_path / "bad.jsonl", "--train-tokenizer", "257", *out], "line 2: it has no field 'text'. Fields present"),
         ([source, "--train-tokenizer", "300", "--workers", "0", *out], "error: --workers is 0; it must be"),
+        ([source, "--train-tokenizer", "-5", *out], "error: --train-tokenizer is -5; it must be at least 257 (the 256"),
+        (["empty.jsonl", "--train-tokenizer", "300", *out], "no documents in empty.jsonl: there is nothing to prepare"),
+        (["", "--train-tokenizer", "300", *out], "a source has no name: its path is an empty text"),
+        (["one.txt", "--train-tokenizer", "300", "--validation-share", "0.999", *out], "the only document fell to val"),
+        (["kind", "--train-tokenizer", "300", *out], "no data in kind: of its 1 file none ends in .jsonl"),
         ([source, "--train-tokenizer", "300", "--shard-tokens", "0", *out], "error: --shard-tokens is 0; it must be"),
         ([source, "--train-tokenizer", "300", "--validation-share", "1", *out], "error: --validation-share is 1.0; it"),
         ([source, "--tokenizer", tmp_path / "bad.jsonl", *out], "bad.jsonl is not a tokenizer file"),
@@ -89,6 +98,19 @@ def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path
         assert finished.code == 2
         assert said in finished.err
         assert "Traceback" not in finished.err
+        assert "training a tokenizer of -5" not in finished.err
+
+
+def test_a_folder_that_fit_cannot_validate_on_is_warned_of(cli: Callable, tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"line {n} of text"}) + "\n" for n in range(20)))
+    how = ["--train-tokenizer", "257", "--workers", "1"]
+    none = cli("prepare", "text.jsonl", "--out", "none", "--validation-share", "0", *how)
+    assert none.code == 0
+    assert "warning: no document was held out for validation (--validation-share is 0)" in none.err
+    some = cli("prepare", "text.jsonl", "./text.jsonl", "--out", "some", "--validation-share", "0.3", *how)
+    assert some.code == 0
+    assert "no document was held out" not in some.err
+    assert f"warning: {tmp_path}/text.jsonl is read 2 times, because several sources name it" in some.err
 
 
 def test_skipped_rows_are_reported(cli: Callable, tmp_path: Path) -> None:
@@ -97,6 +119,7 @@ def test_skipped_rows_are_reported(cli: Callable, tmp_path: Path) -> None:
     arguments = ["--out", "out", "--train-tokenizer", "257", "--workers", "1", "--skip-bad", "1"]
     finished = cli("prepare", "bad.jsonl", *arguments)
     assert finished.code == 0, finished.err
-    assert "left out 1 bad rows" in finished.out
+    assert finished.out.startswith("out: 1 shard, vocabulary of 257\n")
+    assert "left out 1 bad row, listed in out/manifest.json:\n" in finished.out
     assert "bad.jsonl, line 21: it is not JSON" in finished.out
     assert os.path.exists("out/manifest.json")

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_a_tokenizer_trained_here(prepare: Callable[..., PreparedManifest], tmp_
     manifest = prepare("out", tokenizer=None, train_tokenizer=290)
     assert manifest.vocab_size == 290
     assert load_tokenizer(tmp_path / "out" / "tokenizer.json").get_vocab_size() == 290
-    with pytest.raises(DataError, match="vocabulary of 100 is too small"):
+    with pytest.raises(DataError, match="train_tokenizer is 100; it must be at least 257"):
         prepare("small", tokenizer=None, train_tokenizer=100)
 
 
@@ -251,6 +252,15 @@ def test_a_dead_worker_is_said_so(tokenizer_file: Path) -> None:
         encoders._processes[0][0].kill()
         with pytest.raises(DataError, match=r"ended with exit code -9 .*Run the same command again"):
             list(encoders.encode(DOCUMENTS))
+
+
+def test_ctrl_c_while_a_worker_starts_is_not_its_own(tokenizer_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It goes to every process of the terminal; the parent decides, and still gets its own."""
+    with Encoders(load_tokenizer(tokenizer_file), 1) as encoders:
+        os.kill(encoders._processes[0][0].pid or 0, signal.SIGINT)
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert len(list(encoders.encode(["alpha beta"]))) == 1
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_encoders_return_what_the_tokenizer_does(tokenizer_file: Path) -> None:

@@ -251,7 +251,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     for path, said in [
         (tmp_path / "missing", "no such file or directory, and no hub name"),
         (tmp_path / "empty", "is empty"),
-        (tmp_path / "other", "of its 1 files none ends in"),
+        (tmp_path / "other", "of its 1 file none ends in"),
         (tmp_path / "*.jsonl", "no file matches"),
     ]:
         with pytest.raises(DataError, match=said):

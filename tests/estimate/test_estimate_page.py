@@ -30,10 +30,10 @@ def _cells(text):
     ]
 
 
-def test_the_table_has_the_rows_that_the_command_prints(cli):
-    printed = _cells(cli("recipes", "--costs").out)
-    assert len(printed) == len(shipped())
-    assert sorted(_cells(PAGE)) == sorted(row for row in printed if not row[0].startswith(("`mqar", "`tiny")))
+def test_the_table_is_what_the_command_prints(cli):
+    printed = cli("recipes", "--costs").out
+    assert len(_cells(printed)) == len(shipped())
+    assert printed in PAGE
 
 
 @pytest.mark.parametrize("name", ["gdn-dla-790m", "mamba2-loglinear-780m", "transformer-130m"])

@@ -45,9 +45,14 @@ def test_the_page_holds_the_text_and_what_every_head_did(cli, tmp_path):
         with Image.open(tmp_path / "a/seen" / name) as picture:
             assert len(picture.convert("RGB").getcolors(1_000_000)) > 30
 
-    done = cli("inspect", "--checkpoint", "run", "--text", "story.txt", "--max-tokens", 9, "--out", "a/seen")
+    again = ["inspect", "--checkpoint", "run", "--text", "story.txt", "--max-tokens", 9, "--out"]
+    done = cli(*again, "a/seen")
+    assert done.code == 2
+    assert "--out a/seen holds earlier results (index.html, life.png, boundary-rates.png, slot-weights" in done.err
+    assert (tmp_path / "a/seen/index.html").read_text() == page, "the earlier page is as it was"
+    done = cli(*again, "a")
     assert done.code == 0, done.err
-    short = data_of((tmp_path / "a/seen/index.html").read_text())
+    short = data_of((tmp_path / "a/index.html").read_text())
     assert len(short["words"]) == 9
     assert short["note"] == f"The first 9 of {len(data['words'])} tokens (--max-tokens)."
 

@@ -187,7 +187,7 @@ def test_no_validation_documents(cli, recipe, tokens, tmp_path):
     assert made.code == 0, made.err
     finished = cli("fit", "--recipe", recipe, "--run-dir", "run", "data.path=all")
     assert finished.code == 2
-    assert "data.path: all has no documents for validation. Prepare it again" in finished.err
+    assert "data.path: all has no documents for validation. Prepare the text again" in finished.err
     named = re.search(r"without validation: (training\.\S+) (training\.\S+)\.\n", finished.err)
     finished = cli("fit", "--recipe", recipe, "--run-dir", "run", "data.path=all", "training.steps=4", *named.groups())
     assert finished.code == 0, finished.err

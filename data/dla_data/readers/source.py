@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.prepared_folders import PreparedFolders
 from dla_data.readers.blocks import COMPRESSED_SUFFIXES
@@ -55,6 +56,8 @@ class Source:
         Raises:
             DataError: nothing there, nothing of a known kind, or a data set that cannot be opened.
         """
+        if not self.path:
+            raise DataError("a source has no name: its path is an empty text. Leave it out, or say where the text is.")
         hub = self.hub
         if hub is not None and hub.revision is not None and Path(hub.name).is_dir():
             raise DataError(
@@ -112,11 +115,12 @@ class Source:
         chosen = [path for path in found if _is_data(path)]
         if not chosen:
             raise DataError(
-                f"no data in {root}: of its {len(found)} files none ends in .jsonl, .ndjson, .json, .parquet or .txt "
-                "(with .gz or .zst or without), prepared folders left out. Give others one by one, or by a pattern."
+                f"no data in {root}: of its {counted(len(found), 'file')} none ends in .jsonl, .ndjson, .json, "
+                ".parquet or .txt (with .gz or .zst or without), prepared folders left out. Give others one by one, or "
+                "by a pattern."
             )
         if left_out := len(found) - len(chosen):
-            _LOGGER.info("%s: %d files read, %d of other kinds left out", root, len(chosen), left_out)
+            _LOGGER.info("%s: %s read, %d of other kinds left out", root, counted(len(chosen), "file"), left_out)
         return sorted(chosen, key=lambda path: path.relative_to(root).as_posix())
 
     def _reader(self, path: Path) -> DocumentReader:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dla_data.errors import DataError
 from dla_data.readers import START, DocumentReader, Position, ReadingLog
 from dla_data.shards.shard import ShardRecord
 from dla_data.split import name_position
@@ -27,6 +28,17 @@ def part_of(reader: DocumentReader, position: Position, validation_share: float)
     """On which side of the split a document falls: by file name and row, so that a new file moves no document."""
     name = f"{Path(reader.name).name}:{position.row}"
     return "validation" if name_position(name) < validation_share else "train"
+
+
+def nothing_to_read(sources: str) -> DataError:
+    """What to say where there is no document at all."""
+    return DataError(f"no documents in {sources}: there is nothing to prepare. Check the sources.")
+
+
+def all_held_out(documents: int) -> DataError:
+    """What to say where none is left to train on."""
+    fell = "the only document" if documents == 1 else f"all {documents:,} documents"
+    return DataError(f"{fell} fell to validation. Give more documents, or a smaller validation share.")
 
 
 def documents_after(

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import count
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -57,12 +58,18 @@ class Encoders:
         self._tokenizer = tokenizer
         self._processes: list[tuple[SpawnProcess, Connection]] = []
         start = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # starting it ends any blocking of signals
         for number in range(workers):
             ours, theirs = start.Pipe()
             process = start.Process(
                 target=_serve, args=(theirs, tokenizer.to_str()), name=f"encoder-{number}", daemon=True
             )
-            process.start()
+            # It is born with Ctrl-C blocked, which it ignores later: no traceback while it imports what it needs.
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             theirs.close()  # or this process would keep the pipe open after the other has died
             self._processes.append((process, ours))
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,7 +14,7 @@ from dla_data.cache import exclusive
 from dla_data.errors import DataError
 from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import DocumentReader, ReadingLog
-from dla_data.shards.documents import part_of
+from dla_data.shards.documents import all_held_out, nothing_to_read, part_of
 from dla_data.tokenizer import end_of_document_id, load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 _LOGGER = logging.getLogger("dla_data")
@@ -79,7 +80,8 @@ def settled_tokenizer(
     if wanted is None:
         assert vocab_size is not None
         _LOGGER.info("training a tokenizer of %s", f"{vocab_size:,}")
-        wanted = train_tokenizer(_tokenizer_text(readers, validation_share, ReadingLog(skip_bad)), vocab_size)
+        texts = _tokenizer_text(readers, validation_share, ReadingLog(skip_bad))
+        wanted = train_tokenizer(chain([next(texts)], texts), vocab_size)  # the first, or why there is none
     end_of_document_id(wanted)
     write_file(path, wanted.to_str(pretty=True) + "\n")
     return wanted
@@ -87,12 +89,18 @@ def settled_tokenizer(
 
 def _tokenizer_text(readers: Sequence[DocumentReader], validation_share: float, log: ReadingLog) -> Iterator[str]:
     share = TOKENIZER_TEXT_BYTES // max(len(readers), 1)
+    held_out, is_any = 0, False
     for reader in readers:
         left = share
         for position, text in reader.documents(log=log):
             if part_of(reader, position, validation_share) == "train":
                 # A single long document must not be all of it, nor fill the memory.
                 yield text[:left]
+                is_any = True
                 left -= len(text)
+            else:
+                held_out += 1
             if left <= 0:
                 break
+    if not is_any:
+        raise all_held_out(held_out) if held_out else nothing_to_read(", ".join(reader.name for reader in readers))

@@ -12,8 +12,9 @@ the last document of the last one.
 """
 
 import logging
+import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,11 +24,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from dla_data.atomic import new_directory, remove_leftovers
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.readers import DataSetVersion, DocumentReader, ReadingLog, Source
-from dla_data.shards.documents import Read, documents_after
+from dla_data.shards.documents import Read, all_held_out, documents_after, nothing_to_read
 from dla_data.shards.encoders import Encoders
 from dla_data.shards.folder import claimed, settled_tokenizer
 from dla_data.shards.prepared_manifest import MANIFEST_NAME, PreparedManifest, ShardEntry
@@ -40,7 +42,15 @@ from dla_data.shards.shard import (
     shard_name,
     verify_shard,
 )
-from dla_data.tokenizer import Encoded, end_of_document_id, tokenizer_fingerprint, vocabulary_of
+from dla_data.tokenizer import (
+    END_OF_DOCUMENT,
+    LARGEST_VOCABULARY,
+    SMALLEST_VOCABULARY,
+    Encoded,
+    end_of_document_id,
+    tokenizer_fingerprint,
+    vocabulary_of,
+)
 
 _LOGGER = logging.getLogger("dla_data")
 
@@ -71,6 +81,12 @@ class PrepareOptions:
         for name, least in (("shard_tokens", 1), ("skip_bad", 0), ("workers", 1)):
             if (value := getattr(self, name)) < least:
                 raise DataError(f"{name} is {value:,}; it must be at least {least}.")
+        size = self.train_tokenizer
+        if size is not None and not SMALLEST_VOCABULARY <= size <= LARGEST_VOCABULARY:
+            raise DataError(
+                f"train_tokenizer is {size:,}; it must be at least {SMALLEST_VOCABULARY} (the 256 bytes and "
+                f"{END_OF_DOCUMENT}) and at most {LARGEST_VOCABULARY:,}."
+            )
         if not 0 <= self.validation_share < 1:
             raise DataError(f"validation_share is {self.validation_share}; it must be at least 0 and below 1.")
 
@@ -135,6 +151,9 @@ def _opened(
             if version.revision is not None:
                 again = ", as when the folder was begun" if known else ""
                 _LOGGER.info("%s: commit %s%s", source.path, version.revision, again)
+    times = Counter(os.path.realpath(reader.name) for reader in readers if reader.size is not None)
+    for name in (name for name, count in times.items() if count > 1):
+        _LOGGER.warning("%s is read %d times, because several sources name it", name, times[name])
     return readers, versions
 
 
@@ -153,7 +172,7 @@ def _whole_shards(directory: Path, locked: bool) -> list[ShardRecord]:
     if locked:
         remove_leftovers(shard)
     if records:
-        _LOGGER.info("going on after %d whole shards in %s", len(records), directory)
+        _LOGGER.info("going on after %s in %s", counted(len(records), "whole shard"), directory)
     return records
 
 
@@ -198,13 +217,12 @@ def _write_missing(
     seconds = time.monotonic() - began
     if tokens:
         _LOGGER.info(
-            "encoded %.1f MB of text into %s tokens in %.1f s (%.2f MB/s) with %d %s",
+            "encoded %.1f MB of text into %s tokens in %.1f s (%.2f MB/s) with %s",
             text_bytes / 1e6,
             f"{tokens:,}",
             seconds,
             text_bytes / 1e6 / seconds,
-            options.workers,
-            "worker" if options.workers == 1 else "workers",
+            counted(options.workers, "worker"),
         )
 
 
@@ -223,7 +241,7 @@ def _fill(
 
 def _summary(out: Path, request: Request, template: ShardWriter, records: Sequence[ShardRecord]) -> PreparedManifest:
     if not records:
-        raise DataError(f"no documents in {template.source}: there is nothing to prepare. Check the sources.")
+        raise nothing_to_read(template.source)
     names = [shard_name(number) for number in range(len(records))]
     manifests = [part_manifests(out / SHARDS_NAME / name) for name in names]
     counts = {
@@ -234,10 +252,7 @@ def _summary(out: Path, request: Request, template: ShardWriter, records: Sequen
         for part in PARTS
     }
     if not counts["train"]["tokens"]:
-        raise DataError(
-            f"all {counts['validation']['documents']} documents fell to validation. Give more documents, or a smaller "
-            "validation share."
-        )
+        raise all_held_out(counts["validation"]["documents"])
     return PreparedManifest(
         vocab_size=template.vocab_size,
         end_of_document=template.end_of_document,

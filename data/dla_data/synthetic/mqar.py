@@ -23,8 +23,10 @@ class Mqar:
 
     * keys are n different ids of 1 to h - 1, values n different ids of h to V - 1, both in random order;
     * the rest has (T - 2n) // 2 places of two tokens; key i stands on the first token of place g_i, counted from 0, and
-      its value is the target there. The g_i are drawn one after the other without putting back, place g with
-      probability in proportion to (g + 1) ** (power - 1);
+      its value is the target there. The set of places is drawn one after the other without putting back, place g with
+      probability in proportion to (g + 1) ** (power - 1), and the keys are dealt out to them at random. In Zoology's
+      program key i takes the i-th place drawn, so early keys are asked for early, and whoever knows only where a query
+      stands guesses its pair in 16.4% of cases for 8 pairs in 64 tokens (21.8% in 32) in place of 12.5%;
     * every other token (the dots) is filler: any id of 0 to V - 1, or 0 throughout if `random_filler` is false. Answers
       never stand in the inputs after their query.
 
@@ -137,4 +139,7 @@ class Mqar:
         """`[N, pairs]`: where each key is asked for, if the pairs are packed."""
         places = (window - 2 * pairs) // 2
         weights = np.arange(1, places + 1, dtype=np.float64) ** (self.power - 1)
-        return 2 * pairs + 2 * weighted(seed, "mqar gaps", indices, pairs, weights)
+        drawn = weighted(seed, "mqar gaps", indices, pairs, weights)
+        # In order of drawing likely places come first: they would tell which pair is asked for.
+        dealt = np.take_along_axis(drawn, permutation(seed, "mqar questions", indices, pairs), axis=1)
+        return 2 * pairs + 2 * dealt

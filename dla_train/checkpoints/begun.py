@@ -1,0 +1,45 @@
+"""Whether a recipe may be trained in a folder that a run was begun in; reads no checkpoint."""
+
+from typing import Any
+
+from dla_train.checkpoints.resume import forbidden_changes, listed
+from dla_train.checkpoints.store import CheckpointStore
+from dla_train.config.catalog import RecipeFile
+from dla_train.config.load import load
+from dla_train.config.typed import plain
+from dla_train.errors import UsageError
+from dla_train.runs.folder import RunFolder
+
+
+def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
+    """Refuse the folder of a run of another recipe.
+
+    Args:
+        folder: of a run. recipe: plain.
+    Raises:
+        UsageError: lists the keys that differ, with both values.
+    """
+    saved = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    if changed := forbidden_changes(plain(saved.recipe), recipe):
+        raise UsageError(
+            f"the run folder {folder} holds a run of another recipe: {listed(changed)}. Choose another folder with "
+            "--run-dir DIR (and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
+        )
+
+
+def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
+    """Refuse to begin a run at step 0 where it has been begun.
+
+    Args:
+        folder: of the run. steps: `training.steps`.
+    Raises:
+        UsageError: it has a checkpoint; says how to go on.
+    """
+    if newest := CheckpointStore(folder.checkpoints).all()[:1]:
+        done = newest[0].step
+        state = f"finished at step {done}" if done >= steps else f"at step {done} of {steps}"
+        goes_on = "shows its report again" if done >= steps else "goes on with it"
+        raise UsageError(
+            f"{folder} already holds this run, {state}: --resume auto {goes_on}. "
+            "Another run needs another folder: --run-dir DIR."
+        )

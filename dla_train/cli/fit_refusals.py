@@ -1,0 +1,46 @@
+"""What `dla-train fit` refuses before it imports torch and Lightning, which takes ten seconds.
+
+All of it is checked again when the run folder is locked: this is only for whoever waits.
+"""
+
+from pathlib import Path
+
+from dla_train.checkpoints.begun import require_no_checkpoint, require_same_recipe
+from dla_train.checkpoints.resume import AUTO_FROM, require_checkpoint_at
+from dla_train.checkpoints.store import CheckpointStore
+from dla_train.config.load import LoadedRecipe
+from dla_train.config.typed import plain
+from dla_train.data.presence import require_text
+from dla_train.errors import UsageError
+from dla_train.evaluation.find import require_folder
+from dla_train.runs.folder import RunFolder, require_own
+
+
+def refuse_at_once(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> None:
+    """Refuse what can be seen from recipe, arguments and the names of files.
+
+    Of several processes each would say it, and none would tell the others: theirs is the later check.
+
+    Args:
+        loaded: the recipe. folder: of the run. resume: as `--resume`.
+    Raises:
+        UsageError: the run folder is another's, there is no such checkpoint, text or model to begin with.
+    """
+    if loaded.recipe.strategy.kind != "single":
+        return
+    require_own(folder)
+    if folder.is_run():
+        require_same_recipe(folder, plain(loaded.recipe))
+    is_begun = bool(CheckpointStore(folder.checkpoints).all())
+    if resume == "never":
+        require_no_checkpoint(folder, loaded.recipe.training.steps)
+    elif resume != "auto" and not (resume.startswith(AUTO_FROM) and is_begun):
+        path = Path(resume.removeprefix(AUTO_FROM))
+        if path.resolve() != folder.path.resolve():
+            require_checkpoint_at(path)
+    if loaded.recipe.initial_weights is not None and not is_begun:
+        try:
+            require_folder(Path(loaded.recipe.initial_weights))
+        except UsageError as error:
+            raise loaded.problem("initial_weights", str(error)) from error
+    require_text(loaded)

@@ -1,0 +1,94 @@
+"""The checkpoint of a run that is meant by a path, found and checked without torch, so that a wrong path is refused at
+once."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dla_train.checkpoints.manifest import DamagedCheckpoint
+from dla_train.checkpoints.resume import newest_sound
+from dla_train.checkpoints.store import Checkpoint, CheckpointStore
+from dla_train.config.catalog import RecipeFile
+from dla_train.config.load import LoadedRecipe, load
+from dla_train.errors import RunError, UsageError
+from dla_train.runs.folder import RunFolder
+
+_CHECKPOINT = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that is sound, of a run whose recipe could be read.
+
+    Attributes:
+        loaded: the recipe, resolved, as the run folder has it. checkpoint: not read yet. folder: of the run.
+    """
+
+    loaded: LoadedRecipe
+    checkpoint: Checkpoint
+    folder: RunFolder
+
+
+def find_trained(path: Path) -> Found:
+    """What a run folder or its `checkpoints` holds (the newest sound one), or one of its `checkpoints/step-...`.
+
+    Raises:
+        UsageError: there is no run, or no checkpoint in it.
+        RunError: the checkpoint is damaged.
+    """
+    require_folder(path)
+    place = Path(os.path.abspath(path))
+    folder = RunFolder(_written_like(path, _run_of(place)))
+    if RunFolder(path).is_export():
+        raise UsageError(
+            f"{path} is an exported model, not a run. Give the run that it was made of, or load it in Python with "
+            "dla_train.load_model."
+        )
+    if not folder.is_run():
+        raise UsageError(
+            f"{folder} holds no run of dla-train: it has no recipe.yaml. Give a run folder such as runs/tiny."
+        )
+    match = _CHECKPOINT.fullmatch(place.name)
+    named = Checkpoint(int(match[1]), _written_like(path, place)) if match else None
+    checkpoint = _sound(named, folder)
+    loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    return Found(loaded, checkpoint, folder)
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a path at which there is no folder.
+
+    Raises:
+        UsageError: says what to give.
+    """
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}. Give a run folder such as runs/tiny, or a checkpoint in one.")
+
+
+def _run_of(place: Path) -> Path:
+    """The run folder that an absolute path names, itself or by what is in it."""
+    if _CHECKPOINT.fullmatch(place.name):
+        return place.parent.parent
+    if place.name == "checkpoints" and not RunFolder(place).is_run():
+        return place.parent
+    return place
+
+
+def _written_like(path: Path, place: Path) -> Path:
+    """An absolute path as the user, who wrote `path`, would write it."""
+    return place if path.is_absolute() else Path(os.path.relpath(place))
+
+
+def _sound(named: Checkpoint | None, folder: RunFolder) -> Checkpoint:
+    """That checkpoint, or the newest sound one of the run."""
+    if named is None:
+        point = newest_sound(CheckpointStore(folder.checkpoints))
+        if point is None:
+            raise UsageError(f"{folder} has no checkpoint yet. Train it for longer, or give another run.")
+        return point.checkpoint
+    try:
+        named.verify()
+    except DamagedCheckpoint as error:
+        raise RunError(f"the checkpoint {named.folder} is damaged: {error}. Give another one of {folder}.") from error
+    return named

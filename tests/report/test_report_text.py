@@ -1,0 +1,35 @@
+"""The report says whether its run came to its end."""
+
+from dataclasses import replace
+
+from dla_train.report.facts import Facts
+from dla_train.report.text import render
+
+FINISHED = Facts(
+    steps=330,
+    planned_steps=330,
+    tokens=675_840,
+    seconds=240.0,
+    tokens_per_second=3000.0,
+    parameters=1_760_216,
+    validation_loss=4.5,
+    validation_perplexity=90.0,
+    bigram_loss=4.3,
+    answer_accuracy=None,
+    boundary_rate={},
+    slots_in_use={},
+)
+
+
+def test_an_unfinished_run_says_so_before_its_figures_and_beside_the_bigram():
+    text = render("tiny", replace(FINISHED, steps=20), None, None, "my runs/tiny")
+    notice, table = text.index("This run is not finished: it stopped at step 20 of 330"), text.index("| quantity")
+    assert notice < table
+    assert "Go on with: dla-train fit --run-dir 'my runs/tiny' --resume auto" in text
+    assert "4.3000 (the model is 0.200 worse, after 6% of its steps)" in text
+
+
+def test_a_finished_run_does_not():
+    text = render("tiny", FINISHED, None, None, "runs/tiny")
+    assert "not finished" not in text
+    assert "4.3000 (the model is 0.200 worse)" in text
