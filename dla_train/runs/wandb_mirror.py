@@ -30,7 +30,7 @@ FINISHED, FAILED, STOPPED = 0, 1, 255
 _DEFAULT_PROJECT = "dla-train"
 # Where the user sets none of these with WANDB_CONSOLE and so on. console: what is said is in logs/run.log already, and
 # W&B would put itself between the run and its terminal. The timeouts (seconds) bound what a lost network may cost.
-_SETTINGS = {"console": "off", "init_timeout": 60.0, "finish_timeout": 20.0}
+_SETTINGS = {"console": "off", "init_timeout": 60.0, "finish_timeout": 20.0, "finish_timeout_raises": True}
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -105,10 +105,16 @@ class WandbMirror:
         import wandb
 
         try:
-            self._run.finish(exit_code=exit_code)
-            wandb.teardown(exit_code=exit_code)
+            try:
+                self._run.finish(exit_code=exit_code)
+            finally:
+                wandb.teardown(exit_code=exit_code)
         except Exception as error:
-            self._give_up(error)
+            _LOGGER.warning(
+                "W&B may lack the last steps (%s): the next start with --resume auto sends what is missing there, also "
+                "where the run is done.",
+                _in_short(error),
+            )
 
     def _give_up(self, error: Exception) -> None:
         self._run = None

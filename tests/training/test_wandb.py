@@ -189,7 +189,7 @@ def test_what_an_earlier_start_could_not_send_is_sent_by_the_next(server, cli, m
     assert rows == expected(folder)
     assert not server.runs
 
-    assert cli("fit", "--recipe", micro_recipe, *SHORT, "training.steps=7", "--resume", "auto").code == 0
+    assert cli("fit", "--recipe", micro_recipe, *SHORT, "--resume", "auto").code == 0, "which trains nothing more"
     (run,) = server.runs.values()
     assert rows_of(run["rows"]) == expected(folder)
 
@@ -203,22 +203,33 @@ def test_without_a_login_the_run_is_kept_offline_and_nobody_is_asked(cli, micro_
     assert len(rows) == 8
 
 
-@needs_wandb
-def test_a_service_that_dies_does_not_end_the_run(cli, micro_recipe, monkeypatch):
+def at_step_3(monkeypatch, act):
     from dla_train.training.module import LanguageModelTraining
 
     step = LanguageModelTraining.training_step
 
-    def kill_at_step_3(self, batch, batch_idx):
-        if self.trainer.global_step == 2:
-            for child in psutil.Process().children():
-                if "wandb" in child.name():
-                    child.kill()
-                    child.wait(10)
+    def acting(self, batch, batch_idx):
+        if self.trainer.global_step == 2 and batch_idx % 2 == 0:
+            act()
         return step(self, batch, batch_idx)
 
+    monkeypatch.setattr(LanguageModelTraining, "training_step", acting)
+
+
+def service():
+    (process,) = [child for child in psutil.Process().children() if "wandb" in child.name()]
+    return process
+
+
+@needs_wandb
+def test_a_service_that_dies_does_not_end_the_run(cli, micro_recipe, monkeypatch):
+    def kill():
+        process = service()
+        process.kill()
+        process.wait(10)
+
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(LanguageModelTraining, "training_step", kill_at_step_3)
+    at_step_3(monkeypatch, kill)
     done = cli("fit", "--recipe", micro_recipe, *SHORT)
     assert done.code == 0, done.err
     assert done.err.count("warning: W&B failed (") == 1
@@ -227,17 +238,27 @@ def test_a_service_that_dies_does_not_end_the_run(cli, micro_recipe, monkeypatch
 
 
 @needs_wandb
+def test_a_server_that_goes_away_does_not_hold_up_the_end(cli, micro_recipe, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        at_step_3(monkeypatch, server.close)
+        done = cli("fit", "--recipe", micro_recipe, *SHORT)
+    assert done.code == 0, done.err
+    assert len(read_rows(Path("runs/micro/metrics.csv"))) == 8
+    (run,) = server.runs.values()
+    assert run["rows"] == []
+    assert "warning: W&B may lack the last steps (" in done.err
+
+
+@needs_wandb
 def test_a_run_that_is_stopped_is_marked_so(server, cli, micro_recipe, monkeypatch):
-    from dla_train.training.module import LanguageModelTraining
+    def tell_all():  # as Slurm does
+        service().send_signal(signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
 
-    step = LanguageModelTraining.training_step
-
-    def stop_at_step_3(self, batch, batch_idx):
-        if self.trainer.global_step == 2:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(LanguageModelTraining, "training_step", stop_at_step_3)
+    at_step_3(monkeypatch, tell_all)
     assert cli("fit", "--recipe", micro_recipe, *SHORT).code == 138
     (run,) = server.runs.values()
     assert run["exitcode"] == 255

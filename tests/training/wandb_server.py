@@ -16,6 +16,7 @@ class WandbServer:
 
     def __init__(self):
         self.runs = {}
+        self._is_open = True
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
 
@@ -24,6 +25,11 @@ class WandbServer:
         return self
 
     def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """Answer nobody from now on."""
+        self._is_open = False  # for connections that are kept alive
         self._http.shutdown()
         self._http.server_close()
 
@@ -84,6 +90,9 @@ class WandbServer:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if not server._is_open:
+                    self.close_connection = True
+                    return
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 answer = json.dumps(server.answer(self.path, body)).encode()
