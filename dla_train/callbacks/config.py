@@ -4,11 +4,27 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Where the run is found at Weights & Biases; what is left out, W&B's own variables say (WANDB_ENTITY, ...).
+
+    Attributes:
+        project: null is WANDB_PROJECT, or else dla-train. entity: the user or team. group, tags: to find runs by.
+    """
+
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """What is written while training. `metrics.csv` always has every step.
 
     Attributes:
         tensorboard: also write event files for TensorBoard.
+        wandb: a section (`{project: NAME}`) that also sends the rows of `metrics.csv` to Weights & Biases; null does
+            not. Needs the extra `wandb`.
         console_seconds: seconds between lines where the output is no terminal (a terminal gets a progress bar).
         memory_every: steps between measurements of the boundary rate and the slots in use.
         histograms_every: steps between the distributions over tokens, slots and heads behind these means, in
@@ -18,6 +34,7 @@ class LoggingConfig:
     """
 
     tensorboard: bool = True
+    wandb: WandbConfig | None = None
     console_seconds: float = 10.0
     memory_every: int = 1
     histograms_every: int = 100

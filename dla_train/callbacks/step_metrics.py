@@ -1,4 +1,4 @@
-"""One row of numbers per step and per validation, to `metrics.csv` and to Lightning's logger."""
+"""One row of numbers per step and per validation, to `metrics.csv`, Lightning's logger and Weights & Biases."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from dla_train.callbacks.memory_watch import MemoryWatch, means
 from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.callbacks.throughput import Throughput
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile
+from dla_train.runs.wandb_mirror import WandbMirror
 from dla_train.training.module import LanguageModelTraining
 
 
@@ -29,6 +30,7 @@ class StepMetrics(Callback):
 
     Args:
         file: `metrics.csv`, already cut back to the step that training goes on from; None on other ranks than 0.
+        mirror: sends the same rows to Weights & Biases, or None.
         watch: of the memories. memories: where their distributions go.
         logging: section of the recipe; says how often the memories are looked at.
         throughput: of the recipe; what makes speed of seconds.
@@ -42,6 +44,7 @@ class StepMetrics(Callback):
     def __init__(
         self,
         file: MetricsFile | None,
+        mirror: WandbMirror | None,
         watch: MemoryWatch,
         memories: MemoryLog,
         logging: LoggingConfig,
@@ -51,6 +54,7 @@ class StepMetrics(Callback):
         further: Sequence[str] = (),
     ) -> None:
         self.file = file
+        self.mirror = mirror
         self.watch = watch
         self.memories = memories
         self.logging = logging
@@ -176,6 +180,8 @@ class StepMetrics(Callback):
         if self.file is None:
             return
         self.file.append(row)
+        if self.mirror is not None:
+            self.mirror.append(row)
         if trainer.logger is not None:
             numbers = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
             trainer.logger.log_metrics(numbers, step=row["step"])

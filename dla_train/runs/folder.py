@@ -4,6 +4,7 @@ recipe.yaml        the resolved recipe         metrics.csv   every step and ever
 environment.json   each start of the run       tensorboard/  the same for TensorBoard
 tokenizer.json     a copy                      checkpoints/  step-00000100/, ...
 memory.jsonl       how slots are used          logs/run.log  what was said (rank-1.log ...: by further processes)
+wandb.json         id at W&B, if it is used    wandb/        W&B's own files
 slurm/             of `dla-train submit`       report.md, report.json, loss.png at the end
 profile/           traces, if asked for        inspections/  pages, if asked for
 """
@@ -35,6 +36,7 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.memory = path / "memory.jsonl"
         self.tensorboard = path / "tensorboard"
+        self.wandb_state = path / "wandb.json"
         self.checkpoints = path / "checkpoints"
         self.log = path / "logs" / "run.log"
         self.slurm = path / "slurm"

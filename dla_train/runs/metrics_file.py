@@ -46,11 +46,15 @@ class MetricsFile:
         path: the file.
         columns: further columns after `FIRST_COLUMNS`.
         step: the step that training goes on from; later rows are dropped.
+    Attributes:
+        found: rows that were there before any was dropped.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.columns = (*FIRST_COLUMNS, *columns)
-        kept = [row for row in read_rows(path) if row["step"] <= step] if step else []
+        rows = read_rows(path)
+        self.found = len(rows)
+        kept = [row for row in rows if row["step"] <= step] if step else []
         atomic_files.write_text(path, _lines([dict(zip(self.columns, self.columns, strict=True)), *kept], self.columns))
         self._file = AppendedFile(path)
 

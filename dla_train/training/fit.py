@@ -47,6 +47,7 @@ from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
+from dla_train.runs.wandb_mirror import FAILED, FINISHED, STOPPED, WandbMirror
 from dla_train.training.fused import use_liger, use_torch
 from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import Diverged, LanguageModelTraining
@@ -142,8 +143,11 @@ def _run(
     watch = MemoryWatch(model)
     further = [ANSWER_ACCURACY] if start.data.has_answers else []
     columns = [*further, *source_columns(start.data.tokens_by_source(0))]
+    file = MetricsFile(folder.metrics, [*columns, *watch.columns], start.step) if ranks.is_first else None
+    mirror = _wandb(recipe, folder, file)
     metrics = StepMetrics(
-        MetricsFile(folder.metrics, [*columns, *watch.columns], start.step) if ranks.is_first else None,
+        file,
+        mirror,
         watch,
         MemoryLog(MemoryFile(folder.memory, start.step) if ranks.is_first and watch.layers else None),
         recipe.logging,
@@ -172,6 +176,7 @@ def _run(
         folder=folder.path,
     )
     module = LanguageModelTraining(model, recipe.optimizer, recipe.schedule, recipe.training, recipe.seed)
+    ended = FAILED
     try:
         trainer.fit(
             module,
@@ -179,11 +184,14 @@ def _run(
             ckpt_path=start.point.checkpoint.state if start.point else None,
             weights_only=True,
         )
+        ended = FINISHED
     except Interrupted as interrupted:
+        ended = STOPPED
         newest = store.all()[:1]
         return Outcome(interrupted.signal_number, newest[0].step if newest else None, is_told=ranks.is_first)
     except SystemExit as exit:
         # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
+        ended = STOPPED
         raise KeyboardInterrupt from exit
     except Diverged as error:
         raise RunError(f"{error} {_how_to_branch_off(folder, store)}") from error
@@ -202,6 +210,9 @@ def _run(
             f"failed or its node did: see its message or its log in {folder.log.parent}. {store.last_words()} Go on "
             "with --resume auto."
         ) from error
+    finally:
+        if mirror is not None:
+            mirror.close(ended)
     if ending.is_out_of_time:
         _LOGGER.warning(
             "stopped at step %d of %d, because training.max_minutes is %g; --resume auto goes on with it.",
@@ -331,6 +342,12 @@ def _announce(
     if start.branch and start.branch.beginning:
         _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
+
+
+def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None) -> WandbMirror | None:
+    if recipe.logging.wandb is None or file is None:
+        return None
+    return WandbMirror(recipe.logging.wandb, folder, plain(recipe), file.found)
 
 
 def _tensorboard(folder: RunFolder, step: int) -> TensorBoardLogger:

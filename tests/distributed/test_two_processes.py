@@ -50,6 +50,15 @@ def test_two_processes_train_what_one_does_and_either_goes_on_with_the_other_s_r
     assert losses("two") == pytest.approx(losses("one"), rel=1e-5)
 
 
+def test_one_rank_alone_tells_weights_and_biases(fit_on, tmp_path):
+    pytest.importorskip("wandb")
+    offline = "import os; os.environ['WANDB_MODE'] = 'offline'"
+    err = fit_on(2, "two", "strategy={kind: ddp, devices: 2}", "logging.wandb={}", before=offline)
+    assert err.count("W&B: offline, in") == 1
+    assert len(list((tmp_path / "two/wandb").glob("offline-run-*"))) == 1
+    assert "W&B" not in (tmp_path / "two/logs/rank-1.log").read_text()
+
+
 @pytest.mark.slow
 def test_a_signal_to_any_rank_stops_all_at_one_step_and_torchrun_goes_on(
     cli, launch, fit_arguments, losses, wait_for_step, tmp_path

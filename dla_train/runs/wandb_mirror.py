@@ -1,0 +1,178 @@
+"""Weights & Biases: the rows of `metrics.csv` in a run there, which goes on when ours does (`logging.wandb`).
+
+W&B numbers the rows that it has, and in `metrics.csv` each has its place, however often the run was killed and resumed.
+So each start sends the rows that W&B lacks and none that it has: steps never go back, and nothing is missing for good
+that an earlier start could not send. Whatever goes wrong with W&B is a warning; training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from dla_train import atomic_files
+from dla_train.runs.metrics_file import read_rows
+
+if TYPE_CHECKING:
+    import wandb
+
+    from dla_train.callbacks.config import WandbConfig
+    from dla_train.config.load import LoadedRecipe
+    from dla_train.runs.folder import RunFolder
+
+FINISHED, FAILED, STOPPED = 0, 1, 255
+"""How a start ended, in W&B's exit codes: it shows 255 as killed."""
+
+_DEFAULT_PROJECT = "dla-train"
+# Where the user sets none of these with WANDB_CONSOLE and so on. console: what is said is in logs/run.log already, and
+# W&B would put itself between the run and its terminal. The timeouts (seconds) bound what a lost network may cost.
+_SETTINGS = {"console": "off", "init_timeout": 60.0, "finish_timeout": 20.0, "finish_timeout_raises": True}
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def require_wandb(loaded: LoadedRecipe) -> None:
+    """Whether the package is there, if the recipe wants it.
+
+    Raises:
+        UsageError: it is not; says how to install it.
+    """
+    if loaded.recipe.logging.wandb is None:
+        return
+    try:
+        metadata.version("wandb")  # not find_spec: W&B leaves folders called wandb, which Python takes for packages
+    except metadata.PackageNotFoundError as error:
+        raise loaded.problem(
+            "logging.wandb",
+            "it is given, but the package wandb is not installed. Install it with pip install 'dla-train[wandb]', or "
+            "set logging.wandb=null.",
+        ) from error
+
+
+class WandbMirror:
+    """Sends rows; made for one start of a run, once `metrics.csv` is cut back to the step that it goes on from.
+
+    Args:
+        config: of the recipe. folder: of the run, whose name is the run's; keeps W&B's id of it, and W&B's own files.
+        recipe: as plain values, W&B's config. found: rows that `metrics.csv` had before it was cut.
+    """
+
+    def __init__(self, config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], found: int) -> None:
+        self._rows = self._sent = 0
+        self._run: wandb.Run | None = None
+        try:
+            before = _read_state(folder)
+            state = {"id": before["id"], "rows": max(before["rows"], found)} if before else {"id": _new_id(), "rows": 0}
+            atomic_files.write_text(folder.wandb_state, json.dumps(state) + "\n")
+            self._run = _open(config, folder, recipe, state["id"])
+            if self._run.disabled:
+                self._run = None
+                return
+            # Offline, W&B does not know what earlier starts have written.
+            self._sent = state["rows"] if self._run.offline else self._run.starting_step
+            self._run.define_metric("step", hidden=True)
+            self._run.define_metric("*", step_metric="step")
+            place = f"offline, in {self._run.dir.removesuffix('/files')}" if self._run.offline else self._run.url
+            _LOGGER.info("W&B: %s", place)
+        except Exception as error:
+            self._give_up(error)
+        for row in read_rows(folder.metrics):
+            self.append(row)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Send one row of `metrics.csv`, the next after those before it, unless W&B has it."""
+        place, self._rows = self._rows, self._rows + 1
+        if self._run is None or place < self._sent:
+            return
+        numbers = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
+        try:
+            self._run.log({**numbers, "step": row["step"]})
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self, exit_code: int) -> None:
+        """No more rows; waits for what is on its way, at most 20 s (WANDB_FINISH_TIMEOUT).
+
+        Args:
+            exit_code: `FINISHED`, `FAILED` or `STOPPED`.
+        """
+        if self._run is None:
+            return
+        import wandb
+
+        try:
+            try:
+                self._run.finish(exit_code=exit_code)
+            finally:
+                wandb.teardown(exit_code=exit_code)
+        except Exception as error:
+            _LOGGER.warning(
+                "W&B may lack the last steps (%s): the next start with --resume auto sends what is missing there, also "
+                "where the run is done.",
+                _in_short(error),
+            )
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        _LOGGER.warning(
+            "W&B failed (%s): this start of the run goes on without it. metrics.csv has every step, and the next start "
+            "that reaches W&B sends what is missing there.",
+            _in_short(error),
+        )
+
+
+def _open(config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], run_id: str) -> wandb.Run:
+    import wandb
+
+    given = os.environ
+    project = config.project or (None if "WANDB_PROJECT" in given else _DEFAULT_PROJECT)
+    settings = {name: value for name, value in _SETTINGS.items() if f"WANDB_{name.upper()}" not in given}
+
+    def start(mode: str | None) -> wandb.Run:
+        # Silent also keeps W&B from asking for a login, which nobody may be there to answer.
+        wandb.setup(settings=wandb.Settings(silent=True))
+        return wandb.init(
+            project=project,
+            entity=config.entity,
+            group=config.group,
+            tags=config.tags or None,
+            name=None if "WANDB_NAME" in given else folder.path.resolve().name,
+            dir=None if "WANDB_DIR" in given else folder.path,
+            id=run_id,
+            resume="allow",
+            config=recipe,
+            allow_val_change=True,  # what a resumed run may change
+            mode=mode,  # type: ignore[arg-type]
+            settings=wandb.Settings(**settings),  # type: ignore[arg-type]
+        )
+
+    try:
+        return start(None)
+    except Exception as error:
+        _LOGGER.warning(
+            "W&B does not answer (%s): this start of the run is kept offline; the next that reaches W&B sends what is "
+            "missing there. Log in with `wandb login` or WANDB_API_KEY; WANDB_MODE=offline does not ask.",
+            _in_short(error),
+        )
+        wandb.teardown(exit_code=FAILED)  # or the id would be in use
+        return start("offline")
+
+
+def _read_state(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        state = json.loads(folder.wandb_state.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return {"id": str(state["id"]), "rows": int(state["rows"])}
+
+
+def _new_id() -> str:
+    return os.environ.get("WANDB_RUN_ID") or secrets.token_hex(6)
+
+
+def _in_short(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
