@@ -101,8 +101,8 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     if not manifest.counts["validation"]["documents"]:
         print(
             f"warning: no document was held out for validation (--validation-share is {options.validation_share:g}), "
-            "and `dla-train fit` validates on held-out documents. For a folder that it can validate on, prepare the "
-            "text again in another folder (--out) with a larger share.",
+            "and `dla-train fit` validates on held-out documents unless training.validation_windows is 0. For a folder "
+            "that it can validate on, prepare the text again in another folder (--out) with a larger share.",
             file=sys.stderr,
         )
     return 0

@@ -96,7 +96,8 @@ def _source(config: PreparedData, name: str, tokens: PreparedTokens, validates: 
     if validates and not tokens.validation.tokens:
         raise DataError(
             f"{tokens.path} has no documents for validation. Prepare the text again, in another folder, with a larger "
-            "--validation-share, or train without validation: training.validation_windows=0 training.validate_every=null."
+            "--validation-share, or train without validation: training.validation_windows=0 "
+            "training.validate_every=null."
         )
     cut = SeparateWindows if config.documents == "separate" else PackedWindows
     return OrderedSource(

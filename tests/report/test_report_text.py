@@ -12,6 +12,7 @@ FINISHED = Facts(
     seconds=240.0,
     tokens_per_second=3000.0,
     parameters=1_760_216,
+    training_loss=4.6,
     validation_loss=4.5,
     validation_perplexity=90.0,
     bigram_loss=4.3,
