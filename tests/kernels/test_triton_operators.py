@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dla_kernels import dynamic_linear_attention, segment
 from dla_kernels.arguments import check_documents
@@ -285,11 +286,12 @@ def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 70, 1, 16, generator=generator, requires_grad=True) for _ in range(3))
     weight = torch.rand(1, 70, 1, 3, generator=generator).requires_grad_()
+    beta = torch.rand(1, 70, 1, generator=generator).requires_grad_()
 
     def gradients():
         with configs.override(tile=16, long=16):
-            o, _ = dynamic_linear_attention(q, k, v, weight, 3, 1.3, backend="triton")
-            return torch.autograd.grad(o.square().sum(), (q, k, v, weight))
+            o, _ = dynamic_linear_attention(q, F.normalize(k, dim=-1), v, weight, 3, 1.3, None, beta, backend="triton")
+            return torch.autograd.grad(o.square().sum(), (q, k, v, weight, beta))
 
     at_once = gradients()
     monkeypatch.setattr(adjoint, "LAUNCHED_CHUNKS", 2)  # of five

@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What reading adds to the adjoint of the states: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
+"""What reading adds to the adjoint of the states, for the delta rule: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
 
-All chunks and slots at once; states.carry_adjoint then goes through the chunks. With the weights `L[age + 1] - L[age]`
-in place of L the same two give the second adjoint that the boundary gradient needs.
+All chunks and slots at once; states_delta.carry_adjoint_delta then goes through the chunks, in a kernel that has no
+registers left for these products. With the weights `L[age + 1] - L[age]` in place of L the same two give the second
+adjoint that the boundary gradient needs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.reader.fused.states import end_row
+from dla_kernels.reader.fused.states import block_of, end_row
+from dla_kernels.reader.fused.states_adjoint import reads_adjoint
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset, store_state
 
 LAUNCHED_CHUNKS = 65_535
@@ -26,7 +28,7 @@ def slots_adjoint(
     q: Tensor, do: Tensor, weight: Tensor, total: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
     *, has_state: bool, has_dfinal: bool,
 ) -> tuple[StateRows, Tensor | None]:  # fmt: skip
-    """E of every chunk: rows of the ends of the chunks before (see states.carry_adjoint), and for sequences that began
+    """E of every chunk: rows of the ends of the chunks before (see states_adjoint.py), and for sequences that began
     with states, E of their first chunks `[N, H, M, K, V]` float32."""
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, do.shape
     slots = weight.shape[1]
@@ -44,7 +46,7 @@ def slots_adjoint(
             q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
             pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, begin, scale,
             H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=tiles.block_k,
-            BV=tiles.block_v, BLOCKS_V=blocks_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
+            BV=tiles.block_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
             PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
         )  # fmt: skip
     return adjoint, dstate
@@ -55,7 +57,7 @@ def slots_adjoint_kernel(
     q_ptr, do_ptr, weight_ptr, total_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, used_ptr,
     sequence_ptr, number_ptr, cu_ptr, tokens, begin, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
-    LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BLOCKS_V: tl.constexpr, HAS_STATE: tl.constexpr,
+    LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """E_i = sum_t (w[i, t] Qe_t)^T do_t, for two slots, which share what is loaded; of the chunks from `begin` on"""
@@ -68,32 +70,12 @@ def slots_adjoint_kernel(
     n, c, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
     used = tl.load(used_ptr + chunk * H + h)
     if i < used:
-        dtype = do_ptr.dtype.element_ty
-        g = h // (H // G)
-        row_k = (block // BLOCKS_V) * BK + tl.arange(0, BK)
-        row_v = (block % BLOCKS_V) * BV + tl.arange(0, BV)
-        in_k = row_k < K
-        in_v = row_v < V
-        acc = tl.zeros((BK, BV), tl.float32)
-        acc_older = tl.zeros((BK, BV), tl.float32)
-        for start in range(0, (last - first).to(tl.int32), TILE):
-            t = first + start + tl.arange(0, TILE)
-            there = t < last
-            factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
-            weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
-            older = tl.load(weight_ptr + (h * M + i + 1) * tokens + t, mask=there & (i + 1 < used), other=0.0)
-            q = tl.load(
-                q_ptr + (t * G + g)[None, :] * K + row_k[:, None], mask=there[None, :] & in_k[:, None], other=0.0
-            )
-            do = tl.load(
-                do_ptr + (t * H + h)[:, None] * V + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0
-            )
-            query = q.to(tl.float32) * factor[None, :]
-            left = (query * weight[None, :]).to(dtype)
-            acc += tl.dot(left, do, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
-            left = (query * older[None, :]).to(dtype)
-            acc_older += tl.dot(left, do, input_precision=PRECISION)
-        inside = in_k[:, None] & in_v[None, :]
+        row_k, row_v = block_of(block, K, V, BK, BV)
+        acc, acc_older = reads_adjoint(
+            q_ptr, do_ptr, weight_ptr, total_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
+            H, G, K, V, M, TILE, PRECISION,
+        )  # fmt: skip
+        inside = (row_k < K)[:, None] & (row_v < V)[None, :]
         block_at = row_k[:, None] * V + row_v[None, :]
         if c > 0:
             at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block_at

@@ -19,7 +19,8 @@ from dla_kernels.reader.fused.keys import keys_backward
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.queries import queries_backward
 from dla_kernels.reader.fused.read import read
-from dla_kernels.reader.fused.states import advance_states, carry_adjoint
+from dla_kernels.reader.fused.states import advance_states
+from dla_kernels.reader.fused.states_adjoint import states_adjoint
 from dla_kernels.reader.fused.states_delta import advance_states_delta, carry_adjoint_delta, carry_gradient
 from dla_kernels.reader.fused.states_layout import StateRows
 from dla_kernels.reader.fused.sums import group_sums
@@ -172,16 +173,25 @@ def _adjoint(
     want_carry: bool,
 ) -> tuple[StateRows, tuple[Tensor | None, Tensor]]:
     """The adjoint of the states at chunk ends, that of the states before, and `exp(G_end) d exp(G_end)` (plain decay)."""
-    adjoint, dstate = slots_adjoint(
-        p.q, do, weights.at_chunk, p.total, p.scale, p.tables, p.pieces, p.tiles,
-        has_state=has_state, has_dfinal=dfinal is not None,
-    )  # fmt: skip
+    has_dfinal = dfinal is not None
     if p.removal is None:
-        dcarry = carry_adjoint(
-            p.total, kept, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles,
-            want_carry=want_carry,
+        adjoint, dstate, dcarry = states_adjoint(
+            p.q, do, weights.at_chunk, p.total, kept, dfinal, p.scale, p.tables, p.pieces, p.tiles,
+            has_state=has_state, want_carry=want_carry,
         )  # fmt: skip
         return adjoint, (dstate, dcarry)
     assert p.carry is not None
+    adjoint, dstate = slots_adjoint(
+        p.q,
+        do,
+        weights.at_chunk,
+        p.total,
+        p.scale,
+        p.tables,
+        p.pieces,
+        p.tiles,
+        has_state=has_state,
+        has_dfinal=has_dfinal,
+    )
     carry_adjoint_delta(p.carry, p.removal, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles)
     return adjoint, (dstate, p.carry)

@@ -1,8 +1,7 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""The states at the start of every chunk, for plain decay, and the adjoint of that pass.
+"""The states at the start of every chunk, for plain decay.
 
     S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + sum_{j: final_token[j] = a} exp(G_end - G_j) k_j v_j^T
-    dS_i      = E_i + exp(G_end) dS_{final_slot[i]}(next),          E_i = sum_t (w[i, t] Qe_t)^T do_t
 
 Ages are monotone, so the old slots and the tokens that make up a new slot are two ranges: a chunk costs as many products
 as it has blocks of tokens and slots touched. Every chunk is a launch, in which all slots and blocks of K x V go side by
@@ -51,34 +50,6 @@ def advance_states(
             num_stages=1,
         )  # fmt: skip
     return kept, final
-
-
-def carry_adjoint(
-    total: Tensor, kept: StateRows, adjoint: StateRows, dfinal: Tensor | None, dstate: Tensor | None,
-    tables: AgeTables, pieces: Pieces, tiles: Tiles, *, want_carry: bool,
-) -> Tensor:  # fmt: skip
-    """Turns the rows of `adjoint` from E into dS, in place, and returns exp(G_end) d exp(G_end) `[chunks, H]`.
-
-    Rows of `adjoint` hold the adjoint of the states at chunk *ends*: row = chunk, or, without `dfinal`, chunk - n (a
-    sequence's last chunk has none). `dstate` `[N, H, M, K, V]` float32 holds E of first chunks and becomes the adjoint of
-    the state before; None where there is none.
-    """
-    _, heads, slots, key_dim, value_dim = adjoint.high.shape
-    has_state, has_dfinal = dstate is not None, dfinal is not None
-    if dfinal is not None:
-        adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
-    blocks = blocks_of(key_dim, value_dim, tiles)
-    parts = torch.zeros(blocks, slots, pieces.chunks, heads, dtype=torch.float32, device=total.device)
-    for c, sequences in chunks_backward(pieces, has_state=has_state, has_dfinal=has_dfinal):
-        carry_adjoint_kernel[(sequences * heads, slots, blocks)](
-            total, kept.high, kept.low, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, parts,
-            tables.final_slot, tables.used, pieces.cu, pieces.first_chunk, pieces.by_length, pieces.tokens,
-            pieces.chunks, c,
-            H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BK=tiles.block_k, BV=tiles.block_v,
-            HAS_STATE=has_state, HAS_DFINAL=has_dfinal, WANT_CARRY=want_carry, SPLIT=kept.split,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
-    return parts.sum((0, 1))
 
 
 def blocks_of(key_dim: int, value_dim: int, tiles: Tiles) -> int:
@@ -213,43 +184,3 @@ def advance_states_kernel(
                 store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
             elif HAS_FINAL:
                 tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)
-
-
-@triton.jit(do_not_specialize=["c"])
-def carry_adjoint_kernel(
-    total_ptr, high_ptr, low_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, parts_ptr,
-    final_slot_ptr, used_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, tokens, all_chunks, c,
-    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr,
-    SPLIT: tl.constexpr,
-):  # fmt: skip
-    """dS_i = E_i + exp(G_end) dS_{final_slot[i]}(next), over chunk c of every sequence"""
-    n = tl.load(by_length_ptr + tl.program_id(0) // H)
-    h = (tl.program_id(0) % H).to(tl.int64)
-    i = tl.program_id(1)
-    first_chunk = tl.load(first_chunk_ptr + n)
-    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    if c < chunks - (0 if HAS_DFINAL else 1):
-        chunk = first_chunk + c
-        if i < tl.load(used_ptr + chunk * H + h):
-            last = tl.minimum(tl.load(cu_ptr + n + 1), tl.load(cu_ptr + n) + (c + 1) * LONG)
-            carry = tl.exp(tl.load(total_ptr + h * tokens + last - 1))
-            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
-            block = row_k[:, None] * V + row_v[None, :]
-            inside = (row_k < K)[:, None] & (row_v < V)[None, :]
-            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
-            at = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V) + block
-            dnext = carry * load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)
-            if WANT_CARRY:
-                at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + block
-                dcarry = tl.sum(dnext * load_state(high_ptr, low_ptr, at, inside, SPLIT))
-                part = (tl.program_id(2) * M + i).to(tl.int64)
-                tl.store(parts_ptr + (part * all_chunks + chunk) * H + h, dcarry)
-            if c > 0:
-                at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
-                store_state(
-                    dhigh_ptr, dlow_ptr, at, load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT) + dnext, inside, SPLIT
-                )
-            elif HAS_STATE:
-                at = slot_offset(n, h, i, H, M, K, V) + block
-                tl.store(dstate_ptr + at, tl.load(dstate_ptr + at, mask=inside, other=0.0) + dnext, mask=inside)

@@ -57,7 +57,7 @@ def carry_adjoint_delta(
     carry: Tensor, removal: Tensor, adjoint: StateRows, dfinal: Tensor | None, dstate: Tensor | None,
     tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> None:  # fmt: skip
-    """Turns the rows of `adjoint` (and `dstate`) from E into dS, in place; the arguments as in states.carry_adjoint."""
+    """Turns the rows of `adjoint` (and `dstate`) from E into dS, in place."""
     _, heads, slots, _, value_dim = adjoint.high.shape
     has_state, has_dfinal = dstate is not None, dfinal is not None
     if dfinal is not None:
