@@ -94,6 +94,10 @@ test-interpret: $(INSTALLED_DEV) ## run the Triton kernels in the interpreter ag
 kernels-report: $(INSTALLED_DEV) ## compile every kernel for GPUs that are not here: registers, spills, shared memory
 	$(BIN)/python kernels/benchmarks/compile_report.py $(ARGS)
 
+.PHONY: kernels-instructions
+kernels-instructions: $(INSTALLED_DEV) ## count the machine instructions of every kernel and loop, for a GPU that is not here
+	$(BIN)/python kernels/benchmarks/instruction_count.py $(ARGS)
+
 .PHONY: check
 check: $(INSTALLED_DEV) ## check format, lint, types and import contracts; changes nothing
 	$(BIN)/ruff format --check

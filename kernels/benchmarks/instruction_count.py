@@ -1,0 +1,87 @@
+"""Counts what a warp issues: the machine instructions of every kernel, and of its loops, for a GPU that is not here.
+
+A count is not a time: it says nothing of waiting. But a step of a loop takes no fewer cycles than it has instructions,
+and where two versions of a kernel do the same, it tells which one does it with less. The last column has the kinds that
+matter: products (HGMMA, HMMA, UTCHMMA), loads (LDG, LDGSTS), barriers (BAR) and exponentials (MUFU).
+
+    python kernels/benchmarks/instruction_count.py [--target sm_90] [--type bf16] [--shape mamba2 ...] [--kernel ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import compile_report
+import triton
+
+KINDS = ("HGMMA", "HMMA", "UTCHMMA", "LDG", "LDGSTS", "BAR", "MUFU")
+SHORTEST = 8
+"""Instructions of a loop that is worth a row."""
+
+
+def disassembled(launch: compile_report.Launch, target: str) -> list[tuple[int, str]]:
+    """Addresses and texts of the instructions that a launch compiles to."""
+    options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
+    compiled = triton.compile(launch.source(), target=compile_report.target_of(target), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        text = subprocess.run([tool, "-sass", cubin.name], capture_output=True, text=True, check=True).stdout
+    return [(int(at, 16), line.strip()) for at, line in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", text)]
+
+
+def loops(code: list[tuple[int, str]]) -> list[tuple[int, int]]:
+    """First and last index of each loop: a jump back, and where it leads."""
+    index = {at: i for i, (at, _) in enumerate(code)}
+    found = []
+    for i, (at, line) in enumerate(code):
+        jump = re.search(r"\bBRA\S*\s.*?0x([0-9a-f]+)", line)
+        if jump and int(jump[1], 16) < at and i - index.get(int(jump[1], 16), i) >= SHORTEST:
+            found.append((index[int(jump[1], 16)], i))
+    return found
+
+
+def kinds(code: list[tuple[int, str]]) -> str:
+    """How many there are of those in `KINDS`."""
+    counts = Counter(re.sub(r"^@!?U?P\w+\s+", "", line).split()[0].split(".")[0] for _, line in code)
+    return ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind])
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description="Count the instructions of the kernels and of their loops.")
+    nvidia = [name for name in compile_report.SHARED_LIMIT if name.startswith("sm_")]
+    parser.add_argument("--target", default="sm_90", choices=nvidia)
+    parser.add_argument("--type", default="bf16", choices=list(compile_report.TYPES))
+    parser.add_argument("--shape", nargs="*", default=list(compile_report.PAPER), choices=list(compile_report.SHAPES))
+    parser.add_argument("--kernel", nargs="*", help="only kernels whose name contains one of these")
+    arguments = parser.parse_args()
+    print(f"{arguments.target}, {arguments.type}, triton {triton.__version__}; the variant that does most\n")
+    print("| kernel | shape | part | instructions | of these |")
+    print("| --- | --- | --- | ---: | --- |")
+    for shape in arguments.shape:
+        dtype = compile_report.TYPES[arguments.type]
+        launches = compile_report.launches_of(compile_report.SHAPES[shape], dtype, arguments.target)
+        for launch in {launch.kernel.__name__: launch for launch in launches}.values():
+            name = launch.kernel.__name__
+            if arguments.kernel and not any(part in name for part in arguments.kernel):
+                continue
+            code = disassembled(launch, arguments.target)
+            print(f"| {name} | {shape} | all | {len(code)} | {kinds(code)} |", flush=True)
+            for begin, end in loops(code):
+                inside = code[begin : end + 1]
+                print(f"| | | loop {begin} to {end} | {len(inside)} | {kinds(inside)} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
