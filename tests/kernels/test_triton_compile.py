@@ -50,7 +50,7 @@ def test_the_hungriest_kernel_of_the_extremes_fits(tmp_path):
 
 
 def test_pairs_of_tiles_take_few_instructions(tmp_path):
-    """A step of a loop over pairs took 683 to 1,201 before decays were a column times a row and full tiles had no masks;
+    """A step over a pair took 683 to 1,201 before decays were a column times a row and full tiles had no masks;
     sorting slot weights by age took 361, 30 times. Bounds, since compilers differ: what was counted is in TRITON.md."""
     counted = script(
         tmp_path,
