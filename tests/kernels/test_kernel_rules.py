@@ -130,7 +130,19 @@ def unordered(module: ast.Module) -> list[str]:
     ]
 
 
-RULES = [turned, too_many_warps, prefetching_pairs, tuned, undefined_loads, rounded_products, unordered]
+def nothing_returned(module: ast.Module) -> list[str]:
+    """`return None` in what is compiled: Triton 3.6 refuses a call of it, 3.7 does not."""
+    return [
+        f"{function.name}, line {node.lineno}"
+        for function in jitted(module)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is None
+    ]
+
+
+RULES = [
+    turned, too_many_warps, prefetching_pairs, tuned, undefined_loads, rounded_products, unordered, nothing_returned,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -152,10 +164,11 @@ def test_the_rules_find_what_they_forbid():
         "    tl.load(x) + tl.load(x, mask=y > 0, other=0.0)\n"
         "    tl.atomic_add(x, y)\n"
         "    token_starts(x)\n"
+        "    return None\n"
         "bad_kernel[(1,)](x, y, num_warps=8, num_stages=2)\n"
         "sizes = {'num_warps': 16}\n"
     )
-    assert [len(rule(bad)) for rule in RULES] == [2, 2, 1, 1, 1, 2, 1]
+    assert [len(rule(bad)) for rule in RULES] == [2, 2, 1, 1, 1, 2, 1, 1]
     assert launched(bad) == {"bad_kernel"}
 
 

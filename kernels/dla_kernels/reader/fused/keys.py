@@ -19,7 +19,7 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import held_tile, load_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import (
     Weights,
     own_weights,
@@ -108,7 +108,7 @@ def keys_backward_kernel(
         v_ptr += h * V
         do_ptr += h * V
         # tokens of this tile
-        v = held_tile(v_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
+        v = load_tile(v_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
         dwithin = tile_products(
             v, v_ptr, first, rows, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
         )  # fmt: skip

@@ -19,7 +19,7 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import held_tile, load_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
@@ -130,7 +130,7 @@ def queries_backward_kernel(
     dq_ptr += h * K
 
     # tokens of this tile
-    do = held_tile(do_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
+    do = load_tile(do_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
     dwithin = tile_products(
         do, do_ptr, first, rows, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip

@@ -18,7 +18,7 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import held_tile, load_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
@@ -131,7 +131,7 @@ def read_kernel(
         at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
         within = tl.load(within_ptr + at, mask=causal(rows, TILE, False), other=0.0).to(tl.float32)
     else:
-        q = held_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
+        q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
         within = tile_products(
             q, q_ptr, first, rows, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip

@@ -39,17 +39,6 @@ def load_tile_transposed(
 
 
 @triton.jit
-def held_tile(
-    ptr, first, rows, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
-):  # fmt: skip
-    """`load_tile` for the `left` of `tile_products` in a loop: None in float32, whose factors would stay in registers."""
-    if ptr.dtype.element_ty == tl.float32:
-        return None
-    else:
-        return load_tile(ptr, first, rows, columns, STRIDE, WIDTH, TILE)
-
-
-@triton.jit
 def tile_products(
     left, left_ptr, left_first, left_rows, right_ptr, right_first, right_rows,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
@@ -57,12 +46,13 @@ def tile_products(
 ):  # fmt: skip
     """`a_t . b_j` `[TILE, TILE]` float32 over WIDTH columns, for rows t of one matrix `[*, LEFT]` and j of another `[*, RIGHT]`.
 
-    `left` is the first block of a's columns if a kernel that meets many tiles j has loaded it before its loop, else None.
+    `left` is the first block of a's columns: a kernel that meets many tiles j loads it once, before its loop. Not used in
+    float32, whose products would keep it in registers.
     """
     column = tl.arange(0, BLOCK)
-    HELD: tl.constexpr = 0 if left is None else BLOCK
+    HELD: tl.constexpr = 0 if left.dtype == tl.float32 else BLOCK
     products = tl.zeros((TILE, TILE), tl.float32)
-    if left is not None:
+    if HELD > 0:
         right = load_tile_transposed(right_ptr, right_first, right_rows, column, RIGHT, WIDTH, TILE)
         products += tl.dot(left, right, input_precision=PRECISION)  # [TILE, BLOCK] @ [BLOCK, TILE] -> [TILE, TILE]
     for start in range(HELD, WIDTH, BLOCK):

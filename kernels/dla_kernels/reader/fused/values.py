@@ -20,7 +20,7 @@ from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import held_tile, load_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import (
     Weights,
     own_weights,
@@ -134,7 +134,7 @@ def dvalues(
         at = stored_tile(j_tile * TILE, j_tile * TILE, H, LONG, TILE, True)
         within = tl.load(within_ptr + at, mask=causal(rows, TILE, True), other=0.0).to(tl.float32)
     else:
-        k = held_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
+        k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
         within = tile_products(
             k, k_ptr, first, rows, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip

@@ -19,7 +19,7 @@ from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.read import inner_block
-from dla_kernels.reader.fused.tile_loads import held_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
@@ -86,9 +86,9 @@ def weights_backward_kernel(
     dstarts = tl.dot(dslots.to(dtype), slot_member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
     # tokens of earlier tiles of the chunk, which are full, likewise
-    do = held_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
+    do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
     if not STORED:
-        q = held_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
+        q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         reference = tl.load(total_ptr + first - 1)
