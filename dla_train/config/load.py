@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dla_train.config.catalog import RecipeFile
 from dla_train.config.overrides import apply_overrides, nearest, parse_override
 from dla_train.config.recipe import Recipe
+from dla_train.config.references import referred, value_at
 from dla_train.config.typed import KeyProblem, build, known_keys
 from dla_train.config.yaml_tree import Key, YamlTree, dotted, parse_tree
 from dla_train.errors import UsageError
@@ -62,6 +63,9 @@ def _resolved(values: dict[str, Any]) -> Any:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         key = tuple(str(getattr(error, "full_key", "") or "").split("."))
+        for name in referred(value_at(values, key)):
+            if value_at(values, name.split(".")) is None:
+                raise KeyProblem(key, f" refers to {name}, which has no value: set {name}, too.") from error
         reason = str(error).splitlines()[0]
         raise KeyProblem(key, f": {reason}. A text that has a plain ${{ in it is written with \\${{.") from error
 

@@ -65,13 +65,24 @@ def build(config_class: type[Config], values: Any, key: Key = (), *, written: Ma
             if _has_default(field):
                 continue
             kind = f" (kind {values['kind']} needs it)" if "kind" in values else ""
-            example = f"{dotted(inner)}={_example(annotations[name])}"
-            raise KeyProblem(inner, f" has no value{kind}: set it in the recipe or with {example}.")
+            raise KeyProblem(inner, f" has no value{kind}: {_wanted(annotations[name], inner)}")
         arguments[name] = _convert(annotations[name], values[name], inner, written)
     try:
         return config_class(**arguments)
     except ValueError as error:
         raise _refused(key, str(error), fields) from error
+
+
+def _wanted(annotation: Any, key: Key) -> str:
+    """What to do about a key that has no value."""
+    choices = _section_choices(annotation)
+    if not choices:
+        return f"set it in the recipe or with {dotted(key)}={_example(annotation)}."
+    if "" in choices:
+        inside = f"with keys ({', '.join(field.name for field in dataclasses.fields(choices['']) if field.init)})"
+    else:
+        inside = f"whose kind is one of {', '.join(choices)}"
+    return f"it must be a section {inside}. `dla-train show tiny` prints a whole recipe."
 
 
 def known_keys(config_class: type) -> Iterator[Key]:

@@ -97,6 +97,15 @@ def test_an_error_in_a_setting_says_so(cli, micro_recipe, settings, expected):
     [
         ("", "mine.yaml is empty: a recipe has the sections description, seed, model"),
         ("- 1\n", "mine.yaml does not hold keys and values"),
+        ("data: stdlib\n", "mine.yaml: model has no value: it must be a section with keys (vocab_size, hidden, "),
+        (
+            "model: {vocab_size: 9, hidden: 16, layers: 1}\n",
+            "mine.yaml:1: model.mixer has no value: it must be a section whose kind is one of mamba2, gated_deltanet, ",
+        ),
+        (
+            "model: {vocab_size: '${data.vocab_size}'}\ndata: stdlib\n",
+            "mine.yaml:1: model.vocab_size refers to data.vocab_size, which has no value: set data.vocab_size, too.",
+        ),
         ("seed: 1\nmodel: {}\nseed: 2\n", "mine.yaml:3: seed is given twice, first in line 1. Keep one."),
         ("seed: [1\nmodel: 2", "mine.yaml:2: not valid YAML"),
         ("seed: &a [*a]\n", "an alias (*name) stands inside what it refers to."),
