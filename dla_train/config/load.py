@@ -63,11 +63,9 @@ def _resolved(values: dict[str, Any]) -> Any:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         key = tuple(str(getattr(error, "full_key", "") or "").split("."))
-        for name in referred(value_at(values, key)):
-            if value_at(values, name.split(".")) is None:
-                raise KeyProblem(key, f" refers to {name}, which has no value: set {name}, too.") from error
-        reason = str(error).splitlines()[0]
-        raise KeyProblem(key, f": {reason}. A text that has a plain ${{ in it is written with \\${{.") from error
+        nowhere = [name for name in referred(value_at(values, key)) if value_at(values, name.split(".")) is None]
+        reason = f" refers to {nowhere[0]}, which has no value" if nowhere else f": {str(error).splitlines()[0]}"
+        raise KeyProblem(key, f"{reason}. A text that has a plain ${{ in it is written with \\${{.") from error
 
 
 def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:

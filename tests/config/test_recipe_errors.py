@@ -44,7 +44,7 @@ def _line(text, fragment):
         ),
         ("window: 24", "window: 0", "data.window is 0; it must be at least 1 token."),
         ("vocab_size: 300", "vocab_size: 200", "data.vocab_size is 200; it must be at least 257"),
-        ("${data.vocab_size}", "${data.vocab}", "model.vocab_size: Interpolation key 'data.vocab' not found."),
+        ("${data.vocab_size}", "${data.vocab}", "model.vocab_size refers to data.vocab, which has no value."),
         ("alpha beta", "'echo ${HOME}'", "A text that has a plain ${ in it is written with \\${."),
         ("steps: 20", r"steps: '\${seed}'", "training.steps must be a whole number, but is '${seed}'."),
         ("checkpoint: {every: 4}", "checkpoint: never", "checkpoint must be a section with keys (every, keep_last, "),
@@ -104,7 +104,7 @@ def test_an_error_in_a_setting_says_so(cli, micro_recipe, settings, expected):
         ),
         (
             "model: {vocab_size: '${data.vocab_size}'}\ndata: stdlib\n",
-            "mine.yaml:1: model.vocab_size refers to data.vocab_size, which has no value: set data.vocab_size, too.",
+            "mine.yaml:1: model.vocab_size refers to data.vocab_size, which has no value. A text",
         ),
         ("seed: 1\nmodel: {}\nseed: 2\n", "mine.yaml:3: seed is given twice, first in line 1. Keep one."),
         ("seed: [1\nmodel: 2", "mine.yaml:2: not valid YAML"),
