@@ -10,59 +10,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+
+from tests.kernels.ttir import Launched, Op, parse
 
 Range = tuple[float, float]
 GRID_LIMITS = 2**31 - 1, 65_535, 65_535
 """CUDA's, of x, y and z."""
 ANYTHING = -math.inf, math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launched:
-    """A kernel, its arguments by name, and its grid."""
-
-    kernel: Any
-    arguments: dict[str, Any]
-    grid: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return self.kernel.__name__
-
-    def kind(self, but: str) -> str:
-        """Launches of one kind differ in the argument of that name only, and in contents of tensors."""
-        return f"{self.name} {self.grid} {[self._kind_of(p.name) for p in self.kernel.params if p.name != but]}"
-
-    def _kind_of(self, name: str) -> str:
-        value = self.arguments[name]
-        return str(value.dtype) if isinstance(value, torch.Tensor) else str(value)
-
-
-@contextmanager
-def recorded_launches() -> Iterator[list[Launched]]:
-    """Within the context launches are noted and go nowhere."""
-    from triton.runtime.jit import JITFunction
-
-    launches: list[Launched] = []
-
-    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        names = [parameter.name for parameter in self.params]
-        launches.append(
-            Launched(kernel=self, arguments=dict(zip(names, args, strict=False)) | kwargs, grid=tuple(grid))
-        )
-
-    original = JITFunction.run
-    JITFunction.run = run  # type: ignore[method-assign]
-    try:
-        yield launches
-    finally:
-        JITFunction.run = original  # type: ignore[method-assign]
 
 
 def grid_faults(launch: Launched) -> list[str]:
@@ -77,29 +35,6 @@ def index_faults(launch: Launched, tables: dict[str, Range], ttir: Callable[[Lau
     tables: what integers that are loaded from an argument may be, by its name.
     """
     return sorted(set(_Ranges(launch, tables).faults(ttir(launch))))
-
-
-def ttir_of(report: Any) -> Callable[[Launched], str]:
-    """Translates a launch with the types that `compile_report` gives its arguments."""
-    from triton._C.libtriton import ir
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler.compiler import make_backend
-
-    target = GPUTarget("cuda", 90, 32)
-    backend: Any = make_backend(target)
-
-    def translate(launch: Launched) -> str:
-        source = report.Launch(kernel=launch.kernel, arguments=launch.arguments, warps=4, stages=None).source()
-        options = backend.parse_options({"num_warps": 4})
-        context = ir.context()
-        ir.load_dialects(context)
-        backend.load_dialects(context)
-        module = source.make_ir(
-            target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
-        )
-        return str(backend.make_ttir(module, {}, options, 90))
-
-    return translate
 
 
 @dataclass(frozen=True)
@@ -129,40 +64,6 @@ def _first_overflow(values: list[_Value]) -> str | None:
     return next((value.overflow for value in values if value.overflow), None)
 
 
-@dataclass
-class _Op:
-    """A line of TTIR, and the regions that begin there."""
-
-    text: str
-    regions: list[list[_Op]] = field(default_factory=list)
-    types: str = ""
-
-
-def _parse(lines: list[str]) -> list[_Op]:
-    """The body of the kernel's function as a tree."""
-    function: list[_Op] = []
-    stack = [function]
-    for raw in lines:
-        line = re.sub(r"\s+loc\((?:[^()]|\([^()]*\)|\((?:[^()]|\([^()]*\))*\))*\)", "", raw).strip()
-        if line.startswith("}") or line.startswith("^bb0"):
-            if line.startswith("^bb0"):
-                stack[-1].append(_Op(line))
-                continue
-            stack.pop()
-            if len(stack) == 1:
-                break
-            stack[-1][-1].types = line
-            if line.endswith("{"):  # } else {, } do {
-                stack[-1][-1].regions.append([])
-                stack.append(stack[-1][-1].regions[-1])
-        elif line.endswith("{"):
-            stack[-1].append(_Op(line, [[]]))
-            stack.append(stack[-1][-1].regions[0])
-        elif line.startswith(("%", "tt.", "scf.", "gpu.", '"')):
-            stack[-1].append(_Op(line))
-    return function[0].regions[0]
-
-
 class _Ranges:
     """Abstract interpretation of one launch."""
 
@@ -181,12 +82,12 @@ class _Ranges:
             self.values[f"%{name}"] = (
                 _Value(value, value) if is_number else replace(_UNKNOWN, pointer=name if "ptr" in kind else None)
             )
-        self._run(_parse(text[begin:].splitlines()))
+        self._run(parse(text[begin:].splitlines()))
         return self.found
 
     # what is done one after the other
 
-    def _run(self, block: list[_Op]) -> list[_Value]:
+    def _run(self, block: list[Op]) -> list[_Value]:
         """The values that the block ends with."""
         for op in block:
             if op.text.startswith("^bb0"):
@@ -196,7 +97,7 @@ class _Ranges:
             self._one(op)
         return []
 
-    def _one(self, op: _Op) -> None:
+    def _one(self, op: Op) -> None:
         made, right = op.text.split(" = ", 1) if op.text.startswith("%") else ("", op.text)
         name = re.match(r'"?([\w.]+)"?', right)
         assert name is not None, op.text
@@ -221,7 +122,7 @@ class _Ranges:
     def _get(self, name: str) -> _Value:
         return self.values.get(name, _UNKNOWN)
 
-    def _results(self, kind: str, text: str, operands: list[_Value], op: _Op) -> list[_Value]:
+    def _results(self, kind: str, text: str, operands: list[_Value], op: Op) -> list[_Value]:
         if kind.startswith("scf."):
             return getattr(self, "_" + kind[4:])(text, operands, op)
         if kind in ("tt.reduce", "tt.scan"):
@@ -349,7 +250,7 @@ class _Ranges:
 
     # what has regions
 
-    def _combined(self, value: _Value, op: _Op) -> _Value:
+    def _combined(self, value: _Value, op: Op) -> _Value:
         """Of a sum, a largest or a smallest."""
         body = " ".join(inner.text for inner in op.regions[0])
         if re.search(r"arith\.(min|max)si", body):
@@ -364,11 +265,11 @@ class _Ranges:
         low, high = self._bounds(value)
         return _Value(min(low, _times(many, low)), max(high, _times(many, high)), overflow=value.overflow)
 
-    def _if(self, text: str, operands: list[_Value], op: _Op) -> list[_Value]:
+    def _if(self, text: str, operands: list[_Value], op: Op) -> list[_Value]:
         ends = [self._run(region) for region in op.regions]
         return [self._join(*both) for both in zip(*ends, strict=True)] if len(ends) == 2 else []
 
-    def _for(self, text: str, operands: list[_Value], op: _Op) -> list[_Value]:
+    def _for(self, text: str, operands: list[_Value], op: Op) -> list[_Value]:
         head = re.match(r"scf\.for (%\w+) = (%[\w#-]+) to (%[\w#-]+) step (%[\w#-]+)", text)
         assert head is not None, text
         begin, end = self._get(head[2]), self._get(head[3])
@@ -382,7 +283,7 @@ class _Ranges:
             [name for name, _ in pairs], [self._get(x) for _, x in pairs], lambda: self._run(op.regions[0])
         )
 
-    def _while(self, text: str, operands: list[_Value], op: _Op) -> list[_Value]:
+    def _while(self, text: str, operands: list[_Value], op: Op) -> list[_Value]:
         pairs = re.findall(r"(%\w+) = (%[\w#-]+)", text.split(" : ")[0])
         arguments = re.findall(r"(%\w+):", op.regions[1][0].text)
         leaves: list[list[_Value]] = []

@@ -281,7 +281,7 @@ def algebra_memory(time, document=None):
 
 @pytest.mark.interpret
 def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch):
-    from dla_kernels.reader.fused import adjoint, configs
+    from dla_kernels.reader.fused import adjoint_delta, configs
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 70, 1, 16, generator=generator, requires_grad=True) for _ in range(3))
@@ -294,6 +294,6 @@ def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch):
             return torch.autograd.grad(o.square().sum(), (q, k, v, weight, beta))
 
     at_once = gradients()
-    monkeypatch.setattr(adjoint, "LAUNCHED_CHUNKS", 2)  # of five
+    monkeypatch.setattr(adjoint_delta, "LAUNCHED_CHUNKS", 2)  # of five
     for x, y in zip(gradients(), at_once, strict=True):
         assert torch.equal(x, y)

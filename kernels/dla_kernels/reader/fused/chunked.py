@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dla_kernels.reader.fused.adjoint import slots_adjoint
+from dla_kernels.reader.fused.adjoint_delta import slots_adjoint
 from dla_kernels.reader.fused.ages import AgeTables
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.keys import keys_backward

@@ -109,6 +109,11 @@ def _block(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
+def inner_block(size: int, tiles: Tiles) -> int:
+    """The part of K that one product takes where nothing else is cut by it: all of it where 128 holds it."""
+    return 128 if 64 < size <= 128 and tiles.block_k == 64 else tiles.block_k
+
+
 def key_blocks(key_dim: int) -> tuple[int, int]:
     """All of K in two blocks, powers of two that tensor cores take; the second is 0 where one is enough."""
     first = max(16, min(128, 1 << (key_dim.bit_length() - 1)))

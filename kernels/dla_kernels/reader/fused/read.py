@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states import start_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
@@ -57,11 +57,6 @@ def read(
         num_stages=1, **sizes,
     )  # fmt: skip
     return o
-
-
-def inner_block(size: int, tiles: Tiles) -> int:
-    """The part of K that one product with a state takes: all of it where 128 holds it."""
-    return 128 if 64 < size <= 128 and tiles.block_k == 64 else tiles.block_k
 
 
 @triton.jit

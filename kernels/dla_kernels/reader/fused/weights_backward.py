@@ -16,9 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
-from dla_kernels.reader.fused.read import inner_block
 from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile

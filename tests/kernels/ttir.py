@@ -1,0 +1,110 @@
+"""Launches recorded instead of run, and what Triton's own representation (TTIR) of their kernels says, as a tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A kernel, its arguments by name, and its grid."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    grid: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.kernel.__name__
+
+    def kind(self, but: str) -> str:
+        """Launches of one kind differ in the argument of that name only, and in contents of tensors."""
+        return f"{self.name} {self.grid} {[self._kind_of(p.name) for p in self.kernel.params if p.name != but]}"
+
+    def _kind_of(self, name: str) -> str:
+        value = self.arguments[name]
+        return str(value.dtype) if isinstance(value, torch.Tensor) else str(value)
+
+
+@contextmanager
+def recorded_launches() -> Iterator[list[Launched]]:
+    """Within the context launches are noted and go nowhere."""
+    from triton.runtime.jit import JITFunction
+
+    launches: list[Launched] = []
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        names = [parameter.name for parameter in self.params]
+        launches.append(
+            Launched(kernel=self, arguments=dict(zip(names, args, strict=False)) | kwargs, grid=tuple(grid))
+        )
+
+    original = JITFunction.run
+    JITFunction.run = run  # type: ignore[method-assign]
+    try:
+        yield launches
+    finally:
+        JITFunction.run = original  # type: ignore[method-assign]
+
+
+def ttir_of(report: Any) -> Callable[[Launched], str]:
+    """Translates a launch with the types that `compile_report` gives its arguments."""
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler.compiler import make_backend
+
+    target = GPUTarget("cuda", 90, 32)
+    backend: Any = make_backend(target)
+
+    def translate(launch: Launched) -> str:
+        source = report.Launch(kernel=launch.kernel, arguments=launch.arguments, warps=4, stages=None).source()
+        options = backend.parse_options({"num_warps": 4})
+        context = ir.context()
+        ir.load_dialects(context)
+        backend.load_dialects(context)
+        module = source.make_ir(
+            target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
+        )
+        return str(backend.make_ttir(module, {}, options, 90))
+
+    return translate
+
+
+@dataclass
+class Op:
+    """A line of TTIR, and the regions that begin there."""
+
+    text: str
+    regions: list[list[Op]] = field(default_factory=list)
+    types: str = ""
+
+
+def parse(lines: list[str]) -> list[Op]:
+    """The body of the kernel's function as a tree."""
+    function: list[Op] = []
+    stack = [function]
+    for raw in lines:
+        line = re.sub(r"\s+loc\((?:[^()]|\([^()]*\)|\((?:[^()]|\([^()]*\))*\))*\)", "", raw).strip()
+        if line.startswith("}") or line.startswith("^bb0"):
+            if line.startswith("^bb0"):
+                stack[-1].append(Op(line))
+                continue
+            stack.pop()
+            if len(stack) == 1:
+                break
+            stack[-1][-1].types = line
+            if line.endswith("{"):  # } else {, } do {
+                stack[-1][-1].regions.append([])
+                stack.append(stack[-1][-1].regions[-1])
+        elif line.endswith("{"):
+            stack[-1].append(Op(line, [[]]))
+            stack.append(stack[-1][-1].regions[0])
+        elif line.startswith(("%", "tt.", "scf.", "gpu.", '"')):
+            stack[-1].append(Op(line))
+    return function[0].regions[0]
