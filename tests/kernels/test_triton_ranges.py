@@ -15,7 +15,7 @@ TABLES = {
     "sequence_ptr": (0, len(MANY_DOCUMENTS)), "by_length_ptr": (0, len(MANY_DOCUMENTS)), "number_ptr": (0, TIME // 16),
     "first_chunk_ptr": (0, BATCH * TIME // 256), "first_tile_ptr": (0, BATCH * TIME // 16), "cu_ptr": (0, BATCH * TIME),
     "used_ptr": (0, SLOTS), "used_end_ptr": (0, SLOTS), "shift_ptr": (-1, SLOTS), "age_ptr": (0, SLOTS - 1),
-    "count_ptr": (0, TIME), "entry_ptr": (0, 64),
+    "count_ptr": (0, TIME), "entry_ptr": (0, 64), "origin_ptr": (-1, 63), "opened_ptr": (0, 64),
 }  # fmt: skip
 """What integers that a kernel loads may be."""
 

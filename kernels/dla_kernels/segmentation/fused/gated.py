@@ -45,10 +45,9 @@ def segment_operator(
     pieces, block_k, block_v = _pieces(k, v, count.shape[-1], cu_seqlens)
     k, v = (x.flatten(0, 1).contiguous() for x in (k, v))
     open_sum, score_sum, count = (x.clone(memory_format=torch.contiguous_format) for x in (open_sum, score_sum, count))
-    score, norm, boundary = score_tokens(k, v, threshold.contiguous(), open_sum, count, pieces, block_k, block_v)
-    shift, by_token = merge_slots(score, boundary, score_sum, count, pieces)
-    norm = norm.t().contiguous()
-    return shift.view(shape), by_token.view(shape), norm.view(shape), open_sum, score_sum, count
+    score, norm, shift, segments = score_tokens(k, v, threshold.contiguous(), open_sum, count, pieces, block_k, block_v)
+    merge_slots(segments, shift, score_sum, count, pieces)
+    return shift.view(shape), score.view(shape), norm.view(shape), open_sum, score_sum, count
 
 
 @segment_operator.register_fake

@@ -7,7 +7,7 @@ state is needed: with the Gram matrix `A[j, t] = (k_j . k_t)(v_j . v_t)`,
     k_t^T S v_t = sum_{p <= j < t} A[j, t]          |S|^2 grows by 2 k_u^T S v_u + |k_u|^2 |v_u|^2 at each token u
 
 so `[C, C]` numbers hold the scores for all p at once, and the next boundary after a boundary at p is known before anything
-is known of the chunks before. All chunks do this at the same time; scores.py then goes from chunk to chunk.
+is known of the chunks before. All chunks do this at the same time; across.py does the same for p in the chunk before.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def inside_chunk(
 
 @triton.jit
 def chunk_paths_kernel(
-    k_ptr, v_ptr, threshold_ptr, next_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, across_ptr,
-    sequence_ptr, number_ptr, cu_ptr,
+    k_ptr, v_ptr, threshold_ptr, next_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, sequence_ptr, number_ptr, cu_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
     STEPS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +85,7 @@ def chunk_paths_kernel(
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
-    _, number, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
+    _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
     row = tl.arange(0, C)
     t = first + row
     base = (tile.to(tl.int64) * H + h) * C
@@ -104,48 +103,3 @@ def chunk_paths_kernel(
     tl.store(norm_ptr + base + row, end)
     tl.store(own_ptr + base + row, own)
     tl.store(dots_ptr + base + row, tl.sum(tl.where(row[:, None] == 0, dots, 0.0), 0))
-
-    # k_t^T S v_t for a segment that began at p of the chunk before
-    if number > 0:
-        pairs = products(k_ptr, g, t - C, first, t, last, G, K, C, BK, PRECISION)
-        pairs *= products(v_ptr, h, t - C, first, t, last, H, V, C, BV, PRECISION)
-        at = (base + row)[:, None] * C + row[None, :]
-        tl.store(across_ptr + at, tl.cumsum(pairs, 0, reverse=True))
-
-
-@triton.jit
-def boundaries_kernel(
-    k_ptr, v_ptr, next_ptr, entry_ptr, count_ptr, score_ptr, squared_ptr, boundary_ptr,
-    sequence_ptr, number_ptr, cu_ptr, tokens,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """From the chunk's first boundary, which is known by now: all others, and the scores of the tokens after it"""
-    tile = tl.program_id(0)
-    h = tl.program_id(1).to(tl.int64)
-    g = h // (H // G)
-    n, number, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
-    row = tl.arange(0, C)
-    t = first + row
-    entry = tl.load(entry_ptr + tile.to(tl.int64) * H + h)
-    opens = row == entry
-    if number == 0:  # a sequence's first token begins a segment, but is no boundary
-        opens = opens & ((row > 0) | (tl.load(count_ptr + (n * H + h) * M) > 0))
-    opens = opens.to(tl.int32)
-    if entry < C:
-        following = tl.load(next_ptr + (tile.to(tl.int64) * H + h) * C + row).to(tl.int32)
-        begins = row - row  # where the segment begins that a token is compared with
-        p = entry
-        while p < C:
-            following_p = tl.sum(tl.where(row == p, following, 0))
-            begins = tl.where((row > p) & (row <= following_p), p, begins)
-            opens = tl.where(row == following_p, 1, opens)
-            p = following_p
-        dots, norms, _, own = inside_chunk(k_ptr, v_ptr, h, g, t, last, H, G, K, V, C, BK, BV, PRECISION)
-        chosen = row[:, None] == begins[None, :]
-        norm = tl.sum(tl.where(chosen, norms, 0.0), 0)
-        score = information(tl.sum(tl.where(chosen, dots, 0.0), 0), norm, own)
-        after = (t < last) & (row > entry)
-        tl.store(score_ptr + h * tokens + t, score, mask=after)
-        tl.store(squared_ptr + h * tokens + t, norm, mask=after)
-    tl.store(boundary_ptr + h * tokens + t, opens.to(tl.uint8), mask=t < last)

@@ -1,12 +1,12 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Scores and boundaries (eqs. 13 to 15): which tokens open a segment.
 
-What a chunk decides depends on the chunks before only until its first boundary: after that, paths.py knows all. So
-there are three stages: all chunks make their paths at once; one program per sequence and head goes from chunk to chunk
-and finds first boundaries; all chunks at once mark the others.
+What a chunk decides depends on the chunks before only until its first boundary, and on that only through the token at
+which the open segment began. So all chunks at once work out what follows from every such token, in this chunk (paths.py)
+and in the one before (across.py); one program per sequence and head goes from chunk to chunk and looks up which it is; and all
+chunks at once do the rest (boundaries.py).
 
-The middle stage needs `k_t^T S v_t` with S the segment open when the chunk begins. If that began in the chunk before, paths.py
-has summed it up; only a segment that holds a whole chunk and more gets a state S. Decisions are made in float32, and
+Only a segment that holds a whole chunk and more gets a state S, for `k_t^T S v_t`. Decisions are made in float32, and
 nothing in them is rounded to less, since they must not depend on the backend.
 """
 
@@ -19,13 +19,16 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.configs import factors_in_registers
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.segmentation.fused.paths import boundaries_kernel, chunk_paths_kernel, information
+from dla_kernels.segmentation.fused.across import entries_kernel
+from dla_kernels.segmentation.fused.boundaries import boundaries_kernel
+from dla_kernels.segmentation.fused.paths import chunk_paths_kernel, information
+from dla_kernels.segmentation.fused.segments import Segments
 
 
 def score_tokens(
     k: Tensor, v: Tensor, threshold: Tensor, open_sum: Tensor, count: Tensor, pieces: Pieces, block_k: int, block_v: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """score, |S|^2 before the token (both float32) and boundary (uint8), all `[H, tokens]`.
+) -> tuple[Tensor, Tensor, Tensor, Segments]:
+    """score and |S|^2 before the token, both float32, shift int32, all -1, all `[tokens, H]`; and the segments.
 
     k `[tokens, G, K]`, v `[tokens, H, V]`, threshold `[H]`; open_sum `[N, H, K, V]` float32 becomes the sum at the end, in
     place; count `[N, H, M]` says which sequences go on.
@@ -34,35 +37,40 @@ def score_tokens(
     dtype = torch.promote_types(k.dtype, v.dtype)
     k, v = k.to(dtype), v.to(dtype)
     size = pieces.tile
+    assert size <= 64, size  # boundaries.py has one bit for each token
 
     def by_tile(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(pieces.tiles, heads, *shape, dtype=dtype, device=k.device)
 
-    following, final = by_tile(size, dtype=torch.uint8), by_tile(size, dtype=torch.uint8)
+    following, final, entries = (by_tile(size, dtype=torch.uint8) for _ in range(3))
     norm_end, dots, own, across = by_tile(size), by_tile(size), by_tile(size), by_tile(size, size)
-    entry = by_tile(dtype=torch.int32)
-    score = torch.empty(heads, tokens, dtype=torch.float32, device=k.device)
-    squared = torch.empty_like(score)
-    boundary = torch.empty(heads, tokens, dtype=torch.uint8, device=k.device)
+    entry, origin = by_tile(dtype=torch.int32), by_tile(dtype=torch.int32)
+    score = torch.empty(tokens, heads, dtype=torch.float32, device=k.device)
+    squared, shift = torch.empty_like(score), torch.empty_like(score, dtype=torch.int32)
+    segments = Segments.empty(pieces, heads, k.device)
     where = pieces.tile_sequence, pieces.tile_number, pieces.cu
     sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": count.shape[-1], "C": size}
     sizes |= {"BK": block_k, "BV": block_v, "num_warps": 4}
     chunk_paths_kernel[(pieces.tiles, heads)](
-        k, v, threshold, following, final, norm_end, dots, own, across, *where,
+        k, v, threshold, following, final, norm_end, dots, own, *where,
         STEPS=(size - 1).bit_length(), PRECISION="ieee", **sizes,
+    )  # fmt: skip
+    entries_kernel[(pieces.tiles, heads)](
+        k, v, threshold, norm_end, dots, own, across, entries, *where, PRECISION="ieee", **sizes
     )  # fmt: skip
     # the open sum is float32, and k and v are of 16 bits: three products of tf32 are as good as one of float32
     exact = "ieee" if dtype == torch.float32 or torch.version.hip is not None else "tf32x3"
     # and where factors are in registers, its blocks are those of a float32 product
     block_of_sum = min(block_k, 32) if factors_in_registers(k.device) else block_k
     first_boundaries_kernel[(pieces.sequences * heads,)](
-        k, v, threshold, open_sum, count, final, norm_end, dots, own, across, entry, score, squared, pieces.cu,
-        pieces.first_tile, tokens, PRECISION=exact, **sizes | {"BK": block_of_sum},
+        k, v, threshold, open_sum, count, final, entries, dots, own, entry, origin, score, squared, pieces.cu,
+        pieces.first_tile, PRECISION=exact, **sizes | {"BK": block_of_sum},
     )  # fmt: skip
     boundaries_kernel[(pieces.tiles, heads)](
-        k, v, following, entry, count, score, squared, boundary, *where, tokens, PRECISION="ieee", **sizes
+        k, v, following, norm_end, own, across, entry, origin, score, squared, shift,
+        segments.opened, segments.carried, segments.position, segments.sums, *where, PRECISION="ieee", **sizes,
     )  # fmt: skip
-    return score, squared, boundary
+    return score, squared, shift, segments
 
 
 @triton.jit
@@ -114,12 +122,13 @@ def add_tokens(
 
 @triton.jit
 def first_boundaries_kernel(
-    k_ptr, v_ptr, threshold_ptr, open_ptr, count_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, across_ptr,
-    entry_ptr, score_ptr, squared_ptr, cu_ptr, first_tile_ptr, tokens,
+    k_ptr, v_ptr, threshold_ptr, open_ptr, count_ptr, final_ptr, entries_ptr, dots_ptr, own_ptr, entry_ptr, origin_ptr,
+    score_ptr, squared_ptr, cu_ptr, first_tile_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The first boundary of each chunk (C if none), and the scores up to it; one program per sequence and head"""
+    """The first boundary of each chunk (C if none), and where the segment began that is open before it: a token of the chunk
+    before, or -1; then its scores are stored, too. One program per sequence and head."""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     g = h // (H // G)
@@ -133,7 +142,7 @@ def first_boundaries_kernel(
 
     # either the open segment is summed up in S, or it began at token `origin` of the chunk before
     summed = 1 - fresh.to(tl.int32)
-    origin = 0
+    origin = -1
     norm = 0.0
     if summed > 0:
         norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, begin + row, row < 0, H, G, K, V, BK, BV)
@@ -141,36 +150,36 @@ def first_boundaries_kernel(
     for c in range(0, chunks):
         t = begin + c * C + row
         there = t < stop
-        base = ((first_tile + c) * H + h) * C
-        own = tl.load(own_ptr + base + row)
-        dots = tl.load(dots_ptr + base + row)
+        chunk = (first_tile + c) * H + h
+        entry = c * 0
         if summed > 0:
+            own = tl.load(own_ptr + chunk * C + row)
+            dots = tl.load(dots_ptr + chunk * C + row)
             dots += seen_by_sum(k_ptr, v_ptr, open_ptr, h, g, t, stop, H, G, K, V, C, BK, BV, PRECISION)
+            grows = tl.where(there, 2.0 * dots + own, 0.0)
+            norms = norm + tl.cumsum(grows, 0) - grows
+            score = information(dots, norms, own)
+            if M == 1:
+                entry += C
+            else:
+                entry = tl.min(tl.where(there & (score >= threshold), row, C))
+            tl.store(score_ptr + t * H + h, score, mask=there & (row <= entry))
+            tl.store(squared_ptr + t * H + h, norms, mask=there & (row <= entry))
+        elif c == 0:  # a segment begins, at the first token
+            tl.store(score_ptr + t * H + h, row * 0.0, mask=row == 0)
+            tl.store(squared_ptr + t * H + h, row * 0.0, mask=row == 0)
         else:
-            if c > 0:
-                dots += tl.load(across_ptr + (base + origin) * C + row)
-        grows = tl.where(there, 2.0 * dots + own, 0.0)
-        norms = norm + tl.cumsum(grows, 0) - grows
-        score = information(dots, norms, own)
-        entry = C
-        if M > 1:
-            entry = tl.min(tl.where(there & (score >= threshold), row, C))
-        if c == 0:
-            if fresh:
-                entry = 0
-                score = tl.zeros((C,), tl.float32)
-                norms = tl.zeros((C,), tl.float32)
-        tl.store(score_ptr + h * tokens + t, score, mask=there & (row <= entry))
-        tl.store(squared_ptr + h * tokens + t, norms, mask=there & (row <= entry))
-        tl.store(entry_ptr + (first_tile + c) * H + h, entry)
+            entry = tl.load(entries_ptr + chunk * C + origin).to(tl.int32)
+        tl.store(entry_ptr + chunk, entry)
+        tl.store(origin_ptr + chunk, origin)
         if entry < C:
-            origin = tl.load(final_ptr + base + entry).to(tl.int32)
-            norm = tl.load(norm_ptr + base + origin)
+            origin = tl.load(final_ptr + chunk * C + entry).to(tl.int32)
             summed = 0
         else:
             if summed == 0:
                 add_tokens(k_ptr, v_ptr, open_ptr, 0.0, h, g, t - C, row >= origin, H, G, K, V, BK, BV)
             norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, t, there, H, G, K, V, BK, BV)
+            origin = -1
             summed = 1
     if summed == 0:
         t = begin + (chunks - 1) * C + row

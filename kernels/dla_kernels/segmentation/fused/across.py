@@ -1,0 +1,44 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+"""The scores of a chunk's tokens for every token of the chunk before at which the open segment may begin.
+
+`k_t^T S v_t = sum_j (k_j . k_t)(v_j . v_t)` over j from the beginning p on. The part of it that lies in this chunk is known
+(paths.py), and one more Gram matrix `[C, C]` holds the other for all p. So the first boundary of the chunk is known for
+each p before it is known which one it is.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from dla_kernels.reader.fused.pieces import locate
+from dla_kernels.segmentation.fused.paths import information, products
+
+
+@triton.jit
+def entries_kernel(
+    k_ptr, v_ptr, threshold_ptr, norm_ptr, dots_ptr, own_ptr, across_ptr, entries_ptr, sequence_ptr, number_ptr, cu_ptr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """For each token p of the chunk before: `k_t^T S v_t`, and the chunk's first boundary (C if none)"""
+    tile = tl.program_id(0)
+    h = tl.program_id(1).to(tl.int64)
+    g = h // (H // G)
+    _, number, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, C)
+    if number > 0:
+        row = tl.arange(0, C)
+        t = first + row
+        base = (tile.to(tl.int64) * H + h) * C
+        before = base - H * C
+        across = products(k_ptr, g, t - C, first, t, last, G, K, C, BK, PRECISION)
+        across *= products(v_ptr, h, t - C, first, t, last, H, V, C, BV, PRECISION)
+        across = tl.cumsum(across, 0, reverse=True) + tl.load(dots_ptr + base + row)[None, :]
+        tl.store(across_ptr + (base + row)[:, None] * C + row[None, :], across)
+        own = tl.load(own_ptr + base + row)[None, :]
+        grows = tl.where((t < last)[None, :], 2.0 * across + own, 0.0)
+        norms = tl.load(norm_ptr + before + row)[:, None] + tl.cumsum(grows, 1) - grows
+        hit = (t < last)[None, :] & (information(across, norms, own) >= tl.load(threshold_ptr + h))
+        if M == 1:
+            hit = hit & (row < 0)[None, :]
+        tl.store(entries_ptr + base + row, tl.min(tl.where(hit, row[None, :], C), 1).to(tl.uint8))
