@@ -40,11 +40,22 @@ def test_a_measured_layer_comes_before_the_rule(table):
     rule = configs.tiles_by_rule(128, 64, 30, torch.bfloat16)
     table()
     assert chosen() == replace(rule, tile=32, stages=2)
-    assert chosen(delta=True) == rule, "another rule is another layer"
+    assert chosen(delta=True).tile == rule.tile, "another rule is another layer"
     table(architecture="sm_80")
     assert chosen() == rule, "another GPU"
     with configs.override(tile=16):
         assert chosen().tile == 16
+
+
+@pytest.mark.parametrize(
+    ("layer", "delta", "long"),
+    [
+        ((128, 64, 30), False, 1024), ((128, 64, 15), False, 1024), ((64, 64, 8), False, 512), ((128, 64, 1), False, 256),
+        ((192, 384, 30), True, 512), ((128, 64, 15), True, 256),
+    ],
+)  # fmt: skip
+def test_chunks_are_longer_where_states_are_larger(layer, delta, long):
+    assert configs.tiles_for(*layer, torch.bfloat16, torch.device("cpu"), delta=delta).long == long
 
 
 def test_an_override_holds_in_every_thread(table):

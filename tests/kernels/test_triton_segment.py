@@ -73,6 +73,12 @@ def test_boundary_at_every_token_and_at_none(check, threshold):
     check(40, 4, threshold)
 
 
+@pytest.mark.parametrize("threshold", [0.8, 1.1])
+def test_segments_of_many_lengths(check, threshold):
+    """Shorter than a chunk of 16, and longer than one or two."""
+    check(130, 4, threshold, seed=134, gate=False)
+
+
 @pytest.mark.parametrize("cached", [False, True], ids=["from nothing", "from a cache"])
 def test_documents(check, cached):
     check(60, 4, 0.4, cu_seqlens=torch.tensor([0, 3, 30, 31, 60]), cached=cached)

@@ -63,7 +63,7 @@ def tiles_for(
     layer = Layer(
         key_dim=key_dim, value_dim=value_dim, slots=slots, type=str(dtype).removeprefix("torch."), delta=delta
     )
-    chosen = _rule(key_dim, value_dim, slots, dtype)
+    chosen = _rule(key_dim, value_dim, slots, dtype, delta=delta)
     tight = dtype == torch.float32 or factors_in_registers(device)
     # carried_rows.py keeps a tile's rows, all of K, in registers; kernels of pairs keep a tile's weights, all of M
     rows_spill = delta and (dtype == torch.float32 or (tight and key_dim > 192))
@@ -77,7 +77,7 @@ def tiles_for(
 
 def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
     """The sizes of every GPU: what tuning begins from, and what segmenting uses, which is not tuned."""
-    return _overridden(_rule(key_dim, value_dim, slots, dtype))
+    return _overridden(_rule(key_dim, value_dim, slots, dtype, delta=False))
 
 
 def factors_in_registers(device: torch.device) -> bool:
@@ -92,17 +92,27 @@ def _overridden(tiles: Tiles) -> Tiles:
     return tiles
 
 
-def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
+def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype, *, delta: bool) -> Tiles:
     # float32 products run on the slow units and need twice the registers: half the block.
     widest = 32 if dtype == torch.float32 else 64
     return Tiles(
         tile=64,
-        # Stored states cost M K V / LONG numbers per token and head. 512 keeps the paper's shapes under 4 GB at 16K
-        # tokens; where states are small, shorter chunks save work on pairs.
-        long=512 if slots * key_dim * value_dim > 2**17 else 256,
+        long=_chunk(slots * key_dim * value_dim, delta=delta),
         block_k=min(widest, _block(key_dim)),
         block_v=min(widest, _block(value_dim)),
     )
+
+
+def _chunk(state: int, *, delta: bool) -> int:
+    """Tokens in a chunk, for `M K V` numbers of states.
+
+    States cost memory and bandwidth, M K V / LONG numbers per token and head, pairs of tokens cost instructions, LONG / 2 of
+    them per token. Counted for a training step with plain decay on a GPU of 3 TB/s, the sum is least near LONG = 1,200
+    at 2^18 numbers, and at half of that for a quarter of them. A delta rule's pairs cost more: they need chunk algebra.
+    """
+    if delta:
+        return 512 if state > 2**17 else 256
+    return 1024 if state > 2**16 else 512 if state > 2**14 else 256
 
 
 def _block(size: int) -> int:
