@@ -44,6 +44,8 @@ OURS = "dla30", "dla15", "fenwick15"
 """Methods that run on the kernels of this project."""
 CHECKED = 1_024
 """Tokens of the check before a case is timed."""
+CALM, DENSE = 0.15, 0.4
+"""Noise of features: a segment has 16 tokens, or nearly every token opens one (as with a tau of 0.6 that nothing steers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,8 @@ class Case:
     """One row: a method at a shape, a length and a direction.
 
     "forward" and "training" (with backward) read a plan that was made before; "segment" makes one; "step" does all
-    three, "gated step" with the straight-through gate; "decode" is one token of 16 sequences.
+    three, "gated step" with the straight-through gate; "decode" is one token of 16 sequences. "dense" ones have a
+    boundary at nearly every token, all others at every sixteenth.
     """
 
     method: str
@@ -81,6 +84,11 @@ class Case:
     def name(self) -> str:
         return f"{self.method} {self.shape} {self.tokens} {self.direction}"
 
+    @property
+    def noise(self) -> float:
+        """Of the features."""
+        return DENSE if self.direction.startswith("dense") else CALM
+
 
 def cases() -> list[Case]:
     """All rows, in the order of `LENGTHS`."""
@@ -89,19 +97,22 @@ def cases() -> list[Case]:
         for shape in SHAPES:
             for method in ("dla30", "dla15", "fenwick15", "sdpa", "fla single", "fla log-linear"):
                 found += [Case(method=method, shape=shape, tokens=tokens, direction=d) for d in ("forward", "training")]
-            directions = "segment", "step", "gated step"
+            directions = ["segment", "step", "gated step"]
+            directions += ["dense segment", "dense gated step"] if tokens == LENGTHS[0] else []
             found += [Case(method="dla30", shape=shape, tokens=tokens, direction=d) for d in directions]
     return found + [Case(method="dla30", shape=shape, tokens=1, direction="decode") for shape in SHAPES]
 
 
-def draw(shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1) -> dict[str, Any]:
+def draw(
+    shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1, noise: float = CALM
+) -> dict[str, Any]:
     """Features that resemble their neighbours, so that segments mean something; unit keys."""
     generator = torch.Generator(DEVICE).manual_seed(0)
 
     def smooth(heads: int, size: int) -> Tensor:
         coarse = torch.randn(batch, -(-tokens // 16), heads, size, device=DEVICE, generator=generator)
-        noise = torch.randn(batch, tokens, heads, size, device=DEVICE, generator=generator)
-        return coarse.repeat_interleave(16, 1)[:, :tokens] + 0.15 * noise
+        fine = torch.randn(batch, tokens, heads, size, device=DEVICE, generator=generator)
+        return coarse.repeat_interleave(16, 1)[:, :tokens] + noise * fine
 
     def uniform(*size: int) -> Tensor:
         return torch.rand(batch, tokens, shape.heads, *size, device=DEVICE, generator=generator)
@@ -128,7 +139,7 @@ def call_of(case: Case) -> Callable[[], Any] | str:
     """What to time, or why it cannot be."""
     shape, dtype = SHAPES[case.shape], TYPE
     slots = 30 if case.method == "dla30" else 15
-    inputs = draw(shape, case.tokens, slots, dtype)
+    inputs = draw(shape, case.tokens, slots, dtype, noise=case.noise)
     if case.direction == "decode":
         inputs = draw(shape, 1, slots, dtype, batch=16)
         cache = dynamic_linear_attention(**draw(shape, 512, slots, dtype, batch=16), capacity=slots, return_cache=True)[
@@ -140,12 +151,12 @@ def call_of(case: Case) -> Callable[[], Any] | str:
                 return dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
 
         return step
-    if case.direction == "segment":
+    if case.direction.endswith("segment"):
         return lambda: segment(inputs["k"], inputs["v"], slots, 0.6)
     leaves = [x.requires_grad_(case.direction != "forward") for x in inputs.values()]
     do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device=DEVICE, dtype=dtype)
     if case.direction.endswith("step"):
-        gate: GateKind = "straight_through" if case.direction == "gated step" else "hard"
+        gate: GateKind = "straight_through" if "gated" in case.direction else "hard"
 
         def step_of_all() -> Any:
             o, _ = multi_state_attention(**inputs, plan=plan_of(case.method, inputs, gate))  # type: ignore[arg-type]
@@ -202,7 +213,7 @@ def check(case: Case) -> float | None:
     """The largest relative error of output and gradients at `CHECKED` tokens; None for peers."""
     if case.method not in OURS:
         return None
-    inputs = draw(SHAPES[case.shape], CHECKED, 30 if case.method == "dla30" else 15, TYPE)
+    inputs = draw(SHAPES[case.shape], CHECKED, 30 if case.method == "dla30" else 15, TYPE, noise=case.noise)
     plan = plan_of(case.method, inputs)
     found = []
     for backend, dtype in (("torch", torch.float32), ("triton", None)):

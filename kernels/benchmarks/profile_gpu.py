@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench_gpu import SHAPES, TYPE, draw
+from bench_gpu import CALM, DENSE, SHAPES, TYPE, draw
 from torch.profiler import ProfilerActivity, profile
 
 from dla_kernels import multi_state_attention, segment
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--gate", choices=("hard", "straight_through"), default="straight_through")
+    parser.add_argument("--dense", action="store_true", help="a boundary at nearly every token, not at every sixteenth")
     parser.add_argument("--rows", type=int, default=14, help="kernels to show")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=VALUE", help="tile sizes, as tile=128 warps=4")
     chosen = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> int:
         print("no CUDA device: nothing to profile", file=sys.stderr)
         return 1
     shape = SHAPES[chosen.shape]
-    inputs = draw(shape, chosen.tokens, chosen.slots, TYPE)
+    inputs = draw(shape, chosen.tokens, chosen.slots, TYPE, noise=DENSE if chosen.dense else CALM)
     leaves = {name: x.requires_grad_() for name, x in inputs.items()}
     k, v = leaves["k"], leaves["v"]
     do = torch.randn(v.shape, device=v.device, dtype=v.dtype)

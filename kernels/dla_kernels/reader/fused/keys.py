@@ -20,13 +20,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
-from dla_kernels.reader.fused.weights import (
-    Weights,
-    own_weights,
-    pair_weights_transposed,
-    tile_weights,
-    token_starts,
-)
+from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
 from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
 
@@ -37,14 +31,14 @@ def keys_backward(
     """dk per head `[tokens, H, K]`; k . dk `[K blocks, H, tokens]`; the part of it that comes from the states at the chunk's
     end, summed over a tile, `[K blocks, tiles, H]`; the last two float32."""
     (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
-    slots = weights.by_age.shape[-1]
+    slots = weights.slots
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
     dk = torch.empty(tokens, heads, key_dim, dtype=k.dtype, device=k.device)
     kdk = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=k.device)
     ends = torch.empty(blocks_k, pieces.tiles, heads, dtype=torch.float32, device=k.device)
     keys_backward_kernel[(pieces.tiles, heads, blocks_k)](
-        q, k, v, do, weights.by_age, weights.at_tile, total, adjoint.high, dk, kdk, ends,
-        tables.inner, tables.token_age, tables.final_token,
+        q, k, v, do, weights.own, weights.at_tile, total, adjoint.high, dk, kdk, ends,
+        tables.token_age, tables.final_token,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, pieces.tiles, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
@@ -55,8 +49,8 @@ def keys_backward(
 
 @triton.jit
 def keys_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr, dk_ptr, kdk_ptr, ends_ptr,
-    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr, dk_ptr, kdk_ptr, ends_ptr,
+    token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
     tokens, all_tiles, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
@@ -113,7 +107,7 @@ def keys_backward_kernel(
             v, v_ptr, first, rows, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
         )  # fmt: skip
         dwithin *= own_decays(total_ptr, first, rows, TILE, True) * scale
-        dwithin *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, True)
+        dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
         q = load_tile(q_ptr, first, rows, row_k, G * K, K, TILE)
         dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
         # tokens of later tiles of the chunk: this one is full

@@ -31,7 +31,7 @@ def queries_backward(
     """dq per head `[tokens, H, K]`; q . dq `[K blocks, H, tokens]`; dw `[K blocks, H, M, tokens]`, the last two float32 and
     in parts to be added; dw is zero for slots that are not in use, q . dq meaningless without pairs."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
-    slots = weights.by_age.shape[-1]
+    slots = weights.slots
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
     dq = torch.empty(tokens, heads, key_dim, dtype=q.dtype, device=q.device)
     qdq = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=q.device)
@@ -41,18 +41,17 @@ def queries_backward(
         "G": groups,
         "K": key_dim,
         "V": value_dim,
-        "M": slots,
         "LONG": pieces.long,
         "PRECISION": "ieee",
     }
     sizes |= {"BK": tiles.block_k, "BV": tiles.block_v, "num_warps": tiles.warps}
     queries_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_k)](
         q, do, weights.at_chunk, total, kept.high, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
-        tokens, scale, ROWS=tiles.rows, HAS_STATE=has_state, num_stages=tiles.stages, **sizes,
+        tokens, scale, M=slots, ROWS=tiles.rows, HAS_STATE=has_state, num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     if pairs:
         queries_backward_kernel[(pieces.tiles, heads, blocks_k)](
-            q, k, v, do, weights.by_age, weights.at_tile, total, dq, qdq, tables.inner, tables.token_age,
+            q, k, v, do, weights.own, weights.at_tile, total, dq, qdq, tables.token_age,
             pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
             MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **sizes,
         )  # fmt: skip
@@ -106,9 +105,9 @@ def queries_slots_kernel(
 
 @triton.jit
 def queries_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dq_ptr, qdq_ptr, inner_ptr, token_age_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, own_ptr, start_weight_ptr, total_ptr, dq_ptr, qdq_ptr, token_age_ptr,
     sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq_t += sum_j (dMx[t, j] exp(G_t - G_j) scale) k_j, and q_t . dq_t"""
@@ -135,7 +134,7 @@ def queries_backward_kernel(
         do, do_ptr, first, rows, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
     dwithin *= own_decays(total_ptr, first, rows, TILE, False) * scale
-    dwithin *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, False)
+    dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, False)
     k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
     dq = load_tile(dq_ptr, first, rows, column_k, H * K, K, TILE).to(tl.float32)
     dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]

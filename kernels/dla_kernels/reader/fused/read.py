@@ -30,7 +30,7 @@ def read(
     """o `[tokens, H, V]` from q, k `[tokens, G, K]`, v, Mx `[tokens, H, LONG]` or None (then made of q and k),
     total = G `[H, tokens]`."""
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
-    slots = weights.by_age.shape[-1]
+    slots = weights.slots
     o = torch.empty_like(v)
     of_slots = torch.empty(v.shape, dtype=torch.float32, device=v.device)
     blocks_v = triton.cdiv(value_dim, tiles.block_v)
@@ -39,19 +39,18 @@ def read(
         "G": groups,
         "K": key_dim,
         "V": value_dim,
-        "M": slots,
         "LONG": pieces.long,
         "PRECISION": "ieee",
     }
     sizes |= {"BV": tiles.block_v, "num_warps": tiles.warps}
     read_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_v)](
         q, weights.at_chunk, total, kept.high, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
-        pieces.tokens, scale, BK=inner_block(key_dim, tiles), ROWS=tiles.rows, HAS_STATE=has_state,
+        pieces.tokens, scale, BK=inner_block(key_dim, tiles), M=slots, ROWS=tiles.rows, HAS_STATE=has_state,
         num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     read_kernel[(pieces.tiles, heads, blocks_v)](
-        q, k, v, v if within is None else within, weights.by_age, weights.at_tile, total, of_slots, o,
-        tables.inner, tables.token_age, tables.used,
+        q, k, v, v if within is None else within, weights.own, weights.at_tile, total, of_slots, o,
+        tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
         BK=inner_block(key_dim, tiles), MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
         num_stages=1, **sizes,
@@ -96,9 +95,9 @@ def read_slots_kernel(
 
 @triton.jit
 def read_kernel(
-    q_ptr, k_ptr, v_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, of_slots_ptr, o_ptr,
-    inner_ptr, token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, of_slots_ptr, o_ptr,
+    token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STORED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -131,7 +130,7 @@ def read_kernel(
             q, q_ptr, first, rows, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
         within *= own_decays(total_ptr, first, rows, TILE, False) * scale
-    within *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, False)
+    within *= own_weights(own_ptr, h, first, rows, tokens, TILE, False)
     acc = tl.dot(within.to(dtype), v, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
 
     # tokens of earlier tiles of the chunk, which are full

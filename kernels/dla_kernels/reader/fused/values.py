@@ -21,13 +21,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate, locate_tile
 from dla_kernels.reader.fused.states import end_row
 from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
-from dla_kernels.reader.fused.weights import (
-    Weights,
-    own_weights,
-    pair_weights_transposed,
-    tile_weights,
-    token_starts,
-)
+from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
 
@@ -64,10 +58,10 @@ def _launch(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
     """What both kernels are called with."""
     (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
-    slots = weights.by_age.shape[-1]
+    slots = weights.slots
     arguments = (
-        q, k, u, do, do if within is None else within, weights.by_age, weights.at_tile, total, adjoint.high,
-        tables.inner, tables.token_age, tables.final_token,
+        q, k, u, do, do if within is None else within, weights.own, weights.at_tile, total, adjoint.high,
+        tables.token_age, tables.final_token,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
     )  # fmt: skip
     sizes = {
@@ -79,8 +73,8 @@ def _launch(
 
 @triton.jit
 def dvalues(
-    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
-    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
     STORED: tl.constexpr, PRECISION: tl.constexpr,
@@ -139,7 +133,7 @@ def dvalues(
             k, k_ptr, first, rows, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
         within *= own_decays(total_ptr, first, rows, TILE, True) * scale
-    within *= own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, True)
+    within *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
     dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
 
     # tokens of later tiles of the chunk: this one is full
@@ -168,16 +162,16 @@ def dvalues(
 
 @triton.jit
 def values_backward_kernel(
-    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
-    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale, dv_ptr,
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale, dv_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
     STORED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
     dv, at, inside = dvalues(
-        q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
-        inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+        q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+        token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
         H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION,
     )  # fmt: skip
     tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=inside)
@@ -185,8 +179,8 @@ def values_backward_kernel(
 
 @triton.jit
 def columns_backward_kernel(
-    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
-    inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     v_ptr, columns_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
@@ -194,8 +188,8 @@ def columns_backward_kernel(
 ):  # fmt: skip
     """v_j . dv_j over a block of V"""
     dv, at, inside = dvalues(
-        q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
-        inner_ptr, token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+        q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+        token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
         H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION,
     )  # fmt: skip
     v = tl.load(v_ptr + at, mask=inside, other=0.0).to(tl.float32)

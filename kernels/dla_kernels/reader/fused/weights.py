@@ -19,7 +19,6 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
-from dla_kernels.reader.fused.within import causal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +26,18 @@ class Weights:
     """The weights of one read, in the orders in which kernels ask for them.
 
     Attributes:
-        by_age: L `[tokens, H, M]`, contiguous.
         at_chunk: w `[H, M, tokens]` float32, by age at the chunk's start; meaningless for slots that are not in use then.
         at_tile: `[H, tokens, MP]` in the type of products, by age at the tile's start; 0 for i >= M.
+        own: `[H, tokens, TILE]` in the type of products, of pairs in one tile: at t that of the tile's j-th token, 0 after t.
     """
 
-    by_age: Tensor
     at_chunk: Tensor
     at_tile: Tensor
+    own: Tensor
+
+    @property
+    def slots(self) -> int:
+        return self.at_chunk.shape[1]
 
 
 def weights_of(slot_weight: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces) -> Weights:
@@ -43,18 +46,19 @@ def weights_of(slot_weight: Tensor, dtype: torch.dtype, tables: AgeTables, piece
     padded = padded_slots(slots)
     at_chunk = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)
     at_tile = torch.empty(heads, tokens, padded, dtype=dtype, device=slot_weight.device)
+    own = torch.empty(heads, tokens, pieces.tile, dtype=dtype, device=slot_weight.device)
     weights_kernel[(pieces.tiles, heads)](
-        slot_weight, at_chunk, at_tile, tables.old, tables.slot_age, tables.used,
+        slot_weight, at_chunk, at_tile, own, tables.old, tables.inner, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
         H=heads, M=slots, MP=padded, TILE=pieces.tile, LONG=pieces.long, num_warps=4,
     )  # fmt: skip
-    return Weights(by_age=slot_weight, at_chunk=at_chunk, at_tile=at_tile)
+    return Weights(at_chunk=at_chunk, at_tile=at_tile, own=own)
 
 
 @triton.jit
 def weights_kernel(
-    slot_weight_ptr, at_chunk_ptr, at_tile_ptr, old_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr,
-    first_chunk_ptr, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+    slot_weight_ptr, at_chunk_ptr, at_tile_ptr, own_ptr, old_ptr, inner_ptr, slot_age_ptr, used_ptr,
+    sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
@@ -70,6 +74,13 @@ def weights_kernel(
     weight = tl.load(weights + age, mask=mask, other=0.0)
     at = (h * tokens + t)[:, None] * MP + i[None, :]
     tl.store(at_tile_ptr + at, weight.to(at_tile_ptr.dtype.element_ty), mask=there[:, None])
+
+    row = tl.arange(0, TILE)
+    at = (h * tokens + t)[:, None] * TILE + row[None, :]
+    mask = there[:, None] & (row[None, :] <= row[:, None])
+    age = tl.load(inner_ptr + at, mask=mask, other=0).to(tl.int32)
+    weight = tl.load(weights + age, mask=mask, other=0.0)
+    tl.store(own_ptr + at, weight.to(own_ptr.dtype.element_ty), mask=there[:, None])
 
     in_use = i < tl.load(used_ptr + chunk * H + h)
     mask = there[:, None] & in_use[None, :]
@@ -111,15 +122,11 @@ def pair_weights_transposed(starts_weight, starts, MP: tl.constexpr, PRECISION: 
 
 
 @triton.jit
-def own_weights(
-    slot_weight_ptr, inner_ptr, h, first, rows, tokens, H: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-):  # fmt: skip
-    """Weights of pairs in one tile `[TILE, TILE]`, rows t (TRANSPOSED: rows j); 0 for j > t."""
-    row = tl.arange(0, TILE)
-    t, j = row[:, None], row[None, :]
+def own_weights(own_ptr, h, first, rows, tokens, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Weights of pairs in one tile `[TILE, TILE]` float32, rows t (TRANSPOSED: rows j); 0 for j > t."""
+    column = tl.arange(0, TILE)
+    own_ptr += h * tokens * TILE
     if TRANSPOSED:
-        t, j = row[None, :], row[:, None]
-    mask = causal(rows, TILE, TRANSPOSED)
-    age = tl.load(inner_ptr + (h * tokens + first) * TILE + t * TILE + j, mask=mask, other=0).to(tl.int32)
-    return tl.load(slot_weight_ptr + (first * H + h) * M + t * (H * M) + age, mask=mask, other=0.0)
+        return load_tile_transposed(own_ptr, first, rows, column, TILE, TILE, TILE).to(tl.float32)
+    else:
+        return load_tile(own_ptr, first, rows, column, TILE, TILE, TILE).to(tl.float32)

@@ -29,11 +29,11 @@ def weights_backward(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """dL `[tokens, H, M]` float32, and dMx like `within` `[tokens, H, LONG]` or None; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
-    slots = weights.by_age.shape[-1]
+    slots = weights.slots
     dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
     dwithin = None if within is None else torch.zeros_like(within)
     weights_backward_kernel[(pieces.tiles, heads)](
-        q, k, v, do, v if within is None else within, weights.by_age, weights.at_tile, total, dweight,
+        q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, dweight,
         dslot_weight, dslot_weight if dwithin is None else dwithin,
         tables.old, tables.inner, tables.token_age, tables.slot_age,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
@@ -46,7 +46,7 @@ def weights_backward(
 
 @triton.jit
 def weights_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, slot_weight_ptr, start_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr,
     dwithin_ptr,
     old_ptr, inner_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
@@ -118,7 +118,7 @@ def weights_backward_kernel(
     pairs = causal(rows, TILE, False)
     if STORED:
         at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
-        dwithin = products * own_weights(slot_weight_ptr, inner_ptr, h, first, rows, tokens, H, M, TILE, False)
+        dwithin = products * own_weights(own_ptr, h, first, rows, tokens, TILE, False)
         tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=pairs)
         products *= tl.load(within_ptr + at, mask=pairs, other=0.0).to(tl.float32)
     else:
