@@ -45,7 +45,7 @@ OURS = "dla30", "dla15", "fenwick15"
 CHECKED = 1_024
 """Tokens of the check before a case is timed."""
 CALM, DENSE = 0.15, 0.4
-"""Noise of features: a segment has 16 tokens, or nearly every token opens one (as with a tau of 0.6 that nothing steers)."""
+"""Noise of features: a segment has 16 tokens, or nearly every token opens one, as where nothing steers a tau of 0.6."""
 
 
 @dataclass(frozen=True, kw_only=True)

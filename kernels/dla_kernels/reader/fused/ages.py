@@ -8,6 +8,8 @@ A step of a plan is a monotone map of ages, so tables per tile can be made for a
     slot_age[q, i]  the age, when tile q begins, of the slot that had age i when its chunk began
     token_age[q, j] the age, when tile q of the chunk ends, of the slot that token j (in it or before it) is in
     final_slot[i], final_token[j]  the same two at the end of the chunk
+    younger[t, a]   how many slots of `old[t]` are younger than a
+    older[t, a]     how many tokens of `inner[t]` are older than a
 
 Tables are head-major and, up to 64 slots, one byte an entry.
 """
@@ -33,6 +35,7 @@ class AgeTables:
         slot_age: `[tiles, H, M]`. token_age: `[H, LONG / TILE, tokens]`.
         final_slot: `[chunks, H, M]`. final_token: `[H, tokens]`.
         used: `[chunks, H]` int32, slots that exist when a chunk begins. used_end: `[N, H]` int32, at a sequence's end.
+        younger, older: `[H, tokens, MP]`, for a backward pass; empty for a forward one.
     """
 
     old: Tensor
@@ -43,6 +46,8 @@ class AgeTables:
     final_token: Tensor
     used: Tensor
     used_end: Tensor
+    younger: Tensor
+    older: Tensor
 
 
 def padded_slots(slots: int) -> int:
@@ -50,7 +55,9 @@ def padded_slots(slots: int) -> int:
     return max(16, 1 << (slots - 1).bit_length())
 
 
-def age_tables(shift: Tensor, pieces: Pieces, slots: int, *, collapse: bool, cache_given: bool) -> AgeTables:
+def age_tables(
+    shift: Tensor, pieces: Pieces, slots: int, *, collapse: bool, cache_given: bool, backward: bool
+) -> AgeTables:
     """The tables for `shift` `[tokens, H]` int32."""
     tokens, heads = shift.shape
     tiles_per_chunk = pieces.long // pieces.tile
@@ -67,11 +74,13 @@ def age_tables(shift: Tensor, pieces: Pieces, slots: int, *, collapse: bool, cac
         final_token=bytes_of(heads, tokens),
         used=torch.empty(pieces.chunks, heads, dtype=torch.int32, device=shift.device),
         used_end=torch.empty(pieces.sequences, heads, dtype=torch.int32, device=shift.device),
+        younger=bytes_of(heads, tokens, padded_slots(slots) if backward else 0),
+        older=bytes_of(heads, tokens, padded_slots(slots) if backward else 0),
     )
     sizes = {"H": heads, "M": slots, "MP": padded_slots(slots), "TILE": pieces.tile}
     tile_ages_kernel[(pieces.tiles, heads)](
-        shift, tables.old, tables.inner, pieces.tile_sequence, pieces.tile_number, pieces.cu, tokens,
-        COLLAPSE=collapse, **sizes, num_warps=1,
+        shift, tables.old, tables.inner, tables.younger, tables.older,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, tokens, COLLAPSE=collapse, COUNT=backward, **sizes, num_warps=1,
     )  # fmt: skip
     chunk_ages_kernel[(pieces.chunks, heads)](
         tables.old, tables.inner, tables.slot_age, tables.token_age, tables.final_slot, tables.final_token,
@@ -87,16 +96,18 @@ def age_tables(shift: Tensor, pieces: Pieces, slots: int, *, collapse: bool, cac
 
 @triton.jit
 def tile_ages_kernel(
-    shift_ptr, old_ptr, inner_ptr, sequence_ptr, number_ptr, cu_ptr, tokens,
-    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, COLLAPSE: tl.constexpr,
+    shift_ptr, old_ptr, inner_ptr, younger_ptr, older_ptr, sequence_ptr, number_ptr, cu_ptr, tokens,
+    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, COLLAPSE: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """`age += age <= shift_t` (collapse: `age = shift_t + 1` for those), one row of `old` and `inner` per token."""
+    """`age += age <= shift_t` (collapse: `age = shift_t + 1` for those), one row of each table per token."""
     h = tl.program_id(1).to(tl.int64)
     _, _, first, last = locate(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, TILE)
     slot = tl.arange(0, MP)
     token = tl.arange(0, TILE)
     old = slot
     inner = tl.full((TILE,), -1, tl.int32)
+    younger = slot
+    older = tl.zeros((MP,), tl.int32)
     for s in range(0, (last - first).to(tl.int32)):
         shift = tl.load(shift_ptr + (first + s) * H + h)
         if COLLAPSE:
@@ -110,6 +121,18 @@ def tile_ages_kernel(
         row = h * tokens + first + s
         tl.store(old_ptr + row * M + slot, old.to(tl.uint8), mask=slot < M)
         tl.store(inner_ptr + row * TILE + token, tl.maximum(inner, 0).to(tl.uint8))
+        if COUNT:
+            if COLLAPSE:  # nothing old is younger than what all have become
+                to = tl.minimum(shift + 1, M - 1)
+                younger = tl.where(slot <= to, 0, younger)
+                older = tl.where(slot < to, s, older)
+            else:
+                before = tl.maximum(slot - 1, 0)
+                younger = tl.where((slot > 0) & (slot <= shift + 1), tl.gather(younger, before, 0), younger)
+                moved = tl.where(slot == 0, s, tl.gather(older, before, 0))
+                older = tl.where((slot <= shift) & (slot < M - 1), moved, older)
+            tl.store(younger_ptr + row * MP + slot, younger.to(tl.uint8))
+            tl.store(older_ptr + row * MP + slot, older.to(tl.uint8))
 
 
 @triton.jit

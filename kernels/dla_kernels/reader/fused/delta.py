@@ -33,7 +33,7 @@ def _by_token(*tensors: Tensor | None) -> list[Any]:
 
 def _problem(
     chunks: DeltaChunks, v: Tensor, slot_weight: Tensor, shift: Tensor, state: Tensor | None, pieces: Pieces, tiles: Tiles,
-    collapse: bool,
+    collapse: bool, *, backward: bool,
 ) -> Problem:  # fmt: skip
     v, slot_weight, shift = _by_token(v, slot_weight, shift)
     return Problem(
@@ -41,7 +41,9 @@ def _problem(
         total=torch.zeros(v.shape[1], pieces.tokens, dtype=torch.float32, device=v.device), scale=1.0,
         within=chunks.within, carry=chunks.carry, removal=chunks.removal,
         state=None if state is None else state.contiguous(),
-        tables=age_tables(shift, pieces, slot_weight.shape[-1], collapse=collapse, cache_given=state is not None),
+        tables=age_tables(
+            shift, pieces, slot_weight.shape[-1], collapse=collapse, cache_given=state is not None, backward=backward
+        ),
         pieces=pieces, tiles=tiles,
     )  # fmt: skip
 
@@ -55,7 +57,7 @@ def read_delta(
     """As `plain.read_plain`, with beta `[B, T, H]`."""
     pieces, tiles = _cut(k, v, slot_weight, cu_seqlens)
     made = chunk_algebra(*_by_token(q, k, log_decay, beta), scale, pieces, tiles)
-    problem = _problem(made, v, slot_weight, shift, state, pieces, tiles, collapse)
+    problem = _problem(made, v, slot_weight, shift, state, pieces, tiles, collapse, backward=False)
     o, final = forward(problem, return_state=return_state)
     return o.view(v.shape), v.new_empty(0, dtype=torch.float32) if final is None else final
 
@@ -76,7 +78,9 @@ def read_delta_backward(
     """dq, dk, dv, dslot_weight, dlog_decay, dbeta, dgate, dstate."""
     pieces, tiles = _cut(k, v, slot_weight, cu_seqlens)
     given = (*_by_token(q, k, log_decay, beta), scale, pieces, tiles)
-    problem = _problem(chunk_algebra(*given), v, slot_weight, shift, state, pieces, tiles, collapse)
+    problem = _problem(
+        chunk_algebra(*given), v, slot_weight, shift, state, pieces, tiles, collapse, backward=True
+    )  # fmt: skip
     do = do.to(v.dtype).flatten(0, 1).contiguous()
     found = backward(problem, do, None if dfinal is None else dfinal.float().contiguous(), gate=gate)
     del problem  # memory

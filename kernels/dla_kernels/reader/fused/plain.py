@@ -22,7 +22,7 @@ from dla_kernels.reader.fused.sums import sums_to_end
 
 def _problem(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor, log_decay: Tensor | None,
-    state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool,
+    state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool, *, backward: bool,
 ) -> Problem:  # fmt: skip
     batch, time, heads, value_dim = v.shape
     slots = slot_weight.shape[-1]
@@ -33,7 +33,9 @@ def _problem(
     return Problem(
         q=q, k=k, u=k, v=v, slot_weight=slot_weight, total=cumulative_decay(decay, heads, pieces, v.device), scale=scale,
         within=None, carry=None, removal=None, state=None if state is None else state.contiguous(),
-        tables=age_tables(shift, pieces, slots, collapse=collapse, cache_given=state is not None),
+        tables=age_tables(
+            shift, pieces, slots, collapse=collapse, cache_given=state is not None, backward=backward
+        ),
         pieces=pieces, tiles=tiles,
     )  # fmt: skip
 
@@ -48,7 +50,7 @@ def read_plain(
     q, k, v of one type, shapes as in `multi_state_attention`; shift `[B, T, H]`; gate is only differentiated; state
     `[N, H, M, K, V]` float32 by age.
     """
-    problem = _problem(q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse)
+    problem = _problem(q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse, backward=False)
     o, final = forward(problem, return_state=return_state)
     return o.view(v.shape), v.new_empty(0, dtype=torch.float32) if final is None else final
 
@@ -66,7 +68,7 @@ def read_plain_backward(
     log_decay: Tensor | None, state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool, gate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv, dslot_weight, dlog_decay, dgate, dstate."""
-    problem = _problem(q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse)
+    problem = _problem(q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse, backward=True)
     do = do.to(v.dtype).flatten(0, 1).contiguous()
     found = backward(problem, do, None if dfinal is None else dfinal.float().contiguous(), gate=gate)
     dlog_decay, dgate = v.new_empty(0), v.new_empty(0)  # not one tensor: outputs must not share memory

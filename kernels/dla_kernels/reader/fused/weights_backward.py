@@ -4,8 +4,9 @@
     dMx[t, j] = L[t, age(t, j)] (do_t . v_j)
     dL[t, a]  = sum of Mx[t, j] (do_t . v_j) over tokens j of age a  +  sum of dw[i, t] over slots i of age a
 
-Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix, then
-all by their ages at t: two such products for all rows between two boundaries. No atomics: a program owns its rows.
+Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix. Then
+all go to their ages at t: what has one age lies side by side, so its sum is the difference of two running sums. No
+atomics: a program owns its rows.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def weights_backward(
     weights_backward_kernel[(pieces.tiles, heads)](
         q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, dweight,
         dslot_weight, dslot_weight if dwithin is None else dwithin,
-        tables.old, tables.inner, tables.token_age, tables.slot_age,
+        tables.younger, tables.older, tables.token_age, tables.slot_age,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
@@ -48,7 +49,7 @@ def weights_backward(
 def weights_backward_kernel(
     q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr,
     dwithin_ptr,
-    old_ptr, inner_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
     STORED: tl.constexpr, PRECISION: tl.constexpr,
@@ -127,29 +128,19 @@ def weights_backward_kernel(
         )  # fmt: skip
         products *= own_decays(total_ptr, first, rows, TILE, False) * scale
 
-    # Into the ages at t. Rows from one boundary up to the next share one map of the start's ages, and one of the tile's
-    # tokens, whose ages are zero until they are there. At a boundary, the token before it ages.
-    before = tl.load(
-        inner_ptr + (h * tokens + first) * TILE + row * (TILE + 1) - 1, mask=(row > 0) & (row < rows), other=0
-    )
-    part = tl.cumsum((before > 0).to(tl.int32), 0)
-    dweights = tl.zeros((TILE, MP), tl.float32)
-    for number in range(0, tl.max(part) + 1):
-        token = h * tokens + first + tl.min(tl.where(part == number, row, TILE))
-        old = tl.load(old_ptr + token * M + slot, mask=in_m, other=255).to(tl.int32)
-        own = tl.load(inner_ptr + token * TILE + row).to(tl.int32)
-        found = sums_by_age(dstarts, old, slot, dtype, PRECISION) + sums_by_age(products, own, slot, dtype, PRECISION)
-        dweights = tl.where((part == number)[:, None], found, dweights)
+    # into the ages at t: slots come from young to old, tokens of this tile from old to young
+    at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]
+    there = (row < rows)[:, None]
+    upto = sums_upto(dstarts, tl.load(younger_ptr + at, mask=there, other=0).to(tl.int32))
+    following = tl.gather(upto, tl.broadcast_to(tl.minimum(slot + 1, MP - 1)[None, :], (TILE, MP)), 1)
+    dweights = tl.where((slot == M - 1)[None, :], tl.sum(dstarts, 1)[:, None], following) - upto
+    upto = sums_upto(products, tl.load(older_ptr + at, mask=there, other=0).to(tl.int32))
+    following = tl.gather(upto, tl.broadcast_to(tl.maximum(slot - 1, 0)[None, :], (TILE, MP)), 1)
+    dweights += tl.where((slot == 0)[None, :], tl.sum(products, 1)[:, None], following) - upto
     tl.store(dslot_weight_ptr + (first * H + h) * M + row[:, None] * (H * M) + slot[None, :], dweights, mask=by_slot)
 
 
 @triton.jit
-def sums_by_age(x, age, slot, dtype: tl.constexpr, PRECISION: tl.constexpr):
-    """Sums of the columns of x `[TILE, N]` float32 by their ages `[N]`: a product with a 0/1 matrix, for 16 bits of what
-    rounds off x and of the rest, so that sums are as good as of float32."""
-    member = (age[:, None] == slot[None, :]).to(dtype)
-    high = x.to(dtype)
-    sums = tl.dot(high, member, input_precision=PRECISION)  # [TILE, N] @ [N, MP] -> [TILE, MP]
-    if dtype != tl.float32:
-        sums += tl.dot((x - high.to(tl.float32)).to(dtype), member, input_precision=PRECISION)
-    return sums
+def sums_upto(x, count):
+    """Of each row of x `[TILE, N]` the sums of its first `count` numbers, `[TILE, MP]`."""
+    return tl.where(count > 0, tl.gather(tl.cumsum(x, 1), tl.maximum(count - 1, 0), 1), 0.0)
