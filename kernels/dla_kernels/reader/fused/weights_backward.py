@@ -131,16 +131,33 @@ def weights_backward_kernel(
     # into the ages at t: slots come from young to old, tokens of this tile from old to young
     at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]
     there = (row < rows)[:, None]
-    upto = sums_upto(dstarts, tl.load(younger_ptr + at, mask=there, other=0).to(tl.int32))
-    following = tl.gather(upto, tl.broadcast_to(tl.minimum(slot + 1, MP - 1)[None, :], (TILE, MP)), 1)
-    dweights = tl.where((slot == M - 1)[None, :], tl.sum(dstarts, 1)[:, None], following) - upto
-    upto = sums_upto(products, tl.load(older_ptr + at, mask=there, other=0).to(tl.int32))
-    following = tl.gather(upto, tl.broadcast_to(tl.maximum(slot - 1, 0)[None, :], (TILE, MP)), 1)
-    dweights += tl.where((slot == 0)[None, :], tl.sum(products, 1)[:, None], following) - upto
+    before = tl.load(younger_ptr + at, mask=there, other=0).to(tl.int32)
+    dweights = sums_by_age(dstarts, before, tl.minimum(slot + 1, MP - 1), slot == M - 1, dtype == tl.float32)
+    before = tl.load(older_ptr + at, mask=there, other=0).to(tl.int32)
+    dweights += sums_by_age(products, before, tl.maximum(slot - 1, 0), slot == 0, dtype == tl.float32)
     tl.store(dslot_weight_ptr + (first * H + h) * M + row[:, None] * (H * M) + slot[None, :], dweights, mask=by_slot)
 
 
 @triton.jit
-def sums_upto(x, count):
-    """Of each row of x `[TILE, N]` the sums of its first `count` numbers, `[TILE, MP]`."""
-    return tl.where(count > 0, tl.gather(tl.cumsum(x, 1), tl.maximum(count - 1, 0), 1), 0.0)
+def sums_by_age(x, before, following, is_last, EXACT: tl.constexpr):
+    """Of each row of x `[TILE, N]`, whose numbers are in the order of ages, their sums by age `[TILE, MP]`.
+
+    Those of age a come after `before[:, a]` others `[TILE, MP]`, and then those of age `following[a]`, unless it is the last.
+
+    Differences of running sums have the error of all that was summed. EXACT makes such sums of two parts of x, one of which
+    is rounded to so few digits that its sums are exact, beside which the other is small.
+    """
+    if EXACT:
+        large = 4.0 * x.shape[1] * tl.max(tl.abs(x), 1)[:, None]
+        high = (x + large) - large
+        return ranges(high, before, following, is_last) + ranges(x - high, before, following, is_last)
+    else:
+        return ranges(x, before, following, is_last)
+
+
+@triton.jit
+def ranges(x, before, following, is_last):
+    """As `sums_by_age`."""
+    upto = tl.where(before > 0, tl.gather(tl.cumsum(x, 1), tl.maximum(before - 1, 0), 1), 0.0)
+    next_upto = tl.gather(upto, tl.broadcast_to(following[None, :], upto.shape), 1)
+    return tl.where(is_last[None, :], tl.sum(x, 1)[:, None], next_upto) - upto
