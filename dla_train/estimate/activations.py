@@ -182,7 +182,8 @@ def long_chunk(config: ModelConfig, setting: Setting) -> int:
     assert not isinstance(mixer, AttentionConfig)
     key_dim, value_dim = state_shape(mixer)
     dtype = torch.float32 if setting.a == WIDE else torch.bfloat16
-    return tiles_by_rule(key_dim, value_dim, capacity_of(mixer), dtype).long
+    delta = isinstance(mixer, GatedDeltaNetConfig)
+    return tiles_by_rule(key_dim, value_dim, capacity_of(mixer), dtype, delta=delta).long
 
 
 def state_shape(mixer: Mamba2Config | GatedDeltaNetConfig) -> tuple[int, int]:

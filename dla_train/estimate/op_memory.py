@@ -25,13 +25,16 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     long, delta, gate = long_chunk(config, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)
     chunks = -(-setting.window // long) - 1  # a first chunk begins with none
     states = 2 * chunks * state * WIDE  # float32, or two parts of 16 bits; states and adjoint
-    # per token and head, in 16-bit numbers: gradients of values (and keys), weights and their gradient by slot
-    chunk_parts = long + 2 * key_dim + key_dim**2 / long  # of the delta rule: how a chunk reads, writes and removes
-    around = chunk_parts + 3.5 * key_dim + 1.5 * value_dim + 170 if delta else 2 * value_dim + 30
-    around += 5.5 * slots + ((2.0 * value_dim if delta else 2.5 * value_dim) + 4 * slots if gate else 0)
-    reading = states + setting.tokens * heads * setting.a * around
+    # per token and head, in 16-bit numbers: gradients, weights and their gradient by slot, weights of pairs in a tile
+    numbers = setting.tokens * heads * setting.a
     if not delta:
-        return round(reading)
+        of_queries = states / 2 + numbers * (43 + 2.1 * key_dim + 0.7 * value_dim + 7.3 * slots)  # no adjoint yet
+        return round(
+            max(of_queries, states + numbers * (165 + 1.2 * value_dim + 5.2 * slots + (9 * slots + 50) * gate))
+        )
+    chunk_parts = long + 2 * key_dim + key_dim**2 / long  # of the delta rule: how a chunk reads, writes and removes
+    around = chunk_parts + 3.5 * key_dim + 1.5 * value_dim + 170 + 5.5 * slots + (2.0 * value_dim + 4 * slots) * gate
+    reading = states + numbers * around
     # Then its chunk algebra is differentiated: rows of tiles in float32, and what is kept at every tile that they pass.
     tile = 32 if setting.a == WIDE else 64
     trails = 2 * setting.a * key_dim * long / tile

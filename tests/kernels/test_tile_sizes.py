@@ -37,7 +37,7 @@ def table(tmp_path, monkeypatch):
 
 
 def test_a_measured_layer_comes_before_the_rule(table):
-    rule = configs.tiles_by_rule(128, 64, 30, torch.bfloat16)
+    rule = configs.tiles_by_rule(128, 64, 30, torch.bfloat16, delta=False)
     table()
     assert chosen() == replace(rule, tile=32, stages=2)
     assert chosen(delta=True).tile == rule.tile, "another rule is another layer"
@@ -132,7 +132,7 @@ def test_tuning_finds_the_fastest_and_measures_nothing_twice():
             return math.inf
         return 1.0 + sum(abs(math.log2(getattr(tiles, name) / value)) for name, value in goal.items())
 
-    first = configs.tiles_by_rule(128, 64, 30, torch.bfloat16)
+    first = configs.tiles_by_rule(128, 64, 30, torch.bfloat16, delta=False)
     best, time = tune(first, seconds, lambda tiles: neighbours(tiles, LAYER))
     assert asdict(best) == goal
     assert time == 1.0
@@ -140,13 +140,13 @@ def test_tuning_finds_the_fastest_and_measures_nothing_twice():
 
 
 def test_tuning_keeps_the_rule_when_all_else_is_noise():
-    first = configs.tiles_by_rule(128, 64, 30, torch.bfloat16)
+    first = configs.tiles_by_rule(128, 64, 30, torch.bfloat16, delta=False)
     best, _ = tune(first, lambda tiles: 1.0 if tiles == first else 0.99, lambda tiles: neighbours(tiles, LAYER))
     assert best == first
 
 
 def test_neighbours_are_choices_that_a_table_may_hold():
-    first = configs.tiles_by_rule(128, 64, 30, torch.bfloat16)
+    first = configs.tiles_by_rule(128, 64, 30, torch.bfloat16, delta=False)
     found = list(neighbours(first, LAYER))
     assert len(set(found)) == len(found) >= 8
     for tiles in found:

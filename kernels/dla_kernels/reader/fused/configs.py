@@ -75,9 +75,9 @@ def tiles_for(
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 
-def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype) -> Tiles:
+def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype, *, delta: bool) -> Tiles:
     """The sizes of every GPU: what tuning begins from, and what segmenting uses, which is not tuned."""
-    return _overridden(_rule(key_dim, value_dim, slots, dtype, delta=False))
+    return _overridden(_rule(key_dim, value_dim, slots, dtype, delta=delta))
 
 
 def factors_in_registers(device: torch.device) -> bool:

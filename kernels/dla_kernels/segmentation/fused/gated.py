@@ -30,7 +30,7 @@ def segment_sequences(
 
 def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tuple[Pieces, int, int]:
     """Chunks of one tile, and the blocks of products."""
-    tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.promote_types(k.dtype, v.dtype))
+    tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.promote_types(k.dtype, v.dtype), delta=False)
     pieces = Pieces.of(v.shape[0], v.shape[1], cu_seqlens, tiles.tile, tiles.tile, v.device)
     return pieces, tiles.block_k, tiles.block_v
 
