@@ -8,6 +8,7 @@ from pathlib import Path
 from dla_train.checkpoints.begun import require_no_checkpoint, require_same_recipe
 from dla_train.checkpoints.resume import AUTO_FROM, require_checkpoint_at
 from dla_train.checkpoints.store import CheckpointStore
+from dla_train.config.extras import require_extras
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.typed import plain
 from dla_train.data.presence import require_text
@@ -24,10 +25,11 @@ def refuse_at_once(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> None
     Args:
         loaded: the recipe. folder: of the run. resume: as `--resume`.
     Raises:
-        UsageError: the run folder is another's, there is no such checkpoint, text or model to begin with.
+        UsageError: the run folder is another's, a package is missing, or a checkpoint, text or model to begin with.
     """
     if loaded.recipe.strategy.kind != "single":
         return
+    require_extras(loaded)
     require_own(folder)
     if folder.is_run():
         require_same_recipe(folder, plain(loaded.recipe))

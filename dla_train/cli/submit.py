@@ -165,10 +165,12 @@ class _Run:
 
 def _checked(recipe: str, options: argparse.Namespace, settings: list[str], request: "JobRequest") -> _Run:
     from dla_train.checkpoints.resume import AUTO_FROM
+    from dla_train.config.extras import require_extras
     from dla_train.runs.folder import RunFolder
     from dla_train.slurm.script import require_printable
 
     loaded, settings = _checked_recipe(recipe, settings, request)
+    require_extras(loaded)  # the job runs this very Python
     path = options.run_dir or Path("runs") / loaded.name
     if options.run_dir is not None and len(options.recipe) > 1:
         path = options.run_dir / loaded.name

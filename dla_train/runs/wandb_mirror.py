@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import secrets
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from dla_train import atomic_files
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import wandb
 
     from dla_train.callbacks.config import WandbConfig
-    from dla_train.config.load import LoadedRecipe
     from dla_train.runs.folder import RunFolder
 
 FINISHED, FAILED, STOPPED = 0, 1, 255
@@ -33,24 +31,6 @@ _DEFAULT_PROJECT = "dla-train"
 _SETTINGS = {"console": "off", "init_timeout": 60.0, "finish_timeout": 20.0, "finish_timeout_raises": True}
 
 _LOGGER = logging.getLogger(__name__)
-
-
-def require_wandb(loaded: LoadedRecipe) -> None:
-    """Whether the package is there, if the recipe wants it.
-
-    Raises:
-        UsageError: it is not; says how to install it.
-    """
-    if loaded.recipe.logging.wandb is None:
-        return
-    try:
-        metadata.version("wandb")  # not find_spec: W&B leaves folders called wandb, which Python takes for packages
-    except metadata.PackageNotFoundError as error:
-        raise loaded.problem(
-            "logging.wandb",
-            "it is given, but the package wandb is not installed. Install it with pip install 'dla-train[wandb]', or "
-            "set logging.wandb=null.",
-        ) from error
 
 
 class WandbMirror:

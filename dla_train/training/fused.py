@@ -6,7 +6,6 @@ their own `forward`, so sharded weights are there when a kernel reads them.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,20 +20,14 @@ if TYPE_CHECKING:
 
 
 def require_liger(loaded: LoadedRecipe) -> None:
-    """Whether the kernels can run, if the recipe wants them.
+    """Whether this machine can run the kernels, if the recipe wants them and the package is there (extras.py).
 
     Raises:
-        UsageError: the package is not there, or no GPU is.
+        UsageError: it has no GPU.
     """
     training = loaded.recipe.training
     if training.fused != "liger":
         return
-    if find_spec("liger_kernel") is None:
-        raise loaded.problem(
-            "training.fused",
-            "it is liger, but the package liger-kernel is not installed. Install it with pip install "
-            "'dla-train[fused]', or set training.fused=none.",
-        )
     if training.accelerator == "cpu" or not torch.cuda.is_available():
         reason = "training.accelerator is cpu" if training.accelerator == "cpu" else "PyTorch sees no GPU here"
         raise loaded.problem(

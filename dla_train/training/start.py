@@ -20,6 +20,7 @@ from dla_train.checkpoints.resume import (
     require_same_experiment,
 )
 from dla_train.checkpoints.store import CheckpointStore
+from dla_train.config.extras import require_extras
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.show import differences
 from dla_train.config.typed import plain
@@ -32,7 +33,6 @@ from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
 from dla_train.runs.environment import last_start
 from dla_train.runs.folder import RunFolder
-from dla_train.runs.wandb_mirror import require_wandb
 from dla_train.training.fused import require_liger
 from dla_train.training.initial_weights import InitialWeights, find_initial_weights, require_same_tokenizer
 
@@ -87,8 +87,8 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
     recipe = loaded.recipe
     if recipe.training.accelerator == "gpu" and not torch.cuda.is_available():
         raise loaded.problem("training.accelerator", "it is gpu, but PyTorch sees no GPU here. Use auto or cpu.")
+    require_extras(loaded)
     require_liger(loaded)
-    require_wandb(loaded)
     require_known_keys(loaded)
     point = ranks.first(lambda: _resume_point(loaded, folder, store, resume))
     if point:

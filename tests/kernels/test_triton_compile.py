@@ -50,8 +50,8 @@ def test_the_hungriest_kernel_of_the_extremes_fits(tmp_path):
 
 
 def test_pairs_of_tiles_take_few_instructions(tmp_path):
-    """A step over a pair took 683 to 1,201 before decays were a column times a row and full tiles had no masks; sums of
-    slot weights by age took a step per boundary of the tile. Bounds, since compilers differ: TRITON.md has the counts."""
+    """A step over a pair took 683 to 1,201 before decays were a column times a row and full tiles had no masks; sums by
+    age took a step per boundary of the tile. Bounds, since compilers differ: TRITON.md has the counts."""
     counted = script(
         tmp_path,
         REPORT.with_name("instruction_count.py"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dla_train.config import extras
 from dla_train.models import AttentionConfig, LanguageModel, ModelConfig, initialize
 from dla_train.models.norm import RMSNorm
 from dla_train.training import fused
@@ -29,7 +30,7 @@ def test_all_norms_and_the_loss_or_those_outside_of_blocks():
 
 
 def test_without_the_package_it_is_refused_and_says_what_to_install(cli, micro_recipe, monkeypatch, tmp_path):
-    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     done = cli("fit", "--recipe", micro_recipe, "training.fused=liger")
     assert done.code == 2
     assert "training.fused: it is liger, but the package liger-kernel is not installed." in done.err
@@ -41,7 +42,7 @@ def test_without_the_package_it_is_refused_and_says_what_to_install(cli, micro_r
     ("accelerator", "reason"), [("cpu", "training.accelerator is cpu"), ("auto", "PyTorch sees no GPU here")]
 )
 def test_without_a_gpu_it_is_refused(cli, micro_recipe, monkeypatch, accelerator, reason):
-    monkeypatch.setattr(fused, "find_spec", lambda name: object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: object())
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     done = cli("fit", "--recipe", micro_recipe, "training.fused=liger", f"training.accelerator={accelerator}")
     assert done.code == 2

@@ -101,6 +101,9 @@ def test_without_the_package_a_run_is_refused_before_anything_is_made(cli, micro
     assert done.code == 2
     assert "the package wandb is not installed. Install it with pip install 'dla-train[wandb]', or set" in done.err
     assert not Path("runs").exists()
+    # and not on a cluster, hours later
+    submitted = cli("submit", "--dry-run", "--recipe", micro_recipe, "--gpus-per-node", 0, *SHORT)
+    assert (submitted.code, submitted.err) == (2, done.err)
     assert cli("fit", "--recipe", micro_recipe, *SHORT, "logging.wandb=null").code == 0
 
 
