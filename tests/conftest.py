@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.forking.process import ForkedProcess, ForkServer
+
+ENVIRONMENT = dict(os.environ)  # as pytest was started; libraries add to it when they are imported
 
 MICRO_RECIPE = """\
 description: a micro model for tests
@@ -104,7 +108,8 @@ def cli(cache_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def start_process(cache_directory: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start `python ARGUMENTS` in `tmp_path`; for what only a process of its own can show."""
+    """Start `python ARGUMENTS` in `tmp_path`; for what only an interpreter of its own can show, as a run then begins
+    with imports of 13 s. All else: `fork_process`."""
     environment = {**os.environ, "DLA_TRAIN_CACHE": str(cache_directory), "OMP_NUM_THREADS": "1"}
 
     def start(*arguments: object, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -119,3 +124,32 @@ def start_process(cache_directory: Path, tmp_path: Path) -> Callable[..., subpro
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Forks what `fork_process` starts."""
+    log = tmp_path_factory.mktemp("fork-server") / "log.txt"
+    with ForkServer(["imports_of_a_run"], ENVIRONMENT, log) as server:
+        yield server
+
+
+@pytest.fixture
+def fork_process(
+    fork_server: ForkServer, cache_directory: Path, tmp_path: Path
+) -> Iterator[Callable[..., ForkedProcess]]:
+    """Start `python -m MODULE ...` or `python -c CODE ...` in `tmp_path` as a fork of a process that has imported all
+    that a run needs: a process of its own in every other respect. What a test leaves running is killed."""
+    started = []
+
+    def start(
+        *arguments: object, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **variables: str
+    ) -> ForkedProcess:
+        variables = {"DLA_TRAIN_CACHE": str(cache_directory), **variables}
+        process = fork_server.start(arguments, tmp_path, variables, stdout=stdout, stderr=stderr)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.close()

@@ -82,7 +82,7 @@ def test_room_is_asked_for_before_writing(store, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["in the middle of the state", "before the manifest", "after the manifest"])
-def test_a_kill_while_saving_leaves_the_checkpoints_before(store, start_process, where):
+def test_a_kill_while_saving_leaves_the_checkpoints_before(store, fork_process, where):
     _write(store, 10)
     script = """
 import os, signal, sys
@@ -98,7 +98,7 @@ with module.CheckpointStore(module.Path(folder)).new(20, RunIdentity(recipe={"mo
     if where == "in the middle of the state": die()
     file.write(b"hts")
 """
-    process = start_process("-c", script, where, store.folder)
+    process = fork_process("-c", script, where, store.folder)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert len(list(store.folder.iterdir())) == 2, "the kill did leave something behind"

@@ -1,15 +1,12 @@
 """Runs of several processes through the command line, and their losses."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
+import socket
 import time
-from pathlib import Path
 
 import pytest
 
+from dla_train.distributed.placement import CHILD
 from dla_train.runs.metrics_file import read_rows
 
 # Few, with accumulation where ranks are few; a norm of 0.5 clips every step.
@@ -78,36 +75,55 @@ def children(pid):
         return [int(child) for child in file.read().split()]
 
 
-@pytest.fixture(scope="session")
-def forked_ranks(cache_directory, tmp_path_factory):
-    """A process that has imported everything and forks: `run(folder, ranks, arguments, before)` returns exit codes by
-    rank, and the output of rank 0, of `dla-train ARGUMENTS` in `folder`; `before` is code that each rank runs first."""
-    server = subprocess.Popen(
-        [sys.executable, "-u", Path(__file__).with_name("forked_ranks.py")],
-        env={**os.environ, "DLA_TRAIN_CACHE": str(cache_directory), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-    def run(folder, ranks, arguments, before=""):
-        wanted = {"folder": str(folder), "ranks": ranks, "arguments": arguments, "before": before}
-        server.stdin.write(json.dumps(wanted) + "\n")
-        server.stdin.flush()
-        done = json.loads(server.stdout.readline())
-        return done["codes"], done["err"]
-
-    yield run
-    server.stdin.close()
-    server.wait(60)
+RANK = """\
+import sys
+rank = {rank}
+{before}
+from dla_train.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
-def fit_on(forked_ranks, fit_arguments, tmp_path):
+def forked_ranks(fork_process, tmp_path):
+    """`run(ranks, arguments, before)` returns exit codes by rank, and the output of rank 0, of `dla-train ARGUMENTS`;
+    `before` is code that each rank runs first, and may ask which `rank` it is."""
+
+    def run(ranks, arguments, before=""):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = []
+        for rank in range(ranks):
+            place = {CHILD: f"{rank} {ranks} {port}"} if ranks > 1 else {}
+            with (tmp_path / f"said-by-{rank}").open("w") as said:
+                code = RANK.format(rank=rank, before=before)
+                streams = {"stdout": said.fileno(), "stderr": said.fileno()}
+                processes.append(fork_process("-c", code, *arguments, **streams, DS_ACCELERATOR="cpu", **place))
+        return _waited_for(processes), (tmp_path / "said-by-0").read_text()
+
+    return run
+
+
+def _waited_for(processes):
+    """Exit codes; as launchers do, the others are ended soon after one has failed."""
+    deadline = None
+    while any(process.poll() is None for process in processes):
+        if deadline is None and any(process.returncode for process in processes):
+            deadline = time.monotonic() + 20
+        if deadline is not None and time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+        time.sleep(0.02)
+    return [process.returncode for process in processes]
+
+
+@pytest.fixture
+def fit_on(forked_ranks, fit_arguments):
     """Train on so many ranks in the run folder `name`; returns what rank 0 said."""
 
     def run(ranks, name, *settings, before=""):
-        codes, err = forked_ranks(tmp_path, ranks, fit_arguments(name, *settings), before)
+        codes, err = forked_ranks(ranks, fit_arguments(name, *settings), before)
         assert not any(codes), err
         return err
 

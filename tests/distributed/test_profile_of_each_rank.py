@@ -1,9 +1,6 @@
 """`profile` where several processes train."""
 
-import pytest
 
-
-@pytest.mark.xdist_group("sharded strategies")
 def test_each_rank_writes_its_own_trace(fit_on, tmp_path):
     said = fit_on(2, "two", "strategy=ddp", "training.steps=3", "profile={start: 3, steps: 1}")
     traces = sorted(path.name for path in (tmp_path / "two/profile").glob("*.gz"))

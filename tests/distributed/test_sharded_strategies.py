@@ -9,8 +9,6 @@ from safetensors.torch import load_file
 
 from tests.distributed.conftest import numbers
 
-pytestmark = pytest.mark.xdist_group("sharded strategies")
-
 ZERO_1, ZERO_2, ZERO_3 = (f"strategy={{kind: deepspeed, stage: {stage}}}" for stage in (1, 2, 3))
 FSDP, DDP = "strategy=fsdp", "strategy=ddp"
 SHARDED = {"zero-1": ZERO_1, "zero-2": ZERO_2, "zero-3": ZERO_3, "fsdp": FSDP}
@@ -97,7 +95,7 @@ DISK_OF_20_MB = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_
 @pytest.mark.parametrize("strategy", [ZERO_2, FSDP], ids=["zero-2", "fsdp"])
 def test_a_checkpoint_that_lacks_a_rank_never_appears(fit_on, forked_ranks, fit_arguments, tmp_path, strategy):
     fit_on(2, "straight", strategy)
-    codes, _ = forked_ranks(tmp_path, 2, fit_arguments("killed", strategy), KILLED_WHILE_WRITING)
+    codes, _ = forked_ranks(2, fit_arguments("killed", strategy), KILLED_WHILE_WRITING)
     assert codes[0] != 0
     assert codes[1] == -signal.SIGKILL
     left = {path.name for path in (tmp_path / "killed/checkpoints").iterdir()}
@@ -117,7 +115,7 @@ def test_room_for_all_shards_is_asked_for_before_the_first_is_written(fit_on, fo
     }
     assert size["two"] == pytest.approx(size["one"], rel=0.1), "no tensor is written twice"
 
-    codes, err = forked_ranks(tmp_path, 2, fit_arguments("full", ZERO_3, "model.hidden=640"), DISK_OF_20_MB)
+    codes, err = forked_ranks(2, fit_arguments("full", ZERO_3, "model.hidden=640"), DISK_OF_20_MB)
     assert codes == [1, 1], err
     assert "the checkpoint of step 4 needs " in err
     assert "MB in full/checkpoints, where 21 MB are free. There is no checkpoint yet." in err

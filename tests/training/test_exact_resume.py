@@ -43,7 +43,7 @@ def _kill_at(process, folder, step):
 
 @pytest.mark.xdist_group("exact resume")
 def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stopped(
-    cli, start_process, micro_recipe, tmp_path
+    cli, start_process, fork_process, micro_recipe, tmp_path
 ):
     arguments = ["fit", "--recipe", micro_recipe, "training.threads=1"]
     assert cli(*arguments, "--run-dir", "straight").code == 0
@@ -53,7 +53,7 @@ def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stoppe
     # Once from outside at some moment, before or after the checkpoint of step 4, ...
     _kill_at(start_process("-m", "dla_train", *arguments), killed, step=5)
     # ... once in the middle of writing the checkpoint of step 12: the state is there, its manifest is not.
-    process = start_process("-c", KILLED_WHILE_SAVING, *arguments)
+    process = fork_process("-c", KILLED_WHILE_SAVING, *arguments)
     _, err = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, err
     assert [path.name for path in (killed / "checkpoints").glob(".*")] == [".unfinished-step-00000012"]
@@ -75,13 +75,13 @@ def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stoppe
 
 
 def test_a_branch_killed_before_its_first_interval_goes_on_with_what_it_branched_off_from(
-    cli, start_process, micro_recipe, tmp_path
+    cli, fork_process, micro_recipe, tmp_path
 ):
     arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "checkpoint.background=false"]
     assert cli(*arguments, "checkpoint.keep_last=9", "--run-dir", "straight").code == 0
     straight, branch = tmp_path / "straight", tmp_path / "branch"
     arguments += ["checkpoint.every=null", "--run-dir", "branch"]
-    begins = start_process("-m", "dla_train", *arguments, "--resume", straight / "checkpoints/step-00000008")
+    begins = fork_process("-m", "dla_train", *arguments, "--resume", straight / "checkpoints/step-00000008")
     _kill_at(begins, branch, step=9)
     assert [path.name for path in (branch / "checkpoints").iterdir()] == ["step-00000008"]
     done = cli(*arguments, "--resume", "auto")
@@ -118,9 +118,9 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_gives_the_sam
     assert _rows(tmp_path / "straight") == rows
 
 
-def test_resume_before_the_first_checkpoint_starts_again(cli, start_process, micro_recipe, tmp_path):
+def test_resume_before_the_first_checkpoint_starts_again(cli, fork_process, micro_recipe, tmp_path):
     arguments = ["fit", "--recipe", micro_recipe, "checkpoint.every=null", "--run-dir", "run"]
-    _kill_at(start_process("-m", "dla_train", *arguments), tmp_path / "run", step=2)
+    _kill_at(fork_process("-m", "dla_train", *arguments), tmp_path / "run", step=2)
     done = cli(*arguments, "--resume", "auto")
     assert done.code == 0, done.err
     assert "going on" not in done.err

@@ -19,9 +19,9 @@ with occupied(RunFolder(Path(sys.argv[1]))):
 """
 
 
-def test_a_second_process_is_refused_by_name_of_the_first(start_process, tmp_path):
+def test_a_second_process_is_refused_by_name_of_the_first(fork_process, tmp_path):
     folder = tmp_path / "run"
-    process = start_process("-c", HOLD, folder)
+    process = fork_process("-c", HOLD, folder)
     assert process.stdout.readline() == "held\n"
     with pytest.raises(UsageError) as error, occupied(RunFolder(folder)):
         pass
@@ -31,10 +31,10 @@ def test_a_second_process_is_refused_by_name_of_the_first(start_process, tmp_pat
     process.wait()
 
 
-def test_the_lock_goes_with_its_process_even_if_a_child_lives_on(start_process, tmp_path):
+def test_the_lock_goes_with_its_process_even_if_a_child_lives_on(fork_process, tmp_path):
     """A killed trainer's data loader workers outlive it by a moment."""
     folder = tmp_path / "run"
-    process = start_process("-c", HOLD, folder, "fork")
+    process = fork_process("-c", HOLD, folder, "fork")
     assert process.stdout.readline() == "held\n"
     process.kill()
     process.wait()

@@ -128,10 +128,11 @@ def straight():
 
 @pytest.mark.xdist_group("signal moments")
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_signal_during(moment, cli, start_process, micro_recipe, tmp_path, straight, monkeypatch):
+def test_a_signal_during(moment, cli, start_process, fork_process, micro_recipe, tmp_path, straight, monkeypatch):
     patch, name, code, said = MOMENTS[moment]
     arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "--resume", "auto"]
-    process = start_process("-c", DRIVER.format(name=name, patch=patch), *arguments)
+    start = start_process if moment == "validation" else fork_process  # one is started in full, imports and all
+    process = start("-c", DRIVER.format(name=name, patch=patch), *arguments)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert re.search(said, err)

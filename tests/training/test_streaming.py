@@ -168,12 +168,12 @@ def test_a_folder_laid_out_like_a_data_set_of_the_hub_is_read_through_datasets(t
 
 
 @pytest.mark.slow
-def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stopped(cli, recipe, start_process, tmp_path):
+def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stopped(cli, recipe, fork_process, tmp_path):
     arguments = ["fit", "--recipe", recipe, "training.threads=1", "report.prompt=null"]
     assert cli(*arguments, "--run-dir", "straight").code == 0
     arguments += ["--run-dir", "killed", "--resume", "auto"]
     for step, workers in ((9, 2), (25, 0)):
-        process = start_process("-m", "dla_train", *arguments, f"data.workers={workers}")
+        process = fork_process("-m", "dla_train", *arguments, f"data.workers={workers}")
         deadline = time.monotonic() + 120
         while not any(row["step"] >= step for row in read_rows(tmp_path / "killed" / "metrics.csv")):
             assert process.poll() is None, process.communicate()[1]
@@ -280,7 +280,7 @@ print(json.dumps({"batches": batches, "state": data.state_dict()}))
 
 
 @pytest.mark.slow
-def test_two_real_processes_go_on_from_one_and_save_what_one_would(cli, recipe, start_process, tmp_path):
+def test_two_real_processes_go_on_from_one_and_save_what_one_would(cli, recipe, fork_process, tmp_path):
     from types import SimpleNamespace
 
     from dla_train.config.catalog import find
@@ -297,7 +297,7 @@ def test_two_real_processes_go_on_from_one_and_save_what_one_would(cli, recipe, 
     straight = torch.stack(straight).unflatten(0, (20, 2)).flatten(1, 2)
 
     arguments = ("-c", TWO_RANKS)
-    ranks = [start_process(*arguments, rank, recipe, tmp_path / "store", json.dumps(states[6])) for rank in range(2)]
+    ranks = [fork_process(*arguments, rank, recipe, tmp_path / "store", json.dumps(states[6])) for rank in range(2)]
     said = [process.communicate(timeout=120) for process in ranks]
     assert all(process.returncode == 0 for process in ranks), said
     found = [json.loads(out) for out, _ in said]

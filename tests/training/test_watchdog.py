@@ -31,9 +31,9 @@ sys.exit(main(sys.argv[1:]))
         pytest.param("ctypes.PyDLL(None).sleep(600)", 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_hanging_run_writes_its_stacks_and_ends(cli, start_process, micro_recipe, tmp_path, hang, code):
+def test_a_hanging_run_writes_its_stacks_and_ends(cli, fork_process, micro_recipe, tmp_path, hang, code):
     arguments = ["fit", "--recipe", micro_recipe, "watchdog.minutes=0.05", "--resume", "auto"]
-    process = start_process("-c", HANG.format(hang=hang), *arguments)
+    process = fork_process("-c", HANG.format(hang=hang), *arguments)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     if code == EXIT_CODE:
@@ -63,10 +63,10 @@ def test_a_run_that_works_is_left_alone(cli, micro_recipe, monkeypatch):
     assert done.code == 0, done.err
 
 
-def test_a_run_that_was_stopped_for_longer_than_the_limit_has_not_hung(start_process, micro_recipe, tmp_path):
+def test_a_run_that_was_stopped_for_longer_than_the_limit_has_not_hung(fork_process, micro_recipe, tmp_path):
     """Up to twice the limit, as is documented."""
     arguments = ["fit", "--recipe", micro_recipe, "watchdog.minutes=0.2", "training.steps=60"]
-    process = start_process("-m", "dla_train", *arguments)
+    process = fork_process("-m", "dla_train", *arguments)
     metrics = tmp_path / "runs/micro/metrics.csv"
     while not read_rows(metrics):
         assert process.poll() is None, process.communicate()[1]
