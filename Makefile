@@ -42,15 +42,18 @@ study: $(INSTALLED) ## compare the memories on recall tasks: 144 short trainings
 	$(BIN)/python -m dla_train.study $(ARGS)
 
 # The interpreter replaces the compiler for the whole process, so its tests run in a process of their own. It comes first, so
-# that the summary of the many closes the output. pytest exits with 5 where ARGS chose none of them.
+# that the summary of the many closes the output. Without ARGS, only files with such tests are read: the others import much.
+# pytest exits with 5 where ARGS chose none of them.
+INTERPRETED := $(if $(ARGS),,$$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.interpret' tests))
+
 .PHONY: test
 test: $(INSTALLED_DEV) ## run the tests (CPU only)
-	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and not slow' $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
+	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and not slow' $(INTERPRETED) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 	$(TEST_ENV) $(PYTEST) $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
-	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and slow' --timeout=3600 $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
+	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and slow' --timeout=3600 $(INTERPRETED) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 	$(TEST_ENV) $(PYTEST) -m 'slow and not gpu and not cluster and not interpret' --timeout=3600 $(ARGS)
 
 # Straight from a checkout, also where the package is not installed: a GPU machine may have torch, Triton and pytest only.

@@ -1,7 +1,10 @@
 """Where the time of a few steps goes, and the memory of a GPU: a trace, a table and a snapshot for each rank."""
 
+import gzip
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +120,11 @@ class Profiling(Callback):
         name = f"step-{self._first:08d}-rank-{rank}"
         trace = self.folder / f"{name}.trace.json.gz"
         unfinished = trace.with_name(f".{trace.name}")
-        profiler.export_chrome_trace(str(unfinished))
+        with tempfile.NamedTemporaryFile(suffix=".json") as plain:
+            profiler.export_chrome_trace(plain.name)
+            # Not by torch, which compresses line by line, and there are a hundred thousand to a step.
+            with open(plain.name, "rb") as lines, gzip.open(unfinished, "wb", compresslevel=6) as packed:
+                shutil.copyfileobj(lines, packed, 2**20)
         os.replace(unfinished, trace)
         order = "self_device_time_total" if self._is_cuda else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=_ROWS, max_name_column_width=60)

@@ -24,6 +24,8 @@ from dla_train.evaluation.lm_tasks.published import published
 from dla_train.evaluation.lm_tasks.table import table
 from dla_train.models import AttentionConfig, LanguageModel, Mamba2Config, ModelConfig, SingleMemory, initialize
 
+pytestmark = pytest.mark.xdist_group("tasks of lm-evaluation-harness")  # to read all their files takes 17 s
+
 GROUPS = ["paper-commonsense", "paper-retrieval", "paper-ruler", "paper-longbench"]
 CHOICES = {"text": ["red", "green", "blue", "black", "white"], "label": ["A", "B", "C", "D", "E"]}
 READING = {"context": "[DOC] Ada lives in Rome. Ada lives in", "question": "Ada lives in", "answers": ["Rome", "roma"]}

@@ -14,7 +14,10 @@ from dla_train.callbacks.profiling import Profiling
 from dla_train.runs.metrics_file import TIMES
 from dla_train.training.module import LanguageModelTraining
 
-QUICK = ("report.prompt=null", "report.bigram=false", "training.validate_every=null", "schedule.warmup=1")
+QUICK = (
+    "report.prompt=null", "report.bigram=false", "training.validate_every=null", "schedule.warmup=1", "model.layers=1",
+)  # fmt: skip
+WHOLE = "training.micro_batch=4"  # of the global batch of 4; else two micro-batches make a step, and twice the events
 TRACE, TABLE = (f"step-{{:08d}}-rank-0.{what}" for what in ("trace.json.gz", "operators.txt"))
 
 
@@ -50,18 +53,18 @@ def test_steps_are_recorded_and_training_stays_the_same(fit, tmp_path):
 
 
 def test_a_resumed_run_may_be_profiled_and_records_what_is_left(fit, tmp_path):
-    assert fit("run", "training.steps=4").code == 0
-    done = fit("run", "training.steps=8", "--resume", "auto", "profile={start: 3, steps: 4}")
+    assert fit("run", WHOLE, "training.steps=4").code == 0
+    done = fit("run", WHOLE, "training.steps=8", "--resume", "auto", "profile={start: 3, steps: 4}")
     assert done.code == 0, done.err
     assert recorded_steps(tmp_path / "run", 5) == 2, "steps 5 and 6; the first without a warm-up"
-    done = fit("run", "training.steps=9", "--resume", "auto", "profile={start: 3, steps: 4}")
+    done = fit("run", WHOLE, "training.steps=9", "--resume", "auto", "profile={start: 3, steps: 4}")
     assert "profile: steps 3 to 6 are done; nothing is recorded." in done.err
     assert [path.name for path in (tmp_path / "run/profile").glob("*.gz")] == [TRACE.format(5)]
-    assert fit("run", "training.steps=10", "--resume", "auto").code == 0, "and be left alone again"
+    assert fit("run", WHOLE, "training.steps=10", "--resume", "auto").code == 0, "and be left alone again"
 
 
 def test_a_run_that_ends_within_the_steps_writes_those_that_it_had(fit, tmp_path):
-    assert fit("run", "training.steps=4", "profile={start: 3, steps: 50}").code == 0
+    assert fit("run", WHOLE, "training.steps=4", "profile={start: 3, steps: 50}").code == 0
     assert recorded_steps(tmp_path / "run", 3) == 2
 
 
@@ -74,18 +77,18 @@ def test_a_step_that_fails_leaves_what_was_recorded(fit, tmp_path, monkeypatch):
         return step(module, batch, index)
 
     monkeypatch.setattr(LanguageModelTraining, "training_step", failing)
-    done = fit("run", "training.steps=6", "profile.start=3")
+    done = fit("run", WHOLE, "training.steps=6", "profile.start=3")
     assert done.code == 1
     assert "out of GPU memory at step 4" in done.err
     assert "from step 3 to the end of step 3;" in (tmp_path / "run/profile" / TABLE.format(3)).read_text()
-    assert "out of GPU memory at step 4" in fit("early", "training.steps=6", "profile.start=5").err
+    assert "out of GPU memory at step 4" in fit("early", WHOLE, "training.steps=6", "profile.start=5").err
     assert not (tmp_path / "early/profile").exists(), "it failed in the profiler's warm-up"
 
 
 def test_a_profile_that_cannot_be_written_does_not_end_the_run(fit, tmp_path):
-    assert fit("run", "training.steps=2").code == 0
+    assert fit("run", WHOLE, "training.steps=2").code == 0
     (tmp_path / "run/profile").write_text("in the way")
-    done = fit("run", "training.steps=5", "--resume", "auto", "profile={start: 4, steps: 1}")
+    done = fit("run", WHOLE, "training.steps=5", "--resume", "auto", "profile={start: 4, steps: 1}")
     assert done.code == 0, done.err
     assert "cannot write the profile to run/profile: File exists. Training goes on." in done.err
 
