@@ -160,8 +160,10 @@ def _as_written(annotation: Any, value: Any, key: Key, written: Mapping[Key, str
 
 
 def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
-    allowed = _described(annotation)
     bare = _without_none(annotation)
+    if type(value) is bare and (bare in (bool, int, str) or (bare is float and math.isfinite(value))):
+        return value  # which OmegaConf would return, too, after a millisecond for each key
+    allowed = _described(annotation)
     # OmegaConf takes 3 for true and .nan for a number; both are slips of the pen here.
     slip = (bare is bool and value not in (True, False, None)) or (
         isinstance(value, float) and not math.isfinite(value)
@@ -169,7 +171,7 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
     try:
         if slip:
             raise KeyProblem(key, "")
-        structured = OmegaConf.structured(_leaf_class(annotation))
+        structured = _leaf(annotation)
         # References were filled in before: what looks like one now is text.
         converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": escaped(value)}), resolve=True)
     except (OmegaConfBaseException, KeyProblem) as error:
@@ -185,8 +187,10 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
 
 
 @cache
-def _leaf_class(annotation: Any) -> type:
-    return dataclasses.make_dataclass("Leaf", [("value", annotation, dataclasses.field(default=MISSING))])
+def _leaf(annotation: Any) -> Any:
+    """A configuration of one `value`; merging copies it."""
+    field = ("value", annotation, dataclasses.field(default=MISSING))
+    return OmegaConf.structured(dataclasses.make_dataclass("Leaf", [field]))
 
 
 @cache
