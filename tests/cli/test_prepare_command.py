@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forking.process import ForkedProcess
+
 ARGUMENTS = ["--train-tokenizer", "300", "--shard-tokens", "2000", "--validation-share", "0.1"]
 
 
@@ -35,7 +37,10 @@ def children(pid: int) -> list[int]:
 
 
 def test_killed_and_gone_on_with_gives_the_same_bytes(
-    source: Path, tmp_path: Path, start_process: Callable[..., subprocess.Popen[str]]
+    source: Path,
+    tmp_path: Path,
+    start_process: Callable[..., subprocess.Popen[str]],
+    fork_process: Callable[..., ForkedProcess],
 ) -> None:
     command = ["-m", "dla_train", "prepare", source, "--workers", 2, *ARGUMENTS, "--out"]
     process = start_process(*command, "killed")
@@ -50,9 +55,11 @@ def test_killed_and_gone_on_with_gives_the_same_bytes(
     assert not (tmp_path / "killed" / "manifest.json").exists()
 
     for out in ("killed", "straight"):
-        process = start_process(*command, out)
+        process = fork_process(*command, out)
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
+        assert stdout is not None
+        assert stderr is not None
         assert "1," in stdout
         assert ("going on after" in stderr) == (out == "killed")
     assert tree(tmp_path / "killed") == tree(tmp_path / "straight")

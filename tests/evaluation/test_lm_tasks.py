@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import nltk
 import pytest
+import wonderwords
 import yaml
 from lm_eval.api.task import Task
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -61,10 +63,16 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RULER's tasks fetch a file of NLTK when they are imported; none of these tests reads it."""
-    monkeypatch.setattr(nltk, "download", lambda *_, **__: True)
+@pytest.fixture(scope="module", autouse=True)
+def quick_imports() -> Iterator[None]:
+    """When RULER's tasks are imported, they fetch a file of NLTK, which none of these tests reads, and sort all pairs
+    of an English adjective and noun, for 20 s: here of a few."""
+    random_word = wonderwords.RandomWord
+    few = {kind: list(words)[:40] for kind, words in random_word()._categories.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nltk, "download", lambda *_, **__: True)
+        patch.setattr(wonderwords, "RandomWord", lambda: random_word(**few))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,12 @@ from typing import IO
 
 # Variables that are read when they are needed, which a test may set as it likes.
 _LATE = ("DLA_TRAIN_", "DS_ACCELERATOR", "NETRC", "WANDB_")
-# Some that libc, the interpreter or an import reads, all of which is over when a process is forked.
-_EARLY = ("CUDA_", "HF_", "LC_", "LD_", "MALLOC_", "OMP_", "PYTHON", "TRITON_INTERPRET")
+# Some that libc, the interpreter or an import reads, all of which is over when a process is forked. Whole names where
+# libraries add others of the same family, such as HF_XET_HIGH_PERFORMANCE, to the environment of pytest.
+_EARLY = (
+    "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "LANG", "LC_", "LD_", "MALLOC_", "MKL_NUM_", "OMP_", "PYTHON",
+    "TRITON_INTERPRET",
+)  # fmt: skip
 _SERVER = Path(__file__).with_name("server.py")
 
 
@@ -202,7 +206,8 @@ class ForkServer:
         changed += [
             name
             for name in {*os.environ, *self._at_start}
-            if name.startswith(_EARLY) and os.environ.get(name) != self._at_start.get(name)
+            if name.startswith(_EARLY)
+            and os.environ.get(name) not in (self._at_start.get(name), self._environment.get(name))
         ]
         if changed:
             raise ValueError(
