@@ -108,14 +108,14 @@ def forked_ranks(fork_process, tmp_path):
 def _waited_for(processes):
     """Exit codes; as launchers do, the others are ended soon after one has failed."""
     deadline = None
-    while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.returncode for process in processes):
+    while None in (codes := [process.poll() for process in processes]):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + 20
         if deadline is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.02)
-    return [process.returncode for process in processes]
+    return codes
 
 
 @pytest.fixture
