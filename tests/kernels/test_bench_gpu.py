@@ -101,7 +101,7 @@ def test_compiling_for_another_process_calls_everything(bench, call, monkeypatch
     assert bench.main() == 0
     expected = [case.name for case in bench.cases() if (case.method, case.shape) == ("dla30", "gdn")]
     assert bench.calls == [case.name for case in asked] == expected
-    assert len(expected) == 6
+    assert len(expected) == 8
 
 
 def test_what_is_wrong_or_fails_gets_no_time(bench, call, monkeypatch):
