@@ -80,7 +80,7 @@ def age_tables(
     sizes = {"H": heads, "M": slots, "MP": padded_slots(slots), "TILE": pieces.tile}
     tile_ages_kernel[(pieces.tiles, heads)](
         shift, tables.old, tables.inner, tables.younger, tables.older,
-        pieces.tile_sequence, pieces.tile_number, pieces.cu, tokens, COLLAPSE=collapse, COUNT=backward, **sizes, num_warps=1,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, tokens, COLLAPSE=collapse, BACKWARD=backward, **sizes, num_warps=1,
     )  # fmt: skip
     chunk_ages_kernel[(pieces.chunks, heads)](
         tables.old, tables.inner, tables.slot_age, tables.token_age, tables.final_slot, tables.final_token,
@@ -97,7 +97,7 @@ def age_tables(
 @triton.jit
 def tile_ages_kernel(
     shift_ptr, old_ptr, inner_ptr, younger_ptr, older_ptr, sequence_ptr, number_ptr, cu_ptr, tokens,
-    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, COLLAPSE: tl.constexpr, COUNT: tl.constexpr,
+    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, COLLAPSE: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """`age += age <= shift_t` (collapse: `age = shift_t + 1` for those), one row of each table per token."""
     h = tl.program_id(1).to(tl.int64)
@@ -121,7 +121,7 @@ def tile_ages_kernel(
         row = h * tokens + first + s
         tl.store(old_ptr + row * M + slot, old.to(tl.uint8), mask=slot < M)
         tl.store(inner_ptr + row * TILE + token, tl.maximum(inner, 0).to(tl.uint8))
-        if COUNT:
+        if BACKWARD:
             if COLLAPSE:  # nothing old is younger than what all have become
                 to = tl.minimum(shift + 1, M - 1)
                 younger = tl.where(slot <= to, 0, younger)

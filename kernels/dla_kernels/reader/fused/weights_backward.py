@@ -150,14 +150,14 @@ def sums_by_age(x, before, following, is_last, EXACT: tl.constexpr):
     if EXACT:
         large = 4.0 * x.shape[1] * tl.max(tl.abs(x), 1)[:, None]
         high = (x + large) - large
-        return ranges(high, before, following, is_last) + ranges(x - high, before, following, is_last)
+        return sums_of_ranges(high, before, following, is_last) + sums_of_ranges(x - high, before, following, is_last)
     else:
-        return ranges(x, before, following, is_last)
+        return sums_of_ranges(x, before, following, is_last)
 
 
 @triton.jit
-def ranges(x, before, following, is_last):
-    """As `sums_by_age`."""
+def sums_of_ranges(x, before, following, is_last):
+    """As `sums_by_age`, with the error of running sums."""
     upto = tl.where(before > 0, tl.gather(tl.cumsum(x, 1), tl.maximum(before - 1, 0), 1), 0.0)
     next_upto = tl.gather(upto, tl.broadcast_to(following[None, :], upto.shape), 1)
     return tl.where(is_last[None, :], tl.sum(x, 1)[:, None], next_upto) - upto
