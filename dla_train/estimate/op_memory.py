@@ -24,11 +24,12 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
         return WIDE * state * (STRIDE + 3)  # of eight chunks; adjoint, before and after a move
     long, delta, gate = long_chunk(config, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)
     chunks = -(-setting.window // long) - 1  # a first chunk begins with none
-    states = 2 * chunks * state * WIDE  # float32, or two parts of 16 bits; states and adjoint
+    kept = chunks * state * setting.a
+    states = kept + chunks * state * WIDE  # and their adjoint in float32, or in two parts of 16 bits
     # per token and head, in 16-bit numbers: gradients, weights and their gradient by slot, weights of pairs in a tile
     numbers = setting.tokens * heads * setting.a
     if not delta:
-        of_queries = states / 2 + numbers * (43 + 2.1 * key_dim + 0.7 * value_dim + 7.3 * slots)  # no adjoint yet
+        of_queries = kept + numbers * (43 + 2.1 * key_dim + 0.7 * value_dim + 7.3 * slots)  # no adjoint yet
         return round(
             max(of_queries, states + numbers * (165 + 1.2 * value_dim + 5.2 * slots + (9 * slots + 50) * gate))
         )

@@ -197,7 +197,7 @@ def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[],
         if shape.delta:
             return "fla has log-linear attention without the delta rule only"
         return lambda: chunk_log_linear_attn(
-            inputs["q"], inputs["k"], inputs["v"], inputs["log_decay"], inputs["slot_weight"].float()
+            inputs["q"], inputs["k"], inputs["v"], inputs["log_decay"], inputs["slot_weight"]
         )[0]
 
     def single() -> Tensor:
@@ -378,7 +378,8 @@ def main() -> int:
         try:
             done[case.name] = measure(case)
         except Exception as error:  # one case must not take the others with it: out of memory, a peer that refuses
-            done[case.name] = asdict(case) | {"error": None, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
+            why = " ".join(str(error).split())[:200]  # on one line, for the table
+            done[case.name] = asdict(case) | {"error": None, "failed": f"{type(error).__name__}: {why}"}
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({"versions": versions, "rows": done}, indent=1))
         os.replace(unfinished, path)  # a run that is killed leaves what was there

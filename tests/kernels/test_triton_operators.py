@@ -280,20 +280,22 @@ def algebra_memory(time, document=None):
 
 
 @pytest.mark.interpret
-def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch):
-    from dla_kernels.reader.fused import adjoint_delta, configs
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_more_chunks_than_a_grid_takes_are_launched_in_turn(monkeypatch, delta):
+    from dla_kernels.reader.fused import configs, states_layout
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 70, 1, 16, generator=generator, requires_grad=True) for _ in range(3))
     weight = torch.rand(1, 70, 1, 3, generator=generator).requires_grad_()
-    beta = torch.rand(1, 70, 1, generator=generator).requires_grad_()
+    scalar = torch.rand(1, 70, 1, generator=generator).requires_grad_()
+    decay, beta = (None, scalar) if delta else (-scalar, None)
 
     def gradients():
         with configs.override(tile=16, long=16):
-            o, _ = dynamic_linear_attention(q, F.normalize(k, dim=-1), v, weight, 3, 1.3, None, beta, backend="triton")
-            return torch.autograd.grad(o.square().sum(), (q, k, v, weight, beta))
+            o, _ = dynamic_linear_attention(q, F.normalize(k, dim=-1), v, weight, 3, 1.3, decay, beta, backend="triton")
+            return torch.autograd.grad(o.square().sum(), (q, k, v, weight, scalar), retain_graph=True)
 
     at_once = gradients()
-    monkeypatch.setattr(adjoint_delta, "LAUNCHED_CHUNKS", 2)  # of five
+    monkeypatch.setattr(states_layout, "LAUNCHED_CHUNKS", 2)  # of five
     for x, y in zip(gradients(), at_once, strict=True):
         assert torch.equal(x, y)

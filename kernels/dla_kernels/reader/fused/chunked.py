@@ -12,17 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dla_kernels.reader.fused.adjoint_delta import slots_adjoint
 from dla_kernels.reader.fused.ages import AgeTables
+from dla_kernels.reader.fused.carry import carry_adjoint
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.keys import keys_backward
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.queries import queries_backward
 from dla_kernels.reader.fused.read import read
+from dla_kernels.reader.fused.slots_adjoint import slots_adjoint
 from dla_kernels.reader.fused.states import advance_states
-from dla_kernels.reader.fused.states_adjoint import states_adjoint
 from dla_kernels.reader.fused.states_delta import advance_states_delta, carry_adjoint_delta, carry_gradient
-from dla_kernels.reader.fused.states_layout import StateRows
 from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.reader.fused.values import columns_backward, values_backward
 from dla_kernels.reader.fused.weights import Weights, weights_of
@@ -58,7 +57,7 @@ class Problem:
     pieces: Pieces
     tiles: Tiles
 
-    def states(self, *, return_state: bool) -> tuple[StateRows, Tensor | None]:
+    def states(self, *, return_state: bool) -> tuple[Tensor, Tensor | None]:
         """The states at the starts of chunks and, if asked, at the sequences' ends."""
         slots = self.slot_weight.shape[-1]
         if self.removal is None:
@@ -132,16 +131,16 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     if gate:
         slot_weight = p.slot_weight.float()
         change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
-        rows = torch.einsum("thm,thm->th", change, dslot_weight)
+        rows = (change * dslot_weight).sum(-1)  # einsum would launch a product for each token and head
         changes = weights_of(change, p.v.dtype, p.tables, p.pieces)
-        adjoint, _ = _adjoint(p, do, changes, kept, None, has_state=False, want_carry=False)
+        adjoint, _ = _adjoint(p, do, changes, None, None, has_state=False)
         columns = columns_backward(
             p.q, p.k, p.u, p.v, do, p.within, changes, p.total, adjoint, p.scale, *where, has_dfinal=False
         )  # fmt: skip
         del adjoint, change, changes, slot_weight
 
     # of the writes and the carry, from the states at each chunk's end
-    adjoint, (dstate, dcarry) = _adjoint(p, do, weights, kept, dfinal, has_state=has_state, want_carry=True)
+    adjoint, (dstate, dcarry) = _adjoint(p, do, weights, kept, dfinal, has_state=has_state)
     dremoval = None
     has_dfinal = dfinal is not None
     if p.removal is not None:
@@ -150,6 +149,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         )
         dcarry = dremoval.diagonal(dim1=-2, dim2=-1).sum(-1)
         dremoval = -dremoval
+    assert dcarry is not None
     del kept  # memory
     dk, kdk, ends = keys_backward(
         p.q, p.u, p.v, do, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal, pairs=pairs
@@ -163,35 +163,18 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
 
 
 def _adjoint(
-    p: Problem,
-    do: Tensor,
-    weights: Weights,
-    kept: StateRows,
-    dfinal: Tensor | None,
-    *,
-    has_state: bool,
-    want_carry: bool,
-) -> tuple[StateRows, tuple[Tensor | None, Tensor]]:
-    """The adjoint of the states at chunk ends, that of the states before, and `exp(G_end) d exp(G_end)` (plain decay)."""
-    has_dfinal = dfinal is not None
-    if p.removal is None:
-        adjoint, dstate, dcarry = states_adjoint(
-            p.q, do, weights.at_chunk, p.total, kept, dfinal, p.scale, p.tables, p.pieces, p.tiles,
-            has_state=has_state, want_carry=want_carry,
-        )  # fmt: skip
-        return adjoint, (dstate, dcarry)
-    assert p.carry is not None
+    p: Problem, do: Tensor, weights: Weights, kept: Tensor | None, dfinal: Tensor | None, *, has_state: bool,
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:  # fmt: skip
+    """The adjoint of the states at chunk ends, that of the states before, and, from the states `kept` at chunk starts, `exp(G_end) d
+    exp(G_end)` (plain decay)."""
     adjoint, dstate = slots_adjoint(
-        p.q,
-        do,
-        weights.at_chunk,
-        p.total,
-        p.scale,
-        p.tables,
-        p.pieces,
-        p.tiles,
-        has_state=has_state,
-        has_dfinal=has_dfinal,
-    )
-    carry_adjoint_delta(p.carry, p.removal, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles)
-    return adjoint, (dstate, p.carry)
+        p.q, do, weights.at_chunk, p.total, p.scale, p.tables, p.pieces, p.tiles,
+        has_state=has_state, has_dfinal=dfinal is not None,
+    )  # fmt: skip
+    dcarry = None
+    if p.removal is None:
+        dcarry = carry_adjoint(adjoint, dfinal, dstate, kept, p.total, p.tables, p.pieces)
+    else:
+        assert p.carry is not None
+        carry_adjoint_delta(p.carry, p.removal, adjoint, dfinal, dstate, p.tables, p.pieces, p.tiles)
+    return adjoint.high, (dstate, dcarry)

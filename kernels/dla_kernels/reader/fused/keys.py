@@ -15,33 +15,33 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
-from dla_kernels.reader.fused.states import end_row
-from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.states_layout import end_row, slot_offset
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
 from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
 
 def keys_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, adjoint: StateRows,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, adjoint: Tensor,
     scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dk per head `[tokens, H, K]`; k . dk `[K blocks, H, tokens]`; the part of it that comes from the states at the chunk's
     end, summed over a tile, `[K blocks, tiles, H]`; the last two float32."""
     (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
     slots = weights.slots
-    blocks_k = triton.cdiv(key_dim, tiles.block_k)
+    block_k = inner_block(key_dim, tiles)  # what all blocks of K share is made once for each
+    blocks_k = triton.cdiv(key_dim, block_k)
     dk = torch.empty(tokens, heads, key_dim, dtype=k.dtype, device=k.device)
     kdk = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=k.device)
     ends = torch.empty(blocks_k, pieces.tiles, heads, dtype=torch.float32, device=k.device)
     keys_backward_kernel[(pieces.tiles, heads, blocks_k)](
-        q, k, v, do, weights.own, weights.at_tile, total, adjoint.high, dk, kdk, ends,
+        q, k, v, do, weights.own, weights.at_tile, total, adjoint, dk, kdk, ends,
         tables.token_age, tables.final_token,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, pieces.tiles, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=tiles.block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
+        BK=block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
         num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return dk, kdk, ends
@@ -102,9 +102,11 @@ def keys_backward_kernel(
         v_ptr += h * V
         do_ptr += h * V
         # tokens of this tile
-        v = load_tile(v_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
+        column_v = tl.arange(0, BV)
+        v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
+        do = load_tile_transposed(do_ptr, first, rows, column_v, H * V, V, TILE)
         dwithin = tile_products(
-            v, v_ptr, first, rows, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
+            v, v_ptr, first, rows, do, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
         )  # fmt: skip
         dwithin *= own_decays(total_ptr, first, rows, TILE, True) * scale
         dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
@@ -119,12 +121,14 @@ def keys_backward_kernel(
                 t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
                 starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
                 weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
-                dwithin = tile_products(
-                    v, v_ptr, first, None, do_ptr, t, t_rows, H * V, H * V, V, TILE, BV, PRECISION
-                )  # fmt: skip
-                dwithin *= until[:, None] * decays_since(total_ptr, t, t_rows, reference, TILE)[None, :]
-                dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION)
+                do = load_tile_transposed(do_ptr, t, t_rows, column_v, H * V, V, TILE)
                 q = load_tile(q_ptr, t, t_rows, row_k, G * K, K, TILE)
+                since = decays_since(total_ptr, t, t_rows, reference, TILE)
+                dwithin = tile_products(
+                    v, v_ptr, first, None, do, do_ptr, t, t_rows, H * V, H * V, V, TILE, BV, PRECISION
+                )  # fmt: skip
+                dwithin *= until[:, None] * since[None, :]
+                dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION)
                 dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)
 
     tl.store(dk_ptr + (j * H + h)[:, None] * K + row_k[None, :], dk.to(dtype), mask=inside)

@@ -15,45 +15,42 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
-from dla_kernels.reader.fused.states import start_row
-from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.states_layout import slot_offset, start_row
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
 
 def queries_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, kept: StateRows,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, kept: Tensor,
     scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq per head `[tokens, H, K]`; q . dq `[K blocks, H, tokens]`; dw `[K blocks, H, M, tokens]`, the last two float32 and
+    """dq per head `[tokens, H, K]`; q . dq `[parts, H, tokens]`; dw `[parts, H, M, tokens]`, the last two float32 and
     in parts to be added; dw is zero for slots that are not in use, q . dq meaningless without pairs."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
+    block_k = inner_block(key_dim, tiles)  # of pairs: what all blocks of K share is made once for each
+    blocks_of_pairs = triton.cdiv(key_dim, block_k)
     dq = torch.empty(tokens, heads, key_dim, dtype=q.dtype, device=q.device)
-    qdq = torch.empty(blocks_k, heads, tokens, dtype=torch.float32, device=q.device)
+    qdq = torch.empty(blocks_of_pairs, heads, tokens, dtype=torch.float32, device=q.device)
     dweight = torch.zeros(blocks_k, heads, slots, tokens, dtype=torch.float32, device=q.device)
     sizes = {
-        "H": heads,
-        "G": groups,
-        "K": key_dim,
-        "V": value_dim,
-        "LONG": pieces.long,
-        "PRECISION": "ieee",
-    }
-    sizes |= {"BK": tiles.block_k, "BV": tiles.block_v, "num_warps": tiles.warps}
+        "H": heads, "G": groups, "K": key_dim, "V": value_dim, "LONG": pieces.long, "BV": tiles.block_v,
+        "PRECISION": "ieee", "num_warps": tiles.warps,
+    }  # fmt: skip
     queries_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_k)](
-        q, do, weights.at_chunk, total, kept.high, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
-        tokens, scale, M=slots, ROWS=tiles.rows, HAS_STATE=has_state, num_stages=tiles.stages, **sizes,
+        q, do, weights.at_chunk, total, kept, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number,
+        pieces.cu, tokens, scale, M=slots, ROWS=tiles.rows, BK=tiles.block_k, HAS_STATE=has_state,
+        num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     if pairs:
-        queries_backward_kernel[(pieces.tiles, heads, blocks_k)](
+        queries_backward_kernel[(pieces.tiles, heads, blocks_of_pairs)](
             q, k, v, do, weights.own, weights.at_tile, total, dq, qdq, tables.token_age,
             pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
-            MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **sizes,
+            BK=block_k, MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **sizes,
         )  # fmt: skip
     return dq, qdq, dweight
 
@@ -129,13 +126,15 @@ def queries_backward_kernel(
     dq_ptr += h * K
 
     # tokens of this tile
-    do = load_tile(do_ptr, first, rows, tl.arange(0, BV), H * V, V, TILE)
+    column_v = tl.arange(0, BV)
+    do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
+    v = load_tile_transposed(v_ptr, first, rows, column_v, H * V, V, TILE)
+    k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
     dwithin = tile_products(
-        do, do_ptr, first, rows, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
+        do, do_ptr, first, rows, v, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
     dwithin *= own_decays(total_ptr, first, rows, TILE, False) * scale
     dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, False)
-    k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
     dq = load_tile(dq_ptr, first, rows, column_k, H * K, K, TILE).to(tl.float32)
     dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
 
@@ -147,12 +146,14 @@ def queries_backward_kernel(
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
             starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
-            dwithin = tile_products(
-                do, do_ptr, first, rows, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
-            )  # fmt: skip
-            dwithin *= since[:, None] * decays_until(total_ptr, j, reference, TILE)[None, :]
-            dwithin *= pair_weights(weights, starts, MP, PRECISION)
+            v = load_tile_transposed(v_ptr, j, None, column_v, H * V, V, TILE)
             k = load_tile(k_ptr, j, None, column_k, G * K, K, TILE)
+            until = decays_until(total_ptr, j, reference, TILE)
+            dwithin = tile_products(
+                do, do_ptr, first, rows, v, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
+            )  # fmt: skip
+            dwithin *= since[:, None] * until[None, :]
+            dwithin *= pair_weights(weights, starts, MP, PRECISION)
             dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
 
     inside = (row < rows)[:, None] & (column_k < K)[None, :]

@@ -16,16 +16,15 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
-from dla_kernels.reader.fused.states import start_row
-from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.states_layout import slot_offset, start_row
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
 
 def read(
     q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    kept: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool,
+    kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool,
 ) -> Tensor:  # fmt: skip
     """o `[tokens, H, V]` from q, k `[tokens, G, K]`, v, Mx `[tokens, H, LONG]` or None (then made of q and k),
     total = G `[H, tokens]`."""
@@ -44,7 +43,7 @@ def read(
     }
     sizes |= {"BV": tiles.block_v, "num_warps": tiles.warps}
     read_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_v)](
-        q, weights.at_chunk, total, kept.high, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+        q, weights.at_chunk, total, kept, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
         pieces.tokens, scale, BK=inner_block(key_dim, tiles), M=slots, ROWS=tiles.rows, HAS_STATE=has_state,
         num_stages=tiles.stages, **sizes,
     )  # fmt: skip
@@ -126,8 +125,9 @@ def read_kernel(
         within = tl.load(within_ptr + at, mask=causal(rows, TILE, False), other=0.0).to(tl.float32)
     else:
         q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
+        k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)
         within = tile_products(
-            q, q_ptr, first, rows, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
+            q, q_ptr, first, rows, k, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
         within *= own_decays(total_ptr, first, rows, TILE, False) * scale
     within *= own_weights(own_ptr, h, first, rows, tokens, TILE, False)
@@ -141,16 +141,18 @@ def read_kernel(
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
             starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            v = load_tile(v_ptr, j, None, column_v, H * V, V, TILE)
             if STORED:
                 at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
                 within = tl.load(within_ptr + at, mask=(tl.arange(0, TILE) < rows)[:, None], other=0.0).to(tl.float32)
             else:
+                k = load_tile_transposed(k_ptr, j, None, column_k, G * K, K, TILE)
+                until = decays_until(total_ptr, j, reference, TILE)
                 within = tile_products(
-                    q, q_ptr, first, rows, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
+                    q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
-                within *= since[:, None] * decays_until(total_ptr, j, reference, TILE)[None, :]
+                within *= since[:, None] * until[None, :]
             within *= pair_weights(weights, starts, MP, PRECISION)
-            v = load_tile(v_ptr, j, None, column_v, H * V, V, TILE)
             acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)
 
     there = (tl.arange(0, TILE) < rows)[:, None] & (column_v < V)[None, :]

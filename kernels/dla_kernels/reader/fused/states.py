@@ -1,11 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The states at the start of every chunk, for plain decay.
 
-    S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + sum_{j: final_token[j] = a} exp(G_end - G_j) k_j v_j^T
+    S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + W_a,   W_a = sum_{j: final_token[j] = a} exp(G_end - G_j) k_j v_j^T
 
-Ages are monotone, so the old slots and the tokens that make up a new slot are two ranges: a chunk costs as many products
-as it has blocks of tokens and slots touched. Every chunk is a launch, in which all slots and blocks of K x V go side by
-side: few sequences and heads fill a GPU, too.
+W, which costs products, waits for nothing: all chunks and slots side by side (ages are monotone, so the tokens of a slot are a
+range). Then carry.py goes from chunk to chunk.
 """
 
 from __future__ import annotations
@@ -15,20 +14,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dla_kernels.reader.fused.ages import AgeTables, padded_slots
+from dla_kernels.reader.fused.ages import AgeTables
+from dla_kernels.reader.fused.carry import carry_states
 from dla_kernels.reader.fused.configs import Tiles
-from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
+from dla_kernels.reader.fused.pieces import Pieces, locate
+from dla_kernels.reader.fused.states_layout import (
+    StateRows,
+    block_of,
+    launches_of,
+    slot_offset,
+    start_row,
+    store_state,
+)
 
 
 def advance_states(
     k: Tensor, v: Tensor, total: Tensor, state: Tensor | None, tables: AgeTables, pieces: Pieces, tiles: Tiles,
     *, slots: int, return_state: bool,
-) -> tuple[StateRows, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """k `[tokens, G, K]`, v `[tokens, H, V]`, total = G `[H, tokens]`, state `[N, H, M, K, V]` float32 by age or None.
 
-    Returns the rows of states at chunk starts (row = chunk, or, without a state before, chunk - n - 1: a sequence's first
-    chunk has none) and, if asked, the states at the ends `[N, H, M, K, V]` float32.
+    Returns the states at chunk starts `[rows, H, M, K, V]` in the type of v (row = chunk, or, without a state before,
+    chunk - n - 1: a sequence's first chunk has none) and, if asked, those at the ends `[N, H, M, K, V]` float32.
     """
     (_, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
     rows = pieces.chunks - (pieces.sequences if state is None else 0)
@@ -39,63 +46,28 @@ def advance_states(
         final = torch.zeros(shape, dtype=torch.float32, device=v.device)
     if state is not None:
         kept.put(pieces.first_chunk[:-1].long(), state)
-    blocks = blocks_of(key_dim, value_dim, tiles)
-    for c, sequences in chunks_forward(pieces, return_state=return_state):
-        advance_states_kernel[(sequences * heads, slots, blocks)](
+    blocks = triton.cdiv(key_dim, tiles.block_k) * triton.cdiv(value_dim, tiles.block_v)
+    for begin, launched in launches_of(pieces.chunks):
+        chunk_writes_kernel[(slots * blocks, heads, launched)](
             k, v, total, kept.high, kept.low, kept.high if final is None else final,
-            tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
-            pieces.by_length, pieces.tokens, c, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots),
-            LONG=pieces.long, BJ=pieces.tile, BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None,
-            HAS_FINAL=return_state, SPLIT=kept.split, PRECISION="ieee", num_warps=tiles.warps,
-            num_stages=1,
+            tables.final_token, tables.used, tables.used_end, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+            pieces.tokens, begin, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BJ=pieces.tile,
+            BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None, HAS_FINAL=return_state, SPLIT=kept.split,
+            PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
         )  # fmt: skip
-    return kept, final
-
-
-def blocks_of(key_dim: int, value_dim: int, tiles: Tiles) -> int:
-    """Blocks of K x V in a state."""
-    return -(-key_dim // tiles.block_k) * -(-value_dim // tiles.block_v)
-
-
-def chunks_forward(pieces: Pieces, *, return_state: bool) -> list[tuple[int, int]]:
-    """Numbers of chunks with something after them, and how many sequences have such a chunk: the longest ones. One long
-    document among many short ones must not make programs for all of them."""
-    after = 0 if return_state else 1
-    return [(c, pieces.with_more_than(c + after)) for c in range(pieces.most_chunks - after)]
-
-
-def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> list[tuple[int, int]]:
-    """The same, the last first, of chunks whose end may have an adjoint and whose start may have states."""
-    chunks = chunks_forward(pieces, return_state=has_dfinal)
-    return [(c, sequences) for c, sequences in reversed(chunks) if has_state or c > 0]
-
-
-@triton.jit
-def start_row(chunk, n, HAS_STATE: tl.constexpr):
-    """The row of the states at the start of a chunk (with `HAS_STATE`, also of a sequence's first)."""
-    if HAS_STATE:
-        return chunk
-    else:
-        return chunk - n - 1
-
-
-@triton.jit
-def end_row(chunk, n, HAS_DFINAL: tl.constexpr):
-    """The row of the adjoint at the end of a chunk (with `HAS_DFINAL`, also of a sequence's last)."""
-    if HAS_DFINAL:
-        return chunk
-    else:
-        return chunk - n
+    carry_states(kept, final, total, tables, pieces, has_state=state is not None)
+    return kept.high, final
 
 
 @triton.jit
 def written(
-    acc, k_ptr, v_ptr, total_ptr, total_end, tokens, h, first, begin, end, row_k, row_v,
+    k_ptr, v_ptr, total_ptr, total_end, tokens, h, first, begin, end, row_k, row_v,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """acc + sum over the chunk's tokens `begin..end` of `exp(G_end - G_j) k_j v_j^T`, block `row_k` x `row_v`."""
+    """Sum over the chunk's tokens `begin..end` of `exp(G_end - G_j) k_j v_j^T`, block `row_k` x `row_v`."""
     dtype = v_ptr.dtype.element_ty
     g = h // (H // G)
+    acc = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
     for start in range(begin, end, BJ):
         index = start + tl.arange(0, BJ)
         mask = index < end
@@ -113,74 +85,45 @@ def written(
 
 
 @triton.jit
-def block_of(part, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """Rows and columns of a block of a state."""
-    BLOCKS_V: tl.constexpr = (V + BV - 1) // BV
-    return (part // BLOCKS_V) * BK + tl.arange(0, BK), (part % BLOCKS_V) * BV + tl.arange(0, BV)
-
-
-@triton.jit
-def chunk_ranges(
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, is_last, n, h, a, first, length, tokens,
-    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
-):  # fmt: skip
-    """What becomes the slot of age a at a chunk's end: old slots `i0..i1` and tokens `j0..j1` of the chunk; and whether
-    there is such a slot. Older tokens have higher ages, older slots come later."""
-    slot = tl.arange(0, MP)
+def range_of_age(final_token_ptr, h, a, first, length, tokens, LONG: tl.constexpr):
+    """The chunk's tokens `begin..end` that are in the slot of age a at its end: older tokens have higher ages."""
     index = tl.arange(0, LONG)
-    used = tl.load(used_ptr + chunk * H + h)
-    if is_last:
-        used_next = tl.load(used_end_ptr + n * H + h)
-    else:
-        used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
-        tl.int32
-    )
-    token_to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
-    token_to = tl.where(index < length, token_to, -1)
-    i0, i1 = tl.sum((slot_to < a).to(tl.int32)), tl.sum((slot_to <= a).to(tl.int32))
-    j0, j1 = tl.sum((token_to > a).to(tl.int32)), tl.sum((token_to >= a).to(tl.int32))
-    return i0, i1, j0, j1, a < used_next
+    to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
+    to = tl.where(index < length, to, -1)
+    return tl.sum((to > a).to(tl.int32)), tl.sum((to >= a).to(tl.int32))
 
 
-@triton.jit(do_not_specialize=["c"])
-def advance_states_kernel(
-    k_ptr, v_ptr, total_ptr, high_ptr, low_ptr, final_ptr,
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, tokens, c,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    LONG: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
-    HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+@triton.jit(do_not_specialize=["begin"])
+def chunk_writes_kernel(
+    k_ptr, v_ptr, total_ptr, high_ptr, low_ptr, final_ptr, final_token_ptr, used_ptr, used_end_ptr, sequence_ptr,
+    number_ptr, cu_ptr, tokens, begin,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
+    BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S_a(next) = exp(G_end) sum of S_i + sum of exp(G_end - G_j) k_j v_j^T, over chunk c of every sequence"""
-    n = tl.load(by_length_ptr + tl.program_id(0) // H)
-    h = (tl.program_id(0) % H).to(tl.int64)
-    a = tl.program_id(1)
-    first_chunk = tl.load(first_chunk_ptr + n)
-    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    if c < chunks - (0 if HAS_FINAL else 1):
-        chunk = first_chunk + c
-        first = tl.load(cu_ptr + n) + c * LONG
-        length = tl.minimum(tl.load(cu_ptr + n + 1) - first, LONG).to(tl.int32)
-        i0, i1, j0, j1, is_used = chunk_ranges(
-            final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, c + 1 == chunks, n, h, a, first, length, tokens,
-            H, M, MP, LONG,
-        )  # fmt: skip
-        if is_used:
-            row_k, row_v = block_of(tl.program_id(2), K, V, BK, BV)
-            block = row_k[:, None] * V + row_v[None, :]
-            inside = (row_k < K)[:, None] & (row_v < V)[None, :]
-            total_end = tl.load(total_ptr + h * tokens + first + length - 1)
-            acc = tl.zeros((BK, BV), tl.float32)
-            for i in range(i0, i1):
-                at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + block
-                acc += load_state(high_ptr, low_ptr, at, inside, SPLIT)
-            acc *= tl.exp(total_end)
-            acc = written(
-                acc, k_ptr, v_ptr, total_ptr, total_end, tokens, h, first, j0, j1, row_k, row_v,
-                H, G, K, V, BJ, PRECISION,
-            )  # fmt: skip
-            if c + 1 < chunks:
-                at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V) + block
-                store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
-            elif HAS_FINAL:
-                tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)
+    """W_a = sum of exp(G_end - G_j) k_j v_j^T, of the chunks from `begin` on, where the states after them are stored"""
+    a = tl.program_id(0) % M
+    h = tl.program_id(1).to(tl.int64)
+    chunk = begin + tl.program_id(2)
+    n, _, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
+    is_last = last == tl.load(cu_ptr + n + 1)
+    used = tl.load(used_end_ptr + n * H + h)
+    if not is_last:
+        used = tl.load(used_ptr + (chunk + 1) * H + h)
+    if not HAS_FINAL:
+        used = tl.where(is_last, 0, used)
+    if a < used:
+        length = (last - first).to(tl.int32)
+        j0, j1 = range_of_age(final_token_ptr, h, a, first, length, tokens, LONG)
+        row_k, row_v = block_of(tl.program_id(0) // M, K, V, BK, BV)
+        total_end = tl.load(total_ptr + h * tokens + last - 1)
+        acc = written(
+            k_ptr, v_ptr, total_ptr, total_end, tokens, h, first, j0, j1, row_k, row_v, H, G, K, V, BJ, PRECISION
+        )
+        block = row_k[:, None] * V + row_v[None, :]
+        inside = (row_k < K)[:, None] & (row_v < V)[None, :]
+        if not is_last:
+            at = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, a, H, M, K, V) + block
+            store_state(high_ptr, low_ptr, at, acc, inside, SPLIT)
+        elif HAS_FINAL:
+            tl.store(final_ptr + slot_offset(n, h, a, H, M, K, V) + block, acc, mask=inside)

@@ -19,8 +19,15 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles, exact_products, key_blocks
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.reader.fused.states import chunk_ranges, chunks_backward, chunks_forward, end_row, start_row
-from dla_kernels.reader.fused.states_layout import StateRows, load_state, slot_offset, store_state
+from dla_kernels.reader.fused.states import range_of_age
+from dla_kernels.reader.fused.states_layout import (
+    StateRows,
+    end_row,
+    load_state,
+    slot_offset,
+    start_row,
+    store_state,
+)
 
 COLUMN_BYTES = 12 << 10
 """Of the columns of a state that a program takes, in the type of products: registers hold them beside R and the sums. 32
@@ -30,7 +37,7 @@ columns of 16-bit numbers fill it at K 192, and 16 of float32; as many at K 256 
 def advance_states_delta(
     u: Tensor, v: Tensor, carry: Tensor, removal: Tensor, state: Tensor | None, tables: AgeTables, pieces: Pieces,
     tiles: Tiles, *, slots: int, return_state: bool,
-) -> tuple[StateRows, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """u = U `[tokens, H, K]`, carry `[chunks, H]` float32, removal = R `[chunks, H, K, K]`; the rest as advance_states."""
     (_, heads, key_dim), value_dim = u.shape, v.shape[-1]
     rows = pieces.chunks - (pieces.sequences if state is None else 0)
@@ -50,7 +57,7 @@ def advance_states_delta(
             pieces.by_length, pieces.tokens, c, MP=padded_slots(slots), LONG=pieces.long, BJ=pieces.tile, HAS_STATE=state is not None,
             HAS_FINAL=return_state, num_warps=tiles.warps, **sizes,
         )  # fmt: skip
-    return kept, final
+    return kept.high, final
 
 
 def carry_adjoint_delta(
@@ -86,20 +93,54 @@ def _whole_columns(rows: StateRows, tiles: Tiles) -> dict[str, Any]:
 
 
 def carry_gradient(
-    kept: StateRows, adjoint: StateRows, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+    kept: Tensor, adjoint: Tensor, tables: AgeTables, pieces: Pieces, tiles: Tiles,
     *, has_state: bool, has_dfinal: bool,
 ) -> Tensor:  # fmt: skip
     """dP `[chunks, H, K, K]` float32."""
-    _, heads, slots, key_dim, value_dim = kept.high.shape
-    dcarry = torch.zeros(pieces.chunks, heads, key_dim, key_dim, dtype=torch.float32, device=kept.high.device)
+    _, heads, slots, key_dim, value_dim = kept.shape
+    dcarry = torch.zeros(pieces.chunks, heads, key_dim, key_dim, dtype=torch.float32, device=kept.device)
     blocks = triton.cdiv(key_dim, tiles.block_k)
     carry_gradient_kernel[(pieces.chunks, heads, blocks * blocks)](
-        kept.high, adjoint.high, dcarry, tables.final_slot, tables.used,
+        kept, adjoint, dcarry, tables.final_slot, tables.used,
         pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
         H=heads, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BK=tiles.block_k, BV=tiles.block_v,
         HAS_STATE=has_state, HAS_DFINAL=has_dfinal, PRECISION="ieee", num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return dcarry
+
+
+def chunks_forward(pieces: Pieces, *, return_state: bool) -> list[tuple[int, int]]:
+    """Numbers of chunks with something after them, and how many sequences have such a chunk: the longest ones. One long
+    document among many short ones must not make programs for all of them."""
+    after = 0 if return_state else 1
+    return [(c, pieces.with_more_than(c + after)) for c in range(pieces.most_chunks - after)]
+
+
+def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> list[tuple[int, int]]:
+    """The same, the last first, of chunks whose end may have an adjoint and whose start may have states."""
+    chunks = chunks_forward(pieces, return_state=has_dfinal)
+    return [(c, sequences) for c, sequences in reversed(chunks) if has_state or c > 0]
+
+
+@triton.jit
+def chunk_ranges(
+    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, is_last, n, h, a, first, length, tokens,
+    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """What becomes the slot of age a at a chunk's end: old slots `i0..i1` and tokens `j0..j1` of the chunk; and whether
+    there is such a slot. Ages are monotone: older slots come later."""
+    slot = tl.arange(0, MP)
+    used = tl.load(used_ptr + chunk * H + h)
+    if is_last:
+        used_next = tl.load(used_end_ptr + n * H + h)
+    else:
+        used_next = tl.load(used_ptr + (chunk + 1) * H + h)
+    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
+        tl.int32
+    )
+    i0, i1 = tl.sum((slot_to < a).to(tl.int32)), tl.sum((slot_to <= a).to(tl.int32))
+    j0, j1 = range_of_age(final_token_ptr, h, a, first, length, tokens, LONG)
+    return i0, i1, j0, j1, a < used_next
 
 
 @triton.jit

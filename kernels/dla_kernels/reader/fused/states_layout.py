@@ -1,9 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""How states of slots are stored: once per chunk, as a high and a low part.
+"""How states of slots are stored: once per chunk, and as a high and a low part as long as they are added up.
 
 A state is a sum over up to all tokens, carried from chunk to chunk, so it must not be rounded to 16 bits at every step;
 but tensor cores read 16 bits, and reading is what costs. So 16-bit inputs keep `high + low`, two numbers of their own
-type (about as good as float32): the carry reads both, every product reads `high` alone. float32 inputs keep one number.
+type (about as good as float32), until all chunks are carried; every product reads `high` alone, and `low` is let go.
+float32 inputs keep one number.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+LAUNCHED_CHUNKS = 65_535
+"""In one launch: all that CUDA takes as the third size of a grid. Chunks are more in 17 million tokens, or in as many documents."""
 
 
 class StateRows:
@@ -31,10 +35,40 @@ class StateRows:
             self.low[rows] = (states - high.float()).to(self.low.dtype)
 
 
+def launches_of(chunks: int) -> list[tuple[int, int]]:
+    """The first chunk of each launch, and how many it takes."""
+    return [(begin, min(LAUNCHED_CHUNKS, chunks - begin)) for begin in range(0, chunks, LAUNCHED_CHUNKS)]
+
+
 @triton.jit
 def slot_offset(row, h, i, H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, V: tl.constexpr):
     """Where the matrix of slot i begins, in elements."""
     return ((row.to(tl.int64) * H + h) * M + i) * (K * V)
+
+
+@triton.jit
+def start_row(chunk, n, HAS_STATE: tl.constexpr):
+    """The row of the states at the start of a chunk (with `HAS_STATE`, also of a sequence's first)."""
+    if HAS_STATE:
+        return chunk
+    else:
+        return chunk - n - 1
+
+
+@triton.jit
+def end_row(chunk, n, HAS_DFINAL: tl.constexpr):
+    """The row of the adjoint at the end of a chunk (with `HAS_DFINAL`, also of a sequence's last)."""
+    if HAS_DFINAL:
+        return chunk
+    else:
+        return chunk - n
+
+
+@triton.jit
+def block_of(part, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Rows and columns of a block of a state."""
+    BLOCKS_V: tl.constexpr = (V + BV - 1) // BV
+    return (part // BLOCKS_V) * BK + tl.arange(0, BK), (part % BLOCKS_V) * BV + tl.arange(0, BV)
 
 
 @triton.jit

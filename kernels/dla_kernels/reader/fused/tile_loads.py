@@ -40,20 +40,20 @@ def load_tile_transposed(
 
 @triton.jit
 def tile_products(
-    left, left_ptr, left_first, left_rows, right_ptr, right_first, right_rows,
+    left, left_ptr, left_first, left_rows, right, right_ptr, right_first, right_rows,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`a_t . b_j` `[TILE, TILE]` float32 over WIDTH columns, for rows t of one matrix `[*, LEFT]` and j of another `[*, RIGHT]`.
 
-    `left` is the first block of a's columns: a kernel that meets many tiles j loads it once, before its loop. Not used in
-    float32, whose products would keep it in registers.
+    `left` `[TILE, BLOCK]` and `right` `[BLOCK, TILE]` are the first blocks of columns. A kernel that meets many tiles j loads
+    `left` once, before its loop, and `right` together with all else of a tile: what one product waits for, the next has then.
+    Not used in float32, whose products would keep both in registers.
     """
     column = tl.arange(0, BLOCK)
     HELD: tl.constexpr = 0 if left.dtype == tl.float32 else BLOCK
     products = tl.zeros((TILE, TILE), tl.float32)
     if HELD > 0:
-        right = load_tile_transposed(right_ptr, right_first, right_rows, column, RIGHT, WIDTH, TILE)
         products += tl.dot(left, right, input_precision=PRECISION)  # [TILE, BLOCK] @ [BLOCK, TILE] -> [TILE, TILE]
     for start in range(HELD, WIDTH, BLOCK):
         a = load_tile(left_ptr, left_first, left_rows, start + column, LEFT, WIDTH, TILE)

@@ -18,16 +18,15 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.pieces import Pieces, locate, locate_tile
-from dla_kernels.reader.fused.states import end_row
-from dla_kernels.reader.fused.states_layout import StateRows, slot_offset
-from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.states_layout import end_row, slot_offset
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
 
 def values_backward(
     q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
+    adjoint: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
 ) -> Tensor:  # fmt: skip
     """dv `[tokens, H, V]` like do. q, k make Mx where `within` is None; u makes the writes (k, or U of the delta rule)."""
     dv = torch.empty_like(do)
@@ -39,7 +38,7 @@ def values_backward(
 
 def columns_backward(
     q: Tensor, k: Tensor, u: Tensor, v: Tensor, do: Tensor, within: Tensor | None, changes: Weights, total: Tensor,
-    adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
+    adjoint: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
 ) -> Tensor:  # fmt: skip
     """`v_j . dv_j` `[tokens, H]` float32 for weights that are changes of weights; dv is rounded nowhere on the way."""
     tokens, heads, value_dim = do.shape
@@ -54,13 +53,13 @@ def columns_backward(
 
 def _launch(
     q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    adjoint: StateRows, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+    adjoint: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
     """What both kernels are called with."""
     (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
     slots = weights.slots
     arguments = (
-        q, k, u, do, do if within is None else within, weights.own, weights.at_tile, total, adjoint.high,
+        q, k, u, do, do if within is None else within, weights.own, weights.at_tile, total, adjoint,
         tables.token_age, tables.final_token,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
     )  # fmt: skip
@@ -129,8 +128,9 @@ def dvalues(
         within = tl.load(within_ptr + at, mask=causal(rows, TILE, True), other=0.0).to(tl.float32)
     else:
         k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
+        q = load_tile_transposed(q_ptr, first, rows, column_k, G * K, K, TILE)
         within = tile_products(
-            k, k_ptr, first, rows, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
+            k, k_ptr, first, rows, q, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
         within *= own_decays(total_ptr, first, rows, TILE, True) * scale
     within *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
@@ -145,17 +145,19 @@ def dvalues(
             t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
             starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
             weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
+            do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
             if STORED:
                 at = stored_tile(p * TILE, j_tile * TILE, H, LONG, TILE, True)
                 there_t = (tl.arange(0, TILE) < t_rows)[None, :]
                 within = tl.load(within_ptr + at, mask=there_t, other=0.0).to(tl.float32)
             else:
+                q = load_tile_transposed(q_ptr, t, t_rows, column_k, G * K, K, TILE)
+                since = decays_since(total_ptr, t, t_rows, reference, TILE)
                 within = tile_products(
-                    k, k_ptr, first, None, q_ptr, t, t_rows, G * K, G * K, K, TILE, BK, PRECISION
+                    k, k_ptr, first, None, q, q_ptr, t, t_rows, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
-                within *= until[:, None] * decays_since(total_ptr, t, t_rows, reference, TILE)[None, :]
+                within *= until[:, None] * since[None, :]
             within *= pair_weights_transposed(weights, starts, MP, PRECISION)
-            do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
             dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
     return dv, (j * H + h)[:, None] * V + row_v[None, :], there[:, None] & in_v[None, :]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
-from dla_kernels.reader.fused.tile_loads import load_tile, tile_products
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
 
@@ -96,25 +96,32 @@ def weights_backward_kernel(
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
             starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
-            products = tile_products(
-                do, do_ptr, first, rows, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
-            )  # fmt: skip
+            v = load_tile_transposed(v_ptr, j, None, column_v, H * V, V, TILE)
             if STORED:
                 at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
+                within = tl.load(within_ptr + at, mask=(row < rows)[:, None], other=0.0)
+            else:
+                k = load_tile_transposed(k_ptr, j, None, column_k, G * K, K, TILE)
+                until = decays_until(total_ptr, j, reference, TILE)
+            products = tile_products(
+                do, do_ptr, first, rows, v, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
+            )  # fmt: skip
+            if STORED:
                 dwithin = (products * pair_weights(weights, starts, MP, PRECISION)).to(dtype)
                 tl.store(dwithin_ptr + at, dwithin, mask=(row < rows)[:, None])
-                products *= tl.load(within_ptr + at, mask=(row < rows)[:, None], other=0.0).to(tl.float32)
+                products *= within.to(tl.float32)
             else:
                 products *= tile_products(
-                    q, q_ptr, first, rows, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
+                    q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
-                products *= since[:, None] * decays_until(total_ptr, j, reference, TILE)[None, :]
+                products *= since[:, None] * until[None, :]
             member = (starts[:, None] == slot[None, :]).to(dtype)
             dstarts += tl.dot(products.to(dtype), member, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, MP]
 
     # tokens of this tile
+    v = load_tile_transposed(v_ptr, first, rows, column_v, H * V, V, TILE)
     products = tile_products(
-        do, do_ptr, first, rows, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
+        do, do_ptr, first, rows, v, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
     pairs = causal(rows, TILE, False)
     if STORED:
@@ -123,8 +130,9 @@ def weights_backward_kernel(
         tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=pairs)
         products *= tl.load(within_ptr + at, mask=pairs, other=0.0).to(tl.float32)
     else:
+        k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)
         products *= tile_products(
-            q, q_ptr, first, rows, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
+            q, q_ptr, first, rows, k, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
         products *= own_decays(total_ptr, first, rows, TILE, False) * scale
 

@@ -46,6 +46,21 @@ def age_slots(x, slot, shift, youngest):
 
 
 @triton.jit
+def segments_of(
+    opened_ptr, carried_ptr, position_ptr, sums_ptr, first_tile, h, chunks, c, length, H: tl.constexpr, C: tl.constexpr
+):
+    """Of chunk c: its number of segments, `carried`, where its first two begin, and the first's sum; zeros after the last chunk."""
+    chunk = (first_tile + c) * H + h
+    there = c < chunks
+    opened = tl.load(opened_ptr + chunk, mask=there, other=0)
+    carried = tl.load(carried_ptr + chunk, mask=there, other=0.0)
+    position = tl.load(position_ptr + chunk * C, mask=there, other=0).to(tl.int32)
+    following = tl.load(position_ptr + chunk * C + 1, mask=there, other=0).to(tl.int32)
+    of_segment = tl.load(sums_ptr + chunk * C, mask=there, other=0.0)
+    return opened, carried, position, tl.minimum(following, tl.minimum(length - c * C, C)), of_segment
+
+
+@triton.jit
 def merge_slots_kernel(
     opened_ptr, carried_ptr, position_ptr, segment_sums_ptr, sums_ptr, count_ptr, shift_ptr, cu_ptr, first_tile_ptr,
     H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, C: tl.constexpr,
@@ -62,22 +77,29 @@ def merge_slots_kernel(
     begin = tl.load(cu_ptr + n)
     length = (tl.load(cu_ptr + n + 1) - begin).to(tl.int32)
     first_tile = tl.load(first_tile_ptr + n).to(tl.int64)
-    for start in range(0, length, C):
-        chunk = (first_tile + start // C) * H + h
-        size = tl.minimum(length - start, C)
-        opened = tl.load(opened_ptr + chunk)
-        position = tl.load(position_ptr + chunk * C).to(tl.int32)
-        sums += tl.where(slot == 0, tl.load(carried_ptr + chunk), 0.0)
+    chunks = (length + C - 1) // C
+    opened, carried, position, following, of_segment = segments_of(
+        opened_ptr, carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, 0, length, H, C
+    )
+    for c in range(0, chunks):
+        # what a step needs is loaded a step, or a chunk, before
+        chunk = (first_tile + c) * H + h
+        size = tl.minimum(length - c * C, C)
+        next_opened, next_carried, next_position, next_following, next_of_segment = segments_of(
+            opened_ptr, carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, c + 1, length, H, C
+        )
+        sums += tl.where(slot == 0, carried, 0.0)
         count += tl.where(slot == 0, position, 0)
         for s in range(0, opened):
-            following = tl.load(position_ptr + chunk * C + s + 1, mask=s + 1 < C, other=C).to(tl.int32)
-            following = tl.minimum(following, size)
-            of_segment = tl.load(segment_sums_ptr + chunk * C + s)
+            after = tl.load(position_ptr + chunk * C + s + 2, mask=s + 2 < C, other=C).to(tl.int32)
+            of_next = tl.load(segment_sums_ptr + chunk * C + s + 1, mask=s + 1 < C, other=0.0)
             shift = tl.where(used == M, youngest_of_sparsest_pair(sums, count, slot, M, MP), M)
             sums = age_slots(sums, slot, shift, of_segment)
             count = age_slots(count, slot, shift, following - position)
-            tl.store(shift_ptr + (begin + start + position) * H + h, shift)
+            tl.store(shift_ptr + (begin + c * C + position) * H + h, shift)
             used = tl.minimum(used + 1, M)
-            position = following
+            position, following, of_segment = following, tl.minimum(after, size), of_next
+        opened, carried, position = next_opened, next_carried, next_position
+        following, of_segment = next_following, next_of_segment
     tl.store(sums_ptr + at, sums, mask=slot < M)
     tl.store(count_ptr + at, count, mask=slot < M)

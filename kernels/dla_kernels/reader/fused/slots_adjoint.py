@@ -1,9 +1,8 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What reading adds to the adjoint of the states, for the delta rule: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
+"""What reading adds to the adjoint of the states: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
 
-All chunks and slots at once; states_delta.carry_adjoint_delta then goes through the chunks, in a kernel that has no
-registers left for these products. With the weights `L[age + 1] - L[age]` in place of L the same two give the second
-adjoint that the boundary gradient needs.
+All chunks and slots at once; carry.py or states_delta.py then goes through the chunks. With the weights `L[age + 1] - L[age]`
+in place of L this makes the second adjoint that the boundary gradient needs.
 """
 
 from __future__ import annotations
@@ -14,22 +13,19 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate
-from dla_kernels.reader.fused.states import block_of, end_row
-from dla_kernels.reader.fused.states_adjoint import reads_adjoint
-from dla_kernels.reader.fused.states_layout import StateRows, slot_offset, store_state
-
-LAUNCHED_CHUNKS = 65_535
-"""In one launch: all that CUDA takes as the third size of a grid. Chunks are more in 17 million tokens, or in as many documents."""
+from dla_kernels.reader.fused.states_layout import StateRows, block_of, end_row, launches_of, slot_offset, store_state
+from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
 
 
 def slots_adjoint(
     q: Tensor, do: Tensor, weight: Tensor, total: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
     *, has_state: bool, has_dfinal: bool,
 ) -> tuple[StateRows, Tensor | None]:  # fmt: skip
-    """E of every chunk: rows of the ends of the chunks before (see states_adjoint.py), and for sequences that began
-    with states, E of their first chunks `[N, H, M, K, V]` float32."""
+    """E of every chunk: rows of the ends of the chunks before (row = chunk, or, without a gradient of the states at the
+    ends, chunk - n: a sequence's last chunk has none), and for sequences that began with states, E of their first chunks
+    `[N, H, M, K, V]` float32. weight = w `[H, M, tokens]` float32."""
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, do.shape
     slots = weight.shape[1]
     rows = pieces.chunks - (0 if has_dfinal else pieces.sequences)
@@ -38,18 +34,46 @@ def slots_adjoint(
     if has_state:
         shape = (pieces.sequences, heads, slots, key_dim, value_dim)
         dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
-    blocks_v = triton.cdiv(value_dim, tiles.block_v)
-    pairs = triton.cdiv(slots, 2)
-    for begin in range(0, pieces.chunks, LAUNCHED_CHUNKS):
-        launched = min(LAUNCHED_CHUNKS, pieces.chunks - begin)
-        slots_adjoint_kernel[(triton.cdiv(key_dim, tiles.block_k) * blocks_v * pairs, heads, launched)](
+    block_k = inner_block(key_dim, tiles)
+    blocks = triton.cdiv(key_dim, block_k) * triton.cdiv(value_dim, tiles.block_v)
+    for begin, launched in launches_of(pieces.chunks):
+        slots_adjoint_kernel[(blocks * triton.cdiv(slots, 2), heads, launched)](
             q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
             pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, begin, scale,
-            H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=tiles.block_k,
+            H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=block_k,
             BV=tiles.block_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
             PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
         )  # fmt: skip
     return adjoint, dstate
+
+
+@triton.jit
+def reads_adjoint(
+    q_ptr, do_ptr, weight_ptr, total_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for slots i and i + 1.
+
+    What is a number of the token goes to do, which is the narrower one: q enters the products as it is.
+    """
+    dtype = do_ptr.dtype.element_ty
+    acc = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
+    acc_older = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
+    row = tl.arange(0, TILE)
+    for start in range(0, (last - first).to(tl.int32), TILE):
+        t = first + start
+        rows = (last - t).to(tl.int32)
+        factor = tl.exp(tl.load(total_ptr + h * tokens + t + row, mask=row < rows, other=float("-inf"))) * scale
+        weight = tl.load(weight_ptr + (h * M + i) * tokens + t + row, mask=row < rows, other=0.0)
+        older = tl.load(weight_ptr + (h * M + i + 1) * tokens + t + row, mask=(row < rows) & (i + 1 < used), other=0.0)
+        q = load_tile_transposed(q_ptr + h // (H // G) * K, t, rows, row_k, G * K, K, TILE)
+        do = load_tile(do_ptr + h * V, t, rows, row_v, H * V, V, TILE).to(tl.float32)
+        right = (do * (factor * weight)[:, None]).to(dtype)
+        acc += tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
+        right = (do * (factor * older)[:, None]).to(dtype)
+        acc_older += tl.dot(q, right, input_precision=PRECISION)
+    return acc, acc_older
 
 
 @triton.jit(do_not_specialize=["begin"])
@@ -61,7 +85,7 @@ def slots_adjoint_kernel(
     HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """E_i = sum_t (w[i, t] Qe_t)^T do_t, for two slots, which share what is loaded; of the chunks from `begin` on"""
-    # neighbours in the grid share q and do of one chunk: blocks of the same two slots run together
+    # neighbours in the grid share q and do of one chunk
     PAIRS: tl.constexpr = (M + 1) // 2
     i = 2 * (tl.program_id(0) % PAIRS)
     block = tl.program_id(0) // PAIRS

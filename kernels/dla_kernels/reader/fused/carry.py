@@ -1,0 +1,185 @@
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+"""Plain decay: what chunks add to the states, carried from chunk to chunk, and the same for their adjoint.
+
+    S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + W_a        dS_i = exp(G_end) dS_{final_slot[i]}(next) + E_i
+
+Nothing here mixes the numbers of a state: a program takes a few of them, of all M slots, and keeps these in registers in
+float32 while it goes through the sequence. W and E are where the sums belong (states.py, slots_adjoint.py), and are replaced.
+Slots that become one are a product with a 0/1 matrix, which three products of tf32 do to the last digits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dla_kernels.reader.fused.ages import AgeTables, padded_slots
+from dla_kernels.reader.fused.configs import exact_products
+from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.states_layout import StateRows, end_row, load_state, slot_offset, start_row
+
+NUMBERS = 2048
+"""Of states that a program keeps: 16 in each of its threads, which hold them several times."""
+
+
+def carry_states(
+    kept: StateRows, final: Tensor | None, total: Tensor, tables: AgeTables, pieces: Pieces, *, has_state: bool
+) -> None:
+    """Turns W into S in `kept` and `final`; of `kept`, `low` is out of date afterwards."""
+    sequences = pieces.with_more_than(0 if final is not None else 1)
+    if sequences == 0:
+        return
+    blocks, sizes = _sizes(kept, pieces)
+    carry_states_kernel[(sequences * sizes["H"], blocks)](
+        kept.high, kept.low, kept.high if final is None else final, total, tables.final_slot, tables.used,
+        tables.used_end, pieces.cu, pieces.first_chunk, pieces.by_length, pieces.tokens,
+        HAS_STATE=has_state, HAS_FINAL=final is not None, **sizes,
+    )  # fmt: skip
+
+
+def carry_adjoint(
+    adjoint: StateRows, dfinal: Tensor | None, dstate: Tensor | None, kept: Tensor | None, total: Tensor,
+    tables: AgeTables, pieces: Pieces,
+) -> Tensor:  # fmt: skip
+    """Turns E into dS in `adjoint` and `dstate`; of `adjoint`, `low` is out of date afterwards.
+
+    Returns `exp(G_end) d exp(G_end)` `[chunks, H]`, from the states at chunk starts, `kept`; zeros where that is None.
+    """
+    heads = adjoint.high.shape[1]
+    has_state, has_dfinal = dstate is not None, dfinal is not None
+    if dfinal is not None:
+        adjoint.put(pieces.first_chunk[1:].long() - 1, dfinal)
+    blocks, sizes = _sizes(adjoint, pieces)
+    shape = (blocks if kept is not None else 1, pieces.chunks, heads)
+    parts = torch.zeros(shape, dtype=torch.float32, device=total.device)
+    sequences = pieces.with_more_than(0 if has_state else 1)
+    if sequences > 0:
+        carry_adjoint_kernel[(sequences * heads, blocks)](
+            adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate,
+            adjoint.high if kept is None else kept, parts, total, tables.final_slot, tables.used, tables.used_end,
+            pieces.cu, pieces.first_chunk, pieces.by_length, pieces.tokens, pieces.chunks,
+            HAS_STATE=has_state, HAS_DFINAL=has_dfinal, WANT_CARRY=kept is not None, **sizes,
+        )  # fmt: skip
+    return parts.sum(0)
+
+
+def _sizes(rows: StateRows, pieces: Pieces) -> tuple[int, dict[str, Any]]:
+    """Programs for the numbers of a state, and the constants of both kernels."""
+    _, heads, slots, key_dim, value_dim = rows.high.shape
+    padded = padded_slots(slots)
+    size = max(16, NUMBERS // padded)
+    return triton.cdiv(key_dim * value_dim, size), {
+        "H": heads, "K": key_dim, "V": value_dim, "M": slots, "MP": padded, "LONG": pieces.long, "B": size,
+        "SPLIT": rows.split, "PRECISION": exact_products(torch.float32), "num_warps": 4, "num_stages": 1,
+    }  # fmt: skip
+
+
+@triton.jit
+def chunk_moves(
+    final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, first, tokens, slot, H: tl.constexpr, M: tl.constexpr,
+    LONG: tl.constexpr,
+):  # fmt: skip
+    """Of a chunk: the slots in use at its start, the age of each at its end, and exp(G_end)."""
+    used = tl.load(used_ptr + chunk * H + h)
+    to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(tl.int32)
+    last = tl.minimum(first + LONG, cu_end)
+    return used, to, tl.exp(tl.load(total_ptr + h * tokens + last - 1))
+
+
+@triton.jit
+def carry_states_kernel(
+    high_ptr, low_ptr, final_ptr, total_ptr, final_slot_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr,
+    by_length_ptr, tokens,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
+    B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """S(next) = exp(G_end) moves S + W, over the chunks of a sequence"""
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
+    h = (tl.program_id(0) % H).to(tl.int64)
+    slot = tl.arange(0, MP)
+    at = tl.program_id(1) * B + tl.arange(0, B)
+    inside = (at < K * V)[None, :]
+    at = slot[:, None] * (K * V) + at[None, :]
+    first_chunk = tl.load(first_chunk_ptr + n)
+    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
+    cu_begin, cu_end = tl.load(cu_ptr + n), tl.load(cu_ptr + n + 1)
+    state = tl.zeros((MP, B), tl.float32)
+    if HAS_STATE:
+        there = inside & (slot < tl.load(used_ptr + first_chunk * H + h))[:, None]
+        state = load_state(
+            high_ptr, low_ptr, slot_offset(start_row(first_chunk, n, True), h, 0, H, M, K, V) + at, there, SPLIT
+        )
+    for c in range(0, chunks - 1):
+        chunk = first_chunk + c
+        _, to, factor = chunk_moves(
+            final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
+        )
+        there = inside & (slot < tl.load(used_ptr + (chunk + 1) * H + h))[:, None]
+        here = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, 0, H, M, K, V) + at
+        added = load_state(high_ptr, low_ptr, here, there, SPLIT)
+        moves = (slot[:, None] == to[None, :]).to(tl.float32)
+        state = added + factor * tl.dot(moves, state, input_precision=PRECISION)  # [MP, MP] @ [MP, B] -> [MP, B]
+        tl.store(high_ptr + here, state.to(high_ptr.dtype.element_ty), mask=there)
+    if HAS_FINAL:
+        c = chunks - 1
+        _, to, factor = chunk_moves(
+            final_slot_ptr, used_ptr, total_ptr, cu_end, first_chunk + c, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
+        )  # fmt: skip
+        there = inside & (slot < tl.load(used_end_ptr + n * H + h))[:, None]
+        here = slot_offset(n, h, 0, H, M, K, V) + at
+        added = tl.load(final_ptr + here, mask=there, other=0.0)
+        moves = (slot[:, None] == to[None, :]).to(tl.float32)
+        tl.store(final_ptr + here, added + factor * tl.dot(moves, state, input_precision=PRECISION), mask=there)
+
+
+@triton.jit
+def carry_adjoint_kernel(
+    dhigh_ptr, dlow_ptr, dstate_ptr, high_ptr, parts_ptr, total_ptr, final_slot_ptr, used_ptr, used_end_ptr, cu_ptr,
+    first_chunk_ptr, by_length_ptr, tokens, all_chunks,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
+    B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr, SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first; sums of that product with S"""
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
+    h = (tl.program_id(0) % H).to(tl.int64)
+    part = tl.program_id(1)
+    slot = tl.arange(0, MP)
+    at = part * B + tl.arange(0, B)
+    inside = (at < K * V)[None, :]
+    at = slot[:, None] * (K * V) + at[None, :]
+    first_chunk = tl.load(first_chunk_ptr + n)
+    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
+    cu_begin, cu_end = tl.load(cu_ptr + n), tl.load(cu_ptr + n + 1)
+    adjoint = tl.zeros((MP, B), tl.float32)
+    if HAS_DFINAL:
+        there = inside & (slot < tl.load(used_end_ptr + n * H + h))[:, None]
+        here = slot_offset(end_row(first_chunk + chunks - 1, n, True), h, 0, H, M, K, V) + at
+        adjoint = load_state(dhigh_ptr, dlow_ptr, here, there, SPLIT)
+    for step in range(0, chunks):
+        c = chunks - 1 - step
+        chunk = first_chunk + c
+        used, to, factor = chunk_moves(
+            final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
+        )
+        there = inside & (slot < used)[:, None]
+        moves = (to[:, None] == slot[None, :]).to(tl.float32)
+        adjoint = factor * tl.dot(moves, adjoint, input_precision=PRECISION)  # [MP, MP] @ [MP, B] -> [MP, B]
+        if WANT_CARRY:
+            if HAS_STATE or c > 0:
+                here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V) + at
+                state = tl.load(high_ptr + here, mask=there, other=0.0).to(tl.float32)
+                at_part = (part.to(tl.int64) * all_chunks + chunk) * H + h
+                tl.store(parts_ptr + at_part, tl.sum(adjoint * state))
+        if c > 0:
+            here = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, 0, H, M, K, V) + at
+            adjoint += load_state(dhigh_ptr, dlow_ptr, here, there, SPLIT)
+            tl.store(dhigh_ptr + here, adjoint.to(dhigh_ptr.dtype.element_ty), mask=there)
+        elif HAS_STATE:
+            here = slot_offset(n, h, 0, H, M, K, V) + at
+            adjoint += tl.load(dstate_ptr + here, mask=there, other=0.0)
+            tl.store(dstate_ptr + here, adjoint, mask=there)
