@@ -3,7 +3,8 @@
 The launchers run as they would on a GPU, at the paper's shapes or others (`--shape`) and with the sizes shipped for
 the target, while launches are recorded instead of executed; each recorded kernel is then compiled. Compiling proves
 little by itself (a tile of any size compiles), so the report looks at registers spilled to the stack and at shared
-memory, and `--check` fails on more than a GPU has. It says nothing about results or speed.
+memory, and `--check` fails on more than a GPU has. It also fails where an assembler forgot to set a register that the
+machine code for Hopper or Blackwell reads (`uniform_registers.py`). It says nothing else about results or speed.
 
     python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] \
         [--shape mamba2 ...] [--kernel ...]
@@ -14,22 +15,25 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
+import uniform_registers
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
+
+from dla_kernels.assembler import VARIABLE, use_right_assembler
 
 SHARED_LIMIT = {
     "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
@@ -39,6 +43,10 @@ SHARED_LIMIT = {
 STACK_LIMIT = {"bf16": 512, "fp16": 512, "fp32": 3072}
 """Bytes of stack, which is where registers spill to, that a thread may have. Not zero: it differs between versions of
 Triton. float32 products run on ordinary units and take all registers; those kernels are there to be right, not fast."""
+OF_DESCRIPTORS = ("sm_90", "sm_100")
+"""Targets whose tensor cores are given descriptors in uniform registers, which are therefore looked at."""
+ANY_DRIVER = 99
+"""A version of CUDA: no driver here limits which assembler may be used."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 POINTERS = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
@@ -184,40 +192,64 @@ def target_of(name: str) -> GPUTarget:
     return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
 
 
+@contextmanager
+def assembler_of(target: str) -> Iterator[None]:
+    """Within the context, the assembler is the one that `dla_kernels` uses on a GPU of this kind."""
+    given = os.environ.get(VARIABLE)
+    if target == "sm_90":
+        use_right_assembler(ANY_DRIVER)
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = given
+
+
+def compiled(launch: Launch, target: str) -> Any:
+    """What Triton makes of a launch: its texts and machine code (`asm`), and what it notes of them (`metadata`)."""
+    options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
+    source = launch.source(hip=not target.startswith("sm_"))
+    with assembler_of(target):
+        return triton.compile(source, target=target_of(target), options=options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one compiled kernel needs. registers, stack: per thread; shared: bytes per program."""
+    """What one compiled kernel needs, and what is wrong in it.
+
+    registers, stack: per thread; shared: bytes per program; unset: as `unset_uniform_registers` found them.
+    """
 
     registers: int
     stack: int
     shared: int
     products: str
+    unset: tuple[str, ...]
 
 
 def compile_launch(launch: Launch, target: str) -> Reading:
     """Compiles, and reads what the assembler reports."""
-    options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
-    compiled = triton.compile(
-        launch.source(hip=not target.startswith("sm_")), target=target_of(target), options=options
-    )
+    kernel = compiled(launch, target)
+    unset: list[str] = []
     if target.startswith("sm_"):
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            cubin.write(compiled.asm["cubin"])
-            cubin.flush()
-            tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-            usage = subprocess.run(
-                [tool, "--dump-resource-usage", cubin.name], capture_output=True, text=True, check=True
-            )
-        found = dict(re.findall(r"(REG|STACK):(\d+)", usage.stdout + usage.stderr))
+        usage = uniform_registers.cuobjdump(kernel.asm["cubin"], "--dump-resource-usage")
+        found = dict(re.findall(r"(REG|STACK):(\d+)", usage))
         kinds = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
-        registers, stack, text = int(found["REG"]), int(found["STACK"]), compiled.asm["ptx"]
+        registers, stack, text = int(found["REG"]), int(found["STACK"]), kernel.asm["ptx"]
+        if target in OF_DESCRIPTORS:
+            sass = uniform_registers.cuobjdump(kernel.asm["cubin"], "--dump-sass")
+            unset = uniform_registers.unset_uniform_registers(sass)
     else:
-        text = compiled.asm["amdgcn"]
+        text = kernel.asm["amdgcn"]
         kinds = ("v_mfma",)
         registers = _number(r"\.vgpr_count:\s*(\d+)", text)
         stack = _number(r"\.private_segment_fixed_size:\s*(\d+)", text)
     products = ", ".join(kind for kind in kinds if kind in text) or "-"
-    return Reading(registers=registers, stack=stack, shared=compiled.metadata.shared, products=products)
+    return Reading(
+        registers=registers, stack=stack, shared=kernel.metadata.shared, products=products, unset=tuple(unset)
+    )
 
 
 def _number(pattern: str, text: str) -> int:
@@ -226,18 +258,20 @@ def _number(pattern: str, text: str) -> int:
 
 
 def violations(reading: Reading, target: str, dtype: str) -> list[str]:
-    """What this kernel needs and the GPU does not have."""
+    """What this kernel needs and the GPU does not have, and what is wrong in its machine code."""
     allowed = STACK_LIMIT[dtype]
     found = []
     if reading.shared > SHARED_LIMIT[target]:
         found.append(f"shared memory {reading.shared} B, of {SHARED_LIMIT[target]} B")
     if reading.stack > allowed:
         found.append(f"stack {reading.stack} B, allowed are {allowed} B")
+    if reading.unset:
+        found.append(f"wrong machine code ({len(reading.unset)} instructions): {reading.unset[0]}")
     return found
 
 
 def row_of(launch: Launch, target: str, dtype: str) -> tuple[str, bool]:
-    """The table's columns from registers on, and whether the kernel does not compile or fit."""
+    """The table's columns from registers on, and whether the kernel does not compile, or not fit, or is wrong."""
     try:
         reading = compile_launch(launch, target)
     except Exception as error:
@@ -248,10 +282,10 @@ def row_of(launch: Launch, target: str, dtype: str) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Prints the table; with `--check`, 1 if a kernel does not compile or fit."""
+    """Prints the table; with `--check`, 1 if a kernel does not compile, or not fit, or is wrong."""
     parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
     parser.add_argument(
-        "--check", action="store_true", help="exit with 1 on a compile error, too much memory or spills"
+        "--check", action="store_true", help="exit with 1 on a compile error, too much memory, spills or wrong code"
     )
     parser.add_argument("--target", nargs="*", default=list(SHARED_LIMIT), choices=list(SHARED_LIMIT))
     parser.add_argument("--type", nargs="*", default=["bf16", "fp32"], choices=list(TYPES))
@@ -275,7 +309,7 @@ def main() -> int:
                     verdict, failed = row_of(launch, target, dtype)
                     bad += failed
                     print(f"| {name} | {shape} | {target} | {dtype} | {verdict} |", flush=True)
-    print(f"\n{bad} kernels that do not compile or do not fit; triton {triton.__version__}")
+    print(f"\n{bad} kernels that do not compile, do not fit or are wrong; triton {triton.__version__}")
     return 1 if arguments.check and bad else 0
 
 

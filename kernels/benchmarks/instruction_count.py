@@ -10,10 +10,7 @@ matter: products (HGMMA, HMMA, UTCHMMA), loads (LDG, LDGSTS), barriers (BAR) and
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -21,38 +18,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import compile_report
 import triton
+from uniform_registers import Instruction, cuobjdump, functions
 
 KINDS = ("HGMMA", "HMMA", "UTCHMMA", "LDG", "LDGSTS", "BAR", "MUFU")
 SHORTEST = 8
 """Instructions of a loop that is worth a row."""
 
 
-def disassembled(launch: compile_report.Launch, target: str) -> list[tuple[int, str]]:
-    """Addresses and texts of the instructions that a launch compiles to."""
-    options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
-    compiled = triton.compile(launch.source(), target=compile_report.target_of(target), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-        text = subprocess.run([tool, "-sass", cubin.name], capture_output=True, text=True, check=True).stdout
-    return [(int(at, 16), line.strip()) for at, line in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", text)]
+def disassembled(launch: compile_report.Launch, target: str) -> list[Instruction]:
+    """The instructions that a launch compiles to."""
+    sass = cuobjdump(compile_report.compiled(launch, target).asm["cubin"], "--dump-sass")
+    return [instruction for function in functions(sass) for instruction in function]
 
 
-def loops(code: list[tuple[int, str]]) -> list[tuple[int, int]]:
+def loops(code: list[Instruction]) -> list[tuple[int, int]]:
     """First and last index of each loop: a jump back, and where it leads."""
-    index = {at: i for i, (at, _) in enumerate(code)}
+    index: dict[int | None, int] = {instruction.at: i for i, instruction in enumerate(code)}
     found = []
-    for i, (at, line) in enumerate(code):
-        jump = re.search(r"\bBRA\S*\s.*?0x([0-9a-f]+)", line)
-        if jump and int(jump[1], 16) < at and i - index.get(int(jump[1], 16), i) >= SHORTEST:
-            found.append((index[int(jump[1], 16)], i))
+    for i, instruction in enumerate(code):
+        begin = index.get(instruction.target, i) if instruction.kind == "BRA" else i
+        if i - begin >= SHORTEST:
+            found.append((begin, i))
     return found
 
 
-def kinds(code: list[tuple[int, str]]) -> str:
+def kinds(code: list[Instruction]) -> str:
     """How many there are of those in `KINDS`."""
-    counts = Counter(re.sub(r"^@!?U?P\w+\s+", "", line).split()[0].split(".")[0] for _, line in code)
+    counts = Counter(instruction.kind for instruction in code)
     return ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind])
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
+from dla_kernels.assembler import choose_assembler
+
 
 def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """`torch.library.custom_op`, with the GPU that the tensors are on as the current one while it runs.
@@ -33,4 +35,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 def gpu_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
     """Makes the GPU of the first tensor the current one; does nothing where that is on none."""
     first = next(x for x in arguments if isinstance(x, Tensor))
-    return torch.cuda.device_of(first) if first.is_cuda else nullcontext()
+    if not first.is_cuda:
+        return nullcontext()
+    choose_assembler(first.device.index)
+    return torch.cuda.device_of(first)

@@ -1,0 +1,89 @@
+"""Which assembler makes machine code of our kernels on Hopper: one that gets descriptors of shared memory right.
+
+ptxas 12.8, which Triton 3.4 to 3.7 calls for sm_90, now and then forgets to set the uniform register that the
+descriptor of a tensor core's factor is made of: products then read whatever shared memory that points at, other numbers
+each time, or end in an illegal access. Seen on an H200 in the gradient of slot weights (K 192, V 384, M 30); six of
+1,450 variants of our kernels had it. The same wheels hold a newer ptxas for Blackwell, which has it right and takes
+sm_90 as well: 12.9 in Triton 3.6, 13.1 in 3.7. `kernels/benchmarks/compile_report.py` looks for the mistake in the
+machine code of kernels.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from triton.knobs import NvidiaTool
+
+RIGHT = (12, 9)
+"""The first version of ptxas that is known to be right."""
+VARIABLE = "TRITON_PTXAS_PATH"
+"""With it Triton is given another ptxas; we leave one alone that is new enough."""
+
+
+@cache
+def choose_assembler(index: int | None) -> None:
+    """Has Triton assemble with a ptxas that is right, for the GPU of this number; before anything is compiled for it.
+
+    Raises:
+        RuntimeError: there is none that this GPU's driver takes; says what there is and what to do.
+    """
+    if torch.version.hip is None and torch.cuda.get_device_capability(index)[0] == 9:
+        use_right_assembler(torch._C._cuda_getDriverVersion() // 1000)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def use_right_assembler(driver: int) -> None:
+    """Sets `TRITON_PTXAS_PATH` if the ptxas for Hopper is too old. driver: the newest major version of CUDA it runs.
+
+    Raises:
+        RuntimeError: as `choose_assembler`.
+    """
+    from triton import knobs
+
+    given = knobs.nvidia.ptxas
+    if _version(given) >= RIGHT:
+        return
+    newer = _of_blackwell()
+    if newer is None or _version(newer) < RIGHT:
+        obstacle = "Triton comes with no newer one"
+    elif _version(newer)[0] > driver:
+        obstacle = (
+            f"the code of ptxas {newer.version} ({newer.path}) needs a driver for CUDA {_version(newer)[0]}, but this "
+            f"one runs CUDA up to {driver}"
+        )
+    else:
+        os.environ[VARIABLE] = newer.path
+        _forget_version()
+        return
+    raise RuntimeError(
+        f"ptxas {given.version} ({given.path}) makes wrong machine code of products on Hopper GPUs, and {obstacle}. "
+        f"Update the driver, or set {VARIABLE} to a ptxas from 12.9 on whose CUDA the driver runs (the package "
+        "nvidia-cuda-nvcc-cu12 has one), or pass backend='torch'."
+    )
+
+
+def _of_blackwell() -> NvidiaTool | None:
+    """The ptxas that Triton uses for Blackwell; builds of Triton by others may have none, or not tell it apart."""
+    from triton import knobs
+
+    try:
+        return knobs.nvidia.ptxas_blackwell
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _forget_version() -> None:
+    """Triton remembers the version of ptxas that it names what it caches by: it would go on with the old one's."""
+    from triton.backends.nvidia import compiler
+
+    forget = getattr(getattr(compiler, "get_ptxas_version", None), "cache_clear", None)
+    if forget is not None:
+        forget()
+
+
+def _version(tool: NvidiaTool) -> tuple[int, ...]:
+    return tuple(int(part) for part in tool.version.split(".")[:2])

@@ -1,0 +1,142 @@
+"""On Hopper our kernels are assembled by a ptxas that is right: the given one, or the newer one that Triton has."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from triton import knobs
+from triton.backends.nvidia import compiler
+
+from dla_kernels import assembler
+from dla_kernels.assembler import RIGHT, VARIABLE, choose_assembler, use_right_assembler
+
+OF_BLACKWELL = "TRITON_PTXAS_BLACKWELL_PATH"
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
+    for variable in (VARIABLE, OF_BLACKWELL):
+        monkeypatch.setenv(variable, "")  # so that it is as before after the test, whatever that sets
+        monkeypatch.delenv(variable)
+    choose_assembler.cache_clear()
+    compiler.get_ptxas_version.cache_clear()
+    yield
+    choose_assembler.cache_clear()
+    compiler.get_ptxas_version.cache_clear()
+
+
+@pytest.fixture
+def give(tmp_path, monkeypatch):
+    """Sets a variable to the path of a ptxas that knows its version and nothing else."""
+
+    def give(variable, version):
+        tool = tmp_path / f"ptxas-{variable}-{version}"
+        tool.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {version}, V{version}.93'\n")
+        tool.chmod(0o755)
+        monkeypatch.setenv(variable, str(tool))
+        return str(tool)
+
+    return give
+
+
+def test_triton_itself_has_one_that_is_right():
+    use_right_assembler(driver=99)
+    assert tuple(map(int, knobs.nvidia.ptxas.version.split("."))) >= RIGHT
+
+
+def test_an_old_one_is_replaced_and_its_version_forgotten(give):
+    """Triton's cache names what it keeps by that version: wrong code of an earlier run would be found under it."""
+    give(VARIABLE, "12.8")
+    newer = give(OF_BLACKWELL, "13.1")
+    assert "12.8" in compiler.get_ptxas_version(90)
+    use_right_assembler(driver=13)
+    assert os.environ[VARIABLE] == knobs.nvidia.ptxas.path == newer
+    assert "13.1" in compiler.get_ptxas_version(90)
+
+
+@pytest.mark.parametrize("version", ["12.9", "13.0", "14.2"])
+def test_one_that_is_new_enough_is_left_alone(give, version):
+    given = give(VARIABLE, version)
+    give(OF_BLACKWELL, "13.1")
+    use_right_assembler(driver=12)
+    assert os.environ[VARIABLE] == given
+
+
+def test_a_driver_that_is_too_old_for_the_newer_one(give):
+    given, newer = give(VARIABLE, "12.8"), give(OF_BLACKWELL, "13.1")
+    with pytest.raises(RuntimeError) as raised:
+        use_right_assembler(driver=12)
+    said = str(raised.value)
+    for part in (f"12.8 ({given})", f"13.1 ({newer})", "CUDA up to 12", f"set {VARIABLE}", "backend='torch'"):
+        assert part in said
+    assert os.environ[VARIABLE] == given
+
+
+@pytest.mark.parametrize("there", ["an old one", "none", "unknown to Triton"])
+def test_no_newer_one(give, monkeypatch, there):
+    given = give(VARIABLE, "12.8")
+    if there == "an old one":
+        give(OF_BLACKWELL, "12.8")
+    elif there == "none":
+        monkeypatch.setattr(vars(type(knobs.nvidia))["ptxas_blackwell"], "default_path", "/no/such/file")
+    else:
+        monkeypatch.setattr(knobs, "nvidia", SimpleNamespace(ptxas=knobs.nvidia.ptxas))
+    with pytest.raises(RuntimeError, match="comes with no newer one"):
+        use_right_assembler(driver=13)
+    assert os.environ[VARIABLE] == given
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_the_compile_report_assembles_as_the_target_would(compile_report, give, target):
+    given, newer = give(VARIABLE, "12.8"), give(OF_BLACKWELL, "14.0")
+    with compile_report.assembler_of(target):
+        assert os.environ[VARIABLE] == (newer if target == "sm_90" else given)
+    assert os.environ[VARIABLE] == given
+
+
+def test_the_compile_report_leaves_nothing_behind(compile_report):
+    with compile_report.assembler_of("sm_90"):
+        assert tuple(map(int, knobs.nvidia.ptxas.version.split("."))) >= RIGHT
+    assert VARIABLE not in os.environ
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes all GPUs of one kind, and gives the drivers that `use_right_assembler` was called with."""
+    drivers = []
+
+    def gpu(capability, hip=None):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12090, raising=False)
+        monkeypatch.setattr(assembler, "use_right_assembler", drivers.append)
+        return drivers
+
+    return gpu
+
+
+def test_hopper_is_looked_at_once_per_gpu(gpu):
+    drivers = gpu((9, 0))
+    for index in (0, 1, 0, 1):
+        choose_assembler(index)
+    assert drivers == [12, 12]
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip"), [((8, 0), None), ((8, 9), None), ((10, 0), None), ((12, 0), None), ((9, 4), "6.4")]
+)
+def test_other_gpus_keep_theirs(gpu, capability, hip):
+    drivers = gpu(capability, hip)
+    choose_assembler(0)
+    assert drivers == []
+
+
+def test_a_failure_is_not_remembered_as_done(gpu, give, monkeypatch):
+    gpu((9, 0))
+    monkeypatch.setattr(assembler, "use_right_assembler", use_right_assembler)
+    give(VARIABLE, "12.8")
+    give(OF_BLACKWELL, "13.1")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="CUDA up to 12"):
+            choose_assembler(0)
