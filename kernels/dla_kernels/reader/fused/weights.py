@@ -63,31 +63,31 @@ def weights_kernel(
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     _, chunk, _, _, _, first, last = locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
-    i = tl.arange(0, MP)
-    t = first + tl.arange(0, TILE)
-    there = t < last
-    ages = old_ptr + (h * tokens + t)[:, None] * M
-    weights = slot_weight_ptr + (t * H + h)[:, None] * M
-
-    mask = there[:, None] & (i < M)[None, :]
-    age = tl.load(ages + i[None, :], mask=mask, other=0).to(tl.int32)
-    weight = tl.load(weights + age, mask=mask, other=0.0)
-    at = (h * tokens + t)[:, None] * MP + i[None, :]
-    tl.store(at_tile_ptr + at, weight.to(at_tile_ptr.dtype.element_ty), mask=there[:, None])
-
+    slot = tl.arange(0, MP)
+    in_m = slot < M
     row = tl.arange(0, TILE)
-    at = (h * tokens + t)[:, None] * TILE + row[None, :]
-    mask = there[:, None] & (row[None, :] <= row[:, None])
-    age = tl.load(inner_ptr + at, mask=mask, other=0).to(tl.int32)
-    weight = tl.load(weights + age, mask=mask, other=0.0)
-    tl.store(own_ptr + at, weight.to(own_ptr.dtype.element_ty), mask=there[:, None])
+    t = first + row
+    there = (t < last)[:, None]
 
-    in_use = i < tl.load(used_ptr + chunk * H + h)
-    mask = there[:, None] & in_use[None, :]
-    start = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + i, mask=in_use, other=0).to(tl.int32)
-    age = tl.load(ages + start[None, :], mask=mask, other=0).to(tl.int32)
-    weight = tl.load(weights + age, mask=mask, other=0.0).to(tl.float32)
-    tl.store(at_chunk_ptr + (h * M + i)[None, :] * tokens + t[:, None], weight, mask=mask)
+    # all weights of a token are loaded once, and taken from there by age
+    mask = there & in_m[None, :]
+    by_age = tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + slot[None, :], mask=mask, other=0.0).to(tl.float32)
+    age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + slot[None, :], mask=mask, other=0).to(tl.int32)
+    weight = tl.where(in_m[None, :], tl.gather(by_age, age, 1), 0.0)
+    at = (h * tokens + t)[:, None] * MP + slot[None, :]
+    tl.store(at_tile_ptr + at, weight.to(at_tile_ptr.dtype.element_ty), mask=there)
+
+    at = (h * tokens + t)[:, None] * TILE + row[None, :]
+    not_after = row[None, :] <= row[:, None]
+    inner = tl.load(inner_ptr + at, mask=there & not_after, other=0).to(tl.int32)
+    weight = tl.where(not_after, tl.gather(by_age, inner, 1), 0.0)
+    tl.store(own_ptr + at, weight.to(own_ptr.dtype.element_ty), mask=there)
+
+    in_use = slot < tl.load(used_ptr + chunk * H + h)
+    start = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_use, other=0).to(tl.int32)
+    age = tl.gather(age, tl.broadcast_to(start[None, :], age.shape), 1)
+    mask = there & in_use[None, :]
+    tl.store(at_chunk_ptr + (h * M + slot)[None, :] * tokens + t[:, None], tl.gather(by_age, age, 1), mask=mask)
 
 
 @triton.jit
