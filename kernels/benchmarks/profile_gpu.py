@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench_gpu import CALM, DENSE, SHAPES, TYPE, draw
+from bench_gpu import CALM, DENSE, SHAPES, TYPE, Case, call_of, draw
 from torch.profiler import ProfilerActivity, profile
 
 from dla_kernels import multi_state_attention, segment
@@ -48,7 +48,7 @@ def show(title: str, rows: dict[str, tuple[float, int]], most: int) -> None:
 
 
 def main() -> int:
-    """Profiles segmenting, forward, and forward with backward, at one shape."""
+    """Profiles segmenting, decoding, forward, and forward with backward, at one shape."""
     parser = argparse.ArgumentParser(description="Show where the op's time goes on this GPU.")
     parser.add_argument("--shape", choices=list(SHAPES), default="mamba2")
     parser.add_argument("--slots", type=int, default=30)
@@ -85,6 +85,9 @@ def main() -> int:
     with configs.override(**{name: int(value) for name, value in (pair.split("=") for pair in chosen.sizes)}):
         if not chosen.sizes:
             show("segment", kernels_of(lambda: segment(k.detach(), v.detach(), chosen.slots, 0.6)), chosen.rows)
+            decode = call_of(Case(method="dla30", shape=chosen.shape, tokens=1, direction="decode"))
+            assert not isinstance(decode, str), decode
+            show("decode, one token of 16 sequences, M 30", kernels_of(decode), chosen.rows)
         show("forward", kernels_of(forward), chosen.rows)
         show("segment, forward and backward", kernels_of(training), chosen.rows)
     return 0

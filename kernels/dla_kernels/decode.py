@@ -121,8 +121,8 @@ def decode_kernel(
     count = tl.where(opens, age_slots(count, slot, shift, 0), count) + (slot == 0).to(tl.int32)
     freed = tl.where(merges, younger, M - 1)  # the age of the physical slot that becomes the open one
     source = tl.sum(tl.where(age == freed, slot, 0))
-    new_age = tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
     if tl.program_id(1) == 0:
+        new_age = tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
         tl.store(new_sums_ptr + nh * M + slot, sums, mask=slot < M)
         tl.store(new_count_ptr + nh * M + slot, count, mask=slot < M)
         tl.store(new_age_ptr + nh * M + slot, new_age, mask=slot < M)
@@ -143,14 +143,15 @@ def decode_kernel(
     if HAS_BETA:
         beta = tl.load(beta_ptr + nh).to(tl.float32)
         write *= beta
-    acc = tl.zeros((BV,), tl.float32)
+    seen = tl.zeros((BK, BV), tl.float32)  # summed over K in the end: no step waits for other threads
     base = nh * M * (K * V) + block
     merged = decay * tl.load(state_ptr + base + source * (K * V), mask=inside, other=0.0)
     if HAS_BETA:
         merged -= beta * k[:, None] * tl.sum(k[:, None] * merged, 0)[None, :]
     for p in range(0, M):
-        a = tl.sum(tl.where(slot == p, new_age, 0))
-        before = tl.sum(tl.where(slot == p, age, 0))
+        before = tl.load(age_ptr + nh * M + p)
+        after = tl.where(before < freed, before + 1, tl.where(before == freed, 0, before))
+        a = tl.where(opens, after, before)
         state = decay * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
         if HAS_BETA:
             state -= beta * k[:, None] * tl.sum(k[:, None] * state, 0)[None, :]
@@ -158,6 +159,5 @@ def decode_kernel(
         state += tl.where(merges & (before == freed + 1), merged, 0.0)
         state += tl.where(a == 0, write, 0.0)
         tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)
-        weight = tl.load(slot_weight_ptr + nh * M + a).to(tl.float32)
-        acc += weight * tl.sum(q[:, None] * state, 0)
-    tl.store(o_ptr + nh * V + j, acc.to(o_ptr.dtype.element_ty), mask=in_v)
+        seen += tl.load(slot_weight_ptr + nh * M + a).to(tl.float32) * state
+    tl.store(o_ptr + nh * V + j, tl.sum(q[:, None] * seen, 0).to(o_ptr.dtype.element_ty), mask=in_v)
