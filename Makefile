@@ -59,7 +59,7 @@ test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
 # Straight from a checkout, also where the package is not installed: a GPU machine may have torch, Triton and pytest only.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_ENV := PYTHONPATH=.:kernels:data
-# Compiling takes most of the time of these tests: several processes where pytest-xdist is there.
+# Compiling and exact values take most of the time of these tests: several processes, where pytest-xdist is there, of a thread each.
 GPU_WORKERS ?= 8
 GPU_TESTS := tests/kernels/test_triton_gpu.py tests/kernels/test_triton_sanitizer.py tests/training/test_liger_gpu.py
 
@@ -73,7 +73,7 @@ soak: $(INSTALLED_DEV) ## kill and resume a run of two ranks at 50 random moment
 
 .PHONY: test-gpu
 test-gpu: ## test the Triton kernels on this machine's GPU (8 minutes; call again to go on)
-	$(GPU_ENV) $(GPU_PYTHON) -m pytest $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=$(GPU_WORKERS)) \
+	$(GPU_ENV) OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=$(GPU_WORKERS)) \
 		-p tests.kernels.gpu_progress --confcutdir=tests/kernels -m gpu $(GPU_TESTS) -rs --maxfail=20 $(ARGS)
 
 .PHONY: bench-gpu

@@ -10,6 +10,7 @@ machine code of kernels.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from functools import cache
 from typing import TYPE_CHECKING
@@ -33,11 +34,23 @@ def choose_assembler(index: int | None) -> None:
         RuntimeError: there is none that this GPU's driver takes; says what there is and what to do.
     """
     if torch.version.hip is None and torch.cuda.get_device_capability(index)[0] == 9:
-        use_right_assembler(torch._C._cuda_getDriverVersion() // 1000)  # pyright: ignore[reportAttributeAccessIssue]
+        use_right_assembler(driver_version())
+
+
+def driver_version() -> int:
+    """The newest major version of CUDA that the driver runs; if it does not say, that which torch was built for."""
+    version = ctypes.c_int(0)
+    try:
+        asked = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        asked = -1
+    if asked == 0 and version.value > 0:
+        return version.value // 1000
+    return int((torch.version.cuda or "0").split(".")[0])
 
 
 def use_right_assembler(driver: int) -> None:
-    """Sets `TRITON_PTXAS_PATH` if the ptxas for Hopper is too old. driver: the newest major version of CUDA it runs.
+    """Sets `TRITON_PTXAS_PATH` if the ptxas for Hopper is too old. driver: as `driver_version`.
 
     Raises:
         RuntimeError: as `choose_assembler`.

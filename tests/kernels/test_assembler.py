@@ -109,7 +109,7 @@ def gpu(monkeypatch):
     def gpu(capability, hip=None):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
         monkeypatch.setattr(torch.version, "hip", hip)
-        monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12090, raising=False)
+        monkeypatch.setattr(assembler, "driver_version", lambda: 12)
         monkeypatch.setattr(assembler, "use_right_assembler", drivers.append)
         return drivers
 
@@ -130,6 +130,33 @@ def test_other_gpus_keep_theirs(gpu, capability, hip):
     drivers = gpu(capability, hip)
     choose_assembler(0)
     assert drivers == []
+
+
+class Driver:
+    """NVIDIA's library, as far as it is asked."""
+
+    def __init__(self, version, answer=0):
+        self.version, self.answer = version, answer
+
+    def cuDriverGetVersion(self, into):
+        into._obj.value = self.version
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [(Driver(12090), 12), (Driver(13000), 13), (Driver(0), 11), (Driver(12090, answer=3), 11), (None, 11)],
+)
+def test_the_driver_says_what_it_runs_or_torch_what_it_was_built_for(monkeypatch, driver, expected):
+    def load(name):
+        assert name == "libcuda.so.1"
+        if driver is None:
+            raise OSError(name)
+        return driver
+
+    monkeypatch.setattr(assembler.ctypes, "CDLL", load)
+    monkeypatch.setattr(torch.version, "cuda", "11.8")
+    assert assembler.driver_version() == expected
 
 
 def test_a_failure_is_not_remembered_as_done(gpu, give, monkeypatch):

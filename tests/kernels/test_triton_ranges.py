@@ -1,9 +1,11 @@
-"""Nothing overflows at the largest shapes promised: no index, and no grid what CUDA takes (index_ranges.py)."""
+"""Nothing overflows at the largest shapes promised: no index, and no grid what CUDA takes (index_ranges.py). And no
+loop's bounds are what another one carries on (loop_bounds.py)."""
 
 import pytest
 import torch
 
 from tests.kernels.index_ranges import grid_faults, index_faults
+from tests.kernels.loop_bounds import carried_bounds
 from tests.kernels.peak_memory import meta
 from tests.kernels.ttir import Launched, recorded_launches, ttir_of
 
@@ -69,6 +71,7 @@ def test_no_index_overflows_at_the_largest_shapes(ttir, dtype, delta):
     kinds = {launch.kind(but="c"): launch for launch in sorted(launches, key=lambda x: x.arguments.get("c", 0))}
     assert len({launch.name for launch in kinds.values()}) > (25 if delta else 20)
     assert not [fault for launch in kinds.values() for fault in index_faults(launch, TABLES, ttir)]
+    assert not [fault for launch in kinds.values() for fault in carried_bounds(launch, ttir)]
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
@@ -115,7 +118,32 @@ def faulty(kind: str):
             at += tl.load(number_ptr + i)
             tl.store(x_ptr + at, 1.0)
 
+    @triton.jit
+    def carried_kernel(x_ptr, number_ptr, rows):
+        number = tl.load(number_ptr)
+        for i in range(0, rows):
+            following = tl.load(number_ptr + i)
+            for j in range(0, number + 1):
+                tl.store(x_ptr + j, 1.0)
+            number = following
+
+    @triton.jit
+    def loaded_bound_kernel(x_ptr, number_ptr, rows):
+        for i in range(0, rows):
+            for j in range(0, tl.load(number_ptr + i)):
+                tl.store(x_ptr + j, 1.0)
+
     return locals()[f"{kind}_kernel"]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("growing", 0), ("loaded_bound", 0), ("carried", 1)])
+def test_bounds_that_are_carried_on_are_found(ttir, kind, expected):
+    kernel = faulty(kind)
+    with recorded_launches() as launches:
+        kernel[(1,)](meta(64, dtype=torch.float32), meta(64, dtype=torch.int32), 4096)
+    found = carried_bounds(launches[0], ttir)
+    assert len(found) == expected
+    assert all("bounds of an inner loop depend on %number" in fault for fault in found)
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,22 @@ def chunk_moves(
     final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, first, tokens, slot, H: tl.constexpr, M: tl.constexpr,
     LONG: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk: the slots in use at its start, the age of each at its end, and exp(G_end)."""
+    """Of a chunk: the slots in use at its start, the age of each at its end, and exp(G_end). No load waits for another."""
     used = tl.load(used_ptr + chunk * H + h)
-    to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(tl.int32)
+    to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < M, other=255).to(tl.int32)
     last = tl.minimum(first + LONG, cu_end)
-    return used, to, tl.exp(tl.load(total_ptr + h * tokens + last - 1))
+    return used, tl.where(slot < used, to, 255), tl.exp(tl.load(total_ptr + h * tokens + last - 1))
+
+
+@triton.jit
+def chunk_numbers(
+    high_ptr, low_ptr, used_ptr, chunk, exists, n, h, slot, at, inside, H: tl.constexpr, K: tl.constexpr,
+    V: tl.constexpr, M: tl.constexpr, HAS_STATE: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """What is stored for the start of a chunk, if that exists, else zeros: `[MP, B]` float32."""
+    used = tl.load(used_ptr + chunk * H + h, mask=exists, other=0)
+    here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V) + at
+    return load_state(high_ptr, low_ptr, here, inside & (slot < used)[:, None], SPLIT)
 
 
 @triton.jit
@@ -113,17 +124,23 @@ def carry_states_kernel(
         state = load_state(
             high_ptr, low_ptr, slot_offset(start_row(first_chunk, n, True), h, 0, H, M, K, V) + at, there, SPLIT
         )
+    added = chunk_numbers(
+        high_ptr, low_ptr, used_ptr, first_chunk + 1, chunks > 1, n, h, slot, at, inside, H, K, V, M, HAS_STATE, SPLIT
+    )
     for c in range(0, chunks - 1):
         chunk = first_chunk + c
         _, to, factor = chunk_moves(
             final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
         )
         there = inside & (slot < tl.load(used_ptr + (chunk + 1) * H + h))[:, None]
-        here = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, 0, H, M, K, V) + at
-        added = load_state(high_ptr, low_ptr, here, there, SPLIT)
+        following = chunk_numbers(  # loaded a chunk ahead
+            high_ptr, low_ptr, used_ptr, chunk + 2, c + 2 < chunks, n, h, slot, at, inside, H, K, V, M, HAS_STATE, SPLIT
+        )
         moves = (slot[:, None] == to[None, :]).to(tl.float32)
         state = added + factor * tl.dot(moves, state, input_precision=PRECISION)  # [MP, MP] @ [MP, B] -> [MP, B]
+        here = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, 0, H, M, K, V) + at
         tl.store(high_ptr + here, state.to(high_ptr.dtype.element_ty), mask=there)
+        added = following
     if HAS_FINAL:
         c = chunks - 1
         _, to, factor = chunk_moves(

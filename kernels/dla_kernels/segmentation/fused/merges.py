@@ -46,18 +46,17 @@ def age_slots(x, slot, shift, youngest):
 
 
 @triton.jit
-def segments_of(
-    opened_ptr, carried_ptr, position_ptr, sums_ptr, first_tile, h, chunks, c, length, H: tl.constexpr, C: tl.constexpr
+def first_segment(
+    carried_ptr, position_ptr, sums_ptr, first_tile, h, chunks, c, length, H: tl.constexpr, C: tl.constexpr
 ):
-    """Of chunk c: its number of segments, `carried`, where its first two begin, and the first's sum; zeros after the last chunk."""
+    """Of chunk c: `carried`, where its first segment begins and where it ends, and its sum; zeros after the last chunk."""
     chunk = (first_tile + c) * H + h
     there = c < chunks
-    opened = tl.load(opened_ptr + chunk, mask=there, other=0)
     carried = tl.load(carried_ptr + chunk, mask=there, other=0.0)
     position = tl.load(position_ptr + chunk * C, mask=there, other=0).to(tl.int32)
     following = tl.load(position_ptr + chunk * C + 1, mask=there, other=0).to(tl.int32)
     of_segment = tl.load(sums_ptr + chunk * C, mask=there, other=0.0)
-    return opened, carried, position, tl.minimum(following, tl.minimum(length - c * C, C)), of_segment
+    return carried, position, tl.minimum(following, tl.minimum(length - c * C, C)), of_segment
 
 
 @triton.jit
@@ -78,15 +77,16 @@ def merge_slots_kernel(
     length = (tl.load(cu_ptr + n + 1) - begin).to(tl.int32)
     first_tile = tl.load(first_tile_ptr + n).to(tl.int64)
     chunks = (length + C - 1) // C
-    opened, carried, position, following, of_segment = segments_of(
-        opened_ptr, carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, 0, length, H, C
+    carried, position, following, of_segment = first_segment(
+        carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, 0, length, H, C
     )
     for c in range(0, chunks):
-        # what a step needs is loaded a step, or a chunk, before
+        # what a step needs is loaded a step, or a chunk, before; but for this, see TRITON.md, "What to avoid"
         chunk = (first_tile + c) * H + h
+        opened = tl.load(opened_ptr + chunk)
         size = tl.minimum(length - c * C, C)
-        next_opened, next_carried, next_position, next_following, next_of_segment = segments_of(
-            opened_ptr, carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, c + 1, length, H, C
+        next_carried, next_position, next_following, next_of_segment = first_segment(
+            carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, c + 1, length, H, C
         )
         sums += tl.where(slot == 0, carried, 0.0)
         count += tl.where(slot == 0, position, 0)
@@ -99,7 +99,6 @@ def merge_slots_kernel(
             tl.store(shift_ptr + (begin + c * C + position) * H + h, shift)
             used = tl.minimum(used + 1, M)
             position, following, of_segment = following, tl.minimum(after, size), of_next
-        opened, carried, position = next_opened, next_carried, next_position
-        following, of_segment = next_following, next_of_segment
+        carried, position, following, of_segment = next_carried, next_position, next_following, next_of_segment
     tl.store(sums_ptr + at, sums, mask=slot < M)
     tl.store(count_ptr + at, count, mask=slot < M)
