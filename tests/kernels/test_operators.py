@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dla_kernels
-from dla_kernels import fenwick_plan, fixed_plan
+from dla_kernels import fenwick_plan, fixed_plan, operators
 from dla_kernels.arguments import threshold_of
 from dla_kernels.operators import gpu_of, operator
 from dla_kernels.plan import SegmentState
@@ -34,8 +34,9 @@ def current(monkeypatch):
     return state
 
 
-def test_the_gpu_of_the_tensors_is_current_meanwhile(current):
-    seen = []
+def test_the_gpu_of_the_tensors_is_current_meanwhile(current, monkeypatch):
+    seen, assembled_for = [], []
+    monkeypatch.setattr(operators, "choose_assembler", assembled_for.append)
 
     @operator("dla_test::on_its_gpu")
     def on_its_gpu(flag: bool, none: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
@@ -51,6 +52,7 @@ def test_the_gpu_of_the_tensors_is_current_meanwhile(current):
     with pytest.raises(RuntimeError, match="inside"):
         on_its_gpu._init_fn(True, None, there)
     assert (seen, current["gpu"]) == ([2, 2], 0)
+    assert assembled_for == [2, 2]
     assert torch.equal(on_its_gpu(False, None, torch.ones(3)), torch.ones(3))
     assert on_its_gpu(False, None, x=torch.ones(2)).numel() == 2
     assert seen == [2, 2, 0, 0]

@@ -179,7 +179,7 @@ def test_the_host_reads_the_ends_of_documents_once():
 def test_one_long_document_makes_no_programs_for_the_short_ones():
     """States are carried from chunk to chunk by programs of those sequences that have a chunk left."""
     from dla_kernels.reader.fused.pieces import Pieces
-    from dla_kernels.reader.fused.states import chunks_backward, chunks_forward
+    from dla_kernels.reader.fused.states_delta import chunks_backward, chunks_forward
 
     pieces = Pieces.of(1, 200, torch.tensor([0, 5, 105, 110, 150, 200]), 16, 32, torch.device("cpu"))
     assert pieces.chunks_by_length == (4, 2, 2, 1, 1)

@@ -72,7 +72,7 @@ def _sizes(rows: StateRows, pieces: Pieces) -> tuple[int, dict[str, Any]]:
     _, heads, slots, key_dim, value_dim = rows.high.shape
     padded = padded_slots(slots)
     size = max(16, NUMBERS // padded)
-    return triton.cdiv(key_dim * value_dim, size), {
+    return -(-key_dim * value_dim // size), {
         "H": heads, "K": key_dim, "V": value_dim, "M": slots, "MP": padded, "LONG": pieces.long, "B": size,
         "SPLIT": rows.split, "PRECISION": exact_products(torch.float32), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
