@@ -81,9 +81,9 @@ def merge_slots_kernel(
         carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, 0, length, H, C
     )
     for c in range(0, chunks):
-        # what a step needs is loaded a step, or a chunk, before; but for this, see TRITON.md, "What to avoid"
+        # what a step needs is loaded a step, or a chunk, before
         chunk = (first_tile + c) * H + h
-        opened = tl.load(opened_ptr + chunk)
+        opened = tl.load(opened_ptr + chunk)  # not carried on, as a bound must not be: TRITON.md, "What to avoid"
         size = tl.minimum(length - c * C, C)
         next_carried, next_position, next_following, next_of_segment = first_segment(
             carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, c + 1, length, H, C
