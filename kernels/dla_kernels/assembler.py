@@ -11,6 +11,7 @@ machine code of kernels.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 from functools import cache
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ RIGHT = (12, 9)
 """The first version of ptxas that is known to be right."""
 VARIABLE = "TRITON_PTXAS_PATH"
 """With it Triton is given another ptxas; we leave one alone that is new enough."""
+PACKAGE = "nvidia-cuda-nvcc-cu12"
+"""Has a ptxas 12.9, for drivers of CUDA 12 and Triton 3.7."""
 
 
 @cache
@@ -60,23 +63,34 @@ def use_right_assembler(driver: int) -> None:
     given = knobs.nvidia.ptxas
     if _version(given) >= RIGHT:
         return
-    newer = _of_blackwell()
-    if newer is None or _version(newer) < RIGHT:
-        obstacle = "Triton comes with no newer one"
-    elif _version(newer)[0] > driver:
+    newer = [tool for tool in (_of_blackwell(), _of_package()) if tool is not None and _version(tool) >= RIGHT]
+    for tool in newer:
+        if _version(tool)[0] <= driver:
+            os.environ[VARIABLE] = tool.path
+            _forget_version()
+            return
+    obstacle = "Triton comes with no newer one"
+    if newer:
         obstacle = (
-            f"the code of ptxas {newer.version} ({newer.path}) needs a driver for CUDA {_version(newer)[0]}, but this "
-            f"one runs CUDA up to {driver}"
+            f"the code of ptxas {newer[0].version} ({newer[0].path}) needs a driver for CUDA {_version(newer[0])[0]}, "
+            f"but this one runs CUDA up to {driver}"
         )
-    else:
-        os.environ[VARIABLE] = newer.path
-        _forget_version()
-        return
     raise RuntimeError(
         f"ptxas {given.version} ({given.path}) makes wrong machine code of products on Hopper GPUs, and {obstacle}. "
-        f"Update the driver, or set {VARIABLE} to a ptxas from 12.9 on whose CUDA the driver runs (the package "
-        "nvidia-cuda-nvcc-cu12 has one), or pass backend='torch'."
+        f"Update the driver, or `pip install {PACKAGE}`, or set {VARIABLE} to another ptxas from 12.9 on whose CUDA "
+        "the driver runs, or pass backend='torch'."
     )
+
+
+def _of_package() -> NvidiaTool | None:
+    """That of NVIDIA's package for the last CUDA 12, which drivers of that CUDA run, if it is installed."""
+    from triton.knobs import NvidiaTool
+
+    try:
+        found = importlib.metadata.distribution(PACKAGE).locate_file("nvidia/cuda_nvcc/bin/ptxas")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return NvidiaTool.from_path(str(found))
 
 
 def _of_blackwell() -> NvidiaTool | None:

@@ -68,9 +68,34 @@ def test_a_driver_that_is_too_old_for_the_newer_one(give):
     with pytest.raises(RuntimeError) as raised:
         use_right_assembler(driver=12)
     said = str(raised.value)
-    for part in (f"12.8 ({given})", f"13.1 ({newer})", "CUDA up to 12", f"set {VARIABLE}", "backend='torch'"):
+    for part in (f"12.8 ({given})", f"13.1 ({newer})", "CUDA up to 12", "pip install nvidia-cuda-nvcc-cu12",
+                 f"set {VARIABLE}", "backend='torch'"):  # fmt: skip
         assert part in said
     assert os.environ[VARIABLE] == given
+
+
+@pytest.mark.parametrize(("version", "is_taken"), [("12.9", True), ("12.8", False), ("13.0", False)])
+def test_that_of_nvidias_package(give, monkeypatch, version, is_taken):
+    """For drivers that do not run the code of Triton's newer one."""
+    packaged = give("PACKAGED", version)
+    given, newer = give(VARIABLE, "12.8"), give(OF_BLACKWELL, "13.1")
+
+    class Package:
+        def locate_file(self, path):
+            assert path == "nvidia/cuda_nvcc/bin/ptxas"
+            return packaged
+
+    monkeypatch.setattr(assembler.importlib.metadata, "distribution", {assembler.PACKAGE: Package()}.get)
+    if is_taken:
+        use_right_assembler(driver=12)
+        assert os.environ[VARIABLE] == packaged
+    else:
+        with pytest.raises(RuntimeError, match="makes wrong machine code"):
+            use_right_assembler(driver=12)
+        assert os.environ[VARIABLE] == given
+    monkeypatch.setenv(VARIABLE, given)
+    use_right_assembler(driver=13)
+    assert os.environ[VARIABLE] == newer  # Triton's own comes first
 
 
 @pytest.mark.parametrize("there", ["an old one", "none", "unknown to Triton"])
