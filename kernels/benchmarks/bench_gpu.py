@@ -5,7 +5,6 @@ the torch backend in float32); a case that fails its check is reported as failed
 `--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing. It stops, too, where a
 case leaves the GPU so that it takes no more work (an illegal address): all others would fail in this process.
 
-Peers are timed where they can be imported: `fla` (simple_gla, gated delta rule, log-linear attention), SDPA always.
 Kernels compile before anything is timed, in a process for each method and shape: one after the other takes minutes.
 """
 
@@ -20,195 +19,29 @@ import subprocess
 import sys
 import time as clock
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bench_cases
 import torch
 import triton
-from torch import Tensor
+from bench_cases import OURS, Case, call_of, cases, draw, plan_of
 
 import dla_kernels
-from dla_kernels import dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
-from dla_kernels.segmentation.op import GateKind
+from dla_kernels import multi_state_attention
 
 RESULTS = Path(__file__).parent / "results"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bf16 FLOP/s, as the vendor prints them."""
 ALLOWED_ERROR = 3e-2
 """Relative, in bfloat16: eight roundings of it."""
-DEVICE, TYPE = "cuda", torch.bfloat16
-LENGTHS = 16_384, 2_048, 65_536, 131_072
-"""Tokens; the length of the targets first."""
-OURS = "dla30", "dla15", "fenwick15"
-"""Methods that run on the kernels of this project."""
 CHECKED = 1_024
 """Tokens of the check before a case is timed."""
-CALM, DENSE = 0.15, 0.4
-"""Noise of features: a segment has 16 tokens, or nearly every token opens one, as where nothing steers a tau of 0.6."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """H, G, K, V of one layer, and its rule."""
-
-    heads: int
-    groups: int
-    key_dim: int
-    value_dim: int
-    delta: bool
-
-
-SHAPES = {
-    "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, delta=False),
-    "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, delta=True),
-    "square": Shape(heads=16, groups=16, key_dim=128, value_dim=128, delta=False),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One row: a method at a shape, a length and a direction.
-
-    "forward" and "training" (with backward) read a plan that was made before; "segment" makes one; "step" does all
-    three, "gated step" with the straight-through gate; "decode" is one token of 16 sequences. "dense" ones have a
-    boundary at nearly every token, all others at every sixteenth.
-    """
-
-    method: str
-    shape: str
-    tokens: int
-    direction: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.method} {self.shape} {self.tokens} {self.direction}"
-
-    @property
-    def noise(self) -> float:
-        """Of the features."""
-        return DENSE if self.direction.startswith("dense") else CALM
-
-
-def cases() -> list[Case]:
-    """All rows, in the order of `LENGTHS`."""
-    found = []
-    for tokens in LENGTHS:
-        for shape in SHAPES:
-            for method in ("dla30", "dla15", "fenwick15", "sdpa", "fla single", "fla log-linear"):
-                found += [Case(method=method, shape=shape, tokens=tokens, direction=d) for d in ("forward", "training")]
-            directions = ["segment", "step", "gated step"]
-            directions += ["dense segment", "dense gated step"] if tokens == LENGTHS[0] else []
-            found += [Case(method="dla30", shape=shape, tokens=tokens, direction=d) for d in directions]
-    return found + [Case(method="dla30", shape=shape, tokens=1, direction="decode") for shape in SHAPES]
-
-
-def draw(
-    shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1, noise: float = CALM
-) -> dict[str, Any]:
-    """Features that resemble their neighbours, so that segments mean something; unit keys."""
-    generator = torch.Generator(DEVICE).manual_seed(0)
-
-    def smooth(heads: int, size: int) -> Tensor:
-        coarse = torch.randn(batch, -(-tokens // 16), heads, size, device=DEVICE, generator=generator)
-        fine = torch.randn(batch, tokens, heads, size, device=DEVICE, generator=generator)
-        return coarse.repeat_interleave(16, 1)[:, :tokens] + noise * fine
-
-    def uniform(*size: int) -> Tensor:
-        return torch.rand(batch, tokens, shape.heads, *size, device=DEVICE, generator=generator)
-
-    k = torch.nn.functional.normalize(smooth(shape.groups, shape.key_dim), dim=-1)
-    found = {
-        "q": torch.randn(k.shape, device=DEVICE, generator=generator), "k": k,
-        "v": smooth(shape.heads, shape.value_dim), "slot_weight": 0.5 + uniform(slots), "log_decay": -0.1 * uniform(),
-    }  # fmt: skip
-    if shape.delta:
-        found["beta"] = uniform()
-    return {name: x if name == "log_decay" else x.to(dtype) for name, x in found.items()}
-
-
-def plan_of(method: str, inputs: dict[str, Any], gate: GateKind = "hard") -> Any:
-    """By content for `dla..`, by position for `fenwick..`."""
-    batch, tokens, heads, slots = inputs["slot_weight"].shape
-    if method.startswith("fenwick"):
-        return fenwick_plan(batch, tokens, heads, capacity=slots, device=DEVICE)
-    return segment(inputs["k"], inputs["v"], slots, 0.6, gate=gate)
-
-
-def call_of(case: Case) -> Callable[[], Any] | str:
-    """What to time, or why it cannot be."""
-    shape, dtype = SHAPES[case.shape], TYPE
-    slots = 30 if case.method == "dla30" else 15
-    inputs = draw(shape, case.tokens, slots, dtype, noise=case.noise)
-    if case.direction == "decode":
-        inputs = draw(shape, 1, slots, dtype, batch=16)
-        cache = dynamic_linear_attention(**draw(shape, 512, slots, dtype, batch=16), capacity=slots, return_cache=True)[
-            1
-        ]
-
-        def step() -> Any:
-            with torch.no_grad():
-                return dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
-
-        return step
-    if case.direction.endswith("segment"):
-        return lambda: segment(inputs["k"], inputs["v"], slots, 0.6)
-    leaves = [x.requires_grad_(case.direction != "forward") for x in inputs.values()]
-    do = torch.randn(1, case.tokens, shape.heads, shape.value_dim, device=DEVICE, dtype=dtype)
-    if case.direction.endswith("step"):
-        gate: GateKind = "straight_through" if "gated" in case.direction else "hard"
-
-        def step_of_all() -> Any:
-            o, _ = multi_state_attention(**inputs, plan=plan_of(case.method, inputs, gate))  # type: ignore[arg-type]
-            return torch.autograd.grad(o, leaves, do)
-
-        return step_of_all
-    run = forward_of(case, shape, inputs)
-    if isinstance(run, str) or case.direction == "forward":
-        return run
-
-    def train() -> Any:
-        return torch.autograd.grad(run(), leaves, do, allow_unused=True)
-
-    return train
-
-
-def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[], Tensor] | str:
-    """The read alone: for our methods the plan is made before, for peers there is none."""
-    if case.method in OURS:
-        plan = plan_of(case.method, inputs)
-        return lambda: multi_state_attention(**inputs, plan=plan)[0]  # type: ignore[arg-type]
-    repeats = shape.heads // shape.groups
-    if case.method == "sdpa":
-
-        def sdpa() -> Tensor:
-            q, k = (inputs[n].repeat_interleave(repeats, 2).transpose(1, 2) for n in ("q", "k"))
-            v = inputs["v"].transpose(1, 2)
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-
-        return sdpa
-    try:
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
-        from fla.ops.log_linear_attn import chunk_log_linear_attn  # pyright: ignore[reportMissingImports]
-        from fla.ops.simple_gla import chunk_simple_gla  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        return f"fla cannot be imported: {error}"
-    if case.method == "fla log-linear":
-        if shape.delta:
-            return "fla has log-linear attention without the delta rule only"
-        return lambda: chunk_log_linear_attn(
-            inputs["q"], inputs["k"], inputs["v"], inputs["log_decay"], inputs["slot_weight"]
-        )[0]
-
-    def single() -> Tensor:
-        q, k = (inputs[n].repeat_interleave(repeats, 2) for n in ("q", "k"))
-        if shape.delta:
-            return chunk_gated_delta_rule(q, k, inputs["v"], inputs["log_decay"], inputs["beta"])[0]
-        return chunk_simple_gla(q, k, inputs["v"], inputs["log_decay"])[0]
-
-    return single
 
 
 def check(case: Case) -> float | None:
@@ -219,14 +52,16 @@ def check(case: Case) -> float | None:
 @cache
 def checked(method: str, shape: str, noise: float) -> float:
     """The same, once in a run for cases that it is the same for."""
-    inputs = draw(SHAPES[shape], CHECKED, 30 if method == "dla30" else 15, TYPE, noise=noise)
+    inputs = draw(bench_cases.SHAPES[shape], CHECKED, 30 if method == "dla30" else 15, bench_cases.TYPE, noise=noise)
     plan = plan_of(method, inputs)
     found = []
     for backend, dtype in (("torch", torch.float32), ("triton", None)):
         leaves = {n: x.detach().to(dtype or x.dtype).requires_grad_() for n, x in inputs.items()}
         o, _ = multi_state_attention(**leaves, plan=plan, backend=backend)  # type: ignore[arg-type]
-        do = torch.randn(o.shape, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(1))
-        gradients = torch.autograd.grad(o, list(leaves.values()), do.to(TYPE).to(o.dtype))
+        do = torch.randn(
+            o.shape, device=bench_cases.DEVICE, generator=torch.Generator(bench_cases.DEVICE).manual_seed(1)
+        )
+        gradients = torch.autograd.grad(o, list(leaves.values()), do.to(bench_cases.TYPE).to(o.dtype))
         found.append([o.detach(), *gradients])
     errors = [((x.float() - y.float()).norm() / y.float().norm()).item() for y, x in zip(*found, strict=True)]
     return max(errors) if all(e == e for e in errors) else float("nan")
@@ -238,7 +73,7 @@ def floor_seconds(case: Case) -> float | None:
     peak = next((x for name, x in PEAK_FLOPS.items() if name in torch.cuda.get_device_name()), None)
     if slots is None or peak is None or case.direction not in ("forward", "training"):
         return None
-    shape = SHAPES[case.shape]
+    shape = bench_cases.SHAPES[case.shape]
     products = 2 * slots * shape.key_dim * shape.value_dim * shape.heads * case.tokens
     return products * (3 if case.direction == "training" else 1) / peak
 
@@ -307,7 +142,7 @@ def compile_all(pair: str) -> None:
     """Calls everything of a method at a shape once, at the first length."""
     method, shape = pair.split(",")
     for case in cases():
-        if (case.method, case.shape) == (method, shape) and case.tokens in (LENGTHS[0], 1):
+        if (case.method, case.shape) == (method, shape) and case.tokens in (bench_cases.LENGTHS[0], 1):
             check(case)
             run = call_of(case)
             assert not isinstance(run, str), run

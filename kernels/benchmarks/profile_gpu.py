@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench_gpu import CALM, DENSE, SHAPES, TYPE, Case, call_of, draw
+from bench_cases import CALM, DENSE, SHAPES, TYPE, Case, call_of, draw
 from torch.profiler import ProfilerActivity, profile
 
 from dla_kernels import multi_state_attention, segment

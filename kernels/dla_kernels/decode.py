@@ -73,6 +73,12 @@ def _(q, k, v, slot_weight, log_decay, beta, threshold, state, age, open_sum, sc
 
 
 @triton.jit
+def age_after(age, opens, freed):
+    """Eq. 17 for physical slots: at a boundary the one of age `freed` becomes the youngest, younger ones become one older."""
+    return tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
+
+
+@triton.jit
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, slot_weight_ptr, log_decay_ptr, beta_ptr, threshold_ptr,
     state_ptr, age_ptr, open_ptr, sums_ptr, count_ptr,
@@ -122,10 +128,9 @@ def decode_kernel(
     freed = tl.where(merges, younger, M - 1)  # the age of the physical slot that becomes the open one
     source = tl.sum(tl.where(age == freed, slot, 0))
     if tl.program_id(1) == 0:
-        new_age = tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
         tl.store(new_sums_ptr + nh * M + slot, sums, mask=slot < M)
         tl.store(new_count_ptr + nh * M + slot, count, mask=slot < M)
-        tl.store(new_age_ptr + nh * M + slot, new_age, mask=slot < M)
+        tl.store(new_age_ptr + nh * M + slot, age_after(age, opens, freed), mask=slot < M)
 
     # eq. 15 and the transition of all slots, one block of V
     j = tl.program_id(1) * BV + tl.arange(0, BV)
@@ -150,8 +155,7 @@ def decode_kernel(
         merged -= beta * k[:, None] * tl.sum(k[:, None] * merged, 0)[None, :]
     for p in range(0, M):
         before = tl.load(age_ptr + nh * M + p)
-        after = tl.where(before < freed, before + 1, tl.where(before == freed, 0, before))
-        a = tl.where(opens, after, before)
+        a = age_after(before, opens, freed)
         state = decay * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
         if HAS_BETA:
             state -= beta * k[:, None] * tl.sum(k[:, None] * state, 0)[None, :]

@@ -17,6 +17,8 @@ SCRIPT = Path(__file__).parents[2] / "kernels/benchmarks/bench_gpu.py"
 @pytest.fixture
 def bench(monkeypatch):
     """The script as a module, on the CPU; bfloat16 is not for the interpreter. `bench.calls` counts what was timed."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "bench_cases", raising=False)
     spec = importlib.util.spec_from_file_location("bench_gpu", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -31,11 +33,12 @@ def bench(monkeypatch):
         return [0.002, 0.001, 0.009], 5_000_000
 
     small = {"key_dim": 16, "value_dim": 16}
-    script.SHAPES = {
-        "mamba2": script.Shape(heads=1, groups=1, delta=False, **small),
-        "gdn": script.Shape(heads=1, groups=1, delta=True, **small),
+    cases = script.bench_cases
+    cases.SHAPES = {
+        "mamba2": cases.Shape(heads=1, groups=1, delta=False, **small),
+        "gdn": cases.Shape(heads=1, groups=1, delta=True, **small),
     }
-    script.LENGTHS, script.CHECKED, script.DEVICE, script.TYPE = (16,), 16, "cpu", torch.float32
+    cases.LENGTHS, cases.DEVICE, cases.TYPE, script.CHECKED = (16,), "cpu", torch.float32, 16
     script.timed = timed
     script.compile_beside, script.warm = script.warm, lambda chosen, until: script.warmed.append(len(chosen))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -29,7 +29,10 @@ NUMBERS = 2048
 def carry_states(
     kept: StateRows, final: Tensor | None, total: Tensor, tables: AgeTables, pieces: Pieces, *, has_state: bool
 ) -> None:
-    """Turns W into S in `kept` and `final`; of `kept`, `low` is out of date afterwards."""
+    """Turns W into S in `kept` and `final` `[N, H, M, K, V]` float32; of `kept`, `low` is out of date afterwards.
+
+    total = G `[H, tokens]` float32; has_state: whether the first rows of sequences hold states from before.
+    """
     sequences = pieces.with_more_than(0 if final is not None else 1)
     if sequences == 0:
         return
@@ -47,7 +50,8 @@ def carry_adjoint(
 ) -> Tensor:  # fmt: skip
     """Turns E into dS in `adjoint` and `dstate`; of `adjoint`, `low` is out of date afterwards.
 
-    Returns `exp(G_end) d exp(G_end)` `[chunks, H]`, from the states at chunk starts, `kept`; zeros where that is None.
+    dfinal, dstate `[N, H, M, K, V]` float32 or None; total = G `[H, tokens]` float32. Returns `exp(G_end) d exp(G_end)` `[chunks, H]`
+    float32, from the states at chunk starts, `kept` `[rows, H, M, K, V]`; zeros where that is None.
     """
     heads = adjoint.high.shape[1]
     has_state, has_dfinal = dstate is not None, dfinal is not None
@@ -76,6 +80,22 @@ def _sizes(rows: StateRows, pieces: Pieces) -> tuple[int, dict[str, Any]]:
         "H": heads, "K": key_dim, "V": value_dim, "M": slots, "MP": padded, "LONG": pieces.long, "B": size,
         "SPLIT": rows.split, "PRECISION": exact_products(torch.float32), "num_warps": 4, "num_stages": 1,
     }  # fmt: skip
+
+
+@triton.jit
+def sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H: tl.constexpr):
+    """A program's sequence and head, the sequence's first chunk and how many it has, its first token and the one after its last."""
+    n = tl.load(by_length_ptr + tl.program_id(0) // H)
+    first_chunk = tl.load(first_chunk_ptr + n)
+    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
+    return n, (tl.program_id(0) % H).to(tl.int64), first_chunk, chunks, tl.load(cu_ptr + n), tl.load(cu_ptr + n + 1)
+
+
+@triton.jit
+def numbers_of_program(slot, KV: tl.constexpr, B: tl.constexpr):
+    """Where a program's B numbers of the K V of a state are in all slots `[MP, B]`, and whether there are such `[1, B]`."""
+    at = tl.program_id(1) * B + tl.arange(0, B)
+    return slot[:, None] * KV + at[None, :], (at < KV)[None, :]
 
 
 @triton.jit
@@ -109,15 +129,9 @@ def carry_states_kernel(
     B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """S(next) = exp(G_end) moves S + W, over the chunks of a sequence"""
-    n = tl.load(by_length_ptr + tl.program_id(0) // H)
-    h = (tl.program_id(0) % H).to(tl.int64)
+    n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
-    at = tl.program_id(1) * B + tl.arange(0, B)
-    inside = (at < K * V)[None, :]
-    at = slot[:, None] * (K * V) + at[None, :]
-    first_chunk = tl.load(first_chunk_ptr + n)
-    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    cu_begin, cu_end = tl.load(cu_ptr + n), tl.load(cu_ptr + n + 1)
+    at, inside = numbers_of_program(slot, K * V, B)
     state = tl.zeros((MP, B), tl.float32)
     if HAS_STATE:
         there = inside & (slot < tl.load(used_ptr + first_chunk * H + h))[:, None]
@@ -162,16 +176,9 @@ def carry_adjoint_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first; sums of that product with S"""
-    n = tl.load(by_length_ptr + tl.program_id(0) // H)
-    h = (tl.program_id(0) % H).to(tl.int64)
-    part = tl.program_id(1)
+    n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
-    at = part * B + tl.arange(0, B)
-    inside = (at < K * V)[None, :]
-    at = slot[:, None] * (K * V) + at[None, :]
-    first_chunk = tl.load(first_chunk_ptr + n)
-    chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
-    cu_begin, cu_end = tl.load(cu_ptr + n), tl.load(cu_ptr + n + 1)
+    at, inside = numbers_of_program(slot, K * V, B)
     adjoint = tl.zeros((MP, B), tl.float32)
     if HAS_DFINAL:
         there = inside & (slot < tl.load(used_end_ptr + n * H + h))[:, None]
@@ -190,7 +197,7 @@ def carry_adjoint_kernel(
             if HAS_STATE or c > 0:
                 here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V) + at
                 state = tl.load(high_ptr + here, mask=there, other=0.0).to(tl.float32)
-                at_part = (part.to(tl.int64) * all_chunks + chunk) * H + h
+                at_part = (tl.program_id(1).to(tl.int64) * all_chunks + chunk) * H + h
                 tl.store(parts_ptr + at_part, tl.sum(adjoint * state))
         if c > 0:
             here = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, 0, H, M, K, V) + at

@@ -165,8 +165,8 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
 def _adjoint(
     p: Problem, do: Tensor, weights: Weights, kept: Tensor | None, dfinal: Tensor | None, *, has_state: bool,
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:  # fmt: skip
-    """The adjoint of the states at chunk ends, that of the states before, and, from the states `kept` at chunk starts, `exp(G_end) d
-    exp(G_end)` (plain decay)."""
+    """The adjoint of the states at chunk ends `[rows, H, M, K, V]`, that of the states before, and, for plain decay,
+    `exp(G_end) d exp(G_end)` from the states `kept` at chunk starts."""
     adjoint, dstate = slots_adjoint(
         p.q, do, weights.at_chunk, p.total, p.scale, p.tables, p.pieces, p.tiles,
         has_state=has_state, has_dfinal=dfinal is not None,

@@ -23,9 +23,11 @@ def slots_adjoint(
     q: Tensor, do: Tensor, weight: Tensor, total: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
     *, has_state: bool, has_dfinal: bool,
 ) -> tuple[StateRows, Tensor | None]:  # fmt: skip
-    """E of every chunk: rows of the ends of the chunks before (row = chunk, or, without a gradient of the states at the
-    ends, chunk - n: a sequence's last chunk has none), and for sequences that began with states, E of their first chunks
-    `[N, H, M, K, V]` float32. weight = w `[H, M, tokens]` float32."""
+    """E of every chunk, from q `[tokens, G, K]`, do `[tokens, H, V]`, weight = w `[H, M, tokens]` and total = G `[H, tokens]` float32.
+
+    Returns the rows of the ends of the chunks before (row = chunk, or, without a gradient of the states at the ends, chunk - n:
+    a sequence's last chunk has none), and for sequences that began with states, E of their first chunks `[N, H, M, K, V]` float32.
+    """
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, do.shape
     slots = weight.shape[1]
     rows = pieces.chunks - (0 if has_dfinal else pieces.sequences)
@@ -55,7 +57,7 @@ def reads_adjoint(
 ):  # fmt: skip
     """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for slots i and i + 1.
 
-    What is a number of the token goes to do, which is the narrower one: q enters the products as it is.
+    The numbers of a token multiply do: so q enters the products as it is, loaded once for both slots and all of its block of K.
     """
     dtype = do_ptr.dtype.element_ty
     acc = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
