@@ -76,6 +76,13 @@ test-gpu: ## test the Triton kernels on this machine's GPU (8 minutes; call agai
 	$(GPU_ENV) OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=$(GPU_WORKERS)) \
 		-p tests.kernels.gpu_progress --confcutdir=tests/kernels -m gpu $(GPU_TESTS) -rs --maxfail=20 $(ARGS)
 
+# The GPU whose compiled kernels are executed on the CPU.
+TARGET ?= sm_90
+
+.PHONY: test-executed
+test-executed: $(INSTALLED_DEV) ## test the kernels as compiled for a GPU that is not here, TARGET=sm_90, executed on the CPU
+	$(TEST_ENV) DLA_TEST_EXECUTED=$(TARGET) $(PYTEST) -m gpu tests/kernels/test_triton_gpu.py --timeout=900 $(ARGS)
+
 .PHONY: bench-gpu
 bench-gpu: ## time the kernels on this machine's GPU (8 minutes; call again to go on)
 	$(GPU_ENV) $(GPU_PYTHON) kernels/benchmarks/bench_gpu.py $(ARGS)

@@ -94,30 +94,34 @@ class Launch:
     stages: int | None
 
     def source(self, *, hip: bool = False) -> ASTSource:
-        """For the compiler: types of arguments and values of constants, specialised as a launch would."""
+        """For the compiler: types of arguments and values of constants, specialised as a launch would: a 1 is a
+        constant, and multiples of 16, addresses among them, are known to be such."""
         signature, constants, attributes = {}, {}, {}
         for index, parameter in enumerate(self.kernel.params):
-            value = self.arguments[parameter.name]
+            value, special = self.arguments[parameter.name], not parameter.do_not_specialize
             if hip and value == "tf32x3":
                 value = "ieee"  # what `exact_products` says where torch is built for AMD's GPUs
-            if parameter.is_constexpr:
+            if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):
                 signature[parameter.name] = "constexpr"
                 constants[(index,)] = value
-            elif isinstance(value, torch.Tensor):
+                continue
+            if isinstance(value, torch.Tensor):
                 signature[parameter.name] = POINTERS[value.dtype]
-                attributes[(index,)] = [["tt.divisibility", 16]]
+                divisible = value.data_ptr() % 16 == 0
             elif isinstance(value, float):
                 signature[parameter.name] = "fp32"
+                divisible = False
             else:
-                signature[parameter.name] = "i32"
-                if value % 16 == 0:
-                    attributes[(index,)] = [["tt.divisibility", 16]]
+                signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+                divisible = value % 16 == 0
+            if special and divisible:
+                attributes[(index,)] = [["tt.divisibility", 16]]
         return ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
 
     def key(self) -> str:
         """Two launches with the same key compile to the same thing."""
         source = self.source()
-        return f"{self.kernel.__name__} {source.signature} {source.constants} {self.warps} {self.stages}"
+        return f"{self.kernel.__name__} {source.signature} {source.constants} {source.attrs} {self.warps} {self.stages}"
 
 
 @contextmanager

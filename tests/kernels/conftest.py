@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,21 +13,14 @@ import torch
 from torch import Tensor
 
 from dla_kernels import Cache, Plan, fenwick_plan, fixed_plan, multi_state_attention, segment, single_plan
-
-REPORT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
+from tests.kernels.report import loaded_report
 
 
 @pytest.fixture
 def compile_report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module, where the interpreter has not taken the compiler's place."""
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    spec = importlib.util.spec_from_file_location("compile_report", REPORT)
-    assert spec is not None
-    assert spec.loader is not None
-    report = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "compile_report", report)
-    spec.loader.exec_module(report)
-    return report
+    return loaded_report()
 
 
 @pytest.fixture(autouse=True)

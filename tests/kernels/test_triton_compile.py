@@ -4,11 +4,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-REPORT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
+from tests.kernels.report import SCRIPT as REPORT
 
 
 def script(tmp_path, *command):

@@ -15,6 +15,7 @@ from dla_kernels import Cache, multi_state_attention
 from dla_kernels.documents import pack, unpack
 from dla_kernels.plan import JOIN
 from dla_kernels.reader import naive
+from tests.kernels.poisoned_memory import poisoned_memory
 
 pytestmark = pytest.mark.interpret
 
@@ -31,18 +32,9 @@ def sizes(**chosen):
 
 
 @pytest.fixture
-def poisoned(monkeypatch):
-    """Memory that a kernel forgets to write shows: NaN, or a number that no table holds."""
-
-    def poison(make):
-        def made(*args, **kwargs):
-            x = make(*args, **kwargs)
-            return x.fill_(float("nan") if x.is_floating_point() else 111) if x.device.type == "cpu" else x
-
-        return made
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
+def poisoned():
+    with poisoned_memory():
+        yield
 
 
 def recurrence(inputs, plan, cache_state, cu_seqlens, dtype):

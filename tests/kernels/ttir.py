@@ -105,6 +105,6 @@ def parse(lines: list[str]) -> list[Op]:
         elif line.endswith("{"):
             stack[-1].append(Op(line, [[]]))
             stack.append(stack[-1][-1].regions[0])
-        elif line.startswith(("%", "tt.", "scf.", "gpu.", '"')):
+        elif line.startswith(("%", "tt.", "ttg.", "ttng.", "scf.", "gpu.", '"')):
             stack[-1].append(Op(line))
     return function[0].regions[0]

@@ -1,0 +1,153 @@
+"""What compiled kernels must give, on a GPU (test_triton_gpu.py) or executed for one (test_triton_executed.py).
+
+The exact value of a reading is that of `torch` in float64, held to the definition on the CPU: the recurrence is too
+slow. Decisions, gates and decoding are held to the definition itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dla_kernels import Cache, Plan, dynamic_linear_attention, multi_state_attention, segment
+from dla_kernels.plan import JOIN
+
+TYPES = [torch.float32, torch.float16, torch.bfloat16]
+ROUNDINGS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Allowed relative error: a product of the type rounds each factor, and weights, decays and states are factors: 4 eps
+of 16-bit types; float32 goes through sums of thousands of terms and differences of running sums."""
+RUNNING_SUMS = ("d log_decay", "d gate")
+"""Sums over up to all later tokens of differences of terms: a rounding more each time the number of terms doubles, as
+in test_triton_reader.py."""
+PLANNED: dict[str, Any] = {"backend": "reference"}
+"""The definition makes the plans: the fast path of the CPU needs numba, which a GPU machine may not have."""
+
+
+def results(
+    inputs: Any, plan: Plan, state: Tensor | None, cu_seqlens: Tensor | None, backend: str, leaf_type: torch.dtype
+) -> dict[str, Tensor]:
+    """Output, final state and all gradients by name, of leaves of a type."""
+    device = inputs.v.device
+    leaves = {name: x.detach().to(leaf_type).requires_grad_() for name, x in inputs.named().items()}
+    wide = torch.float64 if leaf_type == torch.float64 else torch.float32
+    if plan.gate is not None:
+        leaves["gate"] = plan.gate.detach().to(wide).requires_grad_()
+    cache = None
+    if state is not None:
+        leaves["state"] = state.detach().to(wide).requires_grad_()
+        tokens = torch.ones(state.shape[0], dtype=torch.int64, device=device)
+        cache = Cache.in_age_order(leaves["state"], tokens, None)
+    o, ended = multi_state_attention(
+        **replace(inputs, **{name: leaves[name] for name in inputs.named()}).named(),
+        plan=replace(plan, gate=leaves.get("gate")), cu_seqlens=cu_seqlens, cache=cache, return_cache=True,
+        backend=backend,
+    )  # fmt: skip
+    assert ended is not None
+    final = ended.state_by_age()
+    generator = torch.Generator(device).manual_seed(1)
+
+    def product(x: Tensor) -> Tensor:
+        return (x.double() * torch.randn(x.shape, generator=generator, device=device).to(torch.bfloat16)).sum()
+
+    gradients = torch.autograd.grad(product(o) + product(final), list(leaves.values()), materialize_grads=True)
+    return {"o": o, "final": final} | {f"d {name}": x for name, x in zip(leaves, gradients, strict=True)}
+
+
+def check_reading(
+    draw_inputs: Callable[..., Any], make_plan: Callable[..., Plan], error: Callable[[Tensor, Tensor], float],
+    device: str, kind: str, time: int, capacity: int, dtype: torch.dtype, *, cu_seqlens: Tensor | None = None,
+    cached: bool = False, **shape: Any,
+) -> None:  # fmt: skip
+    """Output, state and every gradient of one plan and type."""
+    shape = {"heads": 4, "groups": 2, "key_dim": 64, "value_dim": 64, "seed": time} | shape
+    inputs = draw_inputs(time, capacity, **shape).to(dtype)
+    plan = make_plan(kind, inputs.to(torch.float32), cu_seqlens=cu_seqlens, threshold=0.4, **PLANNED)
+    shift = plan.shift.to(device)
+    plan = replace(plan, shift=shift, score=plan.score.to(device), gate=(shift != JOIN).float(), final=None)
+    inputs = inputs.map(lambda x: x.to(device))
+    state = None
+    if cached:
+        n = inputs.v.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        sizes = (n, inputs.v.shape[2], capacity, inputs.k.shape[3], inputs.v.shape[3])
+        state = torch.randn(sizes, generator=torch.Generator(device).manual_seed(2), device=device)
+    exact = results(inputs, plan, state, cu_seqlens, "torch", torch.float64)
+    fast = results(inputs, plan, state, cu_seqlens, "triton", dtype)
+    found = {name: error(fast[name], exact[name]) for name in fast}
+    of_sums = ROUNDINGS[dtype] + time.bit_length() * torch.finfo(dtype).eps
+    allowed = {name: of_sums if name in RUNNING_SUMS else ROUNDINGS[dtype] for name in found}
+    wrong = {name: f"{x:.1e}" for name, x in found.items() if not x <= allowed[name]}
+    assert not wrong, f"errors above {ROUNDINGS[dtype]} ({of_sums:.1e} for running sums): {wrong}"
+
+
+def undoubted(inputs: Any, plan: Plan, threshold: float) -> bool:
+    """No score is at the threshold, where both decisions are right, and no two merges as good but for a rounding."""
+    if (plan.score - threshold).abs().min() <= 1e-4:
+        return False
+    for seed in range(2):
+        noise = torch.Generator().manual_seed(seed)
+        k, v = (
+            x.double() * (1 + 4e-6 * torch.randn(x.shape, generator=noise, dtype=torch.float64))
+            for x in (inputs.k, inputs.v)
+        )
+        if not torch.equal(segment(k, v, plan.capacity, threshold, **PLANNED).shift, plan.shift):
+            return False
+    return True
+
+
+def check_decisions(
+    draw_inputs: Callable[..., Any], device: str, threshold: float, dtype: torch.dtype, *, time: int = 700,
+    **shape: Any,
+) -> None:  # fmt: skip
+    """Scores, boundaries and merges, of inputs that leave no doubt about them (`undoubted`)."""
+    for seed in range(20):
+        inputs = draw_inputs(time, 8, heads=2, groups=1, seed=seed, **shape).to(dtype)
+        expected = segment(inputs.k, inputs.v, 8, threshold, **PLANNED)
+        if undoubted(inputs, expected, threshold):
+            break
+    else:
+        pytest.fail("all inputs have a score at the threshold, or pairs of slots that are as good to merge")
+    found = segment(inputs.k.to(device), inputs.v.to(device), 8, threshold, backend="triton")
+    torch.testing.assert_close(found.score.cpu(), expected.score, rtol=0, atol=1e-4)
+    assert torch.equal(found.shift.cpu(), expected.shift)
+
+
+def check_gate(
+    draw_inputs: Callable[..., Any], error: Callable[[Tensor, Tensor], float], device: str, dtype: torch.dtype,
+    **shape: Any,
+) -> None:  # fmt: skip
+    """The gradient through boundaries."""
+    inputs = draw_inputs(300, 8, heads=2, groups=1, **{"key_dim": 64, "value_dim": 32} | shape).to(dtype)
+    found = []
+    for place, backend in (("cpu", "reference"), (device, "triton")):
+        k, v = (x.detach().to(place).requires_grad_() for x in (inputs.k, inputs.v))
+        tau = torch.full((2,), 0.4, device=place, requires_grad=True)
+        plan = segment(k, v, 8, tau, backend=backend, gate="straight_through")
+        assert plan.gate is not None
+        weight = torch.arange(plan.gate.numel(), device=place).view_as(plan.gate).sin()
+        found.append([x.cpu() for x in torch.autograd.grad((plan.gate * weight).sum(), (k, v, tau))])
+    for name, x, exact in zip(("k", "v", "tau"), found[1], found[0], strict=True):
+        assert error(x, exact) < 1e-3 + 4 * torch.finfo(dtype).eps, name
+
+
+def check_decode(
+    draw_inputs: Callable[..., Any], device: str, delta: bool, dtype: torch.dtype = torch.float32, *, tokens: int = 60
+) -> None:
+    """Token by token after a prefill, against one call of the definition."""
+    sizes = {"batch": 3, "heads": 4, "groups": 2, "key_dim": 48, "value_dim": 40}
+    inputs = draw_inputs(60 + tokens, 6, delta=delta, **sizes).to(dtype).map(lambda x: x.to(device))
+    options: dict[str, Any] = {"capacity": 6, "threshold": 0.4}
+    whole, _ = dynamic_linear_attention(**inputs.to(torch.float32).named(), **options, **PLANNED)
+    options |= {"backend": "triton", "return_cache": True}
+    _, cache = dynamic_linear_attention(**inputs.tokens(0, 60).named(), **options)
+    found = []
+    with torch.no_grad():
+        for t in range(60, 60 + tokens):
+            o, cache = dynamic_linear_attention(**inputs.tokens(t, t + 1).named(), **options, cache=cache)
+            found.append(o)
+    rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (3e-2, 3e-2)
+    torch.testing.assert_close(torch.cat(found, 1).float(), whole[:, 60:], rtol=rtol, atol=atol)

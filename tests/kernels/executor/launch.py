@@ -1,0 +1,100 @@
+"""Launches compiled for a GPU and executed on the CPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from tests.kernels.executor.memory import Memory
+from tests.kernels.executor.program import Program
+from tests.kernels.executor.translate import translated
+from tests.kernels.poisoned_memory import poisoned_memory
+from tests.kernels.report import loaded_report
+
+_compiled: dict[tuple[str, str, str], str] = {}
+
+
+def ttgir_of(launch: Any, target: str) -> str:
+    """What Triton makes of a launch (of `compile_report`) before it turns to threads; compiled once in a process."""
+    key = target, launch.kernel.cache_key, launch.key()
+    if key not in _compiled:
+        _compiled[key] = _ttgir(launch, target)
+    return _compiled[key]
+
+
+def _ttgir(launch: Any, target: str) -> str:
+    from triton._C.libtriton import ir
+    from triton.compiler.compiler import make_backend
+
+    device = loaded_report().target_of(target)
+    backend: Any = make_backend(device)
+    options = backend.parse_options(
+        {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
+    )
+    stages: dict[str, Any] = {}
+    source = launch.source()
+    backend.add_stages(stages, options, source.language)
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    module = source.make_ir(
+        device, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
+    )
+    notes: dict[str, Any] = {}
+    for stage in ("ttir", "ttgir"):
+        module = stages[stage](module, notes)
+    return str(module)
+
+
+@contextmanager
+def executing(target: str) -> Iterator[set[str]]:
+    """Within the context `backend="triton"` takes CPU tensors: kernels are compiled for the target (`sm_90`), with the
+    sizes that it would get, and executed.
+
+    Programs of a launch run in some order, but not in that of their numbers. Gives the names of the kernels that ran.
+    """
+    from triton.runtime.jit import JITFunction
+
+    report = loaded_report()
+    ran: set[str] = set()
+    kernels: dict[str, Callable[..., None]] = {}
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        warps, stages = kwargs.pop("num_warps"), kwargs.pop("num_stages", None)
+        names = [parameter.name for parameter in self.params]
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        launch = report.Launch(kernel=self, arguments=arguments, warps=warps, stages=stages)
+        source, key = launch.source(), launch.key()
+        if key not in kernels:
+            kernels[key] = translated(ttgir_of(launch, target))
+        ran.add(self.__name__)
+        memory = Memory()
+        given = [_given(memory, arguments[name]) for i, name in enumerate(names) if (i,) not in source.constants]
+        columns, rows, layers, *_ = (*grid, 1, 1)
+        sizes = columns, rows, layers
+        numbers = list(product(range(columns), range(rows), range(layers)))
+        random.Random(0).shuffle(numbers)
+        with np.errstate(all="ignore"):
+            for number in numbers:
+                kernels[key](Program(memory, number, sizes), *given)
+
+    with (
+        report.on(target),
+        poisoned_memory(),
+        mock.patch.object(JITFunction, "run", run),
+        mock.patch("dla_kernels.arguments._interpreting", return_value=True),
+    ):
+        yield ran
+
+
+def _given(memory: Memory, x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return memory.address(x)
+    return np.float32(x) if isinstance(x, float) else x

@@ -1,0 +1,75 @@
+"""The Triton backend as compiled for GPUs that are not here, executed on the CPU (`executor/`): a choice of what
+`make test-executed` goes through, for each kind of tensor cores."""
+
+import pytest
+import torch
+
+from tests.kernels import compiled_cases as cases
+
+TARGETS = ["sm_80", "sm_90", "sm_100"]
+"""Ampere's tensor cores take values, Hopper's shared memory, Blackwell's have a memory of their own."""
+
+pytestmark = pytest.mark.xdist_group("executed")  # one process compiles for all
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    return request.param
+
+
+@pytest.fixture
+def executed(target):
+    """The names of the kernels that ran."""
+    from tests.kernels.executor.launch import executing
+
+    with executing(target) as ran:
+        yield ran
+
+
+@pytest.fixture
+def check(draw_inputs, make_plan, error, executed):
+    def compare(kind, time, capacity, dtype, **options):
+        cases.check_reading(draw_inputs, make_plan, error, "cpu", kind, time, capacity, dtype, **options)
+
+    return compare
+
+
+PAPER = [(False, 1090, 128, 64), (True, 530, 192, 384)]
+"""Rule, tokens (a chunk and a tile and a bit), K, V."""
+
+
+@pytest.mark.parametrize(("delta", "time", "key_dim", "value_dim"), PAPER, ids=["plain", "delta"])
+@pytest.mark.parametrize("target", ["sm_90"], indirect=True)
+def test_paper_shapes(check, executed, delta, time, key_dim, value_dim):
+    sizes = {"heads": 2 - delta, "groups": 1, "key_dim": key_dim, "value_dim": value_dim}
+    check("dynamic", time, 30, torch.bfloat16, delta=delta, **sizes)
+    assert len(executed) > 15
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+@pytest.mark.parametrize("target", ["sm_90"], indirect=True)
+def test_every_type(check, delta, dtype):
+    sizes = {"heads": 2, "groups": 1, "key_dim": 24, "value_dim": 40}
+    check("dynamic", 330, 5, dtype, delta=delta, cached=True, cu_seqlens=torch.tensor([0, 5, 70, 71, 330]), **sizes)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_100"], indirect=True)
+def test_other_tensor_cores(check, delta):
+    check("dynamic", 530, 8, torch.bfloat16, delta=delta, cached=True, heads=2, groups=1)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.4, 1.9])
+def test_decisions_agree(draw_inputs, executed, threshold):
+    cases.check_decisions(draw_inputs, "cpu", threshold, torch.bfloat16, time=400, key_dim=64, value_dim=40)
+
+
+def test_gradient_through_boundaries(draw_inputs, error, executed):
+    cases.check_gate(draw_inputs, error, "cpu", torch.bfloat16, key_dim=32)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_decode(draw_inputs, executed, delta):
+    cases.check_decode(draw_inputs, "cpu", delta, torch.bfloat16, tokens=12)
+    assert "decode_kernel" in executed
