@@ -2,7 +2,7 @@
 
 What is under way is done as late as the code allows: a copy to shared memory when it is waited for, until when that
 memory holds what nobody has written; a product of tensor cores when that is waited for, from what shared memory holds
-by then. A missing wait, or a buffer used again too early, gives wrong numbers here each time and not once in a thousand.
+by then. A missing wait, or a buffer used again too early, gives wrong numbers here each time, not once in a thousand.
 """
 
 from __future__ import annotations
