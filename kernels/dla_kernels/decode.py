@@ -22,6 +22,9 @@ from dla_kernels.plan import SegmentState
 from dla_kernels.segmentation.fused.merges import age_slots, youngest_of_sparsest_pair
 from dla_kernels.segmentation.fused.paths import information
 
+AHEAD = 3
+"""States of two more slots are under way while one is worked on."""
+
 
 def decode_step(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, threshold: Tensor, log_decay: Tensor | None,
@@ -54,14 +57,14 @@ def decode_operator(
         x.contiguous() for x in (q, k, v, slot_weight, threshold, state, age, open_sum, score_sum, count)
     )
     after = [torch.empty_like(x) for x in (v, state, age, open_sum, score_sum, count)]
-    # all of K in one block, for the delta rule's k^T S: K x 16 float32 in registers, twice
-    block_v = 16
+    # all of K in one block, for the delta rule's k^T S: K x BV float32 in registers, several times
+    block_k = triton.next_power_of_2(key_dim)
+    block_v = 32 if block_k <= 128 and value_dim > 16 else 16
     decode_kernel[(sequences * heads, triton.cdiv(value_dim, block_v))](
         q, k, v, slot_weight, v if log_decay is None else log_decay.contiguous(), v if beta is None else beta.contiguous(),
         threshold, state, age, open_sum, score_sum, count, *after, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=max(2, triton.next_power_of_2(slots)),
-        BK=triton.next_power_of_2(key_dim), BV=block_v, HAS_DECAY=log_decay is not None, HAS_BETA=beta is not None,
-        num_warps=4,
+        BK=block_k, BV=block_v, HAS_DECAY=log_decay is not None, HAS_BETA=beta is not None, AHEAD=AHEAD, num_warps=4,
     )  # fmt: skip
     o, *rest = after
     return o, *rest  # pyright: ignore[reportReturnType]
@@ -84,7 +87,7 @@ def decode_kernel(
     state_ptr, age_ptr, open_ptr, sums_ptr, count_ptr,
     o_ptr, new_state_ptr, new_age_ptr, new_open_ptr, new_sums_ptr, new_count_ptr, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One program per sequence, head and block of V. Each scores the token anew (one matrix of M + 1), so all agree."""
     nh = tl.program_id(0).to(tl.int64)
@@ -96,25 +99,25 @@ def decode_kernel(
     q = tl.load(q_ptr + (n * G + h // (H // G)) * K + i, mask=in_k, other=0.0).to(tl.float32) * scale
     k = tl.load(k_ptr + (n * G + h // (H // G)) * K + i, mask=in_k, other=0.0).to(tl.float32)
 
-    # eq. 13: the score
-    dot = 0.0
-    norm = 0.0
-    v2 = 0.0
-    for start in range(0, V, BV):
+    # eq. 13: the score; threads wait for each other after the loop only
+    dots = tl.zeros((BK, BV), tl.float32)
+    squares = tl.zeros((BK, BV), tl.float32)
+    v_squares = tl.zeros((BV,), tl.float32)
+    for start in tl.range(0, V, BV, num_stages=AHEAD):
         j = start + tl.arange(0, BV)
         v = tl.load(v_ptr + nh * V + j, mask=j < V, other=0.0).to(tl.float32)
         s = tl.load(
             open_ptr + nh * (K * V) + i[:, None] * V + j[None, :], mask=in_k[:, None] & (j < V)[None, :], other=0.0
         )
-        dot += tl.sum(tl.sum(s * v[None, :], 1) * k)
-        norm += tl.sum(s * s)
-        v2 += tl.sum(v * v)
-    own = v2 * tl.sum(k * k)
+        dots += s * v[None, :]
+        squares += s * s
+        v_squares += v * v
+    own = tl.sum(v_squares) * tl.sum(k * k)
     sums = tl.load(sums_ptr + nh * M + slot, mask=slot < M, other=0.0)
     count = tl.load(count_ptr + nh * M + slot, mask=slot < M, other=0)
     age = tl.load(age_ptr + nh * M + slot, mask=slot < M, other=MP)
     used = tl.sum((count > 0).to(tl.int32))
-    score = tl.where(used == 0, 0.0, information(dot, norm, own))
+    score = tl.where(used == 0, 0.0, information(tl.sum(tl.sum(dots, 1) * k), tl.sum(squares), own))
 
     # eqs. 14, 16, 17: the boundary, the merge
     opens = (used == 0) | (score >= tl.load(threshold_ptr + h))
@@ -126,11 +129,16 @@ def decode_kernel(
     sums = tl.where(opens, age_slots(sums, slot, shift, 0.0), sums) + tl.where(slot == 0, score, 0.0)
     count = tl.where(opens, age_slots(count, slot, shift, 0), count) + (slot == 0).to(tl.int32)
     freed = tl.where(merges, younger, M - 1)  # the age of the physical slot that becomes the open one
+    after = age_after(age, opens, freed)
+    weight = tl.load(slot_weight_ptr + nh * M + after, mask=slot < M, other=0.0).to(tl.float32)
+    # physical slots: the freed one, the one it was merged into, the open one
     source = tl.sum(tl.where(age == freed, slot, 0))
+    older = tl.sum(tl.where(age == freed + 1, slot, 0))
+    newest = tl.sum(tl.where(after == 0, slot, 0))
     if tl.program_id(1) == 0:
         tl.store(new_sums_ptr + nh * M + slot, sums, mask=slot < M)
         tl.store(new_count_ptr + nh * M + slot, count, mask=slot < M)
-        tl.store(new_age_ptr + nh * M + slot, age_after(age, opens, freed), mask=slot < M)
+        tl.store(new_age_ptr + nh * M + slot, after, mask=slot < M)
 
     # eq. 15 and the transition of all slots, one block of V
     j = tl.program_id(1) * BV + tl.arange(0, BV)
@@ -153,15 +161,13 @@ def decode_kernel(
     merged = decay * tl.load(state_ptr + base + source * (K * V), mask=inside, other=0.0)
     if HAS_BETA:
         merged -= beta * k[:, None] * tl.sum(k[:, None] * merged, 0)[None, :]
-    for p in range(0, M):
-        before = tl.load(age_ptr + nh * M + p)
-        a = age_after(before, opens, freed)
+    for p in tl.range(0, M, num_stages=AHEAD):
         state = decay * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
         if HAS_BETA:
             state -= beta * k[:, None] * tl.sum(k[:, None] * state, 0)[None, :]
-        state = tl.where(opens & (before == freed), 0.0, state)
-        state += tl.where(merges & (before == freed + 1), merged, 0.0)
-        state += tl.where(a == 0, write, 0.0)
+        state = tl.where(opens & (p == source), 0.0, state)
+        state += tl.where(merges & (p == older), merged, 0.0)
+        state += tl.where(p == newest, write, 0.0)
         tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)
-        seen += tl.load(slot_weight_ptr + nh * M + a).to(tl.float32) * state
+        seen += tl.sum(tl.where(slot == p, weight, 0.0)) * state
     tl.store(o_ptr + nh * V + j, tl.sum(q[:, None] * seen, 0).to(o_ptr.dtype.element_ty), mask=in_v)

@@ -272,7 +272,7 @@ EXPRESSIONS: dict[str, Callable[[Operation], str]] = {
     "tt.get_program_id": lambda op: f"program.{op.predicate}",
     "tt.get_num_programs": lambda op: f"program.grid[{'xyz'.index(op.predicate)}]",
     "tt.make_range": lambda op: f"np.arange({op.number('start')}, {op.number('end')}, dtype=np.int32)",
-    "tt.splat": _splat, "tt.broadcast": lambda op: f"np.broadcast_to({op.operands[0]}, {op.type.shape})",
+    "tt.unsplat": lambda op: f"{op.operands[0]}.flat[0]" + ("" if op.type.floating else ".item()"), "tt.splat": _splat, "tt.broadcast": lambda op: f"np.broadcast_to({op.operands[0]}, {op.type.shape})",
     "tt.expand_dims": lambda op: f"{op.operands[0]}.reshape({op.type.shape})",
     "tt.reshape": _reshape,
     "tt.trans": _transposed, "ttg.memdesc_trans": _transposed,

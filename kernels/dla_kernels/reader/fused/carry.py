@@ -18,12 +18,21 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import exact_products
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.fused.states_layout import StateRows, end_row, load_state, slot_offset, start_row
+from dla_kernels.reader.fused.states_layout import (
+    StateRows,
+    end_row,
+    joined_parts,
+    load_parts,
+    load_state,
+    slot_offset,
+    start_row,
+)
 
 NUMBERS = 2048
 """Of states that a program keeps: 16 in each of its threads, which hold them several times."""
+AHEAD = 3
+"""Loads of a chunk are under way for two more while it is worked on. They wait in shared memory, not in registers."""
 
 
 def carry_states(
@@ -78,7 +87,7 @@ def _sizes(rows: StateRows, pieces: Pieces) -> tuple[int, dict[str, Any]]:
     size = max(16, NUMBERS // padded)
     return -(-key_dim * value_dim // size), {
         "H": heads, "K": key_dim, "V": value_dim, "M": slots, "MP": padded, "LONG": pieces.long, "B": size,
-        "SPLIT": rows.split, "PRECISION": exact_products(torch.float32), "num_warps": 4, "num_stages": 1,
+        "SPLIT": rows.split, "PRECISION": "tf32" if torch.version.hip is None else "ieee", "num_warps": 4, "num_stages": 1, "AHEAD": AHEAD,
     }  # fmt: skip
 
 
@@ -103,22 +112,21 @@ def chunk_moves(
     final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, first, tokens, slot, H: tl.constexpr, M: tl.constexpr,
     LONG: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk: the slots in use at its start, the age of each at its end, and exp(G_end). No load waits for another."""
+    """Of a chunk: the age at its end of each slot in use at its start, 255 for others, and exp(G_end)."""
     used = tl.load(used_ptr + chunk * H + h)
     to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < M, other=255).to(tl.int32)
     last = tl.minimum(first + LONG, cu_end)
-    return used, tl.where(slot < used, to, 255), tl.exp(tl.load(total_ptr + h * tokens + last - 1))
+    return tl.where(slot < used, to, 255), tl.exp(tl.load(total_ptr + h * tokens + last - 1))
 
 
 @triton.jit
-def chunk_numbers(
-    high_ptr, low_ptr, used_ptr, chunk, exists, n, h, slot, at, inside, H: tl.constexpr, K: tl.constexpr,
-    V: tl.constexpr, M: tl.constexpr, HAS_STATE: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """What is stored for the start of a chunk, if that exists, else zeros: `[MP, B]` float32."""
-    used = tl.load(used_ptr + chunk * H + h, mask=exists, other=0)
-    here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V) + at
-    return load_state(high_ptr, low_ptr, here, inside & (slot < used)[:, None], SPLIT)
+def moved(moves, x, PRECISION: tl.constexpr):
+    """`moves x`, `[MP, MP] @ [MP, B]`, of a 0/1 matrix: tensor cores take x in two parts of tf32, which lose nothing."""
+    if PRECISION == "tf32":
+        high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        return tl.dot(moves, x - high, tl.dot(moves, high, input_precision="tf32"), input_precision="tf32")
+    else:
+        return tl.dot(moves, x, input_precision=PRECISION)
 
 
 @triton.jit
@@ -127,44 +135,39 @@ def carry_states_kernel(
     by_length_ptr, tokens,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
     B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """S(next) = exp(G_end) moves S + W, over the chunks of a sequence"""
+    """S(next) = exp(G_end) moves S + W, over the chunks of a sequence; what a chunk needs is loaded in the one before."""
     n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
     at, inside = numbers_of_program(slot, K * V, B)
     state = tl.zeros((MP, B), tl.float32)
     if HAS_STATE:
         there = inside & (slot < tl.load(used_ptr + first_chunk * H + h))[:, None]
-        state = load_state(
-            high_ptr, low_ptr, slot_offset(start_row(first_chunk, n, True), h, 0, H, M, K, V) + at, there, SPLIT
-        )
-    added = chunk_numbers(
-        high_ptr, low_ptr, used_ptr, first_chunk + 1, chunks > 1, n, h, slot, at, inside, H, K, V, M, HAS_STATE, SPLIT
-    )
-    for c in range(0, chunks - 1):
+        here = slot_offset(start_row(first_chunk, n, True), h, 0, H, M, K, V)
+        state = load_state(high_ptr + here, low_ptr + here, at, there, SPLIT)
+    for c in tl.range(0, chunks - 1, num_stages=AHEAD):
         chunk = first_chunk + c
-        _, to, factor = chunk_moves(
+        to, factor = chunk_moves(
             final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
         )
         there = inside & (slot < tl.load(used_ptr + (chunk + 1) * H + h))[:, None]
-        following = chunk_numbers(  # loaded a chunk ahead
-            high_ptr, low_ptr, used_ptr, chunk + 2, c + 2 < chunks, n, h, slot, at, inside, H, K, V, M, HAS_STATE, SPLIT
-        )
+        here = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, 0, H, M, K, V)
+        added = load_state(high_ptr + here, low_ptr + here, at, there, SPLIT)
         moves = (slot[:, None] == to[None, :]).to(tl.float32)
-        state = added + factor * tl.dot(moves, state, input_precision=PRECISION)  # [MP, MP] @ [MP, B] -> [MP, B]
-        here = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, 0, H, M, K, V) + at
-        tl.store(high_ptr + here, state.to(high_ptr.dtype.element_ty), mask=there)
-        added = following
+        state = factor * moved(moves, state, PRECISION) + added
+        tl.store(high_ptr + here + at, state.to(high_ptr.dtype.element_ty), mask=there)
     if HAS_FINAL:
-        c = chunks - 1
-        _, to, factor = chunk_moves(
-            final_slot_ptr, used_ptr, total_ptr, cu_end, first_chunk + c, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
-        )  # fmt: skip
         there = inside & (slot < tl.load(used_end_ptr + n * H + h))[:, None]
-        here = slot_offset(n, h, 0, H, M, K, V) + at
-        added = tl.load(final_ptr + here, mask=there, other=0.0)
+        here = slot_offset(n, h, 0, H, M, K, V)
+        added = tl.load(final_ptr + here + at, mask=there, other=0.0)
+        last = chunks - 1
+        to, factor = chunk_moves(
+            final_slot_ptr, used_ptr, total_ptr, cu_end, first_chunk + last, h, cu_begin + last * LONG, tokens, slot, H, M,
+            LONG,
+        )  # fmt: skip
         moves = (slot[:, None] == to[None, :]).to(tl.float32)
-        tl.store(final_ptr + here, added + factor * tl.dot(moves, state, input_precision=PRECISION), mask=there)
+        tl.store(final_ptr + here + at, added + factor * moved(moves, state, PRECISION), mask=there)
 
 
 @triton.jit
@@ -173,37 +176,38 @@ def carry_adjoint_kernel(
     first_chunk_ptr, by_length_ptr, tokens, all_chunks,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
     B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr, SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first; sums of that product with S"""
+    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first, and sums of that product with S;
+    what a chunk needs is loaded in the one after it."""
     n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
     at, inside = numbers_of_program(slot, K * V, B)
     adjoint = tl.zeros((MP, B), tl.float32)
+    last = first_chunk + chunks - 1
     if HAS_DFINAL:
         there = inside & (slot < tl.load(used_end_ptr + n * H + h))[:, None]
-        here = slot_offset(end_row(first_chunk + chunks - 1, n, True), h, 0, H, M, K, V) + at
-        adjoint = load_state(dhigh_ptr, dlow_ptr, here, there, SPLIT)
-    for step in range(0, chunks):
+        here = slot_offset(end_row(last, n, True), h, 0, H, M, K, V)
+        adjoint = load_state(dhigh_ptr + here, dlow_ptr + here, at, there, SPLIT)
+    for step in tl.range(0, chunks, num_stages=AHEAD):
         c = chunks - 1 - step
         chunk = first_chunk + c
-        used, to, factor = chunk_moves(
+        there = inside & (slot < tl.load(used_ptr + chunk * H + h))[:, None]
+        to, factor = chunk_moves(
             final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
         )
-        there = inside & (slot < used)[:, None]
         moves = (to[:, None] == slot[None, :]).to(tl.float32)
-        adjoint = factor * tl.dot(moves, adjoint, input_precision=PRECISION)  # [MP, MP] @ [MP, B] -> [MP, B]
+        adjoint = factor * moved(moves, adjoint, PRECISION)
         if WANT_CARRY:
-            if HAS_STATE or c > 0:
-                here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V) + at
-                state = tl.load(high_ptr + here, mask=there, other=0.0).to(tl.float32)
-                at_part = (tl.program_id(1).to(tl.int64) * all_chunks + chunk) * H + h
-                tl.store(parts_ptr + at_part, tl.sum(adjoint * state))
-        if c > 0:
-            here = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, 0, H, M, K, V) + at
-            adjoint += load_state(dhigh_ptr, dlow_ptr, here, there, SPLIT)
-            tl.store(dhigh_ptr + here, adjoint.to(dhigh_ptr.dtype.element_ty), mask=there)
-        elif HAS_STATE:
-            here = slot_offset(n, h, 0, H, M, K, V) + at
-            adjoint += tl.load(dstate_ptr + here, mask=there, other=0.0)
-            tl.store(dstate_ptr + here, adjoint, mask=there)
+            here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V)
+            state = tl.load(high_ptr + here + at, mask=there & (HAS_STATE | (c > 0)), other=0.0).to(tl.float32)
+            at_part = (tl.program_id(1).to(tl.int64) * all_chunks + chunk) * H + h
+            tl.store(parts_ptr + at_part, tl.sum(adjoint * state))
+        here = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, 0, H, M, K, V)
+        adjoint += load_state(dhigh_ptr + here, dlow_ptr + here, at, there & (c > 0), SPLIT)
+        tl.store(dhigh_ptr + here + at, adjoint.to(dhigh_ptr.dtype.element_ty), mask=there & (c > 0))
+    if HAS_STATE:
+        there = inside & (slot < tl.load(used_ptr + first_chunk * H + h))[:, None]
+        here = slot_offset(n, h, 0, H, M, K, V)
+        adjoint += tl.load(dstate_ptr + here + at, mask=there, other=0.0)
+        tl.store(dstate_ptr + here + at, adjoint, mask=there)

@@ -108,10 +108,11 @@ def _chunk(state: int, *, delta: bool) -> int:
 
     States cost memory and bandwidth, M K V / LONG numbers per token and head, pairs of tokens cost instructions, LONG / 2 of
     them per token. Counted for a training step with plain decay on a GPU of 3 TB/s, the sum is least near LONG = 1,200
-    at 2^18 numbers, and at half of that for a quarter of them. A delta rule's pairs cost more: they need chunk algebra.
+    at 2^18 numbers, and at half of that for a quarter of them. A delta rule's pairs cost more, as they need chunk algebra,
+    and its states, too, since a launch carries them by one chunk.
     """
     if delta:
-        return 512 if state > 2**17 else 256
+        return 1024 if state > 2**19 else 512 if state > 2**17 else 256
     return 1024 if state > 2**16 else 512 if state > 2**14 else 256
 
 
