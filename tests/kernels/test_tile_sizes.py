@@ -51,7 +51,8 @@ def test_a_measured_layer_comes_before_the_rule(table):
     ("layer", "delta", "long"),
     [
         ((128, 64, 30), False, 1024), ((128, 64, 15), False, 1024), ((64, 64, 8), False, 512),
-        ((128, 64, 1), False, 256), ((192, 384, 30), True, 1024), ((128, 128, 30), True, 512), ((128, 64, 15), True, 256),
+        ((128, 64, 1), False, 256), ((192, 384, 30), True, 1024), ((128, 128, 30), True, 512),
+        ((128, 64, 15), True, 256),
     ],
 )  # fmt: skip
 def test_chunks_are_longer_where_states_are_larger(layer, delta, long):

@@ -22,8 +22,6 @@ from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.states_layout import (
     StateRows,
     end_row,
-    joined_parts,
-    load_parts,
     load_state,
     slot_offset,
     start_row,
