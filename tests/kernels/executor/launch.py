@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from typing import Any
 from unittest import mock
@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from dla_kernels import arguments
 from tests.kernels.executor.memory import Memory
 from tests.kernels.executor.program import Program
 from tests.kernels.executor.translate import translated
@@ -55,8 +56,8 @@ def _ttgir(launch: Any, target: str) -> str:
 
 @contextmanager
 def executing(target: str) -> Iterator[set[str]]:
-    """Within the context `backend="triton"` takes CPU tensors: kernels are compiled for the target (`sm_90`), with the
-    sizes that it would get, and executed.
+    """Within the context `backend="triton"`, and "auto" where it would take a GPU's tensors, takes those of the CPU: kernels
+    are compiled for the target (`sm_90`), with the sizes that it would get, and executed.
 
     Programs of a launch run in some order, but not in that of their numbers. Gives the names of the kernels that ran.
     """
@@ -69,14 +70,14 @@ def executing(target: str) -> Iterator[set[str]]:
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         warps, stages = kwargs.pop("num_warps"), kwargs.pop("num_stages", None)
         names = [parameter.name for parameter in self.params]
-        arguments = dict(zip(names, args, strict=False)) | kwargs
-        launch = report.Launch(kernel=self, arguments=arguments, warps=warps, stages=stages)
+        values = dict(zip(names, args, strict=False)) | kwargs
+        launch = report.Launch(kernel=self, arguments=values, warps=warps, stages=stages)
         source, key = launch.source(), launch.key()
         if key not in kernels:
             kernels[key] = translated(ttgir_of(launch, target))
         ran.add(self.__name__)
         memory = Memory()
-        given = [_given(memory, arguments[name]) for i, name in enumerate(names) if (i,) not in source.constants]
+        given = [_given(memory, values[name]) for i, name in enumerate(names) if (i,) not in source.constants]
         columns, rows, layers, *_ = (*grid, 1, 1)
         sizes = columns, rows, layers
         numbers = list(product(range(columns), range(rows), range(layers)))
@@ -85,12 +86,20 @@ def executing(target: str) -> Iterator[set[str]]:
             for number in numbers:
                 kernels[key](Program(memory, number, sizes), *given)
 
+    def resolved(backend: str, k: torch.Tensor, v: torch.Tensor, capacity: int) -> str:
+        takes = arguments._obstacle_to_triton(k, v, capacity) is None
+        return resolve("triton" if backend == "auto" and takes else backend, k, v, capacity)
+
+    resolve = arguments.resolve_backend
     with (
+        ExitStack() as patches,
         report.on(target),
         poisoned_memory(),
         mock.patch.object(JITFunction, "run", run),
-        mock.patch("dla_kernels.arguments._interpreting", return_value=True),
+        mock.patch.object(arguments, "_interpreting", return_value=True),
     ):
+        for module in ("segmentation.op", "reader.op", "dynamic"):
+            patches.enter_context(mock.patch(f"dla_kernels.{module}.resolve_backend", resolved))
         yield ran
 
 

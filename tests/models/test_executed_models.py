@@ -1,0 +1,73 @@
+"""Models on a GPU's kernels: compiled for one that is not here, executed on the CPU (tests/kernels/executor/).
+
+Training and generation as on a GPU, with what PyTorch does around the kernels: autocast to bfloat16, packed documents,
+the straight-through gate, a cache handed on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dla_train.models import generate
+from tests.kernels.executor.launch import executing
+from tests.models.conftest import LINEAR_CASES, VOCAB
+
+pytestmark = pytest.mark.xdist_group("executed models")
+TOKENS = 90
+
+
+def gradients(model: Any, precision: str, documents: Tensor | None = None) -> dict[str, Tensor]:
+    """The loss of one window, and its gradients."""
+    tokens = torch.randint(VOCAB, (1, TOKENS + 1), generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        logits, _ = model(tokens[:, :-1], cu_seqlens=documents)
+    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    return {"loss": loss.detach()} | {
+        name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None
+    }
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    return ((found - exact).norm() / exact.norm().clamp_min(1e-6)).item()
+
+
+@pytest.mark.parametrize("case", LINEAR_CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_a_training_step(make_model: Any, case: tuple[str, str]) -> None:
+    """In float32 as `torch` does it; under autocast no further from that than `torch` is under autocast."""
+    model = make_model(*case, dtype=torch.float32)
+    exact, rounded = gradients(model, "float32"), gradients(model, "bf16")
+    with executing("sm_90") as ran:
+        found, found_rounded = gradients(model, "float32"), gradients(model, "bf16")
+    assert any("read" in kernel for kernel in ran)
+    assert found.keys() == found_rounded.keys() == exact.keys()
+    for name, x in exact.items():
+        assert error(found[name], x) < 1e-4, name
+        assert error(found_rounded[name], x) < 1.5 * error(rounded[name], x) + 0.03, name
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "gated_deltanet"])
+def test_packed_documents(make_model: Any, kind: str) -> None:
+    model = make_model(kind, "dynamic", dtype=torch.float32)
+    documents = torch.tensor([0, 7, 50, TOKENS])
+    exact = gradients(model, "float32", documents)
+    with executing("sm_90"):
+        found = gradients(model, "float32", documents)
+    for name, x in exact.items():
+        torch.testing.assert_close(found[name], x, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("case", LINEAR_CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_generation(make_model: Any, tokens: Any, case: tuple[str, str]) -> None:
+    """Prefill, then token by token; a dynamic layer's token is one launch."""
+    model = make_model(*case, dtype=torch.float32)
+    prompt = tokens(2, 20)
+    expected = generate(model, prompt, 6, temperature=0)
+    with executing("sm_90") as ran:
+        assert torch.equal(generate(model, prompt, 6, temperature=0), expected)
+    assert ("decode_kernel" in ran) == (case[1] == "dynamic")
