@@ -56,8 +56,8 @@ def _ttgir(launch: Any, target: str) -> str:
 
 @contextmanager
 def executing(target: str) -> Iterator[set[str]]:
-    """Within the context `backend="triton"`, and "auto" where it would take a GPU's tensors, takes those of the CPU: kernels
-    are compiled for the target (`sm_90`), with the sizes that it would get, and executed.
+    """Within the context `backend="triton"`, and "auto" as for tensors on a GPU, takes tensors on the CPU: kernels are
+    compiled for the target (`sm_90`), with the sizes that it would get, and executed.
 
     Programs of a launch run in some order, but not in that of their numbers. Gives the names of the kernels that ran.
     """
