@@ -54,10 +54,19 @@ def test_every_type(check, delta, dtype):
     check("dynamic", 330, 5, dtype, delta=delta, cached=True, cu_seqlens=torch.tensor([0, 5, 70, 71, 330]), **sizes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("target", ["sm_80", "sm_100"], indirect=True)
-def test_other_tensor_cores(check, delta):
-    check("dynamic", 530, 8, torch.bfloat16, delta=delta, cached=True, heads=2, groups=1)
+def test_other_tensor_cores(check, delta, dtype):
+    """In float32 they would be heard of: Triton for Blackwell may use them where it was told not to."""
+    check("dynamic", 530, 8, dtype, delta=delta, cached=True, heads=2, groups=1, value_dim=40)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("target", ["sm_90"], indirect=True)
+def test_the_gate_of_two_slots(check, delta):
+    """Boundaries at nearly every token: row and column sums are much larger than what is left of them."""
+    check("dynamic", 881, 2, torch.bfloat16, delta=delta, heads=1, groups=1, key_dim=40, value_dim=33, seed=1001)
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.4, 1.9])
@@ -65,8 +74,9 @@ def test_decisions_agree(draw_inputs, executed, threshold):
     cases.check_decisions(draw_inputs, "cpu", threshold, torch.bfloat16, time=400, key_dim=64, value_dim=40)
 
 
-def test_gradient_through_boundaries(draw_inputs, error, executed):
-    cases.check_gate(draw_inputs, error, "cpu", torch.bfloat16, key_dim=32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradient_through_boundaries(draw_inputs, error, executed, dtype):
+    cases.check_gate(draw_inputs, error, "cpu", dtype, key_dim=64)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])

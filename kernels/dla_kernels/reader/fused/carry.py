@@ -5,7 +5,7 @@
 
 Nothing here mixes the numbers of a state: a program takes a few of them, of all M slots, and keeps these in registers in
 float32 while it goes through the sequence. W and E are where the sums belong (states.py, slots_adjoint.py), and are replaced.
-Slots that become one are a product with a 0/1 matrix, which three products of tf32 do to the last digits.
+Slots that become one are a product with a 0/1 matrix (selection.py), at least in the precision that tensor cores have for float32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.selection import select_rows
 from dla_kernels.reader.fused.states_layout import (
     StateRows,
     end_row,
@@ -118,16 +119,6 @@ def chunk_moves(
 
 
 @triton.jit
-def moved(moves, x, PRECISION: tl.constexpr):
-    """`moves x`, `[MP, MP] @ [MP, B]`, of a 0/1 matrix: tensor cores take x in two parts of tf32, which lose nothing."""
-    if PRECISION == "tf32":
-        high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        return tl.dot(moves, x - high, tl.dot(moves, high, input_precision="tf32"), input_precision="tf32")
-    else:
-        return tl.dot(moves, x, input_precision=PRECISION)
-
-
-@triton.jit
 def carry_states_kernel(
     high_ptr, low_ptr, final_ptr, total_ptr, final_slot_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr,
     by_length_ptr, tokens,
@@ -153,7 +144,7 @@ def carry_states_kernel(
         here = slot_offset(start_row(chunk + 1, n, HAS_STATE), h, 0, H, M, K, V)
         added = load_state(high_ptr + here, low_ptr + here, at, there, SPLIT)
         moves = (slot[:, None] == to[None, :]).to(tl.float32)
-        state = factor * moved(moves, state, PRECISION) + added
+        state = factor * select_rows(moves, state, PRECISION) + added
         tl.store(high_ptr + here + at, state.to(high_ptr.dtype.element_ty), mask=there)
     if HAS_FINAL:
         there = inside & (slot < tl.load(used_end_ptr + n * H + h))[:, None]
@@ -165,7 +156,7 @@ def carry_states_kernel(
             LONG,
         )  # fmt: skip
         moves = (slot[:, None] == to[None, :]).to(tl.float32)
-        tl.store(final_ptr + here + at, added + factor * moved(moves, state, PRECISION), mask=there)
+        tl.store(final_ptr + here + at, added + factor * select_rows(moves, state, PRECISION), mask=there)
 
 
 @triton.jit
@@ -195,7 +186,7 @@ def carry_adjoint_kernel(
             final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, cu_begin + c * LONG, tokens, slot, H, M, LONG
         )
         moves = (to[:, None] == slot[None, :]).to(tl.float32)
-        adjoint = factor * moved(moves, adjoint, PRECISION)
+        adjoint = factor * select_rows(moves, adjoint, PRECISION)
         if WANT_CARRY:
             here = slot_offset(start_row(chunk, n, HAS_STATE), h, 0, H, M, K, V)
             state = tl.load(high_ptr + here + at, mask=there & (HAS_STATE | (c > 0)), other=0.0).to(tl.float32)

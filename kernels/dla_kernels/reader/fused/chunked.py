@@ -15,6 +15,7 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables
 from dla_kernels.reader.fused.carry import carry_adjoint
 from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.gates import crossing, gate_gradient
 from dla_kernels.reader.fused.keys import keys_backward
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.queries import queries_backward
@@ -77,7 +78,7 @@ class Gradients:
     """Of `Problem`'s parts. dq, dk `[tokens, G, K]` (delta rule: of Qe and U).
 
     qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay).
-    dwithin, dremoval: for the delta rule, else None. rows, columns `[tokens, H]`: for a gate, else None.
+    dwithin, dremoval: for the delta rule, else None. dgate `[tokens, H]` float32: for a gate, else None.
     """
 
     dq: Tensor
@@ -91,8 +92,7 @@ class Gradients:
     dcarry: Tensor
     dwithin: Tensor | None
     dremoval: Tensor | None
-    rows: Tensor | None
-    columns: Tensor | None
+    dgate: Tensor | None
 
 
 def forward(problem: Problem, *, return_state: bool) -> tuple[Tensor, Tensor | None]:
@@ -120,23 +120,28 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     dq, qdq, dweight = queries_backward(
         p.q, p.k, p.v, do, weights, p.total, kept, p.scale, *where, has_state=has_state, pairs=pairs
     )
-    dslot_weight, dwithin = weights_backward(p.q, p.k, p.v, do, p.within, weights, p.total, dweight, p.scale, *where)
+    dslot_weight, itself, dwithin = weights_backward(
+        p.q, p.k, p.v, do, p.within, weights, p.total, dweight, p.scale, *where
+    )
     del dweight
     dq = group_sums(
         dq, p.q.shape[1]
     )  # here, since 16-bit gradients per head are the size of the states of a few chunks
 
     # of the boundaries: the same adjoint and the same sums over pairs, with what one more shift would change
-    rows = columns = None
+    dgate = None
     if gate:
         slot_weight = p.slot_weight.float()
         change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
-        rows = (change * dslot_weight).sum(-1)  # einsum would launch a product for each token and head
+        # einsum would launch a product for each token and head
+        rows = (change * dslot_weight).sum(-1) - change[..., 0] * itself
         changes = weights_of(change, p.v.dtype, p.tables, p.pieces)
         adjoint, _ = _adjoint(p, do, changes, None, None, has_state=False)
         columns = columns_backward(
             p.q, p.k, p.u, p.v, do, p.within, changes, p.total, adjoint, p.scale, *where, has_dfinal=False
         )  # fmt: skip
+        crosses = crossing(kept, adjoint, p.tables, p.pieces, has_state=has_state)
+        dgate = gate_gradient(rows, columns, crosses, p.pieces, has_state=has_state)
         del adjoint, change, changes, slot_weight
 
     # of the writes and the carry, from the states at each chunk's end
@@ -158,7 +163,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     dv = values_backward(p.q, p.k, p.u, do, p.within, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal)
     return Gradients(
         dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq.sum(0), kdk=kdk.sum(0), ends=ends.sum(0),
-        dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, rows=rows, columns=columns,
+        dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, dgate=dgate,
     )  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import Tiles, tiles_for
 from dla_kernels.reader.fused.delta_chunks import DeltaChunks, chunk_algebra, chunk_algebra_backward
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.fused.sums import sums_to_end
 
 
 def _cut(k: Tensor, v: Tensor, slot_weight: Tensor, cu_seqlens: Tensor | None) -> tuple[Pieces, Tiles]:
@@ -87,8 +86,8 @@ def read_delta_backward(
     assert found.dwithin is not None
     assert found.dremoval is not None
     dgate = v.new_empty(0)
-    if found.rows is not None and found.columns is not None:
-        dgate = sums_to_end((found.rows - found.columns).view(shift.shape), cu_seqlens)
+    if found.dgate is not None:
+        dgate = found.dgate.view(shift.shape)
     dchunks = DeltaChunks(
         within=found.dwithin, read=found.dq, write=found.dk, removal=found.dremoval, carry=found.dcarry
     )

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles, inner_block
+from dla_kernels.reader.fused.configs import Tiles, exact_products, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
@@ -42,7 +42,7 @@ def keys_backward(
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, pieces.tiles, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
-        num_warps=tiles.warps, num_stages=1,
+        EXACT=exact_products(v.dtype), num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return dk, kdk, ends
 
@@ -54,7 +54,7 @@ def keys_backward_kernel(
     tokens, all_tiles, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
-    PAIRS: tl.constexpr, PRECISION: tl.constexpr,
+    PAIRS: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dk_j = exp(G_end - G_j) dS_{final_token[j]} v_j + sum_t (dMx[t, j] exp(G_t - G_j) scale) q_t"""
     tile = tl.program_id(0)
@@ -90,7 +90,7 @@ def keys_backward_kernel(
                 dstate = tl.load(
                     dhigh_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0
                 )
-                dk += tl.dot(v, dstate, input_precision=PRECISION)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
+                dk += tl.dot(v, dstate, input_precision=EXACT)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
         total_end = tl.load(total_ptr + h * tokens + chunk_last - 1)
         dk *= tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=there, other=float("inf")))[:, None]
     tl.store(ends_ptr + (part * all_tiles + tile) * H + h, tl.sum(key * dk))

@@ -17,7 +17,6 @@ from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import tiles_for
 from dla_kernels.reader.fused.decay import cumulative_decay, decay_backward
 from dla_kernels.reader.fused.pieces import Pieces
-from dla_kernels.reader.fused.sums import sums_to_end
 
 
 def _problem(
@@ -77,8 +76,8 @@ def read_plain_backward(
             found.qdq, found.kdk, found.ends, found.dcarry, problem.pieces, has_state=state is not None
         )
         dlog_decay = dlog_decay.view(log_decay.shape).to(log_decay.dtype)
-    if found.rows is not None and found.columns is not None:
-        dgate = sums_to_end((found.rows - found.columns).view(shift.shape), cu_seqlens)
+    if found.dgate is not None:
+        dgate = found.dgate.view(shift.shape)
     return (
         found.dq.view(q.shape),
         found.dk.view(k.shape),

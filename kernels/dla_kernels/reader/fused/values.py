@@ -3,7 +3,7 @@
 
     dv_j = sum over the slot a that j ends its chunk in of U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t
 
-With `L[age + 1] - L[age]` in place of L, `v_j . dv_j` is what the boundary gradient calls the column sums.
+With `L[age + 1] - L[age]` in place of L, and without t = j, `v_j . dv_j` is what the boundary gradient calls the column sums.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
-from dla_kernels.reader.fused.configs import Tiles
+from dla_kernels.reader.fused.configs import Tiles, exact_products
 from dla_kernels.reader.fused.pieces import Pieces, locate, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
@@ -40,7 +40,8 @@ def columns_backward(
     q: Tensor, k: Tensor, u: Tensor, v: Tensor, do: Tensor, within: Tensor | None, changes: Weights, total: Tensor,
     adjoint: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
 ) -> Tensor:  # fmt: skip
-    """`v_j . dv_j` `[tokens, H]` float32 for weights that are changes of weights; dv is rounded nowhere on the way."""
+    """`v_j . dv_j` `[tokens, H]` float32 for weights that are changes of weights, of what other tokens read of j; dv is rounded
+    nowhere on the way."""
     tokens, heads, value_dim = do.shape
     blocks_v = triton.cdiv(value_dim, tiles.block_v)
     columns = torch.empty(blocks_v, tokens, heads, dtype=torch.float32, device=do.device)
@@ -66,6 +67,7 @@ def _launch(
     sizes = {
         "H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": slots, "MP": padded_slots(slots), "TILE": pieces.tile,
         "LONG": pieces.long, "BK": tiles.block_k, "BV": tiles.block_v, "STORED": within is not None, "PRECISION": "ieee",
+        "EXACT": exact_products(do.dtype),
     }  # fmt: skip
     return arguments, sizes
 
@@ -76,9 +78,10 @@ def dvalues(
     token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
-    """dv of a tile's tokens and a block of V, float32; where it belongs in `[tokens, H, V]`, and the mask."""
+    """dv of a tile's tokens and a block of V, float32 (OTHERS: without what j itself reads of j); where it belongs in
+    `[tokens, H, V]`, and the mask."""
     h = tl.program_id(1).to(tl.int64)
     n, chunk, _, j_tile, chunk_first, first, last = locate_tile(
         tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
@@ -111,7 +114,7 @@ def dvalues(
                 dstate = tl.load(
                     dhigh_ptr + at + row_k[:, None] * V + row_v[None, :], mask=in_k[:, None] & in_v[None, :], other=0.0
                 )
-                dv += tl.dot(key, dstate, input_precision=PRECISION)  # [TILE, BK] @ [BK, BV] -> [TILE, BV]
+                dv += tl.dot(key, dstate, input_precision=EXACT)  # [TILE, BK] @ [BK, BV] -> [TILE, BV]
 
     rows = (last - first).to(tl.int32)
     column_k = tl.arange(0, BK)
@@ -134,6 +137,9 @@ def dvalues(
         )  # fmt: skip
         within *= own_decays(total_ptr, first, rows, TILE, True) * scale
     within *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
+    if OTHERS:
+        row = tl.arange(0, TILE)
+        within = tl.where(row[:, None] == row[None, :], 0.0, within)
     dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
 
     # tokens of later tiles of the chunk: this one is full
@@ -168,13 +174,13 @@ def values_backward_kernel(
     token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale, dv_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
     dv, at, inside = dvalues(
         q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
         token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-        H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION,
+        H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION, EXACT, False,
     )  # fmt: skip
     tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=inside)
 
@@ -186,13 +192,13 @@ def columns_backward_kernel(
     v_ptr, columns_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
+    STORED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """v_j . dv_j over a block of V"""
     dv, at, inside = dvalues(
         q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
         token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-        H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION,
+        H, G, K, V, M, MP, TILE, LONG, BK, BV, HAS_DFINAL, STORED, PRECISION, EXACT, True,
     )  # fmt: skip
     v = tl.load(v_ptr + at, mask=inside, other=0.0).to(tl.float32)
     h = tl.program_id(1).to(tl.int64)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.selection import select_columns, select_rows
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
 
 
@@ -111,14 +112,14 @@ def token_starts(token_age_ptr, h, q, first, tokens, TILES: tl.constexpr, TILE: 
 def pair_weights(starts_weight, starts, MP: tl.constexpr, PRECISION: tl.constexpr):
     """Weights of tokens j of an earlier tile at tokens t: `[TILE, MP]` by age at the tile's start, starts `[TILE]`."""
     member = (tl.arange(0, MP)[:, None] == starts[None, :]).to(starts_weight.dtype)
-    return tl.dot(starts_weight, member, input_precision=PRECISION)  # [TILE, MP] @ [MP, TILE] -> [TILE, TILE]
+    return select_columns(starts_weight, member, PRECISION)  # [TILE, MP] @ [MP, TILE] -> [TILE, TILE]
 
 
 @triton.jit
 def pair_weights_transposed(starts_weight, starts, MP: tl.constexpr, PRECISION: tl.constexpr):
     """The same with j as rows, from weights `[MP, TILE]`."""
     member = (starts[:, None] == tl.arange(0, MP)[None, :]).to(starts_weight.dtype)
-    return tl.dot(member, starts_weight, input_precision=PRECISION)  # [TILE, MP] @ [MP, TILE] -> [TILE, TILE]
+    return select_rows(member, starts_weight, PRECISION)  # [TILE, MP] @ [MP, TILE] -> [TILE, TILE]
 
 
 @triton.jit

@@ -19,6 +19,7 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables, padded_slots
 from dla_kernels.reader.fused.configs import Tiles, inner_block
 from dla_kernels.reader.fused.pieces import Pieces, locate_tile
+from dla_kernels.reader.fused.selection import select_columns
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
 from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
@@ -27,28 +28,30 @@ from dla_kernels.reader.fused.within import causal, decays_since, decays_until, 
 def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
     dweight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """dL `[tokens, H, M]` float32, and dMx like `within` `[tokens, H, LONG]` or None; dweight as queries_backward gave it."""
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """dL `[tokens, H, M]` float32, what of `dL[t, 0]` is from token t itself, `Mx[t, t] (do_t . v_t)` `[tokens, H]` float32, and
+    dMx like `within` `[tokens, H, LONG]` or None; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
+    itself = torch.empty(tokens, heads, dtype=torch.float32, device=v.device)
     dwithin = None if within is None else torch.zeros_like(within)
     weights_backward_kernel[(pieces.tiles, heads)](
         q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, dweight,
-        dslot_weight, dslot_weight if dwithin is None else dwithin,
+        dslot_weight, itself, dslot_weight if dwithin is None else dwithin,
         tables.younger, tables.older, tables.token_age, tables.slot_age,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
         num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
-    return dslot_weight, dwithin
+    return dslot_weight, itself, dwithin
 
 
 @triton.jit
 def weights_backward_kernel(
     q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr,
-    dwithin_ptr,
+    itself_ptr, dwithin_ptr,
     younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
@@ -83,7 +86,7 @@ def weights_backward_kernel(
         dslots += tl.load(dweight_ptr + at, mask=by_slot, other=0.0)
     slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
     slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
-    dstarts = tl.dot(dslots.to(dtype), slot_member, input_precision=PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
+    dstarts = select_columns(dslots.to(dtype), slot_member, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
     # tokens of earlier tiles of the chunk, which are full, likewise
     do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
@@ -116,7 +119,7 @@ def weights_backward_kernel(
                 )  # fmt: skip
                 products *= since[:, None] * until[None, :]
             member = (starts[:, None] == slot[None, :]).to(dtype)
-            dstarts += tl.dot(products.to(dtype), member, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, MP]
+            dstarts += select_columns(products.to(dtype), member, PRECISION)  # [TILE, TILE] @ [TILE, MP]
 
     # tokens of this tile
     v = load_tile_transposed(v_ptr, first, rows, column_v, H * V, V, TILE)
@@ -135,6 +138,9 @@ def weights_backward_kernel(
             q, q_ptr, first, rows, k, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
         products *= own_decays(total_ptr, first, rows, TILE, False) * scale
+
+    itself = tl.sum(tl.where(row[:, None] == row[None, :], products, 0.0), 1)
+    tl.store(itself_ptr + (first + row) * H + h, itself, mask=row < rows)
 
     # into the ages at t: slots come from young to old, tokens of this tile from old to young
     at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dla_kernels.reader.fused.configs import exact_products
 from dla_kernels.reader.fused.pieces import Pieces, locate
 from dla_kernels.segmentation.fused.paths import products
 
@@ -59,12 +60,12 @@ def score_gradients(
     score_gradient_kernel[(pieces.tiles, heads, blocks_k)](
         k, v, boundary, states, pull.contiguous(), push_k.contiguous(), dk, *where,
         H=heads, GX=groups, GY=heads, DX=key_dim, DY=value_dim, STRIDE_X=value_dim, STRIDE_Y=1, C=pieces.tile,
-        BX=block_k, BY=block_v, PRECISION="ieee", num_warps=4,
+        BX=block_k, BY=block_v, PRECISION="ieee", EXACT=exact_products(dtype), num_warps=4,
     )  # fmt: skip
     score_gradient_kernel[(pieces.tiles, heads, blocks_v)](
         v, k, boundary, states, pull.contiguous(), push_v.contiguous(), dv, *where,
         H=heads, GX=heads, GY=groups, DX=value_dim, DY=key_dim, STRIDE_X=1, STRIDE_Y=value_dim, C=pieces.tile,
-        BX=block_v, BY=block_k, PRECISION="ieee", num_warps=4,
+        BX=block_v, BY=block_k, PRECISION="ieee", EXACT=exact_products(dtype), num_warps=4,
     )  # fmt: skip
     return dk, dv
 
@@ -109,6 +110,7 @@ def score_gradient_kernel(
     x_ptr, y_ptr, boundary_ptr, states_ptr, pull_ptr, push_ptr, dx_ptr, sequence_ptr, number_ptr, cu_ptr,
     H: tl.constexpr, GX: tl.constexpr, GY: tl.constexpr, DX: tl.constexpr, DY: tl.constexpr, STRIDE_X: tl.constexpr,
     STRIDE_Y: tl.constexpr, C: tl.constexpr, BX: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr,
+    EXACT: tl.constexpr,
 ):  # fmt: skip
     """dx_t = pull_t S y_t - push_t x_t, x and y the keys and the values or the other way around"""
     tile = tl.program_id(0)
@@ -128,7 +130,7 @@ def score_gradient_kernel(
     x = tl.load(x_ptr + (t * GX + x_group)[:, None] * DX + i[None, :], mask=inside, other=0.0)
     pairs = products(y_ptr, y_group, t, last, t, last, GY, DY, C, BY, PRECISION)
     member = (looks_at[:, None] == segment[None, :]) & (row[None, :] < row[:, None])
-    acc = tl.dot(tl.where(member, pairs, 0.0).to(x.dtype), x, input_precision=PRECISION)  # [C, C] @ [C, BX] -> [C, BX]
+    acc = tl.dot(tl.where(member, pairs, 0.0).to(x.dtype), x, input_precision=EXACT)  # [C, C] @ [C, BX] -> [C, BX]
     carried = there & (looks_at == 0)
     base = (tile.to(tl.int64) * H + h) * (DX * DY)
     for start in range(0, DY, BY):
@@ -141,7 +143,7 @@ def score_gradient_kernel(
             mask=(i < DX)[None, :] & (j < DY)[:, None],
             other=0.0,
         )
-        acc += tl.dot(y, s, input_precision=PRECISION)  # [C, BY] @ [BY, BX] -> [C, BX]
+        acc += tl.dot(y, s, input_precision=EXACT)  # [C, BY] @ [BY, BX] -> [C, BX]
     pull = tl.load(pull_ptr + t * H + h, mask=there, other=0.0)
     push = tl.load(push_ptr + t * H + h, mask=there, other=0.0)
     tl.store(
