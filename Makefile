@@ -83,6 +83,10 @@ TARGET ?= sm_90
 test-executed: $(INSTALLED_DEV) ## test the kernels as compiled for a GPU that is not here, TARGET=sm_90, executed on the CPU
 	$(TEST_ENV) DLA_TEST_EXECUTED=$(TARGET) $(PYTEST) -m gpu tests/kernels/test_triton_gpu.py --timeout=900 $(ARGS)
 
+.PHONY: random-cases
+random-cases: $(INSTALLED_DEV) ## execute compiled kernels at random shapes for ten minutes; ARGS='--minutes 60 --seed 1000'
+	$(TEST_ENV) $(BIN)/python -m tests.kernels.random_cases $(ARGS)
+
 .PHONY: bench-gpu
 bench-gpu: ## time the kernels on this machine's GPU (8 minutes; call again to go on)
 	$(GPU_ENV) $(GPU_PYTHON) kernels/benchmarks/bench_gpu.py $(ARGS)

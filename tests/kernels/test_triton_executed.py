@@ -27,9 +27,9 @@ def executed(target):
 
 
 @pytest.fixture
-def check(draw_inputs, make_plan, error, executed):
+def check(executed):
     def compare(kind, time, capacity, dtype, **options):
-        cases.check_reading(draw_inputs, make_plan, error, "cpu", kind, time, capacity, dtype, **options)
+        cases.check_reading("cpu", kind, time, capacity, dtype, **options)
 
     return compare
 
@@ -70,16 +70,16 @@ def test_the_gate_of_two_slots(check, delta):
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.4, 1.9])
-def test_decisions_agree(draw_inputs, executed, threshold):
-    cases.check_decisions(draw_inputs, "cpu", threshold, torch.bfloat16, time=400, key_dim=64, value_dim=40)
+def test_decisions_agree(executed, threshold):
+    cases.check_decisions("cpu", threshold, torch.bfloat16, time=400, key_dim=64, value_dim=40)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_gradient_through_boundaries(draw_inputs, error, executed, dtype):
-    cases.check_gate(draw_inputs, error, "cpu", dtype, key_dim=64)
+def test_gradient_through_boundaries(executed, dtype):
+    cases.check_gate("cpu", dtype, key_dim=64)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-def test_decode(draw_inputs, executed, delta):
-    cases.check_decode(draw_inputs, "cpu", delta, torch.bfloat16, tokens=12)
+def test_decode(executed, delta):
+    cases.check_decode("cpu", delta, torch.bfloat16, tokens=12)
     assert "decode_kernel" in executed

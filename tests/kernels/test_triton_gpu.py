@@ -34,9 +34,9 @@ def device(request):
 
 
 @pytest.fixture
-def check(draw_inputs, make_plan, error, device):
+def check(device):
     def compare(kind, time, capacity, dtype, **options):
-        cases.check_reading(draw_inputs, make_plan, error, device, kind, time, capacity, dtype, **options)
+        cases.check_reading(device, kind, time, capacity, dtype, **options)
 
     return compare
 
@@ -74,19 +74,19 @@ def test_documents(check, cached, delta):
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 @pytest.mark.parametrize(("key_dim", "value_dim"), [(16, 16), (128, 64), (192, 384)])
 @pytest.mark.parametrize("threshold", [0.02, 0.4, 1.9])
-def test_decisions_agree(draw_inputs, device, threshold, key_dim, value_dim, dtype):
-    cases.check_decisions(draw_inputs, device, threshold, dtype, key_dim=key_dim, value_dim=value_dim)
+def test_decisions_agree(device, threshold, key_dim, value_dim, dtype):
+    cases.check_decisions(device, threshold, dtype, key_dim=key_dim, value_dim=value_dim)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_gradient_through_boundaries(draw_inputs, error, device, dtype):
-    cases.check_gate(draw_inputs, error, device, dtype)
+def test_gradient_through_boundaries(device, dtype):
+    cases.check_gate(device, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-def test_decode(draw_inputs, device, delta, dtype):
-    cases.check_decode(draw_inputs, device, delta, dtype)
+def test_decode(device, delta, dtype):
+    cases.check_decode(device, delta, dtype)
 
 
 def test_same_bits_twice(draw_inputs, make_plan, device):
