@@ -137,6 +137,15 @@ def test_an_operation_that_is_not_known_is_named(multiplied):
         multiplied("sm_80", lambda ttgir: ttgir.replace("tt.make_range", "tt.unheard_of"))
 
 
+@pytest.mark.parametrize("target", ["sm_42", "gfx942", "h100"])
+def test_a_target_that_is_not_known_is_refused(compile_report, target):
+    with (
+        pytest.raises(ValueError, match=f"the target is '{target}'; it must be one of sm_80, .*sm_120"),
+        launch.executing(target),
+    ):
+        pass
+
+
 def test_memory_keeps_tensors_apart():
     memory = Memory()
     x, y = torch.arange(8.0), torch.zeros(4, dtype=torch.bfloat16)

@@ -59,11 +59,16 @@ def executing(target: str) -> Iterator[set[str]]:
     """Within the context `backend="triton"`, and "auto" as for tensors on a GPU, takes tensors on the CPU: kernels are
     compiled for the target (`sm_90`), with the sizes that it would get, and executed.
 
+    Raises: ValueError where the target is none of NVIDIA's that are known here.
+
     Programs of a launch run in some order, but not in that of their numbers. Gives the names of the kernels that ran.
     """
     from triton.runtime.jit import JITFunction
 
     report = loaded_report()
+    known = [name for name in report.SHARED_LIMIT if name.startswith("sm_")]
+    if target not in known:
+        raise ValueError(f"the target is {target!r}; it must be one of {', '.join(known)}")
     ran: set[str] = set()
     kernels: dict[str, Callable[..., None]] = {}
 
