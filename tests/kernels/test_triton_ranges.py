@@ -6,8 +6,9 @@ import torch
 
 from tests.kernels.index_ranges import grid_faults, index_faults
 from tests.kernels.loop_bounds import carried_bounds
+from tests.kernels.lowering import ttir_of
 from tests.kernels.peak_memory import meta
-from tests.kernels.ttir import Launched, recorded_launches, ttir_of
+from tests.kernels.ttir import Launched, recorded_launches
 
 BATCH, TIME, HEADS, KEY_DIM, VALUE_DIM, SLOTS = 256, 2**18, 48, 256, 512, 64
 """The most of each, all at once: more than a GPU holds, so what fits one of them is far inside."""

@@ -1,9 +1,9 @@
-"""Launches recorded instead of run, and what Triton's own representation (TTIR) of their kernels says, as a tree."""
+"""Launches recorded instead of run, and what Triton's own representations (TTIR, TTGIR) say, as a tree."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,29 +51,6 @@ def recorded_launches() -> Iterator[list[Launched]]:
         yield launches
     finally:
         JITFunction.run = original  # type: ignore[method-assign]
-
-
-def ttir_of(report: Any) -> Callable[[Launched], str]:
-    """Translates a launch with the types that `compile_report` gives its arguments."""
-    from triton._C.libtriton import ir
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler.compiler import make_backend
-
-    target = GPUTarget("cuda", 90, 32)
-    backend: Any = make_backend(target)
-
-    def translate(launch: Launched) -> str:
-        source = report.Launch(kernel=launch.kernel, arguments=launch.arguments, warps=4, stages=None).source()
-        options = backend.parse_options({"num_warps": 4})
-        context = ir.context()
-        ir.load_dialects(context)
-        backend.load_dialects(context)
-        module = source.make_ir(
-            target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
-        )
-        return str(backend.make_ttir(module, {}, options, 90))
-
-    return translate
 
 
 @dataclass

@@ -16,6 +16,7 @@ from dla_kernels import arguments
 from tests.kernels.executor.memory import Memory
 from tests.kernels.executor.program import Program
 from tests.kernels.executor.translate import translated
+from tests.kernels.lowering import lowered
 from tests.kernels.poisoned_memory import poisoned_memory
 from tests.kernels.report import loaded_report
 
@@ -26,32 +27,8 @@ def ttgir_of(launch: Any, target: str) -> str:
     """What Triton makes of a launch (of `compile_report`) before it turns to threads; compiled once in a process."""
     key = target, launch.kernel.cache_key, launch.key()
     if key not in _compiled:
-        _compiled[key] = _ttgir(launch, target)
+        _compiled[key] = lowered(launch, loaded_report().target_of(target), "ttir", "ttgir")
     return _compiled[key]
-
-
-def _ttgir(launch: Any, target: str) -> str:
-    from triton._C.libtriton import ir
-    from triton.compiler.compiler import make_backend
-
-    device = loaded_report().target_of(target)
-    backend: Any = make_backend(device)
-    options = backend.parse_options(
-        {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
-    )
-    stages: dict[str, Any] = {}
-    source = launch.source()
-    backend.add_stages(stages, options, source.language)
-    context = ir.context()
-    ir.load_dialects(context)
-    backend.load_dialects(context)
-    module = source.make_ir(
-        device, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
-    )
-    notes: dict[str, Any] = {}
-    for stage in ("ttir", "ttgir"):
-        module = stages[stage](module, notes)
-    return str(module)
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def carry_states_kernel(
     B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """S(next) = exp(G_end) moves S + W, over the chunks of a sequence; what a chunk needs is loaded in the one before."""
+    """S(next) = exp(G_end) moves S + W, over the chunks of a sequence"""
     n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
     at, inside = numbers_of_program(slot, K * V, B)
@@ -167,8 +167,7 @@ def carry_adjoint_kernel(
     B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first, and sums of that product with S;
-    what a chunk needs is loaded in the one after it."""
+    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first; sums of that product with S"""
     n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
     at, inside = numbers_of_program(slot, K * V, B)

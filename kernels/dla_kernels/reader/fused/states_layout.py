@@ -72,29 +72,12 @@ def block_of(part, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.co
 
 
 @triton.jit
-def load_parts(high_ptr, low_ptr, at, mask, SPLIT: tl.constexpr):
-    """Both parts as they are stored; without `SPLIT` the only one twice."""
-    high = tl.load(high_ptr + at, mask=mask, other=0.0)
-    low = high
-    if SPLIT:
-        low = tl.load(low_ptr + at, mask=mask, other=0.0)
-    return high, low
-
-
-@triton.jit
-def joined_parts(high, low, SPLIT: tl.constexpr):
-    """float32, of what `load_parts` gave."""
-    state = high.to(tl.float32)
-    if SPLIT:
-        state += low.to(tl.float32)
-    return state
-
-
-@triton.jit
 def load_state(high_ptr, low_ptr, at, mask, SPLIT: tl.constexpr):
     """float32, both parts."""
-    high, low = load_parts(high_ptr, low_ptr, at, mask, SPLIT)
-    return joined_parts(high, low, SPLIT)
+    state = tl.load(high_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    if SPLIT:
+        state += tl.load(low_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    return state
 
 
 @triton.jit

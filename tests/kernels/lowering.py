@@ -1,0 +1,42 @@
+"""Launches as Triton's own representations, on the way to a GPU that is not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.kernels.ttir import Launched
+
+
+def ttir_of(report: Any) -> Callable[[Launched], str]:
+    """Translates a launch with the types that `compile_report` gives its arguments."""
+
+    def translate(launch: Launched) -> str:
+        typed = report.Launch(kernel=launch.kernel, arguments=launch.arguments, warps=4, stages=None)
+        return lowered(typed, report.target_of("sm_90"), "ttir")
+
+    return translate
+
+
+def lowered(launch: Any, target: Any, *stages: str) -> str:
+    """What the first stages of Triton's compiler make of a launch (of `compile_report`) for a target."""
+    from triton._C.libtriton import ir
+    from triton.compiler.compiler import make_backend
+
+    backend: Any = make_backend(target)
+    options = backend.parse_options(
+        {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
+    )
+    source = launch.source()
+    known: dict[str, Any] = {}
+    backend.add_stages(known, options, source.language)
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    module = source.make_ir(
+        target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
+    )
+    notes: dict[str, Any] = {}
+    for stage in stages:
+        module = known[stage](module, notes)
+    return str(module)
