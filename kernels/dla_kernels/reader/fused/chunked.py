@@ -15,7 +15,7 @@ from torch import Tensor
 from dla_kernels.reader.fused.ages import AgeTables
 from dla_kernels.reader.fused.carry import carry_adjoint
 from dla_kernels.reader.fused.configs import Tiles
-from dla_kernels.reader.fused.gates import crossing, gate_gradient
+from dla_kernels.reader.fused.gates import columns_of_states, crossing, gate_gradient
 from dla_kernels.reader.fused.keys import keys_backward
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.queries import queries_backward
@@ -24,7 +24,7 @@ from dla_kernels.reader.fused.slots_adjoint import slots_adjoint
 from dla_kernels.reader.fused.states import advance_states
 from dla_kernels.reader.fused.states_delta import advance_states_delta, carry_adjoint_delta, carry_gradient
 from dla_kernels.reader.fused.sums import group_sums
-from dla_kernels.reader.fused.values import columns_backward, values_backward
+from dla_kernels.reader.fused.values import values_backward
 from dla_kernels.reader.fused.weights import Weights, weights_of
 from dla_kernels.reader.fused.weights_backward import weights_backward
 
@@ -120,29 +120,24 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     dq, qdq, dweight = queries_backward(
         p.q, p.k, p.v, do, weights, p.total, kept, p.scale, *where, has_state=has_state, pairs=pairs
     )
-    dslot_weight, itself, dwithin = weights_backward(
-        p.q, p.k, p.v, do, p.within, weights, p.total, dweight, p.scale, *where
+    changes = weights_of(_change(p.slot_weight), p.v.dtype, p.tables, p.pieces) if gate else None
+    dslot_weight, dwithin, sums = weights_backward(
+        p.q, p.k, p.v, do, p.within, weights, p.total, dweight, changes, p.scale, *where
     )
     del dweight
     dq = group_sums(
         dq, p.q.shape[1]
     )  # here, since 16-bit gradients per head are the size of the states of a few chunks
 
-    # of the boundaries: the same adjoint and the same sums over pairs, with what one more shift would change
+    # of the boundaries: sums over pairs, and the same adjoint with what one more shift would change
     dgate = None
-    if gate:
-        slot_weight = p.slot_weight.float()
-        change = torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
-        # einsum would launch a product for each token and head
-        rows = (change * dslot_weight).sum(-1) - change[..., 0] * itself
-        changes = weights_of(change, p.v.dtype, p.tables, p.pieces)
-        adjoint, _ = _adjoint(p, do, changes, None, None, has_state=False)
-        columns = columns_backward(
-            p.q, p.k, p.u, p.v, do, p.within, changes, p.total, adjoint, p.scale, *where, has_dfinal=False
-        )  # fmt: skip
-        crosses = crossing(kept, adjoint, p.tables, p.pieces, has_state=has_state)
-        dgate = gate_gradient(rows, columns, crosses, p.pieces, has_state=has_state)
-        del adjoint, change, changes, slot_weight
+    if changes is not None and sums is not None:
+        rows, columns = sums
+        adjoint, (dstate, _) = _adjoint(p, do, changes, None, None, has_state=has_state)
+        columns += columns_of_states(p.u, p.v, p.total, adjoint, *where)
+        crosses = crossing(kept, adjoint, p.state, dstate, p.tables, p.pieces)
+        dgate = gate_gradient(rows, columns, crosses, p.pieces)
+        del adjoint, dstate, changes
 
     # of the writes and the carry, from the states at each chunk's end
     adjoint, (dstate, dcarry) = _adjoint(p, do, weights, kept, dfinal, has_state=has_state)
@@ -165,6 +160,12 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq.sum(0), kdk=kdk.sum(0), ends=ends.sum(0),
         dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, dgate=dgate,
     )  # fmt: skip
+
+
+def _change(slot_weight: Tensor) -> Tensor:
+    """`L[age + 1] - L[age]` float32, 0 for the oldest: what a token's weight of a slot would change by if that were one older."""
+    slot_weight = slot_weight.float()
+    return torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
 
 
 def _adjoint(

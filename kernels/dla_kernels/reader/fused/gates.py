@@ -2,7 +2,8 @@
 """The gradient of gates, `dgate_s = sum over t >= s > j of y[t, j]`: what one more shift of all older tokens would change.
 
 As `t >= s > j` is the difference of `t >= s` and `j >= s`, it grows from gate to gate by a column sum less a row sum (that of a
-token with itself is in both, and left out of both). These are rounded differently, and over a long sequence the errors would
+token with itself is in both, and left out of both). Of pairs in a chunk both are sums of the same float32 numbers
+(weights_backward.py). What crosses chunks is rounded differently in rows and columns, and over a long sequence the errors would
 add up to more than the gradient. So a chunk's gates count from what crosses its end, which the states there tell:
 
     sum over t >= s > j of y[t, j] = sum_i <S_i, dS'_i>      at a chunk's first token s, with dS' the adjoint for changes of weights
@@ -18,52 +19,103 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables
-from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.configs import Tiles, exact_products, inner_block
+from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset, start_row
+from dla_kernels.reader.fused.tile_loads import load_tile
+from dla_kernels.reader.fused.values import values_of_states
 
 NUMBERS = 2048
 """Of a state that a program multiplies at one time."""
 
 
-def crossing(kept: Tensor, adjoint: Tensor, tables: AgeTables, pieces: Pieces, *, has_state: bool) -> Tensor:
-    """`sum_i <S_i, dS'_i>` at the start of every chunk, `[chunks, H]` float32; 0 for a sequence's first.
+def columns_of_states(
+    u: Tensor, v: Tensor, total: Tensor, adjoint: Tensor, tables: AgeTables, pieces: Pieces, tiles: Tiles
+) -> Tensor:
+    """The sums of y over the t of later chunks, `v_j . (U_j dS'_a)` `[H, tokens]` float32, a the slot that j ends its chunk in.
+
+    u: `[tokens, G, K]`, makes the writes; v: `[tokens, H, V]`; adjoint: the second one, see `crossing`.
+    """
+    (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, v.shape
+    blocks_v = triton.cdiv(value_dim, tiles.block_v)
+    columns = torch.empty(blocks_v, heads, tokens, dtype=torch.float32, device=v.device)
+    columns_of_states_kernel[(pieces.tiles, heads, blocks_v)](
+        u, v, total, adjoint, columns, tables.final_token, pieces.tile_sequence, pieces.tile_number, pieces.cu,
+        pieces.first_chunk, tokens, H=heads, G=groups, K=key_dim, V=value_dim, M=adjoint.shape[2], TILE=pieces.tile,
+        LONG=pieces.long, BK=inner_block(key_dim, tiles), BV=tiles.block_v, EXACT=exact_products(v.dtype), num_warps=tiles.warps,
+        num_stages=1,
+    )  # fmt: skip
+    return columns.sum(0)
+
+
+def crossing(
+    kept: Tensor, adjoint: Tensor, state: Tensor | None, dstate: Tensor | None, tables: AgeTables, pieces: Pieces
+) -> Tensor:
+    """`sum_i <S_i, dS'_i>` at the start of every chunk, `[H, chunks]` float32.
 
     kept, adjoint: `[rows, H, M, K, V]`, the states at chunk starts and the second adjoint, which has no row for sequences' ends.
+    state, dstate: `[N, H, M, K, V]` float32 those with which sequences begin, or None.
     """
     _, heads, slots, key_dim, value_dim = kept.shape
-    parts = torch.zeros(pieces.chunks, heads, slots, dtype=torch.float32, device=kept.device)
+    parts = torch.zeros(heads, pieces.chunks, slots, dtype=torch.float32, device=kept.device)
     crossing_kernel[(pieces.chunks, heads, slots)](
-        kept, adjoint, parts, tables.used, pieces.chunk_sequence, pieces.chunk_number,
-        H=heads, M=slots, K=key_dim, V=value_dim, NUMBERS=NUMBERS, HAS_STATE=has_state, num_warps=4, num_stages=1,
+        kept, adjoint, parts, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.chunks,
+        H=heads, M=slots, K=key_dim, V=value_dim, NUMBERS=NUMBERS, HAS_STATE=state is not None, num_warps=4, num_stages=1,
     )  # fmt: skip
-    return parts.sum(-1)
+    crosses = parts.sum(-1)
+    if state is not None and dstate is not None:
+        crosses[:, pieces.first_chunk[:-1].long()] = torch.linalg.vecdot(state.flatten(2), dstate.flatten(2)).t()
+    return crosses
 
 
-def gate_gradient(rows: Tensor, columns: Tensor, crosses: Tensor, pieces: Pieces, *, has_state: bool) -> Tensor:
-    """dgate `[tokens, H]` float32 of row and column sums `[tokens, H]` and what crosses into chunks `[chunks, H]`.
-
-    has_state: something crosses into the first chunks of sequences, too, which nobody has counted.
-    """
+def gate_gradient(rows: Tensor, columns: Tensor, crosses: Tensor, pieces: Pieces) -> Tensor:
+    """dgate `[tokens, H]` float32 of row and column sums of y `[H, tokens]` and what crosses into chunks `[H, chunks]`."""
     begin = pieces.cu[pieces.chunk_sequence] + pieces.chunk_number.long() * pieces.long
     token = torch.arange(pieces.tokens, device=rows.device)
     chunk = torch.searchsorted(begin, token, right=True) - 1
     end = torch.cat((begin[1:], begin.new_full((1,), pieces.tokens)))
     # over the last dimension: torch's sum over any other one waits for each element; float64: chunks are differences
-    sums = (rows - columns).t().flip(1).cumsum(1, dtype=torch.float64).flip(1)
+    sums = (rows - columns).flip(1).cumsum(1, dtype=torch.float64).flip(1)
     sums = torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)
-    crosses = crosses.t().double()
-    following = torch.cat((crosses[:, 1:], torch.zeros_like(crosses[:, :1])), 1)  # 0 where that is another sequence
+    crosses = crosses.double()
+    following = torch.cat((crosses[:, 1:], torch.zeros_like(crosses[:, :1])), 1)
+    following = torch.where(pieces.chunk_number.roll(-1) > 0, following, 0.0)  # the next chunk may be another sequence's
     from_end = following - sums[:, end]
     missed = crosses - (sums[:, begin] + from_end)
-    if has_state:
-        missed = torch.where(pieces.chunk_number > 0, missed, 0.0)
     share = (end[chunk] - token) / (end - begin)[chunk]
     return (sums[:, :-1] + from_end[:, chunk] + missed[:, chunk] * share).t().float()
 
 
 @triton.jit
+def columns_of_states_kernel(
+    u_ptr, v_ptr, total_ptr, dhigh_ptr, columns_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr,
+    tokens,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """v_j . U_j dS'_{final_token[j]} over a block of V; 0 in a sequence's last chunk"""
+    h = tl.program_id(1).to(tl.int64)
+    n, chunk, _, _, chunk_first, first, last = locate_tile(
+        tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+    )
+    row = tl.arange(0, TILE)
+    rows = (last - first).to(tl.int32)
+    stop = tl.load(cu_ptr + n + 1)
+    chunk_last = tl.minimum(chunk_first + LONG, stop)
+    row_v = tl.program_id(2) * BV + tl.arange(0, BV)
+    columns = tl.zeros((TILE,), tl.float32)
+    if chunk_last < stop:
+        dv = values_of_states(
+            u_ptr, total_ptr, dhigh_ptr, final_token_ptr, tokens, h, h // (H // G), end_row(chunk, n, False), first, last,
+            chunk_last, row_v, H, G, K, V, M, TILE, BK, EXACT,
+        )  # fmt: skip
+        columns = tl.sum(load_tile(v_ptr + h * V, first, rows, row_v, H * V, V, TILE).to(tl.float32) * dv, 1)
+    tl.store(columns_ptr + (tl.program_id(2) * H + h) * tokens + first + row, columns, mask=row < rows)
+
+
+@triton.jit
 def crossing_kernel(
-    high_ptr, dhigh_ptr, parts_ptr, used_ptr, sequence_ptr, number_ptr,
+    high_ptr, dhigh_ptr, parts_ptr, used_ptr, sequence_ptr, number_ptr, chunks,
     H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NUMBERS: tl.constexpr, HAS_STATE: tl.constexpr,
 ):  # fmt: skip
     """<S_i, dS'_i> at the start of a chunk"""
@@ -79,4 +131,4 @@ def crossing_kernel(
             at = start + tl.arange(0, NUMBERS)
             state = tl.load(high_ptr + at, mask=at < K * V, other=0.0).to(tl.float32)
             acc += state * tl.load(dhigh_ptr + at, mask=at < K * V, other=0.0).to(tl.float32)
-        tl.store(parts_ptr + (chunk.to(tl.int64) * H + h) * M + i, tl.sum(acc))
+        tl.store(parts_ptr + (h * chunks + chunk) * M + i, tl.sum(acc))

@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Gradient of the slot weights and, for the delta rule, of Mx.
+"""Gradient of the slot weights and, for the delta rule, of Mx. For the boundaries, sums of what one more shift would change.
 
     dMx[t, j] = L[t, age(t, j)] (do_t . v_j)
     dL[t, a]  = sum of Mx[t, j] (do_t . v_j) over tokens j of age a  +  sum of dw[i, t] over slots i of age a
+    y[t, j]   = (L[t, age(t, j) + 1] - L[t, age(t, j)]) Mx[t, j] (do_t . v_j), likewise for slots in place of j
 
 Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix. Then
 all go to their ages at t: what has one age lies side by side, so its sum is the difference of two running sums. No
@@ -27,40 +28,46 @@ from dla_kernels.reader.fused.within import causal, decays_since, decays_until, 
 
 def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    dweight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """dL `[tokens, H, M]` float32, what of `dL[t, 0]` is from token t itself, `Mx[t, t] (do_t . v_t)` `[tokens, H]` float32, and
-    dMx like `within` `[tokens, H, LONG]` or None; dweight as queries_backward gave it."""
+    dweight: Tensor, changes: Weights | None, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
+    """dL `[tokens, H, M]` float32, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
+    of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), `[H, tokens]` float32;
+    dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
+    gate = changes is not None
     dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
-    itself = torch.empty(tokens, heads, dtype=torch.float32, device=v.device)
     dwithin = None if within is None else torch.zeros_like(within)
+    row_sums = torch.empty(heads, tokens if gate else 0, dtype=torch.float32, device=v.device)
+    # of every tile that reads j, which adds no other one's numbers to its own
+    shape = (heads, pieces.long // pieces.tile, tokens if gate else 0)
+    column_sums = torch.zeros(shape, dtype=torch.float32, device=v.device)
+    changes = weights if changes is None else changes
     weights_backward_kernel[(pieces.tiles, heads)](
         q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, dweight,
-        dslot_weight, itself, dslot_weight if dwithin is None else dwithin,
-        tables.younger, tables.older, tables.token_age, tables.slot_age,
+        changes.own, changes.at_tile, changes.at_chunk, dslot_weight, dslot_weight if dwithin is None else dwithin,
+        row_sums, column_sums, tables.younger, tables.older, tables.token_age, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, PRECISION="ieee",
-        num_warps=tiles.warps, num_stages=1,
+        BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, GATE=gate,
+        PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
-    return dslot_weight, itself, dwithin
+    return dslot_weight, dwithin, (row_sums, column_sums.sum(1)) if gate else None
 
 
 @triton.jit
 def weights_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dweight_ptr, dslot_weight_ptr,
-    itself_ptr, dwithin_ptr,
-    younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
+    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dweight_ptr,
+    own_change_ptr, start_change_ptr, slot_change_ptr, dslot_weight_ptr, dwithin_ptr, row_sums_ptr, column_sums_ptr,
+    younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr,
+    STORED: tl.constexpr, GATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dL[t, a] = sum over age(t, j) = a of Mx[t, j] (do_t . v_j) + sum over slots i of age a of dw[i, t]"""
+    """dL[t, a] = sum over age(t, j) = a of Mx[t, j] (do_t . v_j) + sum over slots i of age a of dw[i, t]; GATE: y's sums, too"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    _, _, _, q_tile, chunk_first, first, last = locate_tile(
+    _, chunk, _, q_tile, chunk_first, first, last = locate_tile(
         tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
     )
     TILES: tl.constexpr = LONG // TILE
@@ -82,11 +89,18 @@ def weights_backward_kernel(
     # slots, by age at the tile's start
     dslots = tl.zeros((TILE, MP), tl.float32)
     for part in range(0, PARTS):
-        at = ((part * H + h) * M + slot)[None, :] * tokens + first + row[:, None]
-        dslots += tl.load(dweight_ptr + at, mask=by_slot, other=0.0)
+        at_slot = ((part * H + h) * M + slot)[None, :] * tokens + first + row[:, None]
+        dslots += tl.load(dweight_ptr + at_slot, mask=by_slot, other=0.0)
     slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
     slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
     dstarts = select_columns(dslots.to(dtype), slot_member, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
+
+    if GATE:
+        in_use = slot < tl.load(used_ptr + chunk * H + h)
+        at_slot = (h * M + slot)[None, :] * tokens + first + row[:, None]
+        change = tl.load(slot_change_ptr + at_slot, mask=by_slot & in_use[None, :], other=0.0)
+        row_sums = tl.sum(dslots * change, 1)
+        column_sums_ptr += (h * TILES + q_tile) * tokens
 
     # tokens of earlier tiles of the chunk, which are full, likewise
     do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
@@ -94,6 +108,8 @@ def weights_backward_kernel(
         q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
+        if GATE:
+            changes = tile_weights(start_change_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         reference = tl.load(total_ptr + first - 1)
         since = decays_since(total_ptr, first, rows, reference, TILE) * scale
         for p in range(0, q_tile):
@@ -118,6 +134,10 @@ def weights_backward_kernel(
                     q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
                 products *= since[:, None] * until[None, :]
+            if GATE:
+                y = products * pair_weights(changes, starts, MP, PRECISION)
+                row_sums += tl.sum(y, 1)
+                tl.store(column_sums_ptr + j + row, tl.sum(y, 0))
             member = (starts[:, None] == slot[None, :]).to(dtype)
             dstarts += select_columns(products.to(dtype), member, PRECISION)  # [TILE, TILE] @ [TILE, MP]
 
@@ -139,8 +159,11 @@ def weights_backward_kernel(
         )  # fmt: skip
         products *= own_decays(total_ptr, first, rows, TILE, False) * scale
 
-    itself = tl.sum(tl.where(row[:, None] == row[None, :], products, 0.0), 1)
-    tl.store(itself_ptr + (first + row) * H + h, itself, mask=row < rows)
+    if GATE:  # a token with itself would be in both sums
+        y = products * own_weights(own_change_ptr, h, first, rows, tokens, TILE, False)
+        y = tl.where(row[:, None] == row[None, :], 0.0, y)
+        tl.store(row_sums_ptr + h * tokens + first + row, row_sums + tl.sum(y, 1), mask=row < rows)
+        tl.store(column_sums_ptr + first + row, tl.sum(y, 0), mask=row < rows)
 
     # into the ages at t: slots come from young to old, tokens of this tile from old to young
     at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]
