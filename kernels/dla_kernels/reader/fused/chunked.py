@@ -36,7 +36,8 @@ class Problem:
     Attributes:
         q, k, u: `[tokens, G, K]` (plain decay: u is k) or `[tokens, H, K]` (delta rule: Qe, U, U).
         v: `[tokens, H, V]`. slot_weight: `[tokens, H, M]`.
-        total: G `[H, tokens]` float32, zeros for the delta rule. scale: of the queries, one for the delta rule.
+        total: G `[H, tokens]` float32, zeros for the delta rule. until: the decay from a token to the end of its tile, likewise;
+            any for the delta rule. scale: of the queries, one for the delta rule.
         within: Mx `[tokens, H, LONG]`, or None: made of q and k.
         carry, removal: for the delta rule a chunk turns S into `carry S - removal S`, `[chunks, H]` float32 and
             `[chunks, H, K, K]`; None for plain decay, whose carry is `exp(G_end)`.
@@ -49,6 +50,7 @@ class Problem:
     v: Tensor
     slot_weight: Tensor
     total: Tensor
+    until: Tensor
     scale: float
     within: Tensor | None
     carry: Tensor | None
@@ -99,9 +101,9 @@ def forward(problem: Problem, *, return_state: bool) -> tuple[Tensor, Tensor | N
     """o `[tokens, H, V]` and the states at the sequences' ends or None."""
     p = problem
     kept, final = p.states(return_state=return_state)
-    weights = weights_of(p.slot_weight, p.v.dtype, p.tables, p.pieces)
+    weights = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces)
     o = read(
-        p.q, p.k, p.v, p.within, weights, p.total, kept, p.scale, p.tables, p.pieces, p.tiles,
+        p.q, p.k, p.v, p.within, weights, p.total, p.until, kept, p.scale, p.tables, p.pieces, p.tiles,
         has_state=p.state is not None,
     )  # fmt: skip
     return o, final
@@ -116,13 +118,13 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     kept, _ = p.states(return_state=False)
 
     # of the read, at each token
-    weights = weights_of(p.slot_weight, p.v.dtype, p.tables, p.pieces)
+    weights = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces)
     dq, qdq, dweight = queries_backward(
-        p.q, p.k, p.v, do, weights, p.total, kept, p.scale, *where, has_state=has_state, pairs=pairs
+        p.q, p.k, p.v, do, weights, p.total, p.until, kept, p.scale, *where, has_state=has_state, pairs=pairs
     )
-    changes = weights_of(_change(p.slot_weight), p.v.dtype, p.tables, p.pieces) if gate else None
+    changes = weights_of(_change(p.slot_weight), p.total, p.v.dtype, p.tables, p.pieces) if gate else None
     dslot_weight, dwithin, sums = weights_backward(
-        p.q, p.k, p.v, do, p.within, weights, p.total, dweight, changes, p.scale, *where
+        p.q, p.k, p.v, do, p.within, weights, p.total, p.until, dweight, changes, p.scale, *where
     )
     del dweight
     dq = group_sums(
@@ -174,7 +176,7 @@ def _adjoint(
     """The adjoint of the states at chunk ends `[rows, H, M, K, V]`, that of the states before, and, for plain decay,
     `exp(G_end) d exp(G_end)` from the states `kept` at chunk starts."""
     adjoint, dstate = slots_adjoint(
-        p.q, do, weights.at_chunk, p.total, p.scale, p.tables, p.pieces, p.tiles,
+        p.q, do, weights.at_chunk, p.scale, p.tables, p.pieces, p.tiles,
         has_state=has_state, has_dfinal=dfinal is not None,
     )  # fmt: skip
     dcarry = None

@@ -1,7 +1,7 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Cumulative log decay inside each chunk, and the gradient of the log decay.
 
-    G_t = sum of log_decay over the chunk's tokens up to t
+    G_t = sum of log_decay over the chunk's tokens up to t,   exp(G_r - G_t), r the last token of t's tile
     dlog_decay_s = sum_{t >= s} dG_t,   dG_t = q_t . dq_t - k_t . dk_t   (+ dG_end at the chunk's last token)
 
 The second line is why no kernel differentiates a decay: a factor exp(G_t) of the query and exp(-G_j) of the key makes
@@ -18,16 +18,19 @@ from torch import Tensor
 from dla_kernels.reader.fused.pieces import Pieces, locate
 
 
-def cumulative_decay(log_decay: Tensor | None, heads: int, pieces: Pieces, device: torch.device) -> Tensor:
-    """G `[H, tokens]` float32 for `log_decay` `[tokens, H]`; zeros for None."""
+def cumulative_decay(
+    log_decay: Tensor | None, heads: int, pieces: Pieces, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """G and the decay until the tile's end, `[H, tokens]` float32, for `log_decay` `[tokens, H]`; zeros and ones for None."""
+    total = torch.zeros(heads, pieces.tokens, dtype=torch.float32, device=device)
     if log_decay is None:
-        return torch.zeros(heads, pieces.tokens, dtype=torch.float32, device=device)
-    total = torch.empty(heads, pieces.tokens, dtype=torch.float32, device=device)
+        return total, torch.ones_like(total)
+    until = torch.empty_like(total)
     cumulative_decay_kernel[(pieces.chunks, heads)](
-        log_decay, total, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens,
-        H=heads, LONG=pieces.long, num_warps=2,
+        log_decay, total, until, pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens,
+        H=heads, TILE=pieces.tile, LONG=pieces.long, num_warps=2,
     )  # fmt: skip
-    return total
+    return total, until
 
 
 def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces, *, has_state: bool) -> Tensor:
@@ -44,15 +47,20 @@ def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces
 
 @triton.jit
 def cumulative_decay_kernel(
-    log_decay_ptr, total_ptr, sequence_ptr, number_ptr, cu_ptr, tokens, H: tl.constexpr, LONG: tl.constexpr
-):
+    log_decay_ptr, total_ptr, until_ptr, sequence_ptr, number_ptr, cu_ptr, tokens,
+    H: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
     h = tl.program_id(1).to(tl.int64)
     _, _, first, last = locate(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG)
     t = first + tl.arange(0, LONG)
     log_decay = tl.load(log_decay_ptr + t * H + h, mask=t < last, other=0.0).to(tl.float32)
     # Less than e^-104 is nothing in float32. G of a whole chunk must keep its digits after such a token, -inf included.
     log_decay = tl.maximum(log_decay, -104.0)
-    tl.store(total_ptr + h * tokens + t, tl.cumsum(log_decay, 0), mask=t < last)
+    total = tl.cumsum(log_decay, 0)
+    tl.store(total_ptr + h * tokens + t, total, mask=t < last)
+    by_tile = tl.reshape(total, (LONG // TILE, TILE))
+    until = tl.exp(tl.min(by_tile, 1)[:, None] - by_tile)  # G never rises: its last number is the least
+    tl.store(until_ptr + h * tokens + t, tl.reshape(until, (LONG,)), mask=t < last)
 
 
 @triton.jit

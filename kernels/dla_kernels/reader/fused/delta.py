@@ -35,9 +35,9 @@ def _problem(
     collapse: bool, *, backward: bool,
 ) -> Problem:  # fmt: skip
     v, slot_weight, shift = _by_token(v, slot_weight, shift)
+    total = torch.zeros(v.shape[1], pieces.tokens, dtype=torch.float32, device=v.device)
     return Problem(
-        q=chunks.read, k=chunks.write, u=chunks.write, v=v, slot_weight=slot_weight,
-        total=torch.zeros(v.shape[1], pieces.tokens, dtype=torch.float32, device=v.device), scale=1.0,
+        q=chunks.read, k=chunks.write, u=chunks.write, v=v, slot_weight=slot_weight, total=total, until=total, scale=1.0,
         within=chunks.within, carry=chunks.carry, removal=chunks.removal,
         state=None if state is None else state.contiguous(),
         tables=age_tables(

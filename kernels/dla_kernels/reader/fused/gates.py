@@ -24,6 +24,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset, start_row
 from dla_kernels.reader.fused.tile_loads import load_tile
 from dla_kernels.reader.fused.values import values_of_states
+from dla_kernels.reader.fused.within import until_end
 
 NUMBERS = 2048
 """Of a state that a program multiplies at one time."""
@@ -104,12 +105,14 @@ def columns_of_states_kernel(
     chunk_last = tl.minimum(chunk_first + LONG, stop)
     row_v = tl.program_id(2) * BV + tl.arange(0, BV)
     columns = tl.zeros((TILE,), tl.float32)
+    end = tl.load(total_ptr + h * tokens + last - 1)
     if chunk_last < stop:
         dv = values_of_states(
             u_ptr, total_ptr, dhigh_ptr, final_token_ptr, tokens, h, h // (H // G), end_row(chunk, n, False), first, last,
-            chunk_last, row_v, H, G, K, V, M, TILE, BK, EXACT,
+            chunk_last, end, row_v, H, G, K, V, M, TILE, BK, EXACT,
         )  # fmt: skip
         columns = tl.sum(load_tile(v_ptr + h * V, first, rows, row_v, H * V, V, TILE).to(tl.float32) * dv, 1)
+        columns *= until_end(total_ptr + h * tokens, first, rows, end, TILE)
     tl.store(columns_ptr + (tl.program_id(2) * H + h) * tokens + first + row, columns, mask=row < rows)
 
 

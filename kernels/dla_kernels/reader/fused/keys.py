@@ -20,7 +20,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
-from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
+from dla_kernels.reader.fused.within import until_end
 
 
 def keys_backward(
@@ -73,7 +73,10 @@ def keys_backward_kernel(
     row_k = part * BK + tl.arange(0, BK)
     in_k = row_k < K
     inside = there[:, None] & in_k[None, :]
-    key = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
+    rows = (last - first).to(tl.int32)
+    # all that other tiles give decays at last from the end of this one to j
+    end = tl.load(total_ptr + h * tokens + last - 1)
+    until = until_end(total_ptr + h * tokens, first, rows, end, TILE)
     dk = tl.zeros((TILE, BK), tl.float32)
 
     if HAS_DFINAL or chunk_last < stop:
@@ -91,31 +94,19 @@ def keys_backward_kernel(
                     dhigh_ptr + at + row_k[None, :] * V + row_v[:, None], mask=in_k[None, :] & in_v[:, None], other=0.0
                 )
                 dk += tl.dot(v, dstate, input_precision=EXACT)  # [TILE, BV] @ [BV, BK] -> [TILE, BK]
-        total_end = tl.load(total_ptr + h * tokens + chunk_last - 1)
-        dk *= tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=there, other=float("inf")))[:, None]
-    tl.store(ends_ptr + (part * all_tiles + tile) * H + h, tl.sum(key * dk))
+        dk *= tl.exp(tl.load(total_ptr + h * tokens + chunk_last - 1) - end)
+    key = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(ends_ptr + (part * all_tiles + tile) * H + h, tl.sum(tl.sum(key * dk, 1) * until))
 
     if PAIRS:
-        rows = (last - first).to(tl.int32)
         total_ptr += h * tokens
         q_ptr += g * K
         v_ptr += h * V
         do_ptr += h * V
-        # tokens of this tile
         column_v = tl.arange(0, BV)
         v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
-        do = load_tile_transposed(do_ptr, first, rows, column_v, H * V, V, TILE)
-        dwithin = tile_products(
-            v, v_ptr, first, rows, do, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
-        )  # fmt: skip
-        dwithin *= own_decays(total_ptr, first, rows, TILE, True) * scale
-        dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
-        q = load_tile(q_ptr, first, rows, row_k, G * K, K, TILE)
-        dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
         # tokens of later tiles of the chunk: this one is full
         if last < chunk_last:
-            reference = tl.load(total_ptr + last - 1)
-            until = decays_until(total_ptr, first, reference, TILE) * scale
             for p in range(j_tile + 1, ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)):
                 t = chunk_first + p * TILE
                 t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
@@ -123,13 +114,23 @@ def keys_backward_kernel(
                 weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
                 do = load_tile_transposed(do_ptr, t, t_rows, column_v, H * V, V, TILE)
                 q = load_tile(q_ptr, t, t_rows, row_k, G * K, K, TILE)
-                since = decays_since(total_ptr, t, t_rows, reference, TILE)
+                between = tl.exp(tl.load(total_ptr + t - 1) - end) * scale
                 dwithin = tile_products(
                     v, v_ptr, first, None, do, do_ptr, t, t_rows, H * V, H * V, V, TILE, BV, PRECISION
                 )  # fmt: skip
-                dwithin *= until[:, None] * since[None, :]
-                dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION)
-                dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)
+                dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION) * between
+                dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
+        dk *= until[:, None]
+        # tokens of this tile
+        do = load_tile_transposed(do_ptr, first, rows, column_v, H * V, V, TILE)
+        dwithin = tile_products(
+            v, v_ptr, first, rows, do, do_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
+        )  # fmt: skip
+        dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, True) * scale
+        q = load_tile(q_ptr, first, rows, row_k, G * K, K, TILE)
+        dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)
 
     tl.store(dk_ptr + (j * H + h)[:, None] * K + row_k[None, :], dk.to(dtype), mask=inside)
+    # loaded again: meanwhile it would take registers
+    key = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(kdk_ptr + (part * H + h) * tokens + j, tl.sum(key * dk, 1), mask=there)

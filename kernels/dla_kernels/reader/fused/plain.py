@@ -29,8 +29,9 @@ def _problem(
     pieces = Pieces.of(batch, time, cu_seqlens, tiles.tile, tiles.long, v.device)
     q, k, v, slot_weight, shift = (x.flatten(0, 1).contiguous() for x in (q, k, v, slot_weight, shift))
     decay = None if log_decay is None else log_decay.flatten(0, 1).contiguous()
+    total, until = cumulative_decay(decay, heads, pieces, v.device)
     return Problem(
-        q=q, k=k, u=k, v=v, slot_weight=slot_weight, total=cumulative_decay(decay, heads, pieces, v.device), scale=scale,
+        q=q, k=k, u=k, v=v, slot_weight=slot_weight, total=total, until=until, scale=scale,
         within=None, carry=None, removal=None, state=None if state is None else state.contiguous(),
         tables=age_tables(
             shift, pieces, slots, collapse=collapse, cache_given=state is not None, backward=backward

@@ -20,14 +20,13 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states_layout import slot_offset, start_row
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import decays_since, decays_until, own_decays
 
 
 def queries_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, kept: Tensor,
-    scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool, pairs: bool,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, weights: Weights, total: Tensor, until: Tensor,
+    kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq per head `[tokens, H, K]`; q . dq `[parts, H, tokens]`; dw `[parts, H, M, tokens]`, the last two float32 and
+    """dq per head `[tokens, H, K]`; q . dq `[parts, H, tokens]`; `dw exp(-G_t)` `[parts, H, M, tokens]`, the last two float32 and
     in parts to be added; dw is zero for slots that are not in use, q . dq meaningless without pairs."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
@@ -42,13 +41,13 @@ def queries_backward(
         "PRECISION": "ieee", "num_warps": tiles.warps,
     }  # fmt: skip
     queries_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_k)](
-        q, do, weights.at_chunk, total, kept, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number,
+        q, do, weights.at_chunk, kept, dq, dweight, tables.used, pieces.chunk_sequence, pieces.chunk_number,
         pieces.cu, tokens, scale, M=slots, ROWS=tiles.rows, BK=tiles.block_k, HAS_STATE=has_state,
         num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     if pairs:
         queries_backward_kernel[(pieces.tiles, heads, blocks_of_pairs)](
-            q, k, v, do, weights.own, weights.at_tile, total, dq, qdq, tables.token_age,
+            q, k, v, do, weights.own, weights.at_tile, total, until, dq, qdq, tables.token_age,
             pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
             BK=block_k, MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **sizes,
         )  # fmt: skip
@@ -57,12 +56,12 @@ def queries_backward(
 
 @triton.jit
 def queries_slots_kernel(
-    q_ptr, do_ptr, weight_ptr, total_ptr, high_ptr, dq_ptr, dweight_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr,
+    q_ptr, do_ptr, weight_ptr, high_ptr, dq_ptr, dweight_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr,
     tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
     ROWS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq_t = scale exp(G_t) sum_i w[i, t] (do_t S_i^T),   dw[i, t] = scale exp(G_t) q_t . (do_t S_i^T)"""
+    """dq_t = scale sum_i exp(G_t) w[i, t] (do_t S_i^T),   exp(-G_t) dw[i, t] = scale q_t . (do_t S_i^T)"""
     h = tl.program_id(1).to(tl.int64)
     part = tl.program_id(2)
     n, chunk, first, last = locate_rows(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG, ROWS)
@@ -74,7 +73,6 @@ def queries_slots_kernel(
         in_k = row_k < K
         inside = there[:, None] & in_k[None, :]
         q = tl.load(q_ptr + (t * G + h // (H // G))[:, None] * K + row_k[None, :], mask=inside, other=0.0)
-        factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
         dq = tl.zeros((ROWS, BK), tl.float32)
         dweight = tl.zeros((ROWS,), tl.float32)
         row_v = tl.arange(0, BV)
@@ -95,14 +93,13 @@ def queries_slots_kernel(
             dq += weight[:, None] * seen
             dweight = tl.where(step % BLOCKS == 0, 0.0, dweight) + tl.sum(q.to(tl.float32) * seen, 1)
             at = ((part * H + h) * M + i) * tokens + t
-            tl.store(dweight_ptr + at, dweight * factor, mask=there & (step % BLOCKS == BLOCKS - 1))
-        dq *= factor[:, None]
-        tl.store(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], dq.to(q.dtype), mask=inside)
+            tl.store(dweight_ptr + at, dweight * scale, mask=there & (step % BLOCKS == BLOCKS - 1))
+        tl.store(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], (dq * scale).to(q.dtype), mask=inside)
 
 
 @triton.jit
 def queries_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, own_ptr, start_weight_ptr, total_ptr, dq_ptr, qdq_ptr, token_age_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, dq_ptr, qdq_ptr, token_age_ptr,
     sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
@@ -119,6 +116,7 @@ def queries_backward_kernel(
     row = tl.arange(0, TILE)
     column_k = part * BK + tl.arange(0, BK)
     total_ptr += h * tokens
+    until_ptr += h * tokens
     q_ptr += h // (H // G) * K
     k_ptr += h // (H // G) * K
     v_ptr += h * V
@@ -133,26 +131,25 @@ def queries_backward_kernel(
     dwithin = tile_products(
         do, do_ptr, first, rows, v, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
-    dwithin *= own_decays(total_ptr, first, rows, TILE, False) * scale
-    dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, False)
+    dwithin *= own_weights(own_ptr, h, first, rows, tokens, TILE, False) * scale
     dq = load_tile(dq_ptr, first, rows, column_k, H * K, K, TILE).to(tl.float32)
     dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
 
     # tokens of earlier tiles of the chunk, which are full
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
-        reference = tl.load(total_ptr + first - 1)
-        since = decays_since(total_ptr, first, rows, reference, TILE) * scale
+        total_before = tl.load(total_ptr + first - 1)
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
             starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
             v = load_tile_transposed(v_ptr, j, None, column_v, H * V, V, TILE)
             k = load_tile(k_ptr, j, None, column_k, G * K, K, TILE)
-            until = decays_until(total_ptr, j, reference, TILE)
+            between = tl.exp(total_before - tl.load(total_ptr + j + TILE - 1)) * scale
+            until = tl.load(until_ptr + j + row) * between
             dwithin = tile_products(
                 do, do_ptr, first, rows, v, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
             )  # fmt: skip
-            dwithin *= since[:, None] * until[None, :]
+            dwithin *= until[None, :]
             dwithin *= pair_weights(weights, starts, MP, PRECISION)
             dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
 

@@ -1,8 +1,8 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The read: `o_t = sum_j Mx[t, j] L[t, age(t, j)] v_j + sum_i w[i, t] Qe_t S_i`.
 
-The second sum, over the states stored at the chunk's start, comes first, in a kernel of its own: `w[i, t]` and `exp(G_t)` are
-numbers of a row, so that `q_t S_i` is a product of the inputs as they are, weighted afterwards in float32. The first sum is
+The second sum, over the states stored at the chunk's start, comes first, in a kernel of its own: weight and decay `w[i, t] exp(G_t)`
+are a number of a row, so that `q_t S_i` is a product of the inputs as they are, weighted afterwards in float32. The first sum is
 over the chunk's tokens, tile by tile. `Qe_t = scale exp(G_t) q_t`; for the delta rule q is Qe itself, G zero and scale one.
 """
 
@@ -19,15 +19,15 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states_layout import slot_offset, start_row
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
+from dla_kernels.reader.fused.within import causal, stored_tile
 
 
 def read(
     q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool,
+    until: Tensor, kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool,
 ) -> Tensor:  # fmt: skip
     """o `[tokens, H, V]` from q, k `[tokens, G, K]`, v, Mx `[tokens, H, LONG]` or None (then made of q and k),
-    total = G `[H, tokens]`."""
+    total = G and until `[H, tokens]`."""
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     o = torch.empty_like(v)
@@ -43,12 +43,12 @@ def read(
     }
     sizes |= {"BV": tiles.block_v, "num_warps": tiles.warps}
     read_slots_kernel[(pieces.chunks * (pieces.long // tiles.rows), heads, blocks_v)](
-        q, weights.at_chunk, total, kept, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+        q, weights.at_chunk, kept, of_slots, tables.used, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
         pieces.tokens, scale, BK=inner_block(key_dim, tiles), M=slots, ROWS=tiles.rows, HAS_STATE=has_state,
         num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     read_kernel[(pieces.tiles, heads, blocks_v)](
-        q, k, v, v if within is None else within, weights.own, weights.at_tile, total, of_slots, o,
+        q, k, v, v if within is None else within, weights.own, weights.at_tile, total, until, of_slots, o,
         tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
         BK=inner_block(key_dim, tiles), MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
@@ -59,7 +59,7 @@ def read(
 
 @triton.jit
 def read_slots_kernel(
-    q_ptr, weight_ptr, total_ptr, high_ptr, of_slots_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, tokens, scale,
+    q_ptr, weight_ptr, high_ptr, of_slots_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
     ROWS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -87,14 +87,13 @@ def read_slots_kernel(
                 weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
                 seen = tl.dot(q, state, input_precision=PRECISION)  # [ROWS, BK] @ [BK, BV] -> [ROWS, BV]
                 acc += weight[:, None] * seen
-        factor = tl.exp(tl.load(total_ptr + h * tokens + t, mask=there, other=float("-inf"))) * scale
         at = (t * H + h)[:, None] * V + row_v[None, :]
-        tl.store(of_slots_ptr + at, acc * factor[:, None], mask=there[:, None] & in_v[None, :])
+        tl.store(of_slots_ptr + at, acc * scale, mask=there[:, None] & in_v[None, :])
 
 
 @triton.jit
 def read_kernel(
-    q_ptr, k_ptr, v_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, of_slots_ptr, o_ptr,
+    q_ptr, k_ptr, v_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, of_slots_ptr, o_ptr,
     token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STORED: tl.constexpr,
@@ -111,6 +110,7 @@ def read_kernel(
     column_k = tl.arange(0, BK)
     column_v = tl.program_id(2) * BV + tl.arange(0, BV)
     total_ptr += h * tokens
+    until_ptr += h * tokens
     q_ptr += h // (H // G) * K
     k_ptr += h // (H // G) * K
     v_ptr += h * V
@@ -129,15 +129,13 @@ def read_kernel(
         within = tile_products(
             q, q_ptr, first, rows, k, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
-        within *= own_decays(total_ptr, first, rows, TILE, False) * scale
-    within *= own_weights(own_ptr, h, first, rows, tokens, TILE, False)
+    within *= own_weights(own_ptr, h, first, rows, tokens, TILE, False) * scale
     acc = tl.dot(within.to(dtype), v, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
 
     # tokens of earlier tiles of the chunk, which are full
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
-        reference = tl.load(total_ptr + first - 1)
-        since = decays_since(total_ptr, first, rows, reference, TILE) * scale
+        total_before = tl.load(total_ptr + first - 1)
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
             starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
@@ -147,11 +145,12 @@ def read_kernel(
                 within = tl.load(within_ptr + at, mask=(tl.arange(0, TILE) < rows)[:, None], other=0.0).to(tl.float32)
             else:
                 k = load_tile_transposed(k_ptr, j, None, column_k, G * K, K, TILE)
-                until = decays_until(total_ptr, j, reference, TILE)
+                between = tl.exp(total_before - tl.load(total_ptr + j + TILE - 1)) * scale
+                until = tl.load(until_ptr + j + tl.arange(0, TILE)) * between
                 within = tile_products(
                     q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
-                within *= since[:, None] * until[None, :]
+                within *= until[None, :]
             within *= pair_weights(weights, starts, MP, PRECISION)
             acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)
 

@@ -20,10 +20,10 @@ from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
 
 
 def slots_adjoint(
-    q: Tensor, do: Tensor, weight: Tensor, total: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+    q: Tensor, do: Tensor, weight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
     *, has_state: bool, has_dfinal: bool,
 ) -> tuple[StateRows, Tensor | None]:  # fmt: skip
-    """E of every chunk, from q `[tokens, G, K]`, do `[tokens, H, V]`, weight = w `[H, M, tokens]` and total = G `[H, tokens]` float32.
+    """E of every chunk, from q `[tokens, G, K]`, do `[tokens, H, V]`, weight = `exp(G_t) w[i, t]` `[H, M, tokens]` float32.
 
     Returns the rows of the ends of the chunks before (row = chunk, or, without a gradient of the states at the ends, chunk - n:
     a sequence's last chunk has none), and for sequences that began with states, E of their first chunks `[N, H, M, K, V]` float32.
@@ -40,7 +40,7 @@ def slots_adjoint(
     blocks = triton.cdiv(key_dim, block_k) * triton.cdiv(value_dim, tiles.block_v)
     for begin, launched in launches_of(pieces.chunks):
         slots_adjoint_kernel[(blocks * triton.cdiv(slots, 2), heads, launched)](
-            q, do, weight, total, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
+            q, do, weight, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
             pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, begin, scale,
             H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=block_k,
             BV=tiles.block_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
@@ -51,7 +51,7 @@ def slots_adjoint(
 
 @triton.jit
 def reads_adjoint(
-    q_ptr, do_ptr, weight_ptr, total_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
+    q_ptr, do_ptr, weight_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -66,21 +66,20 @@ def reads_adjoint(
     for start in range(0, (last - first).to(tl.int32), TILE):
         t = first + start
         rows = (last - t).to(tl.int32)
-        factor = tl.exp(tl.load(total_ptr + h * tokens + t + row, mask=row < rows, other=float("-inf"))) * scale
         weight = tl.load(weight_ptr + (h * M + i) * tokens + t + row, mask=row < rows, other=0.0)
         older = tl.load(weight_ptr + (h * M + i + 1) * tokens + t + row, mask=(row < rows) & (i + 1 < used), other=0.0)
         q = load_tile_transposed(q_ptr + h // (H // G) * K, t, rows, row_k, G * K, K, TILE)
         do = load_tile(do_ptr + h * V, t, rows, row_v, H * V, V, TILE).to(tl.float32)
-        right = (do * (factor * weight)[:, None]).to(dtype)
+        right = (do * (weight * scale)[:, None]).to(dtype)
         acc += tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
-        right = (do * (factor * older)[:, None]).to(dtype)
+        right = (do * (older * scale)[:, None]).to(dtype)
         acc_older += tl.dot(q, right, input_precision=PRECISION)
     return acc, acc_older
 
 
 @triton.jit(do_not_specialize=["begin"])
 def slots_adjoint_kernel(
-    q_ptr, do_ptr, weight_ptr, total_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, used_ptr,
+    q_ptr, do_ptr, weight_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, used_ptr,
     sequence_ptr, number_ptr, cu_ptr, tokens, begin, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
@@ -98,7 +97,7 @@ def slots_adjoint_kernel(
     if i < used:
         row_k, row_v = block_of(block, K, V, BK, BV)
         acc, acc_older = reads_adjoint(
-            q_ptr, do_ptr, weight_ptr, total_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
+            q_ptr, do_ptr, weight_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
             H, G, K, V, M, TILE, PRECISION,
         )  # fmt: skip
         inside = (row_k < K)[:, None] & (row_v < V)[None, :]

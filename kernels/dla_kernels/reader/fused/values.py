@@ -17,7 +17,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
-from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
+from dla_kernels.reader.fused.within import causal, stored_tile, until_end
 
 
 def values_backward(
@@ -41,11 +41,12 @@ def values_backward(
 
 @triton.jit
 def values_of_states(
-    u_ptr, total_ptr, dhigh_ptr, final_token_ptr, tokens, h, g, row, first, last, chunk_last, row_v,
+    u_ptr, total_ptr, dhigh_ptr, final_token_ptr, tokens, h, g, row, first, last, chunk_last, end, row_v,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     BK: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """`U_j dS_a(next)` `[TILE, BV]` float32, a the slot that j ends its chunk in; `row`: of the adjoint at the chunk's end."""
+    """`U_j dS_a(next)` `[TILE, BV]` float32, a the slot that j ends its chunk in, but for the decay from j to its tile's end, whose G
+    is `end`; `row`: of the adjoint at the chunk's end."""
     j = first + tl.arange(0, TILE)
     there = j < last
     in_v = row_v < V
@@ -64,8 +65,7 @@ def values_of_states(
                 dhigh_ptr + at + row_k[:, None] * V + row_v[None, :], mask=in_k[:, None] & in_v[None, :], other=0.0
             )
             dv += tl.dot(u, dstate, input_precision=EXACT)  # [TILE, BK] @ [BK, BV] -> [TILE, BV]
-    total_end = tl.load(total_ptr + h * tokens + chunk_last - 1)
-    return dv * tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=there, other=float("inf")))[:, None]
+    return dv * tl.exp(tl.load(total_ptr + h * tokens + chunk_last - 1) - end)
 
 
 @triton.jit
@@ -87,41 +87,28 @@ def values_backward_kernel(
     stop = tl.load(cu_ptr + n + 1)
     chunk_last = tl.minimum(chunk_first + LONG, stop)
     row_v = tl.program_id(2) * BV + tl.arange(0, BV)
+    rows = (last - first).to(tl.int32)
+    # all that other tiles give decays at last from the end of this one to j
+    end = tl.load(total_ptr + h * tokens + last - 1)
     dv = tl.zeros((TILE, BV), tl.float32)
 
     if HAS_DFINAL or chunk_last < stop:
         dv += values_of_states(
             u_ptr, total_ptr, dhigh_ptr, final_token_ptr, tokens, h, g, end_row(chunk, n, HAS_DFINAL), first, last,
-            chunk_last, row_v, H, G, K, V, M, TILE, BK, EXACT,
+            chunk_last, end, row_v, H, G, K, V, M, TILE, BK, EXACT,
         )  # fmt: skip
 
-    rows = (last - first).to(tl.int32)
     column_k = tl.arange(0, BK)
     total_ptr += h * tokens
     q_ptr += g * K
     k_ptr += g * K
     do_ptr += h * V
     within_ptr += (chunk_first * H + h) * LONG
-
-    # tokens of this tile
-    do = load_tile(do_ptr, first, rows, row_v, H * V, V, TILE)
-    if STORED:
-        at = stored_tile(j_tile * TILE, j_tile * TILE, H, LONG, TILE, True)
-        within = tl.load(within_ptr + at, mask=causal(rows, TILE, True), other=0.0).to(tl.float32)
-    else:
+    if not STORED:
         k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
-        q = load_tile_transposed(q_ptr, first, rows, column_k, G * K, K, TILE)
-        within = tile_products(
-            k, k_ptr, first, rows, q, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
-        )  # fmt: skip
-        within *= own_decays(total_ptr, first, rows, TILE, True) * scale
-    within *= own_weights(own_ptr, h, first, rows, tokens, TILE, True)
-    dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
 
     # tokens of later tiles of the chunk: this one is full
     if last < chunk_last:
-        reference = tl.load(total_ptr + last - 1)
-        until = decays_until(total_ptr, first, reference, TILE) * scale
         for p in range(j_tile + 1, ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)):
             t = chunk_first + p * TILE
             t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
@@ -134,13 +121,29 @@ def values_backward_kernel(
                 within = tl.load(within_ptr + at, mask=there_t, other=0.0).to(tl.float32)
             else:
                 q = load_tile_transposed(q_ptr, t, t_rows, column_k, G * K, K, TILE)
-                since = decays_since(total_ptr, t, t_rows, reference, TILE)
+                between = tl.exp(tl.load(total_ptr + t - 1) - end) * scale
                 within = tile_products(
                     k, k_ptr, first, None, q, q_ptr, t, t_rows, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
-                within *= until[:, None] * since[None, :]
+                within *= between
             within *= pair_weights_transposed(weights, starts, MP, PRECISION)
-            dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
+            dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]
+    if not STORED:
+        dv *= until_end(total_ptr, first, rows, end, TILE)[:, None]
+
+    # tokens of this tile
+    do = load_tile(do_ptr, first, rows, row_v, H * V, V, TILE)
+    if STORED:
+        at = stored_tile(j_tile * TILE, j_tile * TILE, H, LONG, TILE, True)
+        within = tl.load(within_ptr + at, mask=causal(rows, TILE, True), other=0.0).to(tl.float32)
+    else:
+        q = load_tile_transposed(q_ptr, first, rows, column_k, G * K, K, TILE)
+        within = tile_products(
+            k, k_ptr, first, rows, q, q_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
+        )  # fmt: skip
+    within *= own_weights(own_ptr, h, first, rows, tokens, TILE, True) * scale
+    dv += tl.dot(within.to(dtype), do, input_precision=PRECISION)
+
     inside = (tl.arange(0, TILE) < rows)[:, None] & (row_v < V)[None, :]
     at = tl.arange(0, TILE)[:, None] * (H * V) + row_v[None, :]
     tl.store(dv_ptr + first * (H * V) + h * V + at, dv.to(dtype), mask=inside)

@@ -5,6 +5,9 @@ A slot of age i at its chunk's start is read at token t of tile q with `w[i, t] 
 tokens of one tile have `L[t, inner[t, j]]`. A token t of tile q and one j of an earlier tile of the chunk have
 `L[t, old[t, e_j]]` with e_j the age of j's slot when tile q begins: a product of the tile's `[TILE, M]` weights and a
 0/1 matrix `[M, TILE]`, exact, on tensor cores.
+
+Wherever a weight goes, the decay since then goes, too: they are multiplied here, before the weight is rounded, once for all
+kernels that read.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of one read, in the orders in which kernels ask for them.
+    """The weights of one read and the decay up to it, in the orders in which kernels ask for them.
 
     Attributes:
-        at_chunk: w `[H, M, tokens]` float32, by age at the chunk's start; meaningless for slots that are not in use then.
-        at_tile: `[H, tokens, MP]` in the type of products, by age at the tile's start; 0 for i >= M.
-        own: `[H, tokens, TILE]` in the type of products, of pairs in one tile: at t that of the tile's j-th token, 0 after t.
+        at_chunk: `exp(G_t) w[i, t]` `[H, M, tokens]` float32, by age at the chunk's start; meaningless for slots that are not in
+            use then.
+        at_tile: `exp(G_t - G_r) L[t, old]` `[H, tokens, MP]` in the type of products, by age at the tile's start, r the token
+            before it; 0 for i >= M.
+        own: `exp(G_t - G_j) L[t, inner]` `[H, tokens, TILE]` in the type of products, of pairs in one tile: at t that of the tile's
+            j-th token, 0 after t.
     """
 
     at_chunk: Tensor
@@ -41,15 +47,15 @@ class Weights:
         return self.at_chunk.shape[1]
 
 
-def weights_of(slot_weight: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces) -> Weights:
-    """All orders of `slot_weight` `[tokens, H, M]`."""
+def weights_of(slot_weight: Tensor, total: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces) -> Weights:
+    """All orders of `slot_weight` `[tokens, H, M]`; total = G `[H, tokens]` float32."""
     tokens, heads, slots = slot_weight.shape
     padded = padded_slots(slots)
     at_chunk = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)
     at_tile = torch.empty(heads, tokens, padded, dtype=dtype, device=slot_weight.device)
     own = torch.empty(heads, tokens, pieces.tile, dtype=dtype, device=slot_weight.device)
     weights_kernel[(pieces.tiles, heads)](
-        slot_weight, at_chunk, at_tile, own, tables.old, tables.inner, tables.slot_age, tables.used,
+        slot_weight, total, at_chunk, at_tile, own, tables.old, tables.inner, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
         H=heads, M=slots, MP=padded, TILE=pieces.tile, LONG=pieces.long, num_warps=4,
     )  # fmt: skip
@@ -58,42 +64,54 @@ def weights_of(slot_weight: Tensor, dtype: torch.dtype, tables: AgeTables, piece
 
 @triton.jit
 def weights_kernel(
-    slot_weight_ptr, at_chunk_ptr, at_tile_ptr, own_ptr, old_ptr, inner_ptr, slot_age_ptr, used_ptr,
-    sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+    slot_weight_ptr, total_ptr, at_chunk_ptr, at_tile_ptr, own_ptr, old_ptr, inner_ptr, slot_age_ptr, used_ptr,
+    sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens,
+    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    _, chunk, _, _, _, first, last = locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    _, chunk, _, q_tile, _, first, last = locate_tile(
+        tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+    )
     slot = tl.arange(0, MP)
     in_m = slot < M
     row = tl.arange(0, TILE)
     t = first + row
     there = (t < last)[:, None]
 
+    total_ptr += h * tokens
+    total = tl.load(total_ptr + t, mask=t < last, other=0.0)
+    reference = 0.0
+    if q_tile > 0:
+        reference = tl.load(total_ptr + first - 1)
+
     # all weights of a token are loaded once, and taken from there by age
     mask = there & in_m[None, :]
     by_age = tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + slot[None, :], mask=mask, other=0.0).to(tl.float32)
     age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + slot[None, :], mask=mask, other=0).to(tl.int32)
     weight = tl.where(in_m[None, :], tl.gather(by_age, age, 1), 0.0)
+    weight *= tl.exp(total - reference)[:, None]
     at = (h * tokens + t)[:, None] * MP + slot[None, :]
     tl.store(at_tile_ptr + at, weight.to(at_tile_ptr.dtype.element_ty), mask=there)
 
     at = (h * tokens + t)[:, None] * TILE + row[None, :]
     not_after = row[None, :] <= row[:, None]
     inner = tl.load(inner_ptr + at, mask=there & not_after, other=0).to(tl.int32)
-    weight = tl.where(not_after, tl.gather(by_age, inner, 1), 0.0)
+    decay = tl.exp(tl.where(not_after, total[:, None] - total[None, :], float("-inf")))
+    weight = tl.gather(by_age, inner, 1) * decay
     tl.store(own_ptr + at, weight.to(own_ptr.dtype.element_ty), mask=there)
 
     in_use = slot < tl.load(used_ptr + chunk * H + h)
     start = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_use, other=0).to(tl.int32)
     age = tl.gather(age, tl.broadcast_to(start[None, :], age.shape), 1)
-    mask = there & in_use[None, :]
-    tl.store(at_chunk_ptr + (h * M + slot)[None, :] * tokens + t[:, None], tl.gather(by_age, age, 1), mask=mask)
+    weight = tl.gather(by_age, age, 1) * tl.exp(total)[:, None]
+    at = (h * M + slot)[None, :] * tokens + t[:, None]
+    tl.store(at_chunk_ptr + at, weight, mask=there & in_use[None, :])
 
 
 @triton.jit
 def tile_weights(at_tile_ptr, first, rows, MP: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """`[TILE, MP]`: at a tile's tokens, the weight of the slot that had age i when the tile began; at_tile_ptr is a head's.
+    """`[TILE, MP]`: at a tile's tokens, weight and decay of the slot that had age i when the tile began; at_tile_ptr is a head's.
     TRANSPOSED: `[MP, TILE]`."""
     slot = tl.arange(0, MP)
     if TRANSPOSED:
@@ -124,7 +142,7 @@ def pair_weights_transposed(starts_weight, starts, MP: tl.constexpr, PRECISION: 
 
 @triton.jit
 def own_weights(own_ptr, h, first, rows, tokens, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """Weights of pairs in one tile `[TILE, TILE]` float32, rows t (TRANSPOSED: rows j); 0 for j > t."""
+    """Weights and decays of pairs in one tile `[TILE, TILE]` float32, rows t (TRANSPOSED: rows j); 0 for j > t."""
     column = tl.arange(0, TILE)
     own_ptr += h * tokens * TILE
     if TRANSPOSED:

@@ -23,12 +23,12 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.selection import select_columns
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import causal, decays_since, decays_until, own_decays, stored_tile
+from dla_kernels.reader.fused.within import causal, own_decays, stored_tile
 
 
 def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    dweight: Tensor, changes: Weights | None, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+    until: Tensor, dweight: Tensor, changes: Weights | None, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
     """dL `[tokens, H, M]` float32, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
     of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), `[H, tokens]` float32;
@@ -44,7 +44,7 @@ def weights_backward(
     column_sums = torch.zeros(shape, dtype=torch.float32, device=v.device)
     changes = weights if changes is None else changes
     weights_backward_kernel[(pieces.tiles, heads)](
-        q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, dweight,
+        q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, until, dweight,
         changes.own, changes.at_tile, changes.at_chunk, dslot_weight, dslot_weight if dwithin is None else dwithin,
         row_sums, column_sums, tables.younger, tables.older, tables.token_age, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
@@ -57,7 +57,7 @@ def weights_backward(
 
 @triton.jit
 def weights_backward_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dweight_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, dweight_ptr,
     own_change_ptr, start_change_ptr, slot_change_ptr, dslot_weight_ptr, dwithin_ptr, row_sums_ptr, column_sums_ptr,
     younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
@@ -79,6 +79,7 @@ def weights_backward_kernel(
     in_m = slot < M
     by_slot = (row < rows)[:, None] & in_m[None, :]
     total_ptr += h * tokens
+    until_ptr += h * tokens
     q_ptr += h // (H // G) * K
     k_ptr += h // (H // G) * K
     v_ptr += h * V
@@ -91,16 +92,19 @@ def weights_backward_kernel(
     for part in range(0, PARTS):
         at_slot = ((part * H + h) * M + slot)[None, :] * tokens + first + row[:, None]
         dslots += tl.load(dweight_ptr + at_slot, mask=by_slot, other=0.0)
-    slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
-    slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
-    dstarts = select_columns(dslots.to(dtype), slot_member, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
-
     if GATE:
         in_use = slot < tl.load(used_ptr + chunk * H + h)
         at_slot = (h * M + slot)[None, :] * tokens + first + row[:, None]
         change = tl.load(slot_change_ptr + at_slot, mask=by_slot & in_use[None, :], other=0.0)
         row_sums = tl.sum(dslots * change, 1)
         column_sums_ptr += (h * TILES + q_tile) * tokens
+    if not STORED:
+        total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
+        dslots *= tl.exp(total)[:, None]
+    slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
+    slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
+    dstarts = select_columns(dslots.to(dtype), slot_member, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
+
 
     # tokens of earlier tiles of the chunk, which are full, likewise
     do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
@@ -110,8 +114,8 @@ def weights_backward_kernel(
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         if GATE:
             changes = tile_weights(start_change_ptr + h * tokens * MP, first, rows, MP, TILE, False)
-        reference = tl.load(total_ptr + first - 1)
-        since = decays_since(total_ptr, first, rows, reference, TILE) * scale
+        total_before = tl.load(total_ptr + first - 1)
+        of_pairs = tl.zeros((TILE, MP), tl.float32)
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
             starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
@@ -121,7 +125,8 @@ def weights_backward_kernel(
                 within = tl.load(within_ptr + at, mask=(row < rows)[:, None], other=0.0)
             else:
                 k = load_tile_transposed(k_ptr, j, None, column_k, G * K, K, TILE)
-                until = decays_until(total_ptr, j, reference, TILE)
+                between = tl.exp(total_before - tl.load(total_ptr + j + TILE - 1)) * scale
+                until = tl.load(until_ptr + j + row) * between
             products = tile_products(
                 do, do_ptr, first, rows, v, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
             )  # fmt: skip
@@ -133,13 +138,17 @@ def weights_backward_kernel(
                 products *= tile_products(
                     q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
-                products *= since[:, None] * until[None, :]
+                products *= until[None, :]
             if GATE:
                 y = products * pair_weights(changes, starts, MP, PRECISION)
                 row_sums += tl.sum(y, 1)
                 tl.store(column_sums_ptr + j + row, tl.sum(y, 0))
             member = (starts[:, None] == slot[None, :]).to(dtype)
-            dstarts += select_columns(products.to(dtype), member, PRECISION)  # [TILE, TILE] @ [TILE, MP]
+            of_pairs += select_columns(products.to(dtype), member, PRECISION)  # [TILE, TILE] @ [TILE, MP]
+        if not STORED:
+            total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
+            of_pairs *= tl.exp(total - total_before)[:, None]
+        dstarts += of_pairs
 
     # tokens of this tile
     v = load_tile_transposed(v_ptr, first, rows, column_v, H * V, V, TILE)
@@ -157,13 +166,15 @@ def weights_backward_kernel(
         products *= tile_products(
             q, q_ptr, first, rows, k, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
-        products *= own_decays(total_ptr, first, rows, TILE, False) * scale
+        products *= scale
 
     if GATE:  # a token with itself would be in both sums
         y = products * own_weights(own_change_ptr, h, first, rows, tokens, TILE, False)
         y = tl.where(row[:, None] == row[None, :], 0.0, y)
         tl.store(row_sums_ptr + h * tokens + first + row, row_sums + tl.sum(y, 1), mask=row < rows)
         tl.store(column_sums_ptr + first + row, tl.sum(y, 0), mask=row < rows)
+    if not STORED:
+        products *= own_decays(total_ptr, first, rows, TILE, False)
 
     # into the ages at t: slots come from young to old, tokens of this tile from old to young
     at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]

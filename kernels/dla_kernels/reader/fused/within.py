@@ -1,9 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """How token j is read at token t of the same chunk but for the weights: decays, and the matrix Mx where it is stored.
 
-Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. Tokens of two tiles meet at a token r
-between them, the last one of j's tile or the one before t's: `exp(G_t - G_j) = exp(G_t - G_r) exp(G_r - G_j)`, a column and
-a row. G never rises, so neither factor is above one. Delta rule: a matrix `[tokens, H, LONG]` that delta_chunks.py has made.
+Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. From j to a token t of a later tile the
+decay is one up to the end of j's tile, a number of j; one over the tiles between them; and one from the token before t's tile on, a
+number of t, which is in the weights (weights.py). G never rises, so none is above one. Delta rule: a matrix
+`[tokens, H, LONG]` that delta_chunks.py has made.
 """
 
 from __future__ import annotations
@@ -13,16 +14,11 @@ import triton.language as tl
 
 
 @triton.jit
-def decays_since(total_ptr, first, rows, reference, TILE: tl.constexpr):
-    """`exp(G_t - G_r)` of a tile's tokens after r, 0 for those that are not there; `reference` is G_r, total_ptr a head's."""
+def until_end(total_ptr, first, rows, end, TILE: tl.constexpr):
+    """`exp(G_r - G_j)` `[TILE]` of a tile's tokens up to its last one r, 0 for those that are not there; `end` is G_r, total_ptr
+    a head's. For kernels that go from one j to many t; the others find it in a table (decay.py)."""
     row = tl.arange(0, TILE)
-    return tl.exp(tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf")) - reference)
-
-
-@triton.jit
-def decays_until(total_ptr, first, reference, TILE: tl.constexpr):
-    """`exp(G_r - G_j)` of a full tile's tokens up to r."""
-    return tl.exp(reference - tl.load(total_ptr + first + tl.arange(0, TILE)))
+    return tl.exp(end - tl.load(total_ptr + first + row, mask=row < rows, other=float("inf")))
 
 
 @triton.jit
