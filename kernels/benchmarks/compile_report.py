@@ -48,6 +48,8 @@ OF_DESCRIPTORS = ("sm_90", "sm_100")
 ANY_DRIVER = 99
 """A version of CUDA: no driver here limits which assembler may be used."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
+"""What a launch may ask of the compiler, beside what the kernel takes."""
 POINTERS = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
     torch.int64: "*i64", torch.uint8: "*u8", torch.bool: "*i1",
@@ -86,12 +88,11 @@ SHAPES = PAPER | EXTREMES
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A kernel and what it was called with."""
+    """A kernel and what it was called with; options: those of OPTIONS that were given."""
 
     kernel: JITFunction[Any]
     arguments: dict[str, Any]
-    warps: int
-    stages: int | None
+    options: dict[str, int]
 
     def source(self, *, hip: bool = False) -> ASTSource:
         """For the compiler: types of arguments and values of constants, specialised as a launch would: a 1 is a
@@ -121,7 +122,15 @@ class Launch:
     def key(self) -> str:
         """Two launches with the same key compile to the same thing."""
         source = self.source()
-        return f"{self.kernel.__name__} {source.signature} {source.constants} {source.attrs} {self.warps} {self.stages}"
+        return f"{self.kernel.__name__} {source.signature} {source.constants} {source.attrs} {self.options}"
+
+
+def launch_of(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
+    """What `kernel[grid](*args, **kwargs)` launches."""
+    names = [parameter.name for parameter in kernel.params]
+    options = {name: kwargs[name] for name in OPTIONS if name in kwargs}
+    rest = {name: value for name, value in kwargs.items() if name not in OPTIONS}
+    return Launch(kernel=kernel, arguments=dict(zip(names, args, strict=False)) | rest, options=options)
 
 
 @contextmanager
@@ -130,11 +139,7 @@ def recording() -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def run(self: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        warps, stages = kwargs.pop("num_warps"), kwargs.pop("num_stages", None)
-        names = [parameter.name for parameter in self.params]
-        launches.append(
-            Launch(kernel=self, arguments=dict(zip(names, args, strict=False)) | kwargs, warps=warps, stages=stages)
-        )
+        launches.append(launch_of(self, args, kwargs))
 
     original = JITFunction.run
     JITFunction.run = run  # pyright: ignore[reportAttributeAccessIssue]
@@ -213,10 +218,9 @@ def assembler_of(target: str) -> Iterator[None]:
 
 def compiled(launch: Launch, target: str) -> Any:
     """What Triton makes of a launch: its texts and machine code (`asm`), and what it notes of them (`metadata`)."""
-    options = {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
     source = launch.source(hip=not target.startswith("sm_"))
     with assembler_of(target):
-        return triton.compile(source, target=target_of(target), options=options)
+        return triton.compile(source, target=target_of(target), options=launch.options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ def ttir_of(report: Any) -> Callable[[Launched], str]:
     """Translates a launch with the types that `compile_report` gives its arguments."""
 
     def translate(launch: Launched) -> str:
-        typed = report.Launch(kernel=launch.kernel, arguments=launch.arguments, warps=4, stages=None)
+        typed = report.Launch(kernel=launch.kernel, arguments=launch.arguments, options={"num_warps": 4})
         return lowered(typed, report.target_of("sm_90"), "ttir")
 
     return translate
@@ -24,9 +24,7 @@ def lowered(launch: Any, target: Any, *stages: str) -> str:
     from triton.compiler.compiler import make_backend
 
     backend: Any = make_backend(target)
-    options = backend.parse_options(
-        {"num_warps": launch.warps} | ({} if launch.stages is None else {"num_stages": launch.stages})
-    )
+    options = backend.parse_options(dict(launch.options))
     source = launch.source()
     known: dict[str, Any] = {}
     backend.add_stages(known, options, source.language)

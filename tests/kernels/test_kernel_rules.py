@@ -186,4 +186,4 @@ def test_the_compile_report_has_every_kernel_that_is_launched(compile_report):
     in_sources = set().union(*(launched(module) for _, module in modules()))
     assert len(in_sources) > 20
     assert {launch.kernel.__name__ for launch in launches} == in_sources
-    assert max(launch.warps for launch in launches) <= WARPS
+    assert max(launch.options["num_warps"] for launch in launches) <= WARPS

@@ -50,16 +50,17 @@ def executing(target: str) -> Iterator[set[str]]:
     kernels: dict[str, Callable[..., None]] = {}
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        warps, stages = kwargs.pop("num_warps"), kwargs.pop("num_stages", None)
-        names = [parameter.name for parameter in self.params]
-        values = dict(zip(names, args, strict=False)) | kwargs
-        launch = report.Launch(kernel=self, arguments=values, warps=warps, stages=stages)
+        launch = report.launch_of(self, args, kwargs)
         source, key = launch.source(), launch.key()
         if key not in kernels:
             kernels[key] = translated(ttgir_of(launch, target))
         ran.add(self.__name__)
         memory = Memory()
-        given = [_given(memory, values[name]) for i, name in enumerate(names) if (i,) not in source.constants]
+        given = [
+            _given(memory, launch.arguments[parameter.name])
+            for i, parameter in enumerate(self.params)
+            if (i,) not in source.constants
+        ]
         columns, rows, layers, *_ = (*grid, 1, 1)
         sizes = columns, rows, layers
         numbers = list(product(range(columns), range(rows), range(layers)))

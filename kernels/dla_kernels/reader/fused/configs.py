@@ -18,6 +18,9 @@ from dla_kernels.reader.fused.measured import Layer, architecture_of, measured_s
 FROM_SHARED_MEMORY = {"sm_90", "sm_100", "sm_103"}
 """Hopper and the Blackwells of data centers: tensor cores that read their factors in shared memory."""
 
+MOST_REGISTERS = 255
+"""That a thread can have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
@@ -26,6 +29,7 @@ class Tiles:
     block_k, block_v: the part of K and of V that one product takes.
     warps: of the kernels with products. At most 4: see TRITON.md, "What to avoid".
     stages: loads of a loop under way at one time.
+    registers: that a thread of a kernel of pairs may have. With 168 three programs share a multiprocessor, with more two.
     """
 
     tile: int
@@ -34,11 +38,17 @@ class Tiles:
     block_v: int
     warps: int = 4
     stages: int = 3
+    registers: int = MOST_REGISTERS
 
     @property
     def rows(self) -> int:
         """Tokens that read the slots of their chunk together: more than a tile, since each such block loads all states."""
         return min(max(self.tile, 128), self.long)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """What launches of pairs ask of the compiler; nothing where it may take what there is."""
+        return {} if self.registers >= MOST_REGISTERS else {"maxnreg": self.registers}
 
 
 _overrides: list[dict[str, int]] = []
@@ -72,6 +82,9 @@ def tiles_for(
     if delta and factors_in_registers(device):
         # two blocks of V 33..64: one is no loop, and weights_backward.py would load all its factors before it needs them
         chosen = replace(chosen, block_v=min(chosen.block_v, max(32, _block(value_dim) // 2)))
+    if dtype != torch.float32 and architecture_of(device) in FROM_SHARED_MEMORY:
+        # what waits, waits for others than these: little of what they give up is needed in loops
+        chosen = replace(chosen, registers=168)
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 

@@ -80,7 +80,9 @@ def gate_gradient(rows: Tensor, columns: Tensor, crosses: Tensor, pieces: Pieces
     sums = torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)
     crosses = crosses.double()
     following = torch.cat((crosses[:, 1:], torch.zeros_like(crosses[:, :1])), 1)
-    following = torch.where(pieces.chunk_number.roll(-1) > 0, following, 0.0)  # the next chunk may be another sequence's
+    following = torch.where(
+        pieces.chunk_number.roll(-1) > 0, following, 0.0
+    )  # the next chunk may be another sequence's
     from_end = following - sums[:, end]
     missed = crosses - (sums[:, begin] + from_end)
     share = (end[chunk] - token) / (end - begin)[chunk]

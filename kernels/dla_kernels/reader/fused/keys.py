@@ -42,7 +42,7 @@ def keys_backward(
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, pieces.tiles, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
-        EXACT=exact_products(v.dtype), num_warps=tiles.warps, num_stages=1,
+        EXACT=exact_products(v.dtype), num_warps=tiles.warps, num_stages=1, **tiles.limits,
     )  # fmt: skip
     return dk, kdk, ends
 
@@ -107,19 +107,18 @@ def keys_backward_kernel(
         v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
         # tokens of later tiles of the chunk: this one is full
         if last < chunk_last:
-            for p in range(j_tile + 1, ((chunk_last - chunk_first + TILE - 1) // TILE).to(tl.int32)):
-                t = chunk_first + p * TILE
-                t_rows = tl.minimum(chunk_last - t, TILE).to(tl.int32)
-                starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
-                weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
-                do = load_tile_transposed(do_ptr, t, t_rows, column_v, H * V, V, TILE)
-                q = load_tile(q_ptr, t, t_rows, row_k, G * K, K, TILE)
-                between = tl.exp(tl.load(total_ptr + t - 1) - end) * scale
-                dwithin = tile_products(
-                    v, v_ptr, first, None, do, do_ptr, t, t_rows, H * V, H * V, V, TILE, BV, PRECISION
+            full = ((chunk_last - chunk_first) // TILE).to(tl.int32)
+            for p in range(j_tile + 1, full):
+                dk = keys_of_pair(
+                    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first, None,
+                    first, end, row_k, scale, H, G, K, V, MP, TILE, TILES, BV, PRECISION,
                 )  # fmt: skip
-                dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION) * between
-                dk += tl.dot(dwithin.to(dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
+            t_rows = (chunk_last - chunk_first).to(tl.int32) - full * TILE
+            if t_rows > 0:  # only a sequence's last tile: a loop with masks takes a third more instructions
+                dk = keys_of_pair(
+                    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full, chunk_first,
+                    t_rows, first, end, row_k, scale, H, G, K, V, MP, TILE, TILES, BV, PRECISION,
+                )  # fmt: skip
         dk *= until[:, None]
         # tokens of this tile
         do = load_tile_transposed(do_ptr, first, rows, column_v, H * V, V, TILE)
@@ -134,3 +133,23 @@ def keys_backward_kernel(
     # loaded again: meanwhile it would take registers
     key = tl.load(k_ptr + (j * G + g)[:, None] * K + row_k[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(kdk_ptr + (part * H + h) * tokens + j, tl.sum(key * dk, 1), mask=there)
+
+
+@triton.jit
+def keys_of_pair(
+    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first, t_rows, first,
+    end, row_k, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr,
+    TILES: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dk and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
+    column_v = tl.arange(0, BV)
+    t = chunk_first + p.to(tl.int64) * TILE
+    starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
+    weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
+    do = load_tile_transposed(do_ptr, t, t_rows, column_v, H * V, V, TILE)
+    q = load_tile(q_ptr, t, t_rows, row_k, G * K, K, TILE)
+    between = tl.exp(tl.load(total_ptr + t - 1) - end) * scale
+    dwithin = tile_products(v, v_ptr, first, None, do, do_ptr, t, t_rows, H * V, H * V, V, TILE, BV, PRECISION)
+    dwithin *= pair_weights_transposed(weights, starts, MP, PRECISION) * between
+    return dk + tl.dot(dwithin.to(q.dtype), q, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]

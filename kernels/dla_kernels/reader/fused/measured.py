@@ -20,6 +20,7 @@ VARIABLE = "DLA_KERNELS_TILES"
 ALLOWED = {
     "tile": (16, 32, 64, 128), "long": (16, 32, 64, 128, 256, 512, 1024), "block_k": (16, 32, 64, 128, 256),
     "block_v": (16, 32, 64, 128, 256, 512), "warps": (1, 2, 4), "stages": (1, 2, 3, 4, 5),
+    "registers": (128, 168, 255),
 }  # fmt: skip
 """Values that a table may hold for the attributes of `configs.Tiles`."""
 

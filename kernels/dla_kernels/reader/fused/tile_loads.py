@@ -16,11 +16,16 @@ def load_tile(
     ptr, first, rows, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
     """`[TILE, columns]` of a matrix `[*, STRIDE]`, of which WIDTH columns from `ptr` on are meant: its rows from `first` on,
-    the first `rows` of them (None: all), zeros elsewhere."""
+    the first `rows` of them (None: all), zeros elsewhere. `columns`: a whole block of WIDTH cut into blocks of its length."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[:, None] * STRIDE + columns[None, :]
-    if rows is None:
+    EVEN: tl.constexpr = WIDTH % columns.shape[0] == 0
+    if rows is None and EVEN:
+        return tl.load(at)
+    elif rows is None:
         return tl.load(at, mask=(columns < WIDTH)[None, :], other=0.0)
+    elif EVEN:
+        return tl.load(at, mask=(row < rows)[:, None], other=0.0)
     else:
         return tl.load(at, mask=(row < rows)[:, None] & (columns < WIDTH)[None, :], other=0.0)
 
@@ -32,8 +37,13 @@ def load_tile_transposed(
     """The same as `[columns, TILE]`, loaded that way around: transposed results of products are to be avoided (TRITON.md)."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[None, :] * STRIDE + columns[:, None]
-    if rows is None:
+    EVEN: tl.constexpr = WIDTH % columns.shape[0] == 0
+    if rows is None and EVEN:
+        return tl.load(at)
+    elif rows is None:
         return tl.load(at, mask=(columns < WIDTH)[:, None], other=0.0)
+    elif EVEN:
+        return tl.load(at, mask=(row < rows)[None, :], other=0.0)
     else:
         return tl.load(at, mask=(row < rows)[None, :] & (columns < WIDTH)[:, None], other=0.0)
 

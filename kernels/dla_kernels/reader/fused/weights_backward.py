@@ -105,7 +105,6 @@ def weights_backward_kernel(
     slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
     dstarts = select_columns(dslots.to(dtype), slot_member, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
-
     # tokens of earlier tiles of the chunk, which are full, likewise
     do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
     if not STORED:
