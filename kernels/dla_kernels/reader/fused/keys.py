@@ -107,13 +107,13 @@ def keys_backward_kernel(
         v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
         # tokens of later tiles of the chunk: this one is full
         if last < chunk_last:
-            full = ((chunk_last - chunk_first) // TILE).to(tl.int32)
-            for p in range(j_tile + 1, full):
+            full = (chunk_last - chunk_first) // TILE
+            for p in range((j_tile + 1).to(tl.int64), full):  # 64 bits: then one pointer counts for all rows of a tile
                 dk = keys_of_pair(
                     dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first, None,
                     first, end, row_k, scale, H, G, K, V, MP, TILE, TILES, BV, PRECISION,
                 )  # fmt: skip
-            t_rows = (chunk_last - chunk_first).to(tl.int32) - full * TILE
+            t_rows = (chunk_last - chunk_first - full * TILE).to(tl.int32)
             if t_rows > 0:  # only a sequence's last tile: a loop with masks takes a third more instructions
                 dk = keys_of_pair(
                     dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full, chunk_first,
@@ -144,7 +144,7 @@ def keys_of_pair(
 ):  # fmt: skip
     """dk and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
     column_v = tl.arange(0, BV)
-    t = chunk_first + p.to(tl.int64) * TILE
+    t = chunk_first + p * TILE
     starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
     weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
     do = load_tile_transposed(do_ptr, t, t_rows, column_v, H * V, V, TILE)

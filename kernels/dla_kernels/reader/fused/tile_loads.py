@@ -19,7 +19,8 @@ def load_tile(
     the first `rows` of them (None: all), zeros elsewhere. `columns`: a whole block of WIDTH cut into blocks of its length."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[:, None] * STRIDE + columns[None, :]
-    EVEN: tl.constexpr = WIDTH % columns.shape[0] == 0
+    BLOCK: tl.constexpr = columns.shape[0]
+    EVEN: tl.constexpr = (BLOCK + WIDTH) % BLOCK == 0  # the interpreter has no int % constexpr
     if rows is None and EVEN:
         return tl.load(at)
     elif rows is None:
@@ -37,7 +38,8 @@ def load_tile_transposed(
     """The same as `[columns, TILE]`, loaded that way around: transposed results of products are to be avoided (TRITON.md)."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[None, :] * STRIDE + columns[:, None]
-    EVEN: tl.constexpr = WIDTH % columns.shape[0] == 0
+    BLOCK: tl.constexpr = columns.shape[0]
+    EVEN: tl.constexpr = (BLOCK + WIDTH) % BLOCK == 0  # the interpreter has no int % constexpr
     if rows is None and EVEN:
         return tl.load(at)
     elif rows is None:

@@ -109,13 +109,13 @@ def values_backward_kernel(
 
     # tokens of later tiles of the chunk: this one is full
     if last < chunk_last:
-        full = ((chunk_last - chunk_first) // TILE).to(tl.int32)
-        for p in range(j_tile + 1, full):
+        full = (chunk_last - chunk_first) // TILE
+        for p in range((j_tile + 1).to(tl.int64), full):  # 64 bits: then one pointer counts for all rows of a tile
             dv = values_of_pair(
                 dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first,
                 None, first, end, row_v, scale, H, G, K, V, MP, TILE, LONG, BK, STORED, PRECISION,
             )  # fmt: skip
-        t_rows = (chunk_last - chunk_first).to(tl.int32) - full * TILE
+        t_rows = (chunk_last - chunk_first - full * TILE).to(tl.int32)
         if t_rows > 0:  # only a sequence's last tile: a loop with masks takes a third more instructions
             dv = values_of_pair(
                 dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full,
@@ -151,12 +151,14 @@ def values_of_pair(
 ):  # fmt: skip
     """dv and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
     column_k = tl.arange(0, BK)
-    t = chunk_first + p.to(tl.int64) * TILE
+    t = chunk_first + p * TILE
     starts = token_starts(token_age_ptr, h, p, first, tokens, LONG // TILE, TILE)
     weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
     do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
     if STORED:
-        at = within_ptr + stored_tile(p * TILE, (first - chunk_first).to(tl.int32), H, LONG, TILE, True)
+        at = within_ptr + stored_tile(
+            (t - chunk_first).to(tl.int32), (first - chunk_first).to(tl.int32), H, LONG, TILE, True
+        )
         if t_rows is None:
             within = tl.load(at).to(tl.float32)
         else:
