@@ -110,13 +110,13 @@ def keys_backward_kernel(
             full = (chunk_last - chunk_first) // TILE
             for p in range((j_tile + 1).to(tl.int64), full):  # 64 bits: then one pointer counts for all rows of a tile
                 dk = keys_of_pair(
-                    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first, None,
+                    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, j_tile, None,
                     first, end, row_k, scale, H, G, K, V, MP, TILE, TILES, BV, PRECISION,
                 )  # fmt: skip
             t_rows = (chunk_last - chunk_first - full * TILE).to(tl.int32)
             if t_rows > 0:  # only a sequence's last tile: a loop with masks takes a third more instructions
                 dk = keys_of_pair(
-                    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full, chunk_first,
+                    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full, j_tile,
                     t_rows, first, end, row_k, scale, H, G, K, V, MP, TILE, TILES, BV, PRECISION,
                 )  # fmt: skip
         dk *= until[:, None]
@@ -137,14 +137,14 @@ def keys_backward_kernel(
 
 @triton.jit
 def keys_of_pair(
-    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first, t_rows, first,
+    dk, v, q_ptr, v_ptr, do_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, j_tile, t_rows, first,
     end, row_k, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr,
     TILES: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
     column_v = tl.arange(0, BV)
-    t = chunk_first + p * TILE
+    t = first + (p - j_tile) * TILE
     starts = token_starts(token_age_ptr, h, p, first, tokens, TILES, TILE)
     weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
     do = load_tile_transposed(do_ptr, t, t_rows, column_v, H * V, V, TILE)

@@ -19,7 +19,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states_layout import slot_offset, start_row
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import causal, stored_tile
+from dla_kernels.reader.fused.within import own_stored, stored_tile
 
 
 def read(
@@ -121,8 +121,7 @@ def read_kernel(
     # tokens of this tile
     v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
     if STORED:
-        at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
-        within = tl.load(within_ptr + at, mask=causal(rows, TILE, False), other=0.0).to(tl.float32)
+        within = own_stored(within_ptr, q_tile, rows, H, LONG, TILE, False)
     else:
         q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
         k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)

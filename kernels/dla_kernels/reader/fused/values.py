@@ -17,7 +17,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
-from dla_kernels.reader.fused.within import causal, stored_tile, until_end
+from dla_kernels.reader.fused.within import own_stored, stored_tile, until_end
 
 
 def values_backward(
@@ -112,14 +112,14 @@ def values_backward_kernel(
         full = (chunk_last - chunk_first) // TILE
         for p in range((j_tile + 1).to(tl.int64), full):  # 64 bits: then one pointer counts for all rows of a tile
             dv = values_of_pair(
-                dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first,
+                dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, j_tile,
                 None, first, end, row_v, scale, H, G, K, V, MP, TILE, LONG, BK, STORED, PRECISION,
             )  # fmt: skip
         t_rows = (chunk_last - chunk_first - full * TILE).to(tl.int32)
         if t_rows > 0:  # only a sequence's last tile: a loop with masks takes a third more instructions
             dv = values_of_pair(
                 dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full,
-                chunk_first, t_rows, first, end, row_v, scale, H, G, K, V, MP, TILE, LONG, BK, STORED, PRECISION,
+                j_tile, t_rows, first, end, row_v, scale, H, G, K, V, MP, TILE, LONG, BK, STORED, PRECISION,
             )  # fmt: skip
     if not STORED:
         dv *= until_end(total_ptr, first, rows, end, TILE)[:, None]
@@ -127,8 +127,7 @@ def values_backward_kernel(
     # tokens of this tile
     do = load_tile(do_ptr, first, rows, row_v, H * V, V, TILE)
     if STORED:
-        at = stored_tile(j_tile * TILE, j_tile * TILE, H, LONG, TILE, True)
-        within = tl.load(within_ptr + at, mask=causal(rows, TILE, True), other=0.0).to(tl.float32)
+        within = own_stored(within_ptr, j_tile, rows, H, LONG, TILE, True)
     else:
         q = load_tile_transposed(q_ptr, first, rows, column_k, G * K, K, TILE)
         within = tile_products(
@@ -144,21 +143,20 @@ def values_backward_kernel(
 
 @triton.jit
 def values_of_pair(
-    dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, chunk_first, t_rows,
+    dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, j_tile, t_rows,
     first, end, row_v, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr,
     LONG: tl.constexpr, BK: tl.constexpr, STORED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dv and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
     column_k = tl.arange(0, BK)
-    t = chunk_first + p * TILE
+    t = first + (p - j_tile) * TILE
     starts = token_starts(token_age_ptr, h, p, first, tokens, LONG // TILE, TILE)
     weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
     do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
     if STORED:
-        at = within_ptr + stored_tile(
-            (t - chunk_first).to(tl.int32), (first - chunk_first).to(tl.int32), H, LONG, TILE, True
-        )
+        j = j_tile * TILE
+        at = within_ptr + stored_tile(j + (t - first).to(tl.int32), j, H, LONG, TILE, True)
         if t_rows is None:
             within = tl.load(at).to(tl.float32)
         else:

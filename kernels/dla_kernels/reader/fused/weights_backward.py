@@ -23,7 +23,7 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.selection import select_columns
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import causal, own_decays, stored_tile
+from dla_kernels.reader.fused.within import own_decays, own_stored, stored_tile
 
 
 def weights_backward(
@@ -154,12 +154,11 @@ def weights_backward_kernel(
     products = tile_products(
         do, do_ptr, first, rows, v, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
-    pairs = causal(rows, TILE, False)
     if STORED:
         at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
         dwithin = products * own_weights(own_ptr, h, first, rows, tokens, TILE, False)
-        tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=pairs)
-        products *= tl.load(within_ptr + at, mask=pairs, other=0.0).to(tl.float32)
+        tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=(row < rows)[:, None])
+        products *= own_stored(within_ptr, q_tile, rows, H, LONG, TILE, False)
     else:
         k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)
         products *= tile_products(

@@ -44,6 +44,20 @@ def causal(rows, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
 
 
 @triton.jit
+def own_stored(
+    within_ptr, tile, rows, H: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr
+):
+    """Mx of the tokens of one tile `[TILE, TILE]` float32, rows t (TRANSPOSED: rows j), 0 for j > t."""
+    there = tl.arange(0, TILE) < rows
+    mask = (
+        there[None, :] if TRANSPOSED else there[:, None]
+    )  # by rows of memory: what is loaded by number is loaded slowly
+    at = stored_tile(tile * TILE, tile * TILE, H, LONG, TILE, TRANSPOSED)
+    within = tl.load(within_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    return tl.where(causal(rows, TILE, TRANSPOSED), within, 0.0)
+
+
+@triton.jit
 def stored_tile(t, j, H: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr):
     """Where the pairs of two tiles are in Mx, from the chunk's first row on; t, j: where the tiles begin in the chunk.
     32 bits."""
