@@ -134,11 +134,11 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     # of the boundaries: sums over pairs, and the same adjoint with what one more shift would change
     dgate = None
     if changes is not None and sums is not None:
-        rows, columns = sums
+        rows, columns, squares = sums
         adjoint, (dstate, _) = _adjoint(p, do, changes, None, None, has_state=has_state)
-        columns += columns_of_states(p.u, p.v, p.total, adjoint, *where)
+        of_states = columns_of_states(p.u, p.v, p.total, adjoint, *where)
         crosses = crossing(kept, adjoint, p.state, dstate, p.tables, p.pieces)
-        dgate = gate_gradient(rows, columns, crosses, p.pieces)
+        dgate = gate_gradient(rows - columns - of_states, squares + of_states.square(), crosses, p.pieces)
         del adjoint, dstate, changes
 
     # of the writes and the carry, from the states at each chunk's end

@@ -8,7 +8,8 @@ add up to more than the gradient. So a chunk's gates count from what crosses its
 
     sum over t >= s > j of y[t, j] = sum_i <S_i, dS'_i>      at a chunk's first token s, with dS' the adjoint for changes of weights
 
-and what the sum misses when it comes to the chunk's first token is spread over the chunk.
+and what the sum misses when it comes to the chunk's first token is spread over the chunk, by the squares of the terms that cross
+chunks: errors that are independent, and each as large as what was rounded, are most likely to have come about like that.
 """
 
 from __future__ import annotations
@@ -69,15 +70,17 @@ def crossing(
     return crosses
 
 
-def gate_gradient(rows: Tensor, columns: Tensor, crosses: Tensor, pieces: Pieces) -> Tensor:
-    """dgate `[tokens, H]` float32 of row and column sums of y `[H, tokens]` and what crosses into chunks `[H, chunks]`."""
+def gate_gradient(steps: Tensor, squares: Tensor, crosses: Tensor, pieces: Pieces) -> Tensor:
+    """dgate `[tokens, H]` float32.
+
+    steps: y's row sums less its column sums; squares: of the terms of theirs that cross chunks, `[H, tokens]`; crosses: what crosses
+    into chunks `[H, chunks]`.
+    """
     begin = pieces.cu[pieces.chunk_sequence] + pieces.chunk_number.long() * pieces.long
-    token = torch.arange(pieces.tokens, device=rows.device)
-    chunk = torch.searchsorted(begin, token, right=True) - 1
     end = torch.cat((begin[1:], begin.new_full((1,), pieces.tokens)))
-    # over the last dimension: torch's sum over any other one waits for each element; float64: chunks are differences
-    sums = (rows - columns).flip(1).cumsum(1, dtype=torch.float64).flip(1)
-    sums = torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)
+    token = torch.arange(pieces.tokens, device=steps.device)
+    chunk = torch.searchsorted(begin, token, right=True) - 1
+    sums, squares = _sums_to_end(steps), _sums_to_end(squares)
     crosses = crosses.double()
     following = torch.cat((crosses[:, 1:], torch.zeros_like(crosses[:, :1])), 1)
     following = torch.where(
@@ -85,8 +88,15 @@ def gate_gradient(rows: Tensor, columns: Tensor, crosses: Tensor, pieces: Pieces
     )  # the next chunk may be another sequence's
     from_end = following - sums[:, end]
     missed = crosses - (sums[:, begin] + from_end)
-    share = (end[chunk] - token) / (end - begin)[chunk]
-    return (sums[:, :-1] + from_end[:, chunk] + missed[:, chunk] * share).t().float()
+    share = (squares[:, :-1] - squares[:, end[chunk]]) / (squares[:, begin] - squares[:, end])[:, chunk]
+    return (sums[:, :-1] + from_end[:, chunk] + missed[:, chunk] * share.nan_to_num(0.0)).t().float()
+
+
+def _sums_to_end(x: Tensor) -> Tensor:
+    """Of x `[H, tokens]` from each token on, and from the end on, `[H, tokens + 1]` float64: chunks are differences."""
+    # over the last dimension: torch's sum over any other one waits for each element
+    sums = x.flip(1).cumsum(1, dtype=torch.float64).flip(1)
+    return torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)
 
 
 @triton.jit

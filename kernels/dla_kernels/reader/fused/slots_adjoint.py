@@ -51,30 +51,57 @@ def slots_adjoint(
 
 @triton.jit
 def reads_adjoint(
-    q_ptr, do_ptr, weight_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
+    q_ptr, do_ptr, weight_ptr, tokens, h, i, first, last, row_k, row_v, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for slots i and i + 1.
+    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for slots i and i + 1
+    (anything, where that is not in use)."""
+    acc = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
+    older = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
+    q_ptr += h // (H // G) * K
+    do_ptr += h * V
+    weight_ptr += (h * M + i) * tokens
+    next_slot = tl.where(i + 1 < M, tokens, 0)
+    full = (last - first) // TILE
+    for p in range(0, full):
+        acc, older = reads_of_tile(
+            acc, older, q_ptr, do_ptr, weight_ptr, next_slot, first + p * TILE, None, row_k, row_v, scale,
+            H, G, K, V, TILE, PRECISION,
+        )  # fmt: skip
+    rows = (last - first - full * TILE).to(tl.int32)
+    if rows > 0:
+        acc, older = reads_of_tile(
+            acc, older, q_ptr, do_ptr, weight_ptr, next_slot, last - rows, rows, row_k, row_v, scale,
+            H, G, K, V, TILE, PRECISION,
+        )  # fmt: skip
+    return acc, older
+
+
+@triton.jit
+def reads_of_tile(
+    acc, older, q_ptr, do_ptr, weight_ptr, next_slot, t, rows, row_k, row_v, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The sums for two slots and what the tokens from t on, `rows` of them (None: a tile), add to them.
 
     The numbers of a token multiply do: so q enters the products as it is, loaded once for both slots and all of its block of K.
     """
     dtype = do_ptr.dtype.element_ty
-    acc = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
-    acc_older = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
     row = tl.arange(0, TILE)
-    for start in range(0, (last - first).to(tl.int32), TILE):
-        t = first + start
-        rows = (last - t).to(tl.int32)
-        weight = tl.load(weight_ptr + (h * M + i) * tokens + t + row, mask=row < rows, other=0.0)
-        older = tl.load(weight_ptr + (h * M + i + 1) * tokens + t + row, mask=(row < rows) & (i + 1 < used), other=0.0)
-        q = load_tile_transposed(q_ptr + h // (H // G) * K, t, rows, row_k, G * K, K, TILE)
-        do = load_tile(do_ptr + h * V, t, rows, row_v, H * V, V, TILE).to(tl.float32)
-        right = (do * (weight * scale)[:, None]).to(dtype)
-        acc += tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
-        right = (do * (older * scale)[:, None]).to(dtype)
-        acc_older += tl.dot(q, right, input_precision=PRECISION)
-    return acc, acc_older
+    q = load_tile_transposed(q_ptr, t, rows, row_k, G * K, K, TILE)
+    do = load_tile(do_ptr, t, rows, row_v, H * V, V, TILE).to(tl.float32)
+    if rows is None:
+        weight = tl.load(weight_ptr + t + row)
+        weight_older = tl.load(weight_ptr + next_slot + t + row)
+    else:
+        weight = tl.load(weight_ptr + t + row, mask=row < rows, other=0.0)
+        weight_older = tl.load(weight_ptr + next_slot + t + row, mask=row < rows, other=0.0)
+    right = (do * (weight * scale)[:, None]).to(dtype)
+    acc += tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
+    right = (do * (weight_older * scale)[:, None]).to(dtype)
+    older += tl.dot(q, right, input_precision=PRECISION)
+    return acc, older
 
 
 @triton.jit(do_not_specialize=["begin"])
@@ -97,7 +124,7 @@ def slots_adjoint_kernel(
     if i < used:
         row_k, row_v = block_of(block, K, V, BK, BV)
         acc, acc_older = reads_adjoint(
-            q_ptr, do_ptr, weight_ptr, tokens, h, i, used, first, last, row_k, row_v, scale,
+            q_ptr, do_ptr, weight_ptr, tokens, h, i, first, last, row_k, row_v, scale,
             H, G, K, V, M, TILE, PRECISION,
         )  # fmt: skip
         inside = (row_k < K)[:, None] & (row_v < V)[None, :]

@@ -29,16 +29,17 @@ from dla_kernels.reader.fused.within import own_decays, own_stored, stored_tile
 def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
     until: Tensor, dweight: Tensor, changes: Weights | None, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
-) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
     """dL `[tokens, H, M]` float32, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
-    of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), `[H, tokens]` float32;
-    dweight as queries_backward gave it."""
+    of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots
+    added, `[H, tokens]` float32; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     gate = changes is not None
     dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
     dwithin = None if within is None else torch.zeros_like(within)
     row_sums = torch.empty(heads, tokens if gate else 0, dtype=torch.float32, device=v.device)
+    squares = torch.empty_like(row_sums)
     # of every tile that reads j, which adds no other one's numbers to its own
     shape = (heads, pieces.long // pieces.tile, tokens if gate else 0)
     column_sums = torch.zeros(shape, dtype=torch.float32, device=v.device)
@@ -46,19 +47,19 @@ def weights_backward(
     weights_backward_kernel[(pieces.tiles, heads)](
         q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, until, dweight,
         changes.own, changes.at_tile, changes.at_chunk, dslot_weight, dslot_weight if dwithin is None else dwithin,
-        row_sums, column_sums, tables.younger, tables.older, tables.token_age, tables.slot_age, tables.used,
+        row_sums, squares, column_sums, tables.younger, tables.older, tables.token_age, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, GATE=gate,
         PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
-    return dslot_weight, dwithin, (row_sums, column_sums.sum(1)) if gate else None
+    return dslot_weight, dwithin, (row_sums, column_sums.sum(1), squares) if gate else None
 
 
 @triton.jit
 def weights_backward_kernel(
     q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, dweight_ptr,
-    own_change_ptr, start_change_ptr, slot_change_ptr, dslot_weight_ptr, dwithin_ptr, row_sums_ptr, column_sums_ptr,
+    own_change_ptr, start_change_ptr, slot_change_ptr, dslot_weight_ptr, dwithin_ptr, row_sums_ptr, squares_ptr, column_sums_ptr,
     younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
@@ -96,7 +97,9 @@ def weights_backward_kernel(
         in_use = slot < tl.load(used_ptr + chunk * H + h)
         at_slot = (h * M + slot)[None, :] * tokens + first + row[:, None]
         change = tl.load(slot_change_ptr + at_slot, mask=by_slot & in_use[None, :], other=0.0)
-        row_sums = tl.sum(dslots * change, 1)
+        of_slots = dslots * change
+        row_sums = tl.sum(of_slots, 1)
+        tl.store(squares_ptr + h * tokens + first + row, tl.sum(of_slots * of_slots, 1), mask=row < rows)
         column_sums_ptr += (h * TILES + q_tile) * tokens
     if not STORED:
         total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
