@@ -155,8 +155,7 @@ def values_of_pair(
     weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
     do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
     if STORED:
-        j = j_tile * TILE
-        at = within_ptr + stored_tile(j + (t - first).to(tl.int32), j, H, LONG, TILE, True)
+        at = within_ptr + p * (TILE * H * LONG) + stored_tile(0, j_tile * TILE, H, LONG, TILE, True)
         if t_rows is None:
             within = tl.load(at).to(tl.float32)
         else:
