@@ -37,12 +37,14 @@ def slots_adjoint(
         shape = (pieces.sequences, heads, slots, key_dim, value_dim)
         dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
     block_k = inner_block(key_dim, tiles)
+    # slots that share what a program loads: as many as its registers hold sums for
+    together = min(triton.next_power_of_2(slots), 2 if block_k == 128 else 4)
     blocks = triton.cdiv(key_dim, block_k) * triton.cdiv(value_dim, tiles.block_v)
     for begin, launched in launches_of(pieces.chunks):
-        slots_adjoint_kernel[(blocks * triton.cdiv(slots, 2), heads, launched)](
+        slots_adjoint_kernel[(blocks * triton.cdiv(slots, together), heads, launched)](
             q, do, weight, adjoint.high, adjoint.low, adjoint.high if dstate is None else dstate, tables.used,
             pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.tokens, begin, scale,
-            H=heads, G=groups, K=key_dim, V=value_dim, M=slots, TILE=pieces.tile, LONG=pieces.long, BK=block_k,
+            H=heads, G=groups, K=key_dim, V=value_dim, M=slots, SLOTS=together, TILE=pieces.tile, LONG=pieces.long, BK=block_k,
             BV=tiles.block_v, HAS_STATE=has_state, HAS_DFINAL=has_dfinal, SPLIT=adjoint.split,
             PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
         )  # fmt: skip
@@ -52,88 +54,121 @@ def slots_adjoint(
 @triton.jit
 def reads_adjoint(
     q_ptr, do_ptr, weight_ptr, tokens, h, i, first, last, row_k, row_v, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, SLOTS: tl.constexpr,
+    TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for slots i and i + 1
-    (anything, where that is not in use)."""
-    acc = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
-    older = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
+    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for the slots from i on, SLOTS
+    of the four; anything for those that are not in use."""
+    acc0 = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
+    acc1, acc2, acc3 = acc0, acc0, acc0
     q_ptr += h // (H // G) * K
     do_ptr += h * V
-    weight_ptr += (h * M + i) * tokens
-    next_slot = tl.where(i + 1 < M, tokens, 0)
+    weight_ptr += h * M * tokens
     full = (last - first) // TILE
     for p in range(0, full):
-        acc, older = reads_of_tile(
-            acc, older, q_ptr, do_ptr, weight_ptr, next_slot, first + p * TILE, None, row_k, row_v, scale,
-            H, G, K, V, TILE, PRECISION,
+        acc0, acc1, acc2, acc3 = reads_of_tile(
+            acc0, acc1, acc2, acc3, q_ptr, do_ptr, weight_ptr, tokens, i, first + p * TILE, None, row_k, row_v, scale,
+            H, G, K, V, M, SLOTS, TILE, PRECISION,
         )  # fmt: skip
     rows = (last - first - full * TILE).to(tl.int32)
     if rows > 0:
-        acc, older = reads_of_tile(
-            acc, older, q_ptr, do_ptr, weight_ptr, next_slot, last - rows, rows, row_k, row_v, scale,
-            H, G, K, V, TILE, PRECISION,
+        acc0, acc1, acc2, acc3 = reads_of_tile(
+            acc0, acc1, acc2, acc3, q_ptr, do_ptr, weight_ptr, tokens, i, last - rows, rows, row_k, row_v, scale,
+            H, G, K, V, M, SLOTS, TILE, PRECISION,
         )  # fmt: skip
-    return acc, older
+    return acc0, acc1, acc2, acc3
 
 
 @triton.jit
 def reads_of_tile(
-    acc, older, q_ptr, do_ptr, weight_ptr, next_slot, t, rows, row_k, row_v, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    acc0, acc1, acc2, acc3, q_ptr, do_ptr, weight_ptr, tokens, i, t, rows, row_k, row_v, scale,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, SLOTS: tl.constexpr,
+    TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The sums for two slots and what the tokens from t on, `rows` of them (None: a tile), add to them.
-
-    The numbers of a token multiply do: so q enters the products as it is, loaded once for both slots and all of its block of K.
-    """
-    dtype = do_ptr.dtype.element_ty
-    row = tl.arange(0, TILE)
+    """The sums, and what the tokens from t on, `rows` of them (None: a tile), add to them."""
     q = load_tile_transposed(q_ptr, t, rows, row_k, G * K, K, TILE)
     do = load_tile(do_ptr, t, rows, row_v, H * V, V, TILE).to(tl.float32)
+    acc0 += read_by_slot(q, do, weight_ptr, tokens, i, t, rows, scale, M, TILE, PRECISION)
+    if SLOTS > 1:
+        acc1 += read_by_slot(q, do, weight_ptr, tokens, i + 1, t, rows, scale, M, TILE, PRECISION)
+    if SLOTS > 2:
+        acc2 += read_by_slot(q, do, weight_ptr, tokens, i + 2, t, rows, scale, M, TILE, PRECISION)
+        acc3 += read_by_slot(q, do, weight_ptr, tokens, i + 3, t, rows, scale, M, TILE, PRECISION)
+    return acc0, acc1, acc2, acc3
+
+
+@triton.jit
+def read_by_slot(
+    q, do, weight_ptr, tokens, i, t, rows, scale, M: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr
+):
+    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]`: the weights of tokens multiply do, so that q enters the products of all slots as it is.
+
+    do: float32, converted once for all slots.
+    """
+    row = tl.arange(0, TILE)
+    at = weight_ptr + tl.minimum(i, M - 1).to(tl.int64) * tokens + t + row
     if rows is None:
-        weight = tl.load(weight_ptr + t + row)
-        weight_older = tl.load(weight_ptr + next_slot + t + row)
+        weight = tl.load(at)
     else:
-        weight = tl.load(weight_ptr + t + row, mask=row < rows, other=0.0)
-        weight_older = tl.load(weight_ptr + next_slot + t + row, mask=row < rows, other=0.0)
-    right = (do * (weight * scale)[:, None]).to(dtype)
-    acc += tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
-    right = (do * (weight_older * scale)[:, None]).to(dtype)
-    older += tl.dot(q, right, input_precision=PRECISION)
-    return acc, older
+        weight = tl.load(at, mask=row < rows, other=0.0)
+    # scale here, not at the end: for `mma.sync`, Triton would else have every warp weight all of do by itself
+    right = (do * (weight * scale)[:, None]).to(q.dtype)
+    return tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
+
+
+@triton.jit
+def store_adjoint(
+    dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, used, acc, row_k, row_v,
+    H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr,
+    SPLIT: tl.constexpr,
+):  # fmt: skip
+    """E of slot i, if it is in use, where a chunk begins."""
+    inside = (row_k < K)[:, None] & (row_v < V)[None, :] & (i < used)
+    block = row_k[:, None] * V + row_v[None, :]
+    if c > 0:
+        at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
+        store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
+    elif HAS_STATE:
+        tl.store(dstate_ptr + slot_offset(n, h, i, H, M, K, V) + block, acc, mask=inside)
 
 
 @triton.jit(do_not_specialize=["begin"])
 def slots_adjoint_kernel(
     q_ptr, do_ptr, weight_ptr, dhigh_ptr, dlow_ptr, dstate_ptr, used_ptr,
     sequence_ptr, number_ptr, cu_ptr, tokens, begin, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
-    LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, SLOTS: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for two slots, which share what is loaded; of the chunks from `begin` on"""
+    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for SLOTS slots, which share what is loaded; of the chunks from `begin` on"""
     # neighbours in the grid share q and do of one chunk
-    PAIRS: tl.constexpr = (M + 1) // 2
-    i = 2 * (tl.program_id(0) % PAIRS)
-    block = tl.program_id(0) // PAIRS
+    PARTS: tl.constexpr = (M + SLOTS - 1) // SLOTS
+    i = SLOTS * (tl.program_id(0) % PARTS)
     h = tl.program_id(1).to(tl.int64)
     chunk = begin + tl.program_id(2)
     n, c, first, last = locate(chunk, sequence_ptr, number_ptr, cu_ptr, LONG)
     used = tl.load(used_ptr + chunk * H + h)
     if i < used:
-        row_k, row_v = block_of(block, K, V, BK, BV)
-        acc, acc_older = reads_adjoint(
+        row_k, row_v = block_of(tl.program_id(0) // PARTS, K, V, BK, BV)
+        acc0, acc1, acc2, acc3 = reads_adjoint(
             q_ptr, do_ptr, weight_ptr, tokens, h, i, first, last, row_k, row_v, scale,
-            H, G, K, V, M, TILE, PRECISION,
+            H, G, K, V, M, SLOTS, TILE, PRECISION,
         )  # fmt: skip
-        inside = (row_k < K)[:, None] & (row_v < V)[None, :]
-        block_at = row_k[:, None] * V + row_v[None, :]
-        if c > 0:
-            at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block_at
-            store_state(dhigh_ptr, dlow_ptr, at, acc, inside, SPLIT)
-            store_state(dhigh_ptr, dlow_ptr, at + K * V, acc_older, inside & (i + 1 < used), SPLIT)
-        elif HAS_STATE:
-            at = slot_offset(n, h, i, H, M, K, V) + block_at
-            tl.store(dstate_ptr + at, acc, mask=inside)
-            tl.store(dstate_ptr + at + K * V, acc_older, mask=inside & (i + 1 < used))
+        store_adjoint(
+            dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, used, acc0, row_k, row_v,
+            H, M, K, V, HAS_STATE, HAS_DFINAL, SPLIT,
+        )  # fmt: skip
+        if SLOTS > 1:
+            store_adjoint(
+                dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i + 1, used, acc1, row_k, row_v,
+                H, M, K, V, HAS_STATE, HAS_DFINAL, SPLIT,
+            )  # fmt: skip
+        if SLOTS > 2:
+            store_adjoint(
+                dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i + 2, used, acc2, row_k, row_v,
+                H, M, K, V, HAS_STATE, HAS_DFINAL, SPLIT,
+            )  # fmt: skip
+            store_adjoint(
+                dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i + 3, used, acc3, row_k, row_v,
+                H, M, K, V, HAS_STATE, HAS_DFINAL, SPLIT,
+            )  # fmt: skip
