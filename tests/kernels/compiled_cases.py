@@ -132,6 +132,19 @@ def check_gate(device: str, dtype: torch.dtype, **shape: Any) -> None:
         assert relative_error(x, exact) < 1e-3 + 4 * torch.finfo(dtype).eps, name
 
 
+def check_gates_of_a_long_sequence(device: str, kind: str, capacity: int, *, delta: bool) -> None:
+    """The gates' gradient at 4,096 tokens in bfloat16: a sum from both ends, whose roundings must not add up. They did,
+    to 7e-3 and more, when sums over rows and columns were rounded each by itself."""
+    inputs = inputs_of(4096, capacity, heads=1, groups=1, key_dim=64, value_dim=32, batch=1, delta=delta, seed=3)
+    inputs = inputs.to(torch.bfloat16)
+    plan = plan_of(kind, inputs)
+    inputs, shift = inputs.map(lambda x: x.to(device)), plan.shift.to(device)
+    plan = replace(plan, shift=shift, score=plan.score.to(device), gate=(shift != JOIN).float(), final=None)
+    exact = results(inputs, plan, None, None, "torch", torch.float64)["d gate"]
+    found = results(inputs, plan, None, None, "triton", torch.bfloat16)["d gate"]
+    assert relative_error(found, exact) < 5e-3
+
+
 def check_decode(device: str, delta: bool, dtype: torch.dtype = torch.float32, *, tokens: int = 60) -> None:
     """Token by token after a prefill, against one call of the definition."""
     sizes = {"batch": 3, "heads": 4, "groups": 2, "key_dim": 48, "value_dim": 40}

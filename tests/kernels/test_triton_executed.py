@@ -80,6 +80,12 @@ def test_gradient_through_boundaries(executed, dtype):
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("target", ["sm_90"], indirect=True)
+def test_gates_of_a_long_sequence(executed, delta):
+    cases.check_gates_of_a_long_sequence("cpu", "fixed", 30, delta=delta)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_decode(executed, delta):
     cases.check_decode("cpu", delta, torch.bfloat16, tokens=12)
     assert "decode_kernel" in executed

@@ -83,6 +83,12 @@ def test_gradient_through_boundaries(device, dtype):
     cases.check_gate(device, dtype)
 
 
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize(("kind", "capacity"), [("fenwick", 12), ("fixed", 30)])
+def test_gates_of_a_long_sequence(device, kind, capacity, delta):
+    cases.check_gates_of_a_long_sequence(device, kind, capacity, delta=delta)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_decode(device, delta, dtype):
