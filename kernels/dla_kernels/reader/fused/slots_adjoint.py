@@ -38,7 +38,7 @@ def slots_adjoint(
         dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
     block_k = inner_block(key_dim, tiles)
     # slots that share what a program loads: as many as its registers hold sums for
-    together = min(triton.next_power_of_2(slots), 2 if block_k == 128 else 4)
+    together = min(triton.next_power_of_2(slots), 2 if block_k == 128 or q.dtype == torch.float32 else 4)
     blocks = triton.cdiv(key_dim, block_k) * triton.cdiv(value_dim, tiles.block_v)
     for begin, launched in launches_of(pieces.chunks):
         slots_adjoint_kernel[(blocks * triton.cdiv(slots, together), heads, launched)](
