@@ -49,22 +49,23 @@ def test_the_hungriest_kernel_of_the_extremes_fits(tmp_path):
 
 
 def test_pairs_of_tiles_take_few_instructions(tmp_path):
-    """A step over a pair took 683 to 1,201 before decays were a column times a row and full tiles had no masks; sums by
-    age took a step per boundary of the tile. Bounds, since compilers differ: TRITON.md has the counts."""
-    counted = script(
-        tmp_path,
-        REPORT.with_name("instruction_count.py"),
-        "--shape",
-        "mamba2",
-        "--kernel",
-        "read_kernel",
-        "weights_backward",
-    )
+    """A step over a pair took 683 to 1,201 before decays were factors of tokens and full tiles had no masks, 362 to 552
+    before they were in tables; sums by age took a step per boundary of the tile. Bounds a fourth above what there is:
+    compilers differ. `weights_backward` has the gate's sums, for which there was a kernel with 534 more."""
+    most = {
+        "read": 300, "queries_backward": 320, "keys_backward": 350, "values_backward": 300, "weights_backward": 780
+    }  # fmt: skip
+    count = REPORT.with_name("instruction_count.py")
+    counted = script(tmp_path, count, "--shape", "mamba2", "--kernel", *(f"{name}_kernel" for name in most))
     assert counted.returncode == 0, counted.stderr
-    steps = [int(n) for n in re.findall(r"loop \d+ to \d+ \| (\d+) \|", counted.stdout)]
-    assert len(steps) == 2, counted.stdout  # pairs of each kernel, and nothing else is a loop
-    assert max(steps) < 550, counted.stdout
-    assert min(steps) > 100, counted.stdout  # a loop that does something
+    steps: dict[str, int] = {}  # of the longest loop, which is that over pairs
+    for row in counted.stdout.splitlines():
+        if kernel := re.match(r"\| (\w+)_kernel \|", row):
+            name = kernel[1]
+        elif loop := re.search(r"loop \d+ to \d+ \| (\d+) \|", row):
+            steps[name] = max(steps.get(name, 0), int(loop[1]))
+    assert set(steps) == set(most), counted.stdout
+    assert all(100 < steps[name] < most[name] for name in most), f"{steps}, allowed {most}"
 
 
 @pytest.mark.slow

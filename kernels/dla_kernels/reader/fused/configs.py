@@ -83,7 +83,7 @@ def tiles_for(
         # two blocks of V 33..64: one is no loop, and weights_backward.py would load all its factors before it needs them
         chosen = replace(chosen, block_v=min(chosen.block_v, max(32, _block(value_dim) // 2)))
     if dtype != torch.float32 and architecture_of(device) in FROM_SHARED_MEMORY:
-        # what waits, waits for others than these: little of what they give up is needed in loops
+        # most of the time two programs wait; what a third one takes from their registers, loops hardly miss
         chosen = replace(chosen, registers=168)
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 

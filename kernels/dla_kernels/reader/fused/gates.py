@@ -82,10 +82,8 @@ def gate_gradient(steps: Tensor, squares: Tensor, crosses: Tensor, pieces: Piece
     chunk = torch.searchsorted(begin, token, right=True) - 1
     sums, squares = _sums_to_end(steps), _sums_to_end(squares)
     crosses = crosses.double()
-    following = torch.cat((crosses[:, 1:], torch.zeros_like(crosses[:, :1])), 1)
-    following = torch.where(
-        pieces.chunk_number.roll(-1) > 0, following, 0.0
-    )  # the next chunk may be another sequence's
+    # what crosses into the next chunk, if that is of the same sequence
+    following = torch.where(pieces.chunk_number.roll(-1) > 0, crosses.roll(-1, 1), 0.0)
     from_end = following - sums[:, end]
     missed = crosses - (sums[:, begin] + from_end)
     share = (squares[:, :-1] - squares[:, end[chunk]]) / (squares[:, begin] - squares[:, end])[:, chunk]

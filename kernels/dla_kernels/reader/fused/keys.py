@@ -74,7 +74,7 @@ def keys_backward_kernel(
     in_k = row_k < K
     inside = there[:, None] & in_k[None, :]
     rows = (last - first).to(tl.int32)
-    # all that other tiles give decays at last from the end of this one to j
+    # what later tiles and chunks give has in common the decay from the end of this tile to j, which comes last
     end = tl.load(total_ptr + h * tokens + last - 1)
     until = until_end(total_ptr + h * tokens, first, rows, end, TILE)
     dk = tl.zeros((TILE, BK), tl.float32)

@@ -87,7 +87,7 @@ def values_backward_kernel(
     chunk_last = tl.minimum(chunk_first + LONG, stop)
     row_v = tl.program_id(2) * BV + tl.arange(0, BV)
     rows = (last - first).to(tl.int32)
-    # all that other tiles give decays at last from the end of this one to j
+    # what later tiles and chunks give has in common the decay from the end of this tile to j, which comes last
     end = tl.load(total_ptr + h * tokens + last - 1)
     dv = tl.zeros((TILE, BV), tl.float32)
 
@@ -103,7 +103,7 @@ def values_backward_kernel(
     k_ptr += g * K
     do_ptr += h * V
     within_ptr += (chunk_first * H + h) * LONG
-    k = dv
+    k = dv  # anything, where Mx is stored
     if not STORED:
         k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
 
