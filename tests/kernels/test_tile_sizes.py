@@ -94,7 +94,9 @@ def test_tiles_are_small_where_registers_are_short(monkeypatch, architecture, ty
 def test_pairs_leave_registers_to_a_third_program_where_they_can_spare_them(monkeypatch, architecture, type_, limits):
     """Not where tensor cores take their factors from registers. AMD's compiler knows no such option."""
     monkeypatch.setattr(measured, "_architecture", lambda index: architecture)
-    assert configs.tiles_for(128, 64, 30, getattr(torch, type_), CUDA, delta=False).limits == limits
+    tiles = configs.tiles_for(128, 64, 30, getattr(torch, type_), CUDA, delta=False)
+    assert tiles.limits() == limits
+    assert tiles.limits(summed=2) == {}
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ class Tiles:
         """Tokens that read the slots of their chunk together: more than a tile, since each such block loads all states."""
         return min(max(self.tile, 128), self.long)
 
-    @property
-    def limits(self) -> dict[str, int]:
-        """What launches of pairs ask of the compiler; nothing where it may take what there is."""
-        return {} if self.registers >= MOST_REGISTERS else {"maxnreg": self.registers}
+    def limits(self, *, summed: int = 1) -> dict[str, int]:
+        """What a launch of pairs asks of the compiler; nothing where it may take what there is, or where products are
+        `summed` over several blocks: of those it loads more at a time than fewer registers hold."""
+        return {} if self.registers >= MOST_REGISTERS or summed > 1 else {"maxnreg": self.registers}
 
 
 _overrides: list[dict[str, int]] = []

@@ -49,7 +49,7 @@ def queries_backward(
         queries_backward_kernel[(pieces.tiles, heads, blocks_of_pairs)](
             q, k, v, do, weights.own, weights.at_tile, total, until, dq, qdq, tables.token_age,
             pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
-            BK=block_k, MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **tiles.limits, **sizes,
+            BK=block_k, MP=padded_slots(slots), TILE=pieces.tile, num_stages=1, **tiles.limits(summed=triton.cdiv(value_dim, tiles.block_v)), **sizes,
         )  # fmt: skip
     return dq, qdq, dweight
 

@@ -52,7 +52,7 @@ def read(
         tables.token_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
         BK=inner_block(key_dim, tiles), MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
-        num_stages=1, **tiles.limits, **sizes,
+        num_stages=1, **tiles.limits(), **sizes,
     )  # fmt: skip
     return o
 

@@ -34,7 +34,7 @@ def values_backward(
         pieces.tokens, scale, dv,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=inner_block(key_dim, tiles), BV=tiles.block_v, HAS_DFINAL=has_dfinal, STORED=within is not None, PRECISION="ieee",
-        EXACT=exact_products(do.dtype), num_warps=tiles.warps, num_stages=1, **tiles.limits,
+        EXACT=exact_products(do.dtype), num_warps=tiles.warps, num_stages=1, **tiles.limits(),
     )  # fmt: skip
     return dv
 
