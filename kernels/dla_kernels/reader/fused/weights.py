@@ -98,7 +98,7 @@ def weights_kernel(
     not_after = row[None, :] <= row[:, None]
     inner = tl.load(inner_ptr + at, mask=there & not_after, other=0).to(tl.int32)
     decay = tl.exp(tl.where(not_after, total[:, None] - total[None, :], float("-inf")))
-    weight = tl.gather(by_age, inner, 1) * decay
+    weight = tl.where(not_after, tl.gather(by_age, inner, 1), 0.0) * decay
     tl.store(own_ptr + at, weight.to(own_ptr.dtype.element_ty), mask=there)
 
     in_use = slot < tl.load(used_ptr + chunk * H + h)

@@ -49,9 +49,8 @@ def own_stored(
 ):
     """Mx of the tokens of one tile `[TILE, TILE]` float32, rows t (TRANSPOSED: rows j), 0 for j > t."""
     there = tl.arange(0, TILE) < rows
-    mask = (
-        there[None, :] if TRANSPOSED else there[:, None]
-    )  # by rows of memory: what is loaded by number is loaded slowly
+    # all of a row that is there, and masked afterwards: what is masked by number is loaded by number
+    mask = there[None, :] if TRANSPOSED else there[:, None]
     at = stored_tile(tile * TILE, tile * TILE, H, LONG, TILE, TRANSPOSED)
     within = tl.load(within_ptr + at, mask=mask, other=0.0).to(tl.float32)
     return tl.where(causal(rows, TILE, TRANSPOSED), within, 0.0)
