@@ -59,7 +59,9 @@ def cumulative_decay_kernel(
     total = tl.cumsum(log_decay, 0)
     tl.store(total_ptr + h * tokens + t, total, mask=t < last)
     by_tile = tl.reshape(total, (LONG // TILE, TILE))
-    until = tl.exp(tl.min(by_tile, 1)[:, None] - by_tile)  # G never rises: its last number is the least
+    is_end = tl.arange(0, TILE) == TILE - 1
+    end = tl.sum(tl.where(is_end[None, :], by_tile, 0.0), 1)
+    until = tl.exp(end[:, None] - by_tile)
     tl.store(until_ptr + h * tokens + t, tl.reshape(until, (LONG,)), mask=t < last)
 
 
