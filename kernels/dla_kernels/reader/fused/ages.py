@@ -8,8 +8,8 @@ A step of a plan is a monotone map of ages, so tables per tile can be made for a
     slot_age[q, i]  the age, when tile q begins, of the slot that had age i when its chunk began
     token_age[q, j] the age, when tile q of the chunk ends, of the slot that token j (in it or before it) is in
     final_slot[i], final_token[j]  the same two at the end of the chunk
-    younger[t, a]   how many slots of `old[t]` are younger than a
-    older[t, a]     how many tokens of `inner[t]` are older than a
+    younger[t, a]   how many slots of `old[t]` are of age a or younger
+    older[t, a]     how many tokens of `inner[t]` are of age a or older
 
 Tables are head-major and, up to 64 slots, one byte an entry.
 """
@@ -106,7 +106,7 @@ def tile_ages_kernel(
     token = tl.arange(0, TILE)
     old = slot
     inner = tl.full((TILE,), -1, tl.int32)
-    younger = slot
+    younger = slot + 1
     older = tl.zeros((MP,), tl.int32)
     for s in range(0, (last - first).to(tl.int32)):
         shift = tl.load(shift_ptr + (first + s) * H + h)
@@ -122,15 +122,17 @@ def tile_ages_kernel(
         tl.store(old_ptr + row * M + slot, old.to(tl.uint8), mask=slot < M)
         tl.store(inner_ptr + row * TILE + token, tl.maximum(inner, 0).to(tl.uint8))
         if BACKWARD:
+            # none is older than M - 1
             if COLLAPSE:  # nothing old is younger than what all have become
                 to = tl.minimum(shift + 1, M - 1)
-                younger = tl.where(slot <= to, 0, younger)
-                older = tl.where(slot < to, s, older)
+                younger = tl.where(slot < to, 0, younger)
+                older = tl.where(slot <= to, s, older)
             else:
                 before = tl.maximum(slot - 1, 0)
-                younger = tl.where((slot > 0) & (slot <= shift + 1), tl.gather(younger, before, 0), younger)
-                moved = tl.where(slot == 0, s, tl.gather(older, before, 0))
-                older = tl.where((slot <= shift) & (slot < M - 1), moved, older)
+                moved = tl.where(slot == 0, 0, tl.gather(younger, before, 0))
+                younger = tl.where((slot <= shift) & (slot < M - 1), moved, younger)
+                older = tl.where((slot <= shift + 1) & (slot < M), tl.gather(older, before, 0), older)
+            older = tl.where(slot == 0, s + 1, older)
             tl.store(younger_ptr + row * MP + slot, younger.to(tl.uint8))
             tl.store(older_ptr + row * MP + slot, older.to(tl.uint8))
 

@@ -6,8 +6,8 @@
     y[t, j]   = (L[t, age(t, j) + 1] - L[t, age(t, j)]) Mx[t, j] (do_t . v_j), likewise for slots in place of j
 
 Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix. Then
-all go to their ages at t: what has one age lies side by side, so its sum is the difference of two running sums. No
-atomics: a program owns its rows.
+all go to their ages at t: what has one age lies side by side, so its sum is the difference of two running sums, which in 16-bit
+types the same products make. No atomics: a program owns its rows.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def weights_backward_kernel(
     )
     TILES: tl.constexpr = LONG // TILE
     dtype = v_ptr.dtype.element_ty
+    EXACT: tl.constexpr = dtype == tl.float32
     rows = (last - first).to(tl.int32)
     row = tl.arange(0, TILE)
     column_k, column_v = tl.arange(0, BK), tl.arange(0, BV)
@@ -105,8 +106,8 @@ def weights_backward_kernel(
         total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
         dslots *= tl.exp(total)[:, None]
     slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
-    slot_member = (slot_starts[:, None] == slot[None, :]).to(dtype)
-    dstarts = select_columns(dslots.to(dtype), slot_member, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
+    counted_slots = counted_by(slot_starts, slot, dtype, EXACT)
+    dstarts = select_columns(dslots.to(dtype), counted_slots, PRECISION)  # [TILE, MP] @ [MP, MP] -> [TILE, MP]
 
     # tokens of earlier tiles of the chunk, which are full, likewise
     do = load_tile(do_ptr, first, rows, column_v, H * V, V, TILE)
@@ -145,8 +146,8 @@ def weights_backward_kernel(
                 y = products * pair_weights(changes, starts, MP, PRECISION)
                 row_sums += tl.sum(y, 1)
                 tl.store(column_sums_ptr + j + row, tl.sum(y, 0))
-            member = (starts[:, None] == slot[None, :]).to(dtype)
-            of_pairs += select_columns(products.to(dtype), member, PRECISION)  # [TILE, TILE] @ [TILE, MP]
+            counted = counted_by(starts, slot, dtype, EXACT)
+            of_pairs += select_columns(products.to(dtype), counted, PRECISION)  # [TILE, TILE] @ [TILE, MP]
         if not STORED:
             total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
             of_pairs *= tl.exp(total - total_before)[:, None]
@@ -180,33 +181,52 @@ def weights_backward_kernel(
     # into the ages at t: slots come from young to old, tokens of this tile from old to young
     at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]
     there = (row < rows)[:, None]
-    before = tl.load(younger_ptr + at, mask=there, other=0).to(tl.int32)
-    dweights = sums_by_age(dstarts, before, tl.minimum(slot + 1, MP - 1), slot == M - 1, dtype == tl.float32)
-    before = tl.load(older_ptr + at, mask=there, other=0).to(tl.int32)
-    dweights += sums_by_age(products, before, tl.maximum(slot - 1, 0), slot == 0, dtype == tl.float32)
+    upto = tl.load(younger_ptr + at, mask=there, other=0).to(tl.int32)
+    before, is_first = tl.maximum(slot - 1, 0), slot == 0
+    if EXACT:
+        dweights = exact_sums_by_age(dstarts, upto, before, is_first)
+    else:
+        dweights = sums_by_age(dstarts, upto, before, is_first)
+    upto = tl.load(older_ptr + at, mask=there, other=0).to(tl.int32)
+    before, is_first = tl.minimum(slot + 1, MP - 1), slot == M - 1
+    if EXACT:
+        dweights += exact_sums_by_age(products, upto, before, is_first)
+    else:
+        counted_rows = counted_by(row, row, dtype, EXACT)
+        running = select_columns(products.to(dtype), counted_rows, PRECISION)  # [TILE, TILE] @ [TILE, TILE]
+        dweights += sums_by_age(running, upto, before, is_first)
     tl.store(dslot_weight_ptr + (first * H + h) * M + row[:, None] * (H * M) + slot[None, :], dweights, mask=by_slot)
 
 
 @triton.jit
-def sums_by_age(x, before, following, is_last, EXACT: tl.constexpr):
-    """Of each row of x `[TILE, N]`, whose numbers are in the order of ages, their sums by age `[TILE, MP]`.
-
-    Those of age a come after `before[:, a]` others `[TILE, MP]`, and then those of age `following[a]`, unless it is the last.
-
-    Differences of running sums have the error of all that was summed. EXACT makes such sums of two parts of x, one of which
-    is rounded to so few digits that its sums are exact, beside which the other is small.
-    """
+def counted_by(place, upto, dtype: tl.constexpr, EXACT: tl.constexpr):
+    """The 0/1 matrix `[places, upto]` that turns numbers at places into their running sums, or, EXACT, into the numbers in order, of
+    which exact_sums_by_age makes running sums."""
     if EXACT:
-        large = 4.0 * x.shape[1] * tl.max(tl.abs(x), 1)[:, None]
-        high = (x + large) - large
-        return sums_of_ranges(high, before, following, is_last) + sums_of_ranges(x - high, before, following, is_last)
+        return (place[:, None] == upto[None, :]).to(dtype)
     else:
-        return sums_of_ranges(x, before, following, is_last)
+        return (place[:, None] <= upto[None, :]).to(dtype)
 
 
 @triton.jit
-def sums_of_ranges(x, before, following, is_last):
-    """As `sums_by_age`, with the error of running sums."""
-    upto = tl.where(before > 0, tl.gather(tl.cumsum(x, 1), tl.maximum(before - 1, 0), 1), 0.0)
-    next_upto = tl.gather(upto, tl.broadcast_to(following[None, :], upto.shape), 1)
-    return tl.where(is_last[None, :], tl.sum(x, 1)[:, None], next_upto) - upto
+def sums_by_age(running, upto, before, is_first):
+    """Of the running sums `[TILE, N]` of each row of numbers in the order of ages, the sums by age `[TILE, MP]`.
+
+    The numbers up to those of age a are the first `upto[:, a]` ones `[TILE, MP]`; those of age `before[a]` come before them, unless
+    a is the first age in this order.
+    """
+    at = tl.where(upto > 0, tl.gather(running, tl.maximum(upto - 1, 0), 1), 0.0)
+    return at - tl.where(is_first[None, :], 0.0, tl.gather(at, tl.broadcast_to(before[None, :], at.shape), 1))
+
+
+@triton.jit
+def exact_sums_by_age(x, upto, before, is_first):
+    """The same of the numbers x themselves, in float32.
+
+    Differences of running sums have the error of all that was summed. So they are made of two parts of x, one of which is rounded
+    to so few digits that its sums are exact, beside which the other is small.
+    """
+    large = 4.0 * x.shape[1] * tl.max(tl.abs(x), 1)[:, None]
+    high = (x + large) - large
+    of_high = sums_by_age(tl.cumsum(high, 1), upto, before, is_first)
+    return of_high + sums_by_age(tl.cumsum(x - high, 1), upto, before, is_first)
