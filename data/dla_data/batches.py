@@ -1,7 +1,8 @@
 """Which windows each rank takes at each step: the training order as a function of the step alone.
 
-Optimizer step s uses the global indices `s * global_batch` to `(s + 1) * global_batch` of the order: the same windows
-in the same order on any number of ranks. They are shared out in one piece per rank, then per micro-step:
+Optimizer step s uses the global indices `s * global_batch` to `(s + 1) * global_batch` of the order (others where steps
+before had another batch): the same windows in the same order on any number of ranks. They are shared out in one piece
+per rank, then per micro-step:
 
     share = global_batch / world_size
     rank r, micro-step a: micro_batch indices from s * global_batch + r * share + a * micro_batch
@@ -37,9 +38,9 @@ class Order(Protocol):
 class StepBatches(Sampler[list[int]]):
     """Batch sampler of one rank: the window numbers of its micro-batches, step by step.
 
-    Resuming needs one integer: the number of finished optimizer steps, given as `first_step`. For
-    `DataLoader(batch_sampler=...)`; with Lightning also set `Trainer(use_distributed_sampler=False)`, or it shards and
-    shuffles once more.
+    Resuming needs one integer: the number of finished optimizer steps, given as `first_step`; or two, where they had
+    not all the same batch. For `DataLoader(batch_sampler=...)`; with Lightning also set
+    `Trainer(use_distributed_sampler=False)`, or it shards and shuffles once more.
 
     Args:
         windows: how many windows the data set has; must be what `order` was made for.
@@ -48,6 +49,7 @@ class StepBatches(Sampler[list[int]]):
         micro_batch: windows per forward pass on one rank.
         rank, world_size: this process among all.
         first_step, last_step: 0-based, `last_step` exclusive.
+        windows_before: taken by the steps before `first_step`, over all ranks; None counts `global_batch` for each.
         accumulate: forward passes per optimizer step, as the trainer has it; None takes what the other sizes need.
 
     Raises:
@@ -63,6 +65,7 @@ class StepBatches(Sampler[list[int]]):
         micro_batch: int,
         last_step: int,
         first_step: int = 0,
+        windows_before: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int | None = None,
@@ -98,6 +101,7 @@ class StepBatches(Sampler[list[int]]):
         self.world_size = world_size
         self.first_step = first_step
         self.last_step = last_step
+        self.windows_before = first_step * global_batch if windows_before is None else windows_before
         self.accumulate = needed
 
     def __len__(self) -> int:
@@ -106,11 +110,7 @@ class StepBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.global_batch // self.world_size
-        for step in range(self.first_step, self.last_step):
-            begin = step * self.global_batch + self.rank * share
+        for step in range(self.last_step - self.first_step):
+            begin = self.windows_before + step * self.global_batch + self.rank * share
             own = self.order.windows(begin, share).reshape(self.accumulate, self.micro_batch)
             yield from own.tolist()
-
-    def step_windows(self, step: int) -> npt.NDArray[np.int64]:
-        """All windows of optimizer step `step`, over all ranks, int64 [global_batch]."""
-        return self.order.windows(step * self.global_batch, self.global_batch)

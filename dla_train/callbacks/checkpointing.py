@@ -15,6 +15,7 @@ from dla_train.checkpoints.manifest import RunIdentity
 from dla_train.checkpoints.state_file import state_bytes
 from dla_train.checkpoints.store import STATE_NAME, CheckpointStore
 from dla_train.checkpoints.writing import Writing
+from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.ranks import Ranks
 from dla_train.distributed.sharded_state import ShardedState
 from dla_train.errors import RunError
@@ -151,7 +152,9 @@ class Checkpointing(Callback):
         began = time.monotonic()
         needed = self._bytes_of(trainer)
         self.ranks.first(lambda: self.store.require_room(step, needed))
-        self._writing = Writing(self.ranks, self.store.new(step, self.identity))
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RecipeData)
+        self._writing = Writing(self.ranks, self.store.new(step, self.identity, data.consumed(step)))
         self._writing.start(
             lambda: self._state(trainer),
             lambda checkpoint, folder: trainer.strategy.save_checkpoint(checkpoint, folder / STATE_NAME),

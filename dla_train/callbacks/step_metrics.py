@@ -15,6 +15,7 @@ from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.callbacks.memory_watch import MemoryWatch, means
 from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.callbacks.throughput import Throughput
+from dla_train.data.consumed import Consumed
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile
 from dla_train.runs.wandb_mirror import WandbMirror
 from dla_train.training.module import LanguageModelTraining
@@ -35,7 +36,7 @@ class StepMetrics(Callback):
         logging: section of the recipe; says how often the memories are looked at.
         throughput: of the recipe; what makes speed of seconds.
         checkpointing: its seconds do not count as training time.
-        tokens_by_source: for a number of steps, the tokens of each source in them (`source_columns`).
+        consumed: what was read by the end of a step.
         further: names of Lightning's metrics that a validation has besides loss and perplexity; columns of `file`.
     Attributes:
         train, validation: the newest row of either kind.
@@ -50,7 +51,7 @@ class StepMetrics(Callback):
         logging: LoggingConfig,
         throughput: Throughput,
         checkpointing: Checkpointing,
-        tokens_by_source: Callable[[int], Mapping[str, int]] = lambda steps: {},
+        consumed: Callable[[int], Consumed],
         further: Sequence[str] = (),
     ) -> None:
         self.file = file
@@ -59,9 +60,8 @@ class StepMetrics(Callback):
         self.memories = memories
         self.logging = logging
         self.throughput = throughput
-        self.tokens_per_step = throughput.tokens_per_step
         self.checkpointing = checkpointing
-        self.tokens_by_source = tokens_by_source
+        self.consumed = consumed
         self.further = further
         self.train: dict[str, Any] = {}
         self.validation: dict[str, Any] = {}
@@ -127,6 +127,7 @@ class StepMetrics(Callback):
         step_seconds = now - self._step_began - self._pauses - self.checkpointing.seconds
         self._step_began, self._pauses = now, -self.checkpointing.seconds
         seen = self.watch.collect(trainer.strategy)
+        consumed = self.consumed(trainer.global_step)
         self.train = {
             "step": trainer.global_step,
             "split": TRAIN,
@@ -134,10 +135,10 @@ class StepMetrics(Callback):
             "lr": pl_module.rate,
             "grad_norm": pl_module.gradient_norm,
             "skipped": pl_module.skipped_steps,
-            "tokens": trainer.global_step * self.tokens_per_step,
+            "tokens": consumed.tokens,
             "seconds": self._seconds(),
             **self.throughput.of_step(trainer.global_step - 1, step_seconds),
-            **source_columns(self.tokens_by_source(trainer.global_step)),
+            **source_columns(consumed.by_source),
             **means(seen),
         }
         self._write(trainer, self.train)
@@ -160,7 +161,7 @@ class StepMetrics(Callback):
             "loss": float(loss),
             "perplexity": float(loss.exp()),
             **{name: float(trainer.callback_metrics[name]) for name in self.further},
-            "tokens": trainer.global_step * self.tokens_per_step,
+            "tokens": self.consumed(trainer.global_step).tokens,
             "seconds": self._seconds(),
             **means(seen),
         }

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dla_train.data.consumed import Consumed
+
 FORMAT = "dla-checkpoint"
 VERSION = 1  # raise it when an older reader would misread the files
 MANIFEST_NAME = "manifest.json"
@@ -44,6 +46,7 @@ class Manifest:
         step: finished optimizer steps.
         identity: of the run that wrote it.
         fingerprints: of the whole recipe and of its model, for people and for quick comparison.
+        consumed: what the run has read. None in checkpoints that did not note it: the recipe's batch in each step.
         files: size and SHA-256 of every other file, by path inside the checkpoint.
     """
 
@@ -51,6 +54,7 @@ class Manifest:
     identity: RunIdentity
     fingerprints: dict[str, str]
     files: dict[str, dict[str, Any]]
+    consumed: Consumed | None = None
     saved: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     packages: dict[str, str] = field(
         default_factory=lambda: {name: metadata.version(name) for name in ("dla-train", "torch", "lightning")}
@@ -83,7 +87,9 @@ class Manifest:
         if (noted := content.pop("checksum", None)) is not None and noted != checksum(content):
             raise DamagedCheckpoint(f"the content of {MANIFEST_NAME} does not match its checksum")
         try:
-            return cls(**{**content, "identity": RunIdentity(**content["identity"])})
+            identity = RunIdentity(**content.pop("identity"))
+            consumed = content.pop("consumed", None)
+            return cls(**content, identity=identity, consumed=consumed and Consumed(**consumed))
         except (TypeError, KeyError) as error:
             raise DamagedCheckpoint(
                 f"{MANIFEST_NAME} does not have the fields of version {VERSION} ({error})"

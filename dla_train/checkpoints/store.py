@@ -24,6 +24,7 @@ from dla_train.checkpoints.manifest import (
     describe_files,
 )
 from dla_train.config.show import fingerprint_of_plain
+from dla_train.data.consumed import Consumed
 from dla_train.errors import RunError
 
 STATE_NAME = "state.ckpt"
@@ -88,8 +89,11 @@ class CheckpointStore:
         return checkpoint.folder.resolve().parent == self.folder.resolve()
 
     @contextmanager
-    def new(self, step: int, identity: RunIdentity) -> Iterator[Path]:
+    def new(self, step: int, identity: RunIdentity, consumed: Consumed | None = None) -> Iterator[Path]:
         """Yield an empty directory that becomes the checkpoint of `step` when the block ends, and goes if it raises.
+
+        Args:
+            step: finished. identity: of the run. consumed: what it has read by then.
 
         Raises:
             RunError: the operating system refuses (no space, no permission).
@@ -100,7 +104,7 @@ class CheckpointStore:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             yield unfinished
-            _seal(unfinished, step, identity)
+            _seal(unfinished, step, identity, consumed)
             if target.exists():  # a damaged one that training has come past once more
                 self.set_aside(Checkpoint(step, target))
             os.rename(unfinished, target)
@@ -157,7 +161,7 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _seal(folder: Path, step: int, identity: RunIdentity) -> None:
+def _seal(folder: Path, step: int, identity: RunIdentity, consumed: Consumed | None) -> None:
     """Bring a written checkpoint to disk and describe it; the manifest comes last."""
     for path in folder.rglob("*"):
         atomic_files.sync(path)
@@ -165,5 +169,6 @@ def _seal(folder: Path, step: int, identity: RunIdentity) -> None:
         "recipe": fingerprint_of_plain(identity.recipe),
         "architecture": fingerprint_of_plain(architecture(identity.recipe)),
     }
-    manifest = Manifest(step=step, identity=identity, fingerprints=fingerprints, files=describe_files(folder))
+    files = describe_files(folder)
+    manifest = Manifest(step=step, identity=identity, consumed=consumed, fingerprints=fingerprints, files=files)
     atomic_files.write_text(folder / MANIFEST_NAME, manifest.to_json())

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -83,6 +82,10 @@ class OrderedWindows(RecipeData):
         self._collate = collate
 
     @property
+    def window(self) -> int:
+        return self.sources[0].window
+
+    @property
     def validation_windows(self) -> Windows:
         return self._plain_validation
 
@@ -100,19 +103,19 @@ class OrderedWindows(RecipeData):
         """One epoch holds every training window once; several sources have each their own."""
         return windows / self.order.window_count if len(self.sources) == 1 else None
 
-    def tokens_by_source(self, steps: int) -> dict[str, int]:
+    def windows_by_source(self, windows: int) -> dict[str, int]:
         """See `RecipeData`."""
         if len(self.sources) == 1:
             return {}
-        windows = self.order.mixture.counts(steps * self.training.global_batch).tolist()
-        return {source.name: count * source.window for source, count in zip(self.sources, windows, strict=True)}
+        counts = self.order.mixture.counts(windows).tolist()
+        return {source.name: count for source, count in zip(self.sources, counts, strict=True)}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The micro-batches from the trainer's step to the last one.
 
         Its length is known, so Lightning does not read a batch ahead.
         """
-        steps = step_batches(self.order, self.training, self.trainer)
+        steps = step_batches(self, self.order)
         return self._loader(self.train_windows, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -146,8 +149,9 @@ class OrderedWindows(RecipeData):
         )
 
 
-def step_batches(order: Order, training: TrainingConfig, trainer: lightning.Trainer | None) -> StepBatches:
+def step_batches(data: RecipeData, order: Order) -> StepBatches:
     """The batches of this rank from the trainer's step to the last one."""
+    training, trainer = data.training, data.trainer
     assert trainer is not None
     return StepBatches(
         windows=order.window_count,
@@ -158,6 +162,7 @@ def step_batches(order: Order, training: TrainingConfig, trainer: lightning.Trai
         world_size=trainer.world_size,
         accumulate=trainer.accumulate_grad_batches,
         first_step=trainer.global_step,
+        windows_before=data.windows_before(trainer.global_step),
         last_step=max(trainer.global_step, training.steps),
     )
 

@@ -14,8 +14,10 @@ import torch
 from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateBatch
 from dla_data.synthetic import Examples
+from dla_train.data.consumed import Consumed
 from dla_train.data.curriculum import CurriculumConfig
 from dla_train.data.cutting import cut_batch
+from dla_train.training.config import TrainingConfig
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,9 +33,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
     """Batches for the trainer, and what is said and kept of them.
 
     Attributes:
+        training: batch sizes and steps.
+        begun: what was read before training goes on, by the checkpoint that it goes on from.
         curriculum: shorter training windows at first; None has whole ones from the first step on.
     """
 
+    training: TrainingConfig
+    begun: Consumed = Consumed()
     curriculum: CurriculumConfig | None = None
     _said_window: int | None = -1  # nothing said yet; None is said of whole windows
 
@@ -51,6 +57,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
     @abstractmethod
     def extent(self) -> str:
         """How much there is to train on, as the first words of a line of the log."""
+
+    @property
+    @abstractmethod
+    def window(self) -> int:
+        """Tokens predicted in a training window, before any curriculum."""
 
     @property
     @abstractmethod
@@ -79,7 +90,20 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def begin_anew(self, step: int) -> str:
         """Go on after `step` steps from a checkpoint of other data, or of another order, whose position means nothing
         here; returns where that begins, for the log."""
-        return f"the windows are those of step {step + 1} of the new order"
+        return f"the windows are those of the new order from number {self.windows_before(step) + 1:,} on"
+
+    def windows_before(self, step: int) -> int:
+        """How many windows the first `step` steps read, over all ranks."""
+        return self.begun.windows + (step - self.begun.step) * self.training.global_batch
+
+    def consumed(self, step: int) -> Consumed:
+        """What the first `step` steps read."""
+        windows = self.windows_before(step)
+        tokens = self.begun.tokens + (windows - self.begun.windows) * self.window
+        before, by_source = self.windows_by_source(self.begun.windows), dict(self.begun.by_source)
+        for name, count in self.windows_by_source(windows).items():
+            by_source[name] = by_source.get(name, 0) + (count - before[name]) * self.window
+        return Consumed(step=step, windows=windows, tokens=tokens, by_source=by_source)
 
     def answers_of_step(self, step: int) -> int:
         """How many answers the `Examples` of optimizer step `step` (from 0) have, over all micro-batches and ranks."""
@@ -89,8 +113,8 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """How often `windows` training windows go through the text; None where its length is not known."""
         return None
 
-    def tokens_by_source(self, steps: int) -> dict[str, int]:
-        """How many tokens of each source the first `steps` steps hold; empty where there is only one source."""
+    def windows_by_source(self, windows: int) -> dict[str, int]:
+        """How many of the order's first `windows` windows each source gives; empty where there is only one."""
         return {}
 
     def window_at(self, step: int) -> int | None:

@@ -117,14 +117,18 @@ class StreamingDataModule(RecipeData):
         return f"streaming from {files:,} files{size} of {', '.join(self.config.sources)}"
 
     @property
+    def window(self) -> int:
+        return self.config.window
+
+    @property
     def validation_windows(self) -> Windows:
         return self._validation_windows
 
-    def tokens_by_source(self, steps: int) -> dict[str, int]:
+    def windows_by_source(self, windows: int) -> dict[str, int]:
         """See `RecipeData`."""
         if len(self._texts) == 1:
             return {}
-        counts = self.text.mixture.counts(steps * self.training.global_batch) * self.config.window
+        counts = self.text.mixture.counts(windows)
         return {text.name: count for text, count in zip(self._texts, counts.tolist(), strict=True)}
 
     def train_dataloader(self) -> StreamBatches:
@@ -141,6 +145,7 @@ class StreamingDataModule(RecipeData):
             self._share(),
             self.positions,
             micro_batch=self.training.micro_batch,
+            windows_before=self.windows_before(step),
             first_step=step,
             last_step=max(step, self.training.steps),
             pin_memory=torch.cuda.is_available(),

@@ -20,7 +20,8 @@ class StreamedSourceConfig:
         config, split: of a data set; null takes its default and `train`. Files have neither.
         weight: its part of the training tokens, beside the other sources' weights.
         at_end: `repeat` begins again, in another order of the files; `stop` ends the run with an error.
-        skip_bad: how many bad rows (empty, malformed, without the field) may be left out each time a file is read.
+        skip_bad: how many bad rows (empty, malformed, without the field) may be left out each time a stream reads a
+            file, or its part of a large one.
     """
 
     path: str

@@ -55,6 +55,10 @@ class SyntheticDataModule(RecipeData):
         return f"{count} examples of {self.config.task.kind}"
 
     @property
+    def window(self) -> int:
+        return self.config.window
+
+    @property
     def validation_windows(self) -> Windows:
         return self._validation_examples
 
@@ -64,8 +68,8 @@ class SyntheticDataModule(RecipeData):
 
     def answers_of_step(self, step: int) -> int:
         """See `RecipeData`."""
-        batch = self.training.global_batch
-        return self.train_examples.answers(self.order.windows(step * batch, batch))
+        begin = self.windows_before(step)
+        return self.train_examples.answers(self.order.windows(begin, self.training.global_batch))
 
     def epochs(self, windows: int) -> float | None:
         """One epoch holds every training example once; ever new ones have none."""
@@ -73,7 +77,7 @@ class SyntheticDataModule(RecipeData):
 
     def train_dataloader(self) -> DataLoader[Examples]:
         """The micro-batches from the trainer's step to the last one."""
-        steps = step_batches(self.order, self.training, self.trainer)
+        steps = step_batches(self, self.order)
         return self._loader(self.train_examples, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Examples]:

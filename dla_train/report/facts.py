@@ -1,6 +1,7 @@
 """The numbers of a finished run, from its `metrics.csv`."""
 
 from dataclasses import dataclass
+from statistics import harmonic_mean
 from typing import Any
 
 from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
@@ -47,14 +48,12 @@ def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, b
     validation = at_end[-1] if at_end else {}
     looked_at = next((row for row in (validation, *reversed(train)) if _by_layer(row, BOUNDARY_RATE)), {})
     last = [row["loss"] for row in train[-LAST:]]
-    tokens_per_step = train[0]["tokens"] / train[0]["step"]
-    training_seconds = sum(tokens_per_step / row["tokens_per_second"] for row in train)
     return Facts(
         steps=train[-1]["step"],
         planned_steps=planned_steps,
         tokens=train[-1]["tokens"],
         seconds=max(row["seconds"] for row in (train[-1], *at_end)),
-        tokens_per_second=len(train) * tokens_per_step / training_seconds,
+        tokens_per_second=harmonic_mean(row["tokens_per_second"] for row in train),  # steps are equally long in tokens
         parameters=parameters,
         training_loss=sum(last) / len(last),
         validation_loss=validation.get("loss"),

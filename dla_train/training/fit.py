@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,6 +48,7 @@ from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
 from dla_train.runs.wandb_mirror import FAILED, FINISHED, STOPPED, WandbMirror
 from dla_train.training.fused import use_liger, use_torch
+from dla_train.training.host_limits import allow_open_files
 from dla_train.training.host_memory import keep_freed_memory
 from dla_train.training.module import Diverged, LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
@@ -96,6 +96,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         if loaded.recipe.training.threads is not None:
             torch.set_num_threads(loaded.recipe.training.threads)
         keep_freed_memory()
+        allow_open_files()
         store = CheckpointStore(folder.checkpoints)
         start = prepare_start(loaded, folder, store, resume, ranks)
         folder.is_started = True
@@ -142,7 +143,7 @@ def _run(
     checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), saved_step, ranks)
     watch = MemoryWatch(model)
     further = [ANSWER_ACCURACY] if start.data.has_answers else []
-    columns = [*further, *source_columns(start.data.tokens_by_source(0))]
+    columns = [*further, *source_columns(start.data.consumed(start.step).by_source)]
     file = MetricsFile(folder.metrics, [*columns, *watch.columns], start.step) if ranks.is_first else None
     mirror = _wandb(recipe, folder, file)
     metrics = StepMetrics(
@@ -153,7 +154,7 @@ def _run(
         recipe.logging,
         _throughput(recipe, start.data),
         checkpointing,
-        start.data.tokens_by_source,
+        start.data.consumed,
         further,
     )
     trainer = build_trainer(
@@ -279,7 +280,8 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
     text = f"# {loaded.name}, every value written out; a recipe itself.\n" + to_yaml(loaded.recipe)
     atomic_files.write_text(folder.recipe, text)
     if start.data.tokenizer_path is not None:
-        shutil.copyfile(start.data.tokenizer_path, folder.tokenizer)
+        # It may be that very file, if all others are lost.
+        atomic_files.write_text(folder.tokenizer, start.data.tokenizer_path.read_text(encoding="utf-8"))
     device = (
         "cpu"
         if loaded.recipe.training.accelerator == "cpu" or not torch.cuda.is_available()
@@ -308,7 +310,7 @@ def _announce(
         recipe.model.hidden,
     )
     per_step = recipe.training.global_batch * recipe.data.window
-    epochs = start.data.epochs(recipe.training.steps * recipe.training.global_batch)
+    epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
     _LOGGER.info(
         "%s; %d steps of %s tokens%s; %s",
         start.data.extent,

@@ -95,6 +95,8 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         _require_steps_left(loaded, point, is_branch=not store.holds(point.checkpoint))
     weights = None if point else ranks.first(lambda: find_initial_weights(loaded))
     data = _open_data(loaded, ranks, point)
+    if point and point.manifest.consumed:
+        data.begun = point.manifest.consumed
     if weights is not None:
         ranks.first(lambda: require_same_tokenizer(loaded, weights, data.tokenizer_path))
     branch = None

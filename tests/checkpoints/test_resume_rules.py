@@ -1,8 +1,11 @@
+import csv
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
+from dla_train.checkpoints.manifest import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +136,16 @@ def test_a_branch_may_change_what_fits_the_state_and_says_so(cli, micro_recipe, 
     decay, no_decay = state["optimizer_states"][0]["param_groups"]
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.5, 0.0), "not those of the checkpoint"
     assert 0 < decay["lr"] <= 1e-3
+    read = Manifest.read(Path("branch/checkpoints/step-00000006")).consumed
+    assert read is not None
+    assert read.windows == 4 * 4 + 2 * 8
     again = _fit(cli, micro_recipe, "--resume", "auto", *branch, "training.steps=8")
     assert again.code == 0, again.err
     assert "branched off" not in again.err
+    per_window = read.tokens // read.windows
+    with open("branch/metrics.csv", newline="") as file:
+        tokens = {int(row["step"]): int(row["tokens"]) for row in csv.DictReader(file)}
+    assert {step: count / per_window for step, count in tokens.items()} == {5: 24, 6: 32, 7: 40, 8: 48}
     refused = _fit(cli, micro_recipe, "--resume", "auto", "--run-dir", "branch")
     assert refused.code == 2
     assert "optimizer.lr 0.001 there and 0.01 here" in refused.err
@@ -242,13 +252,13 @@ def test_a_branch_may_read_other_text_if_a_setting_says_so(cli, micro_recipe, ru
     done = cli(*branch, "--run-dir", "branch", f"data.path={other}")
     assert done.code == 0, done.err
     assert (
-        "warning: the data or its order is another one than there: the windows are those of step 7 of the new order."
-        in done.err
+        "warning: the data or its order is another one than there: the windows are those of the new order from number "
+        "25 on." in done.err
     )
     done = cli(*branch, "--run-dir", "seeds", "seed=1")
     assert done.code == 0, done.err
     assert "seed 0 there and 1 here" in done.err
-    assert "the windows are those of step 7 of the new order." in done.err
+    assert "the windows are those of the new order from number 25 on." in done.err
     original = text_corpus.read_text()
     try:
         text_corpus.write_text(other.read_text())

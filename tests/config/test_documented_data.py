@@ -67,4 +67,4 @@ def test_the_streamed_data_sets_are_read_from_a_mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "trainer", type("Alone", (), {"global_step": 0, "global_rank": 0, "world_size": 1}))
     batch = next(iter(data.train_dataloader()))
     assert batch.shape == (10, 33)
-    assert data.tokens_by_source(1) == {"edu": 3 * 32, "long": 5 * 32, "pajama": 2 * 32}
+    assert data.consumed(1).by_source == {"edu": 3 * 32, "long": 5 * 32, "pajama": 2 * 32}

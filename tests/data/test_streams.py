@@ -67,17 +67,23 @@ def text(tokenizer):
     return StreamedText(sources, tokenizer, window=WINDOW, streams=STREAMS, seed=3)
 
 
-def _run(text, states, first, last, world_size=1, workers=0, micro_batch=2):
-    """The global batches of steps `first` to `last`, put together from all ranks, and the states after them."""
+def _not_a_text(text):
+    return False
+
+
+def _run(text, states, first, last, world_size=1, workers=0, micro_batch=2, global_batch=GLOBAL_BATCH, before=None):
+    """The global batches of steps `first` to `last`, put together from all ranks, and the states after them; `before`
+    them so many windows."""
     by_rank, saved = [], {}
     for rank in range(world_size):
         positions = StreamPositions(len(text.sources), text.streams)
         if states is not None:
             positions.restore(first, {int(stream): state for stream, state in json.loads(states).items()})
-        share = Share(streams=STREAMS, global_batch=GLOBAL_BATCH, rank=rank, world_size=world_size, workers=workers)
+        share = Share(streams=STREAMS, global_batch=global_batch, rank=rank, world_size=world_size, workers=workers)
         batches = StreamBatches(
-            text, share, positions, micro_batch=min(micro_batch, share.per_step), first_step=first, last_step=last
-        )
+            text, share, positions, micro_batch=min(micro_batch, share.per_step), first_step=first, last_step=last,
+            windows_before=before,
+        )  # fmt: skip
         windows = torch.cat(list(batches))
         assert len(windows) == (last - first) * share.per_step
         by_rank.append(windows.unflatten(0, (last - first, -1)))
@@ -98,6 +104,16 @@ def test_any_ranks_and_workers_give_the_same_chain_of_batches(text):
     for world_size, workers in [(2, 0), (4, 0), (8, 0), (1, 1), (1, 4), (2, 4), (4, 2)]:
         other, _ = _run(text, None, 0, 6, world_size, workers)
         assert _chain(other) == _chain(straight), f"{world_size} ranks, {workers} workers"
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (2, 2)])
+def test_steps_of_another_batch_go_on_where_the_others_ended(text, world_size, workers):
+    straight, _ = _run(text, None, 0, 6)
+    before, states = _run(text, None, 0, 3)
+    half = GLOBAL_BATCH // 2
+    after, _ = _run(text, states, 3, 9, world_size, workers, global_batch=half, before=3 * GLOBAL_BATCH)
+    windows = torch.cat([before.flatten(0, 1), after.flatten(0, 1)])
+    assert torch.equal(windows, straight.flatten(0, 1))
 
 
 def test_workers_that_are_not_forked_give_the_same_windows(tokenizer):
@@ -271,12 +287,19 @@ def test_shares_that_do_not_divide_are_refused(numbers, message):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_few_documents_are_said_plainly_from_workers_too(tokenizer, workers):
+def test_a_source_without_documents_is_said_plainly_from_workers_too(tokenizer, workers):
     text = StreamedText(
-        [StreamedSource(text=InMemory("tiny", [["one", "two"]]))], tokenizer, window=4, streams=STREAMS, seed=0
-    )
-    with pytest.raises(DataError, match=r"^tiny has too few documents: stream \d+ of 16 found none\. Use fewer"):
+        [StreamedSource(text=InMemory("tiny", [["one", "two"]]))], tokenizer, window=4, streams=STREAMS, seed=0,
+        wanted=_not_a_text,
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"^tiny has no documents: stream \d+ of 16 found none in 448 epochs\. Give"):
         _run(text, None, 0, 40, workers=workers)
+
+
+def test_few_documents_are_found_by_all_streams_however_often_an_epoch_has_none(tokenizer):
+    one = StreamedSource(text=InMemory("one", [["the only text that there is"]]))
+    windows, _ = _run(StreamedText([one], tokenizer, window=4, streams=STREAMS, seed=0), None, 0, 40)
+    assert windows.shape == (40, GLOBAL_BATCH, 5)
 
 
 def test_positions_of_other_streams_or_sources_are_refused(text):

@@ -218,7 +218,7 @@ def test_several_folders_are_mixed_by_weight_in_batches_and_validation(tokens, m
         assert sum(tuple(window) in one for window in step) == 6
         assert sum(tuple(window) in other for window in step) == 2
     assert len({tuple(window) for step in steps for window in step} & other) == len(other), "several epochs of all"
-    assert data.tokens_by_source(40) == {"a": 40 * 6 * 24, "b": 40 * 2 * 24}
+    assert data.consumed(40).by_source == {"a": 40 * 6 * 24, "b": 40 * 2 * 24}
     validation = _windows(data.validation_windows)
     assert sum(window in _windows(data.sources[0].plain_validation) for window in validation) == 6
     assert sum(window in _windows(data.sources[1].plain_validation) for window in validation) == 2

@@ -1,5 +1,6 @@
 """The bytes of a file, decompressed where its name says so, block by block; a file that was cut off is found out."""
 
+import errno
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -65,6 +66,11 @@ def blocks(path: Path, offset: int, log: ReadingLog) -> Iterator[bytes]:
                     yield block[offset:]
                 offset = max(0, offset - len(block))
     except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise DataError(
+                f"cannot read {path}: {error.strerror} for one process (`ulimit -n`). Raise the limit, use fewer "
+                "streams or sources, or share them out to more workers."
+            ) from error
         raise DataError(f"cannot read {path}: {error.strerror}. Make it readable or leave it out.") from error
 
 

@@ -25,7 +25,8 @@ class StreamBatches:
     Args:
         text: what is read. share: of this rank. positions: of the streams at `first_step`; moved on by iterating.
         micro_batch: windows per forward pass on this rank. first_step, last_step: optimizer steps, `last_step`
-            exclusive. pin_memory: for quicker copies to a GPU.
+            exclusive. windows_before: of all ranks before `first_step`; None counts the global batch for each step.
+            pin_memory: for quicker copies to a GPU.
 
     Raises:
         DataError: the share of a step is not a multiple of the micro-batch.
@@ -40,6 +41,7 @@ class StreamBatches:
         micro_batch: int,
         first_step: int,
         last_step: int,
+        windows_before: int | None = None,
         pin_memory: bool = False,
     ) -> None:
         if share.per_step % micro_batch:
@@ -53,6 +55,7 @@ class StreamBatches:
         self.micro_batch = micro_batch
         self.first_step = first_step
         self.last_step = last_step
+        self.windows_before = first_step * share.global_batch if windows_before is None else windows_before
         self.pin_memory = pin_memory
 
     def __len__(self) -> int:
@@ -60,7 +63,8 @@ class StreamBatches:
         return (self.last_step - self.first_step) * (self.share.per_step // self.micro_batch)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        bounds = self.first_step * self.share.per_step, self.last_step * self.share.per_step
+        first = self.share.own_before(self.windows_before)
+        bounds = first, first + (self.last_step - self.first_step) * self.share.per_step
         loader = DataLoader(
             StreamWindows(self.text, self.share, self.positions, *bounds),
             batch_size=None,

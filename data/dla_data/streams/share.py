@@ -1,8 +1,8 @@
 """Which windows of the global batch a rank and its workers make.
 
-Window i of step s has the index g = s * global_batch + i over the whole run and comes from stream g % streams. Rank r
-of R makes the windows with i % R = r, so that it alone reads the streams j with j % R = r; its micro-batches hold its
-windows in turn. Reading window 0 of every rank, then window 1 of every rank and so on gives back the global batch.
+Window i of step s has the index g = s * global_batch + i over the whole run (another one where steps before had another
+batch) and comes from stream g % streams. Rank r of R makes the windows with g % R = r, so that it alone reads the
+streams j with j % R = r; its micro-batches hold its windows in turn.
 Worker w of W makes every W-th window of its rank and reads every W-th of its streams.
 """
 
@@ -55,6 +55,10 @@ class Share:
     def window(self, own: int) -> int:
         """The index over the whole run of this rank's window number `own`."""
         return own * self.world_size + self.rank
+
+    def own_before(self, windows: int) -> int:
+        """How many of the run's first `windows` windows are this rank's."""
+        return (windows - self.rank + self.world_size - 1) // self.world_size
 
     def owned_streams(self) -> range:
         """The streams that this rank reads."""

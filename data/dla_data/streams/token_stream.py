@@ -13,8 +13,9 @@ from dla_data.streams.parts import StreamParts
 from dla_data.streams.source import Position, ShardedText
 from dla_data.tokenizer import encode_pieces, end_of_document_id
 
-# Of a source with empty shards: a stream may meet none but these in an epoch, but not again and again.
-_EMPTY_EPOCHS = 8
+# An epoch without text happens where documents are few. Each epoch deals the parts out anew, so the chance to miss the
+# only part with text so often in a row is (1 - 1 / streams) ^ (28 streams), below 1e-12.
+_EMPTY_EPOCHS_PER_STREAM = 28
 
 
 def every_text(text: str) -> bool:
@@ -140,10 +141,11 @@ class TokenStream:
                     f"{self._source.name} is at its end for stream {self._stream} of {self._parts.streams}, and it is "
                     "not to be repeated. Train for fewer steps, let it repeat, or give more text."
                 )
-            if empty_epochs == _EMPTY_EPOCHS:
+            if empty_epochs == _EMPTY_EPOCHS_PER_STREAM * self._parts.streams:
                 raise DataError(
-                    f"{self._source.name} has too few documents: stream {self._stream} of {self._parts.streams} found "
-                    "none. Use fewer streams, or give more documents."
+                    f"{self._source.name} has no documents: stream {self._stream} of {self._parts.streams} found none "
+                    f"in {empty_epochs} epochs. Give documents, or leave it out (those held out for validation do not "
+                    "count)."
                 )
             start = StreamState(epoch=start.epoch + 1)
 

@@ -1,0 +1,20 @@
+"""What the operating system lets a process have."""
+
+import resource
+
+MOST_FILES = 1 << 16
+"""That are ever asked for; some systems name no limit."""
+
+
+def allow_open_files() -> int:
+    """Raise the soft limit of open files, often 1,024, to the hard one: each stream of text keeps one for every source.
+
+    Returns:
+        How many files this process, and those that it starts, may have open.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
