@@ -83,17 +83,19 @@ class ThresholdCalibration(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the thresholds at the end of a step."""
+        """Move the thresholds at the end of a step, unless it was skipped, which changes nothing."""
         if self._steering is not None and ends_step(trainer, batch_idx):
+            assert isinstance(pl_module, LanguageModelTraining)
 
             def mean(wanted: Tensor) -> Tensor:
                 over_ranks = trainer.strategy.reduce(wanted, reduce_op="mean")
                 assert isinstance(over_ranks, Tensor)
                 return over_ranks
 
+            if pl_module.skipped_in_a_row:
+                self._steering.forget()
             self._steering.move(mean)
             if trainer.global_step == trainer.max_steps:
-                assert isinstance(pl_module, LanguageModelTraining)
                 _LOGGER.info("Thresholds after the last step, layer by layer: %s.", _spans(pl_module.model))
 
 

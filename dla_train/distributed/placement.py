@@ -141,9 +141,11 @@ def _check(loaded: LoadedRecipe, placement: Placement) -> None:
                 f"it is {wanted}, but {placement.launcher} started {found} {what}{per}. Make them equal, or set null.",
             )
     check_shares(loaded, placement.world_size, f"{placement.world_size} processes")
-    if training.accelerator == "gpu" and placement.devices > torch.cuda.device_count() > 0:
+    if training.accelerator != "cpu" and placement.devices > torch.cuda.device_count() > 0:
         raise loaded.problem(
-            "strategy.devices", f"{placement.devices} processes need a GPU each; here are {torch.cuda.device_count()}."
+            "strategy.devices",
+            f"{placement.devices} processes need a GPU each; here are {torch.cuda.device_count()}. Use no more, or "
+            "training.accelerator=cpu.",
         )
 
 

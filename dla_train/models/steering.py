@@ -44,6 +44,10 @@ class ThresholdSteering:
         for hook in self._hooks:
             hook.remove()
 
+    def forget(self) -> None:
+        """Leave out what was seen since the last `move`."""
+        self._wanted.clear()
+
     @torch.no_grad()
     def move(self, mean: Callable[[Tensor], Tensor] = lambda wanted: wanted) -> None:
         """Move every threshold towards what the batches since the last call ask for, on average.
@@ -55,7 +59,7 @@ class ThresholdSteering:
             return
         wanted = mean(torch.cat([torch.stack(batches).mean(0) for _, batches in sorted(self._wanted.items())]))
         sizes = [len(batches[0]) for _, batches in sorted(self._wanted.items())]
-        self._wanted.clear()
+        self.forget()
         for memory, tau in zip(self._memories, wanted.split(sizes), strict=True):
             memory.threshold.lerp_(tau.to(memory.threshold), self.part)
 

@@ -41,12 +41,21 @@ class MemoryFile:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; none if there is no file."""
+    """All whole lines; none if there is no file. What a loss of power has left of a line is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = (_parsed(line) for line in text[: text.rfind("\n") + 1].split("\n"))
+    return [line for line in lines if line is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
 
 def _text(lines: list[dict[str, Any]]) -> str:

@@ -30,6 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _KEY = "initial_weights"
 _MEMORY = ".memory."  # in the names of a memory's weights
+_THRESHOLD = "model.mixer.memory.threshold"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class InitialWeights:
         given = exported_state(self.path) if self.checkpoint is None else read_weights(self.checkpoint)
         takes_memory = _is_same_memory(self.config, model.config)
         state = {name: value for name, value in given.items() if takes_memory or _MEMORY not in name}
+        changed = _changed(self.config, model.config, with_memory=takes_memory)
+        if _THRESHOLD in changed:
+            state = {name: value for name, value in state.items() if not name.endswith(".memory.threshold")}
         model.load_state_dict(state, strict=False)
         if not takes_memory:
             for module in model.modules():
@@ -58,8 +62,11 @@ class InitialWeights:
                     torch.nn.init.zeros_(module.weight)  # every slot weighs 1, whatever the plan
         but = "" if takes_memory else f" (but for the {_memory(model.config)} memory, which begins as one state)"
         _LOGGER.info("initial weights: those of %s%s", self.path, but)
-        if changed := _changed(self.config, model.config, with_memory=takes_memory):
-            _LOGGER.warning("these weights were trained with other settings: %s.", listed(changed))
+        if changed:
+            but = ", from which its thresholds begin" if _THRESHOLD in changed else ""
+            _LOGGER.warning(
+                "these weights were trained with other settings: %s. Those of the recipe hold%s.", listed(changed), but
+            )
 
 
 def find_initial_weights(loaded: LoadedRecipe) -> InitialWeights | None:

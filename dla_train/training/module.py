@@ -137,8 +137,11 @@ class LanguageModelTraining(lightning.LightningModule):
     def _skip_step(self, norm: float) -> None:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
-        step, batch, row = self.global_step, self.training_config.global_batch, self.skipped_in_a_row
-        windows = f"its windows have the global indices {step * batch} to {(step + 1) * batch - 1}"
+        step, row = self.global_step, self.skipped_in_a_row
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RecipeData)
+        first, following = data.windows_before(step), data.windows_before(step + 1)
+        windows = f"its windows have the global indices {first} to {following - 1}"
         allowed = self.training_config.max_nonfinite
         what = f"{norm:g}, {norm / self.spikes.mean:.1f} times its mean" if math.isfinite(norm) else f"{norm}"
         if row <= allowed:
@@ -165,16 +168,25 @@ class LanguageModelTraining(lightning.LightningModule):
         if (norms := checkpoint.get("gradient_norms")) is not None:
             self.spikes.restore(norms)
 
+    def on_validation_epoch_start(self) -> None:
+        """Metrics are float64 again, after `bf16-true` has made all of this module bfloat16."""
+        self.validation_loss.set_dtype(torch.float64)
+        self.answer_accuracy.set_dtype(torch.float64)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and
         accuracy to the means over all answers."""
         if isinstance(batch, Examples):
             answers = answer(self.model, batch)
-            self.validation_loss.update(answers.loss)
+            self._add_to_validation(answers.loss)
             self.answer_accuracy.update(answers.is_right.double())
             return
         inputs, targets, cu_seqlens = model_inputs(batch)
-        self.validation_loss.update(self.model.loss(inputs, targets, cu_seqlens), weight=targets.numel())
+        self._add_to_validation(self.model.loss(inputs, targets, cu_seqlens), weight=targets.numel())
+
+    def _add_to_validation(self, loss: Tensor, weight: int = 1) -> None:
+        # torchmetrics leaves out what is not a number, and the mean over the rest would look like a sound one.
+        self.validation_loss.update(loss.double().nan_to_num(nan=math.inf), weight=weight)
 
     def on_validation_epoch_end(self) -> None:
         """Publish `validation_loss` (nats per token or answer) and, where there are answers, `answer_accuracy`.
@@ -183,13 +195,13 @@ class LanguageModelTraining(lightning.LightningModule):
         Lightning need not be told how to reduce them.
 
         Raises:
-            Diverged: the loss is no number.
+            Diverged: the loss of any batch is infinite or not a number.
         """
         loss = self.validation_loss.compute()
         if not math.isfinite(loss):
             raise Diverged(
-                f"the validation loss after step {self.global_step} is {loss:g}: training diverged. Lower optimizer.lr "
-                f"(now {self.optimizer_config.lr}) or lengthen schedule.warmup ({self.schedule.warmup})."
+                f"the validation loss after step {self.global_step} is not finite: training diverged. Lower "
+                f"optimizer.lr (now {self.optimizer_config.lr}) or lengthen schedule.warmup ({self.schedule.warmup})."
             )
         self.log("validation_loss", self.validation_loss, logger=False)
         if self.answer_accuracy.update_called:

@@ -1,6 +1,7 @@
 """Where a process stands, and launchers that do not fit the recipe."""
 
 import pytest
+import torch
 
 from dla_train.config.catalog import find
 from dla_train.config.load import load
@@ -51,6 +52,14 @@ def test_a_plain_start_launches_the_others_itself(place):
     found = place({}, "strategy={kind: ddp, devices: 2}")
     assert (found.rank, found.world_size, found.has_to_launch) == (0, 2, True)
     assert place({}, "strategy=ddp").world_size == 1, "no GPU here: one process"
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "gpu"])
+def test_more_processes_than_gpus_are_refused_unless_they_need_none(place, monkeypatch, accelerator):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="2 processes need a GPU each; here are 1"):
+        place({}, "strategy={kind: ddp, devices: 2}", f"training.accelerator={accelerator}")
+    assert place({}, "strategy={kind: ddp, devices: 2}", "training.accelerator=cpu").world_size == 2
 
 
 @pytest.mark.parametrize(

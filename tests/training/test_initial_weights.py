@@ -133,3 +133,16 @@ def test_a_branch_takes_its_weights_from_one_place(cli, micro_recipe, parent):
     done = child(cli, micro_recipe, "initial_weights=parent", "--resume", parent, "training.steps=8")
     assert done.code == 2
     assert "Leave out either initial_weights or --resume PATH." in done.err
+
+
+def test_the_threshold_is_the_one_that_the_recipe_sets(cli, micro_recipe, parent):
+    there = load_model(parent).state_dict()
+    kept, _ = initial_state(cli, micro_recipe, f"initial_weights={parent}")
+    shutil.rmtree("still")
+    other, done = initial_state(cli, micro_recipe, f"initial_weights={parent}", "model.mixer.memory.threshold=0.25")
+    assert "model.mixer.memory.threshold 0.9 there and 0.25 here. Those of the recipe hold, from which its" in done.err
+    names = [name for name in there if name.endswith(".memory.threshold")]
+    assert names
+    for name in names:
+        assert torch.equal(kept[name], there[name])
+        assert (other[name] == 0.25).all()

@@ -163,7 +163,7 @@ def test_lines_after_the_step_to_go_on_from_and_torn_ones_are_dropped(tmp_path):
     for step in (1, 4, 7):
         file.append(step, "train", {0: {"boundary_rate": 0.1}})
     file.close()
-    path.write_text(path.read_text() + '{"step": 7, "sp')
+    path.write_text(path.read_text() + "\0\0\0lit\n" + '{"split": "train"}\n7\n' + '{"step": 7, "sp')
     MemoryFile(path, 4).close()
     assert [line["step"] for line in read_lines(path)] == [1, 4]
 

@@ -129,4 +129,21 @@ def test_a_model_whose_validation_loss_is_no_number_is_no_finished_run(cli, micr
     settings = ["optimizer.lr=1e30", "training.clip=null", "training.max_nonfinite=9", "training.validate_every=4"]
     done = cli("fit", "--recipe", micro_recipe, "training.steps=8", "schedule.warmup=0", *settings)
     assert done.code == 1
-    assert "the validation loss after step 4 is nan: training diverged. Lower optimizer.lr (now 1e+30)" in done.err
+    assert (
+        "the validation loss after step 4 is not finite: training diverged. Lower optimizer.lr (now 1e+30)" in done.err
+    )
+
+
+def test_one_validation_batch_that_is_no_number_is_not_left_out_of_the_mean(cli, micro_recipe, monkeypatch):
+    loss = LanguageModel.loss
+    calls = [0]
+
+    def one_is_nan(self, *arguments, **named):
+        calls[0] += not torch.is_grad_enabled()
+        return loss(self, *arguments, **named) * (float("nan") if calls[0] == 2 else 1.0)
+
+    monkeypatch.setattr(LanguageModel, "loss", one_is_nan)
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=4", "training.micro_batch=1")
+    assert calls[0] > 2
+    assert done.code == 1
+    assert "the validation loss after step 4 is not finite: training diverged." in done.err

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dla_train.runs.metrics_file import TIMES, read_rows
+from dla_train.training.module import LanguageModelTraining
 
 
 def exact(path):
@@ -80,3 +81,21 @@ def test_a_steered_run_keeps_the_rate_and_goes_on_as_if_nothing_had_happened(cli
 def test_without_it_thresholds_stay(cli, micro_recipe, tmp_path):
     assert cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4").code == 0
     assert all((tau == 0.9).all() for tau in thresholds(tmp_path / "run" / "checkpoints" / "step-00000004").values())
+
+
+def test_a_skipped_step_leaves_steered_thresholds_alone(cli, micro_recipe, tmp_path, monkeypatch):
+    norms = LanguageModelTraining.accepts
+    monkeypatch.setattr(
+        LanguageModelTraining,
+        "accepts",
+        lambda self, norm: norms(self, float("nan") if self.global_step == 3 else norm),
+    )
+    memory = ["model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=0.5"]
+    settings = [*memory, "training.steps=5", "training.validate_every=null", "checkpoint.every=1"]
+    done = cli("fit", "--recipe", micro_recipe, *settings, "checkpoint.keep_last=9", "--run-dir", "run")
+    assert done.code == 0, done.err
+    assert "step 4 is skipped" in done.err
+    after = [thresholds(tmp_path / f"run/checkpoints/step-{step:08d}") for step in (3, 4, 5)]
+    for name, tau in after[0].items():
+        assert torch.equal(after[1][name], tau)
+        assert not torch.equal(after[2][name], tau)

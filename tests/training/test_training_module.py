@@ -1,6 +1,7 @@
 """The step itself: accumulation, clipping, decay groups, rate."""
 
 import copy
+from typing import Any
 
 import lightning
 import pytest
@@ -108,6 +109,17 @@ def test_validation_is_the_mean_over_tokens_not_over_batches(tmp_path):
     with torch.no_grad():
         expected = module.model.loss(WINDOWS[:, :-1], WINDOWS[:, 1:]).item()
     assert metrics["validation_loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_validation_of_bfloat16_weights_adds_up_in_float64(tmp_path):
+    module = _train(tmp_path, 12, steps=1)
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(accelerator="cpu", precision="bf16-true", **options)
+    trainer.validate(module, DataLoader(WINDOWS, batch_size=1), verbose=False)  # type: ignore[arg-type]
+    with torch.no_grad():
+        losses = [module.model.loss(window[None, :-1], window[None, 1:]).double() for window in WINDOWS]
+    expected = torch.stack(losses).mean().item()
+    assert trainer.callback_metrics["validation_loss"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_z_loss_changes_the_step_but_no_loss_that_is_shown(tmp_path):
