@@ -24,6 +24,9 @@ of 16-bit types; float32 goes through sums of thousands of terms and differences
 RUNNING_SUMS = ("d log_decay",)
 """A sum over up to all later tokens of differences of terms: a rounding more each time the number of terms doubles, as
 in test_triton_reader.py. The gate's, likewise, counts from what crosses into the next chunk (reader/fused/gates.py)."""
+SOLVED = ("d beta",)
+"""A difference of two sums that nearly cancel without decay, of tiles solved backward in tf32, which is no wider than
+float16: twice the error there (K 16 and 24 at 900 tokens: 5e-3, where the other gradients have 1e-3)."""
 PLANNED: dict[str, Any] = {"backend": "reference"}
 """The definition makes the plans: the fast path of the CPU needs numba, which a GPU machine may not have."""
 
@@ -81,6 +84,8 @@ def check_reading(
     found = {name: relative_error(fast[name], exact[name]) for name in fast}
     of_sums = ROUNDINGS[dtype] + time.bit_length() * torch.finfo(dtype).eps
     allowed = {name: of_sums if name in RUNNING_SUMS else ROUNDINGS[dtype] for name in found}
+    if dtype == torch.float16:
+        allowed |= {name: 2 * ROUNDINGS[dtype] for name in SOLVED if name in found}
     wrong = {name: f"{x:.1e}" for name, x in found.items() if not x <= allowed[name]}
     assert not wrong, f"errors above {ROUNDINGS[dtype]} ({of_sums:.1e} for running sums): {wrong}"
 
