@@ -151,7 +151,7 @@ class Checkpointing(Callback):
             self._wait_for_the_one_before(step)
         began = time.monotonic()
         needed = self._bytes_of(trainer)
-        self.ranks.first(lambda: self.store.require_room(step, needed))
+        self.ranks.first(lambda: self.store.require_room(needed))
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RecipeData)
         self._writing = Writing(self.ranks, self.store.new(step, self.identity, data.consumed(step)))

@@ -1,6 +1,7 @@
 """How far the run is: a bar on a terminal, a line now and then anywhere else."""
 
 import logging
+import os
 import sys
 import time
 from typing import Any
@@ -37,7 +38,7 @@ class Progress(Callback):
         """Show where it begins."""
         self._first_step = trainer.global_step
         self._began = self._said = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and 0 not in os.get_terminal_size(sys.stderr.fileno()):  # some have no size, and hide it
             self._bar = tqdm(total=self.steps, initial=self._first_step, unit="step", dynamic_ncols=True, smoothing=0.1)
 
     def on_train_batch_end(
@@ -55,12 +56,12 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {_speed(row)}", refresh=False)
             self._bar.update()
-            return
         now = time.monotonic()
         if now - self._said >= self.seconds or row["step"] in (self._first_step + 1, self.steps):
             self._said = now
             pace = (now - self._began) / (row["step"] - self._first_step)
-            _LOGGER.info(
+            _LOGGER.log(
+                logging.INFO if self._bar is None else logging.DEBUG,  # into the log file alone, beside a bar
                 "step %d/%d  loss %.4f  lr %.2e  %s  %s left",
                 row["step"],
                 self.steps,
@@ -89,8 +90,17 @@ class Progress(Callback):
             f"  answers right {row[ANSWER_ACCURACY]:.1%}" if ANSWER_ACCURACY in row else "",
         )
 
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """What is said of the end must not stand in the bar."""
+        self._close()
+
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Leave the last state of the bar on the screen."""
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -21,9 +21,14 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
     """
     saved = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
     if changed := forbidden_changes(plain(saved.recipe), recipe):
+        advice = (
+            "(and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
+            if CheckpointStore(folder.checkpoints).all()
+            else f"or use the recipe of that run. It has no checkpoint: if nobody needs its log, delete {folder}."
+        )
         raise UsageError(
             f"the run folder {folder} holds a run of another recipe: {listed(changed)}. Choose another folder with "
-            "--run-dir DIR (and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
+            f"--run-dir DIR {advice}"
         )
 
 

@@ -119,7 +119,7 @@ class CheckpointStore:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
 
-    def require_room(self, step: int, needed: int) -> None:
+    def require_room(self, needed: int) -> None:
         """Refuse to begin a checkpoint of `needed` bytes that will not fit.
 
         Raises:
@@ -128,10 +128,14 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < needed + _ROOM_BESIDE:
+            advice = (
+                "Make room there, or set a smaller checkpoint.keep_last, then go on with --resume auto."
+                if self.all()
+                else "Make room there, or choose another folder with --run-dir DIR."
+            )
             raise RunError(
-                f"the checkpoint of step {step} needs {needed / 1e6:,.0f} MB in {self.folder}, where "
-                f"{free / 1e6:,.0f} MB are free. {self.last_words()} Make room there, or set a smaller "
-                "checkpoint.keep_last, then go on with --resume auto."
+                f"a checkpoint needs {needed / 1e6:,.0f} MB in {self.folder}, where {free / 1e6:,.0f} MB are free. "
+                f"{self.last_words()} {advice}"
             )
 
     def last_words(self) -> str:

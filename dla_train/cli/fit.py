@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--resume", metavar="WHERE", default="never", help="never, auto, PATH or auto:PATH; see below")
     parser.add_argument(
-        "--run-dir", "--out", dest="run_dir", metavar="DIR", type=Path, help="the run folder (default: runs/NAME)"
+        "--run-dir", "--out", dest="run_dir", metavar="DIR", type=a_folder, help="the run folder (default: runs/NAME)"
     )
     parser.set_defaults(run=run)
 
@@ -122,7 +123,8 @@ def _fit(loaded: "LoadedRecipe", folder: "RunFolder", resume: str, arguments: li
         return 0
     again = f"dla-train fit --run-dir {shlex.quote(str(folder))} --resume auto"
     if outcome.resumable_step is None:
-        print(f"stopped before the first step was done; start again with: {again}", file=sys.stderr)
+        when = f"after {outcome.step} steps, none of them saved" if outcome.step else "before the first step was done"
+        print(f"stopped {when}; start again with: {again}", file=sys.stderr)
     else:
         print(f"stopped; step {outcome.resumable_step} is saved. Go on with: {again}", file=sys.stderr)
     return 128 + outcome.signal_number

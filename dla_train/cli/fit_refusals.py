@@ -15,6 +15,7 @@ from dla_train.data.presence import require_text
 from dla_train.errors import UsageError
 from dla_train.evaluation.find import require_folder
 from dla_train.runs.folder import RunFolder, require_own
+from dla_train.runs.lock import require_free
 
 
 def refuse_at_once(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> None:
@@ -31,6 +32,7 @@ def refuse_at_once(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> None
         return
     require_extras(loaded)
     require_own(folder)
+    require_free(folder.lock, f"the run folder {folder}")
     if folder.is_run():
         require_same_recipe(folder, plain(loaded.recipe))
     is_begun = bool(CheckpointStore(folder.checkpoints).all())

@@ -102,7 +102,9 @@ def _check(options: argparse.Namespace, settings: list[str]) -> None:
     if options.max_tokens < 1:
         raise UsageError(f"--max-tokens is {options.max_tokens}; it must be at least 1.")
     if not 0 <= options.temperature < float("inf"):
-        raise UsageError(f"--temperature is {options.temperature:g}; it must be at least 0 (the likeliest token).")
+        raise UsageError(
+            f"--temperature is {options.temperature:g}; it must be at least 0 (the likeliest token) and finite."
+        )
     if not 0 < options.top_p <= 1:
         raise UsageError(f"--top-p is {options.top_p:g}; it must be above 0 and at most 1.")
     if not 0 <= options.seed < 2**63:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dla_train.cli import estimate, eval, export, fit, generate, inspect, prepare, recipes, show, submit
 from dla_train.errors import RelayedError, RunError, UsageError
@@ -107,8 +107,25 @@ def _decoded(argument: str) -> str:
     return argument
 
 
+class _Once(argparse._StoreAction):
+    """Keeps a value, and refuses a second one, with which the first would be lost without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given: set[str] = namespace.__dict__.setdefault("_given", set())
+        if option is not None and self.dest in given:
+            parser.error(f"{option} is given twice. Give it once")
+        given.add(self.dest)
+        super().__call__(parser, namespace, values, option)
+
+
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage in one sentence, as everything else does."""
+    """Reports wrong usage in one sentence, as everything else does; an option counts once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("action", None, _Once)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. `{self.prog} --help` shows what is allowed.")
@@ -135,8 +152,9 @@ def _require_command(arguments: Sequence[str]) -> None:
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
     names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
     if word is not None and word not in names:
-        guess = ["recipes"] if word == "list" else difflib.get_close_matches(word, names, n=1, cutoff=0.4)
-        hint = f" Did you mean {guess[0]}?" if guess else ""
+        known_elsewhere = {"list": "recipes", "train": "fit", "pretrain": "fit", "help": "--help", "evaluate": "eval"}
+        guess = known_elsewhere.get(word) or next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.6)), None)
+        hint = f" Did you mean {guess}?" if guess else ""
         raise UsageError(f"there is no command '{word}'.{hint} The commands are {', '.join(names)}.")
 
 
@@ -159,8 +177,13 @@ def _hint(text: str, known: Sequence[str]) -> str:
         return " To set a key of the recipe, write key=value."
     if "." in name:
         return f" To set a key of the recipe, write {name}=VALUE."
-    guess = difflib.get_close_matches(option, known, n=1)
-    return f" Did you mean {guess[0]}?" if guess else ""
+    by_name = {other.lstrip("-"): other for other in known}
+    if guess := difflib.get_close_matches(name, by_name, n=1, cutoff=0.7):
+        return f" Did you mean {by_name[guess[0]]}?"
+    from dla_train.config.load import recipe_keys
+
+    keys = [key for key in recipe_keys() if key.rpartition(".")[2] == name.replace("-", "_")]
+    return f" To set a key of the recipe, write {' or '.join(f'{key}=VALUE' for key in keys)}." if keys else ""
 
 
 def _options_of(parser: argparse.ArgumentParser, command: str) -> list[str]:

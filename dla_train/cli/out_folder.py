@@ -1,10 +1,18 @@
 """`--out`: a folder for results, which must not take the place of earlier ones."""
 
+import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from dla_train.errors import UsageError
+
+
+def a_folder(text: str) -> Path:
+    """The type of an option that names a folder; an empty name, as of a variable that is not set, would be this one."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the folder is empty; `.` is the current one")
+    return Path(text)
 
 
 def require_unused(out: Path, names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Recipes by name: the YAML files of the `dla_recipes` package, in a checkout and in an installed wheel alike."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -57,6 +58,8 @@ def find(name_or_path: str) -> RecipeFile:
         by_name = {recipe.name: recipe for recipe in shipped()}
         if name_or_path in by_name:
             return by_name[name_or_path]
+        if path.is_dir() and os.sep in name_or_path:
+            raise UsageError(f"{name_or_path} is a folder; a recipe is a .yaml file. Give the path of one.")
         if not path.is_file():
             guess = nearest(name_or_path, by_name)
             hint = f" Did you mean {guess}?" if guess else ""

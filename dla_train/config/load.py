@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dla_train.config.catalog import RecipeFile
-from dla_train.config.overrides import apply_overrides, nearest, parse_override
+from dla_train.config.overrides import Overridden, apply_overrides, nearest, parse_override
 from dla_train.config.recipe import Recipe
 from dla_train.config.references import referred, value_at
 from dla_train.config.typed import KeyProblem, build, known_keys
@@ -51,19 +51,26 @@ def load(file: RecipeFile, settings: Sequence[str] = ()) -> LoadedRecipe:
     # Only its places are looked at until the recipe is there.
     loaded = LoadedRecipe(file.name, None, tree, overridden.keys, file.shown_as)  # type: ignore[arg-type]
     try:
-        recipe = build(Recipe, _resolved(overridden.values), written=overridden.written)
+        recipe = build(Recipe, _resolved(overridden), written=overridden.written)
     except KeyProblem as problem:
         raise UsageError(_located(problem, loaded)) from problem
     return LoadedRecipe(file.name, recipe, tree, overridden.keys, file.shown_as)
 
 
-def _resolved(values: dict[str, Any]) -> Any:
+def _resolved(overridden: Overridden) -> Any:
     """Fill in `${data.vocab_size}` and the like."""
+    values = overridden.values
     try:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         key = tuple(str(getattr(error, "full_key", "") or "").split("."))
         nowhere = [name for name in referred(value_at(values, key)) if value_at(values, name.split(".")) is None]
+        if nowhere and (section := nowhere[0].split(".")[0],) in overridden.keys:
+            raise KeyProblem(
+                tuple(nowhere[0].split(".")),
+                f" has no value: the command line gives {section} another kind, so {section} begins anew, and "
+                f"{dotted(key)} refers to it. Give {nowhere[0]}=VALUE, too.",
+            ) from error
         reason = f" refers to {nowhere[0]}, which has no value" if nowhere else f": {str(error).splitlines()[0]}"
         raise KeyProblem(key, f"{reason}. A text that has a plain ${{ in it is written with \\${{.") from error
 
@@ -91,6 +98,11 @@ def _same_name_elsewhere(problem: KeyProblem) -> str:
     wanted = last if last in known.values() else nearest(last, set(known.values()))
     places = [key for key, name in known.items() if name == wanted]
     return f" Did you mean {' or '.join(places)}?" if places else ""
+
+
+def recipe_keys() -> list[str]:
+    """All keys that a recipe may have, whatever the kinds of its sections, such as `optimizer.lr`."""
+    return list(dict.fromkeys(dotted(key) for key in known_keys(Recipe)))
 
 
 def _sections() -> list[str]:

@@ -76,7 +76,7 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Find the choice that `word` was probably meant to be."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return found[0] if found else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +95,16 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
     )
 
 
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """Of one checkpoint on disk: weights, buffers and the optimizer's state."""
+    with torch.device("meta"):
+        model = LanguageModel(recipe.model)
+    if recipe.training.precision == "bf16-true":
+        model.to(torch.bfloat16)
+    weights = [*model.parameters(), *model.buffers()]
+    return _bytes(weights) + optimizer_bytes(recipe, model)
+
+
 def optimizer_bytes(recipe: Recipe, model: LanguageModel) -> int:
     """Of the state that the recipe's own optimizer makes in a step of `model`, which lies on the meta device."""
     optimizer = build_optimizer(recipe.optimizer, model)
@@ -105,5 +116,5 @@ def optimizer_bytes(recipe: Recipe, model: LanguageModel) -> int:
     return _bytes([value for value in values if torch.is_tensor(value)])
 
 
-def _bytes(tensors: list[torch.Tensor] | list[torch.nn.Parameter]) -> int:
+def _bytes(tensors: Sequence[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

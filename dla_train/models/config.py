@@ -208,6 +208,10 @@ MIXERS: dict[str, type[MixerConfig]] = {
 }
 
 
+MOST_LAYERS = 1_000
+"""No model comes near; with a hundred times as many, nothing would be said for minutes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A whole language model.
@@ -233,6 +237,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden", "layers"):
             _check_count(name, getattr(self, name))
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers is {self.layers}; it must be at most {MOST_LAYERS:,}")
         for name in ("mlp_ratio", "norm_eps", "init_std"):
             _check_positive(name, getattr(self, name))
         if not isinstance(self.tie_embeddings, bool):

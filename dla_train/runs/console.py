@@ -15,6 +15,7 @@ _BESIDE_THE_POINT = (
     r".*does not have many workers.*",  # reading windows from a memory map is much faster than training on them
     r".*GPU available but not used.*",  # `training.accelerator: cpu` was asked for
     r".*Checkpoint directory .* exists and is not empty.*",
+    r"Total length of .* across ranks is zero.*",  # `--resume auto` of a run that is done shows its report
     r".*smaller than the logging interval.*",  # logging is done by a callback at every step
     r".*`srun` command is available.*",  # a plain start on a login node is one process on purpose
     r".*treespec.*LeafSpec.*deprecated.*",  # Lightning's own use of torch

@@ -25,13 +25,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # POSIX allows either for "held by somebody else"
-            raise UsageError(
-                f"{what} is in use by {_holder(descriptor)}. Wait for it, stop it, or choose another folder with "
-                "--run-dir."
-            ) from error
+        _lock(descriptor, what)
         owner = {
             "job": _slurm_job(),
             "pid": os.getpid(),
@@ -43,6 +37,31 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def require_free(path: Path, what: str) -> None:
+    """Refuse early what `exclusive` would refuse; leaves the lock file as it is, or absent.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return
+    try:
+        _lock(descriptor, what)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, what: str) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # POSIX allows either for "held by somebody else"
+        raise UsageError(
+            f"{what} is in use by {_holder(descriptor)}. Wait for it, stop it, or choose another folder with --run-dir."
+        ) from error
 
 
 def _slurm_job() -> str | None:

@@ -7,12 +7,16 @@ dropped too.
 
 import csv
 import io
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dla_train import atomic_files
 from dla_train.runs.appended_file import AppendedFile
+
+_LOGGER = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
 FIRST_COLUMNS = (
@@ -53,6 +57,10 @@ class MetricsFile:
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.columns = (*FIRST_COLUMNS, *columns)
         rows = read_rows(path)
+        if not rows and step and path.is_file() and path.stat().st_size:
+            aside = path.with_name(f"{path.name}.unreadable")
+            os.replace(path, aside)
+            _LOGGER.warning("%s has no rows that can be read: it is kept as %s, and a new one begins.", path, aside)
         self.found = len(rows)
         kept = [row for row in rows if row["step"] <= step] if step else []
         atomic_files.write_text(path, _lines([dict(zip(self.columns, self.columns, strict=True)), *kept], self.columns))
@@ -74,7 +82,7 @@ class MetricsFile:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All whole rows, numbers as numbers, empty fields left out; none if there is no file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     whole = text[: text.rfind("\n") + 1]

@@ -165,9 +165,14 @@ class MuonConfig:
             raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
 
 
+MOST_RATE = 1e38
+
+
 def _check_optimizer(config: AdamWConfig | MuonConfig) -> None:
     if config.lr <= 0:
         raise ValueError(f"lr is {config.lr}; it must be above 0")
+    if config.lr > MOST_RATE:
+        raise ValueError(f"lr is {config.lr}; it must be at most {MOST_RATE:g}, what float32 can hold")
     if not all(0 <= beta < 1 for beta in config.betas):
         raise ValueError(f"betas are {list(config.betas)}; each must be at least 0 and below 1")
     if config.eps <= 0:

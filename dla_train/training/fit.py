@@ -1,6 +1,7 @@
 """One run from beginning to end: start, train, report."""
 
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ from dla_train.distributed.placement import Placement, find_placement
 from dla_train.distributed.ranks import Ranks, is_lost_peer, joined
 from dla_train.errors import RunError
 from dla_train.estimate.flops import training_flops
+from dla_train.estimate.footprint import checkpoint_bytes
 from dla_train.evaluation.trained import read_model
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.text import parameter_count
@@ -49,7 +51,7 @@ from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
 from dla_train.runs.wandb_mirror import FAILED, FINISHED, STOPPED, WandbMirror
 from dla_train.training.fused import use_liger, use_torch
 from dla_train.training.host_limits import allow_open_files
-from dla_train.training.host_memory import keep_freed_memory
+from dla_train.training.host_memory import keep_freed_memory, memory_lacked
 from dla_train.training.module import Diverged, LanguageModelTraining
 from dla_train.training.start import Start, prepare_start
 from dla_train.training.trainer import build_trainer
@@ -62,13 +64,14 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        signal_number: what told it to stop, or None if it came to its end. resumable_step: of its newest checkpoint,
-            if any.
+        signal_number: what told it to stop, or None if it came to its end. step: that it came to. resumable_step: of
+            its newest checkpoint, if any.
         report: text for the user; empty for a run that was told to stop.
         is_told: whether it falls to this process to tell the user: rank 0 does.
     """
 
     signal_number: int | None
+    step: int
     resumable_step: int | None
     report: str = ""
     is_told: bool = True
@@ -95,6 +98,12 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         ranks.require_shared(folder.path)
         if loaded.recipe.training.threads is not None:
             torch.set_num_threads(loaded.recipe.training.threads)
+            if loaded.recipe.training.threads > (cores := os.cpu_count() or 1) and ranks.is_first:
+                _LOGGER.warning(
+                    "training.threads is %d, and this machine has %d cores: threads that wait for each other are slow.",
+                    loaded.recipe.training.threads,
+                    cores,
+                )
         keep_freed_memory()
         allow_open_files()
         store = CheckpointStore(folder.checkpoints)
@@ -130,6 +139,8 @@ def _run(
     if recipe.training.fused == "liger":
         use_liger(model, in_blocks=not recipe.training.compile)
     ending = Ending(recipe.training.steps, recipe.training.max_minutes)
+    if start.step < recipe.training.steps:
+        ranks.first(lambda: store.require_room(checkpoint_bytes(recipe)))
     ranks.first(lambda: _write_beginning(loaded, folder, store, start))
     _announce(loaded, folder, start, model, placement)
 
@@ -189,7 +200,8 @@ def _run(
     except Interrupted as interrupted:
         ended = STOPPED
         newest = store.all()[:1]
-        return Outcome(interrupted.signal_number, newest[0].step if newest else None, is_told=ranks.is_first)
+        saved = newest[0].step if newest else None
+        return Outcome(interrupted.signal_number, trainer.global_step, saved, is_told=ranks.is_first)
     except SystemExit as exit:
         # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
         ended = STOPPED
@@ -198,12 +210,13 @@ def _run(
         raise RunError(f"{error} {_how_to_branch_off(folder, store)}") from error
     except DataError as error:
         raise RunError(f"{error} {store.last_words()}") from error
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"out of GPU memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
-            f"{recipe.training.micro_batch}; the result stays the same) or data.window. {store.last_words()}"
-        ) from error
     except RuntimeError as error:
+        if kind := memory_lacked(error):
+            raise RunError(
+                f"out of {kind} memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
+                f"{recipe.training.micro_batch}; the result stays the same) or data.window, or take a smaller model; "
+                f"`dla-train estimate` says what it needs. {store.last_words()}"
+            ) from error
         if not is_lost_peer(error):
             raise
         raise RunError(
@@ -222,14 +235,14 @@ def _run(
             recipe.training.max_minutes,
         )
     report = ranks.first(lambda: _report(loaded, folder, start, model, store, is_new=start.step != trainer.global_step))
-    return Outcome(None, trainer.global_step, report, is_told=ranks.is_first)
+    return Outcome(None, trainer.global_step, trainer.global_step, report, is_told=ranks.is_first)
 
 
 def _initialized(loaded: LoadedRecipe) -> LanguageModel:
     try:
         return initialize(LanguageModel(loaded.recipe.model), loaded.recipe.seed)
     except RuntimeError as error:
-        if "allocate memory" not in str(error):
+        if memory_lacked(error) is None:
             raise
         raise RunError(
             "there is too little main memory for the model's weights, which are made there. `dla-train estimate` says "

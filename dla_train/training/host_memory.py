@@ -7,6 +7,8 @@ slower (26 against 6 ms, one reading each); an idle desktop shows far less.
 
 import ctypes
 
+import torch
+
 _M_TRIM_THRESHOLD = -1  # names and numbers: malloc.h of glibc
 _M_MMAP_MAX = -4
 
@@ -22,3 +24,10 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def memory_lacked(error: RuntimeError) -> str | None:
+    """`GPU` or `main` if the error is that there was too little of this memory, else None."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "GPU"
+    return "main" if "can't allocate memory" in str(error) or "Cannot allocate memory" in str(error) else None

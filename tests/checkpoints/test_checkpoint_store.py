@@ -74,11 +74,11 @@ def test_a_full_disk_is_a_clear_failure_that_leaves_nothing(store):
 def test_room_is_asked_for_before_writing(store, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 9 * 10**8, 10**8))
-    store.require_room(20, 5 * 10**7)
+    store.require_room(5 * 10**7)
     with pytest.raises(
-        RunError, match=r"step 20 needs 200 MB in .*, where 100 MB are free\. There is no checkpoint yet\."
+        RunError, match=r"a checkpoint needs 200 MB in .*, where 100 MB are free\. There is no checkpoint yet\."
     ):
-        store.require_room(20, 2 * 10**8)
+        store.require_room(2 * 10**8)
 
 
 @pytest.mark.parametrize("where", ["in the middle of the state", "before the manifest", "after the manifest"])

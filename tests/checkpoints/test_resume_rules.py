@@ -274,3 +274,22 @@ def test_the_recipe_can_come_from_the_run_folder(cli, run):
     assert done.code == 0, done.err
     assert "going on from step 6" in done.err
     assert (run / "checkpoints" / "step-00000007").is_dir()
+
+
+def test_a_folder_without_a_checkpoint_may_be_deleted(cli, micro_recipe):
+    done = _fit(cli, micro_recipe, "optimizer.lr=1e30", "training.max_nonfinite=0", "schedule.warmup=0")
+    assert done.code == 1
+    assert not list(Path("runs/micro/checkpoints").glob("*"))
+    done = _fit(cli, micro_recipe)
+    assert done.code == 2
+    assert "Choose another folder with --run-dir DIR or use the recipe of that run." in done.err
+    assert "It has no checkpoint: if nobody needs its log, delete runs/micro." in done.err
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_noticed_before_training(cli, micro_recipe, monkeypatch):
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+    done = _fit(cli, micro_recipe)
+    assert done.code == 1
+    assert "are free. There is no checkpoint yet. Make room there, or choose another folder with --run" in done.err
+    assert "step 1/6" not in done.err

@@ -67,3 +67,13 @@ def test_other_columns_keep_the_old_rows(tmp_path):
     MetricsFile(path, ["old"], 0).append({**_row(1), "old": 2.0})
     MetricsFile(path, ["new"], 1).append({**_row(2), "new": 3.0})
     assert read_rows(path) == [_row(1), {**_row(2), "new": 3.0}]
+
+
+def test_a_file_that_cannot_be_read_is_kept_beside_the_new_one(tmp_path, caplog):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"\xff\xfe garbage\n")
+    MetricsFile(path, [], 4).close()
+    assert read_rows(path) == []
+    aside = tmp_path / "metrics.csv.unreadable"
+    assert aside.read_bytes() == b"\xff\xfe garbage\n"
+    assert f"{path} has no rows that can be read: it is kept as {aside}, and a new one begins." in caplog.text

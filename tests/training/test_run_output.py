@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import termios
 from itertools import pairwise
@@ -172,24 +173,56 @@ def test_warnings_of_others_still_show(cli, micro_recipe, monkeypatch):
     assert "the moon is full" in Path("runs/micro/logs/run.log").read_text()
 
 
-def test_a_terminal_gets_a_bar(start_process, micro_recipe):
-    controller, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = start_process("-m", "dla_train", "fit", "--recipe", micro_recipe, "report.prompt=null", stderr=terminal)
-    os.close(terminal)
-    said = b""
-    with contextlib.suppress(OSError):  # how the end of a terminal shows
-        while block := os.read(controller, 4096):
-            said += block
-    process.communicate()
-    os.close(controller)
-    text = said.decode().replace("\r", "\n")
-    assert process.returncode == 0, text
+@pytest.fixture
+def on_terminal(start_process, micro_recipe):
+    """Run `fit` on a terminal of some size, and interrupt it when it has said a thing; gives its exit code and words."""
+
+    def run(rows, columns, *settings, interrupt_at=None):
+        controller, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        settings = ("report.prompt=null", *settings)
+        process = start_process("-m", "dla_train", "fit", "--recipe", micro_recipe, *settings, stderr=terminal)
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # how the end of a terminal shows
+            while block := os.read(controller, 4096):
+                said += block
+                if interrupt_at is not None and interrupt_at in said:
+                    process.send_signal(signal.SIGINT)
+                    interrupt_at = None
+        process.communicate()
+        os.close(controller)
+        return process.returncode, said.decode().replace("\r", "\n")
+
+    return run
+
+
+def test_a_terminal_gets_a_bar(on_terminal, tmp_path):
+    code, text = on_terminal(40, 120)
+    assert code == 0, text
     assert re.search(
         r"100%\|.* 20/20 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(step/s|s/step), loss \d\.\d{3}, [\d,]+ tokens/s\]", text
     )
     assert "validating:" in text
     assert re.search(r"^step 20/20  validation loss", text, re.MULTILINE), "above the bar, on a line of its own"
+    log = (tmp_path / "runs/micro/logs/run.log").read_text()
+    assert "step 20/20  loss" in log, "the log has no bar, and so its lines"
+
+
+def test_a_terminal_of_no_size_gets_lines(on_terminal):
+    code, text = on_terminal(0, 0, "training.steps=4")
+    assert code == 0, text
+    assert "step 4/4  loss" in text
+
+
+def test_how_to_go_on_stands_alone_below_the_bar(on_terminal):
+    code, text = on_terminal(24, 100, "training.steps=100000", interrupt_at=b"tokens/s")
+    assert code == 130, text
+    last, end = text.rstrip().split("\n")[-2:]
+    assert re.fullmatch(
+        r"stopped; step \d+ is saved\. Go on with: dla-train fit --run-dir runs/micro --resume auto", end
+    )
+    assert "stopped" not in last
 
 
 @pytest.mark.parametrize(
