@@ -17,6 +17,7 @@ from dla_train.cli.device import device_named
 from dla_train.cli.out_folder import require_unused
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalogue import BUILT_IN
+from dla_train.evaluation.prompts import read_text
 
 if TYPE_CHECKING:
     from dla_train.evaluation.built_in.task import Result
@@ -129,6 +130,8 @@ def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str],
     for flag, value in (("--lengths", options.lengths), ("--text", options.text)):
         if value is not None and not any(name in BUILT_IN for name in names):
             raise UsageError(f"{flag} is for the built-in tasks ({', '.join(BUILT_IN)}); none of them is in --tasks.")
+    if options.text is not None:
+        read_text(options.text)  # before the model is
     lengths = None if options.lengths is None else _lengths(options.lengths)
     if options.out is not None:
         pictures = [f"{name}.png" for name in dict.fromkeys(names) if name in BUILT_IN]

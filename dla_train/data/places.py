@@ -1,6 +1,7 @@
 """Where in a recipe the value was written that an error of the data is about."""
 
 import re
+from pathlib import Path
 
 from dla_data.readers import Source
 from dla_train.config.load import LoadedRecipe
@@ -10,9 +11,14 @@ from dla_train.data.streaming_config import StreamingData
 from dla_train.errors import UsageError
 
 
+_ABSENT = re.compile(r"no (?:corpus|prepared tokens|source) at (.+?): ")
+
+
 def data_problem(loaded: LoadedRecipe, text: str) -> UsageError:
     """The error `text`, put on the key of `data` that it is about; a cache that cannot be written is in no recipe."""
     data = loaded.recipe.data
+    if (match := _ABSENT.search(text)) and not Path(match[1]).is_absolute():
+        text += f" A relative path counts from the current folder, {Path.cwd()}."
     if isinstance(data, PreparedData):
         return loaded.problem(_prepared_key(data, text), text)
     if isinstance(data, StreamingData):

@@ -27,6 +27,11 @@ CASES = {
     "branch": ([*FIT, "--resume", "auto:nowhere"], "there is no checkpoint at nowhere."),
     "weights": ([*FIT, "initial_weights=nowhere"], "initial_weights: there is no folder nowhere."),
     "text": ([*FIT, TEXT], "data.path: no corpus at nowhere"),
+    "place of the text": ([*FIT, TEXT], "A relative path counts from the current folder, "),
+    "text to evaluate": (
+        ["eval", "--checkpoint", ".", "--tasks", "needles", "--text", "nowhere"],
+        "the text nowhere: No",
+    ),
     "prepared": ([*FIT, PREPARED], "data.path: "),
     "mixed": ([*FIT, MIXED], "data.sources.one: "),
     "streamed": ([*FIT, STREAMED], "data.sources.one: no source at nowhere.txt"),

@@ -175,7 +175,7 @@ def test_warnings_of_others_still_show(cli, micro_recipe, monkeypatch):
 
 @pytest.fixture
 def on_terminal(start_process, micro_recipe):
-    """Run `fit` on a terminal of some size, and interrupt it when it has said a thing; gives its exit code and words."""
+    """Run `fit` on a terminal of some size, interrupt it when it has said a thing; gives its exit code and words."""
 
     def run(rows, columns, *settings, interrupt_at=None):
         controller, terminal = pty.openpty()
