@@ -80,13 +80,16 @@ def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
     if not problem.key:
         return f"{loaded._shown_as}: the recipe{problem.text}"
     parents = [problem.key[:depth] for depth in range(len(problem.key), 0, -1)]
-    if any(key in loaded._overridden for key in parents):
+    beside = [key for key in loaded._overridden if key[:-1] == problem.key[:-1] and f"{key[-1]} " in problem.text]
+    if beside or any(key in loaded._overridden for key in parents):
         return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
     written_below = any(key[: len(problem.key)] == problem.key for key in loaded._overridden)
     if problem.key not in loaded._tree.lines and written_below:  # `treining.steps=3`: treining is the problem
         return f"on the command line: {problem}"
     line = next((loaded._tree.lines[key] for key in parents if key in loaded._tree.lines), None)
-    return f"{loaded._shown_as}{f':{line}' if line else ''}: {problem}"
+    named = [name for name in referred(value_at(loaded._tree.values, problem.key)) if name not in problem.text]
+    refers = f" It refers to {named[0]}." if named else ""
+    return f"{loaded._shown_as}{f':{line}' if line else ''}: {problem}{refers}"
 
 
 def _same_name_elsewhere(problem: KeyProblem) -> str:
@@ -95,7 +98,7 @@ def _same_name_elsewhere(problem: KeyProblem) -> str:
         return ""
     known = {dotted(key): str(key[-1]) for key in known_keys(Recipe) if key != problem.key}
     last = str(problem.key[-1])
-    wanted = last if last in known.values() else nearest(last, set(known.values()))
+    wanted = last if last in known.values() else nearest(last, set(known.values()), cutoff=0.78)
     places = [key for key, name in known.items() if name == wanted]
     return f" Did you mean {' or '.join(places)}?" if places else ""
 

@@ -74,9 +74,9 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden
     return Overridden(result, frozenset(origins), written)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Find the choice that `word` was probably meant to be."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Find the choice that `word` was probably meant to be; the more choices, the higher the cutoff, up to 1."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return found[0] if found else None
 
 

@@ -10,7 +10,6 @@ from dla_train.data.prepared_config import PreparedData
 from dla_train.data.streaming_config import StreamingData
 from dla_train.errors import UsageError
 
-
 _ABSENT = re.compile(r"no (?:corpus|prepared tokens|source) at (.+?): ")
 
 

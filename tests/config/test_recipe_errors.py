@@ -79,6 +79,7 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
         ("model.mixer.memory=dynamc", "must be one of single, fixed, fenwick, dynamic, but is 'dynamc'."),
         ("model.mixer.memory=fenwick model.mixer.memory.block=3", "Keys in model.mixer.memory (kind fenwick): kind, "),
         ("data.kind=prepared data.path=x", "data.vocab_size has no value: the command line gives data another kind,"),
+        ("training.micro_batch=3", "on the command line: training.global_batch is 4, not a multiple of micro_batch 3"),
         ("optimizer.lr=1e300", "optimizer.lr is 1e+300; it must be at most 1e+38"),
         ("model.layers=1001", "model.layers is 1001; it must be at most 1,000"),
         ("schedule=wsd", "schedule.decay has no value (kind wsd needs it)"),
@@ -93,6 +94,10 @@ def test_an_error_in_a_setting_says_so(cli, micro_recipe, settings, expected):
     assert "on the command line" in done.err
     assert expected in done.err
     assert done.code == 2
+
+
+def test_a_word_that_is_near_no_key_gets_no_guess(cli, micro_recipe):
+    assert "Did you mean" not in cli("show", micro_recipe, "foo=1").err
 
 
 @pytest.mark.parametrize(
