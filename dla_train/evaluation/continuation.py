@@ -107,7 +107,7 @@ class Continuations:
             members, chosen = [members[row] for row in going], [chosen[row] for row in going]
             if len(going) < cache.batch:
                 cache = cache.rows(torch.tensor(going, device=self.device))
-            hidden, cache = self._step(torch.tensor(chosen, device=self.device)[:, None], cache)
+            hidden, cache = self._step(torch.tensor(chosen, device=self.device)[:, None], cache.donated())
 
     def _read(self, members: list[int]) -> tuple[Tensor, ModelCache]:
         """The last hidden state of each prompt, `[B, hidden]`, and their pasts; lengths ascend.

@@ -43,7 +43,7 @@ MixerCache = LinearCache | AttentionCache
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCache:
-    """The past of a whole model. Never changed in place: an old one stays usable.
+    """The past of a whole model. Never changed in place, so that an old one stays usable, unless it is `donated`.
 
     Attributes:
         layers: one cache per block.
@@ -78,12 +78,25 @@ class ModelCache:
                 f"these caches of softmax attention have seen {sorted(lengths)} tokens; only those of equal length can "
                 "be joined"
             )
+        parts = [part._with_slots(dla_kernels.Cache.settled) for part in parts]
         layers = tuple(_joined([part.layers[index] for part in parts]) for index in range(len(parts[0].layers)))
         return ModelCache(layers=layers, tokens=max(lengths))
 
     def rows(self, index: Tensor) -> ModelCache:
         """The cache of the sequences `index` `[n]` (int64), in that order: drop finished ones, or repeat one."""
         return dataclasses.replace(self, layers=_map(self.layers, lambda tensor: tensor.index_select(0, index)))
+
+    def donated(self) -> ModelCache:
+        """The same past, given up to the next call, which may write its states where they are
+        (`dla_kernels.Cache.donated`): to be used once."""
+        return self._with_slots(dla_kernels.Cache.donated)
+
+    def _with_slots(self, change: Callable[[dla_kernels.Cache], dla_kernels.Cache]) -> ModelCache:
+        layers = (
+            dataclasses.replace(layer, slots=change(layer.slots)) if isinstance(layer, LinearCache) else layer
+            for layer in self.layers
+        )
+        return dataclasses.replace(self, layers=tuple(layers))
 
 
 def _tensors(node: Any) -> Iterator[Tensor]:

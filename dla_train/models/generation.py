@@ -67,7 +67,7 @@ def _stream(
 ) -> Iterator[Tensor]:
     cache = None
     for _ in range(max_tokens):
-        hidden, cache = model.hidden_states(tokens, cache=cache, return_cache=True)
+        hidden, cache = model.hidden_states(tokens, cache=None if cache is None else cache.donated(), return_cache=True)
         logits = model.head(hidden[:, -1])
         choice = sample(logits, temperature=temperature, top_p=top_p, generator=generator)
         yield choice

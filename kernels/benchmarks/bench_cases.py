@@ -118,13 +118,18 @@ def call_of(case: Case) -> Callable[[], Any] | str:
     inputs = draw(shape, case.tokens, slots, dtype, noise=case.noise)
     if case.direction == "decode":
         inputs = draw(shape, 1, slots, dtype, batch=16)
-        cache = dynamic_linear_attention(**draw(shape, 512, slots, dtype, batch=16), capacity=slots, return_cache=True)[
-            1
-        ]
+        prompt = draw(shape, 512, slots, dtype, batch=16)
+        _, after = dynamic_linear_attention(**prompt, capacity=slots, return_cache=True)
+        assert after is not None
+        cache = after.donated()
 
         def step() -> Any:
+            nonlocal cache
             with torch.no_grad():
-                return dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
+                o, after = dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
+            assert after is not None
+            cache = after
+            return o
 
         return step
     if case.direction.endswith("segment"):

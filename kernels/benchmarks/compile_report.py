@@ -164,7 +164,7 @@ def on(target: str) -> Iterator[None]:
 
 def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
     """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
-    from dla_kernels.decode import decode_operator
+    from dla_kernels.decode import decode_in_place, decode_operator
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
@@ -180,10 +180,10 @@ def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
     with on(target), recording() as launches:
         segment_operator(k, v, tau, state[:, :, 0], torch.zeros(1, h, m), count, None)
         score_gradient(k, v, shift, scalar, scalar, scalar, state[:, :, 0], None)
-        decode_operator(
-            k[:, 0], k[:, 0], v[:, 0], weight[:, 0], scalar[:, 0], scalar[:, 0] if shape.delta else None, tau, state,
-            count, state[:, :, 0], torch.zeros(1, h, m), count, 1.0,
-        )  # fmt: skip
+        token = k[:, 0], k[:, 0], v[:, 0], weight[:, 0], scalar[:, 0], scalar[:, 0] if shape.delta else None
+        past = tau, state, count, state[:, :, 0], torch.zeros(1, h, m), count
+        decode_operator(*token, *past, 1.0)
+        decode_in_place(*token, *past, None if shape.delta else torch.zeros(1, h, m, 2), 1.0)
         for past in (None, state):
             keep = past is not None
             if shape.delta:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,18 +21,40 @@ class Cache:
             a slot in decode costs one addition, not a shift of all states.
         tokens: `[N]` int64, tokens consumed so far.
         segment: where the segmentation stands; None for plans that do not look at the content.
+        lag: `[N, H, M, 2]` float32, log decay that `state` is yet to be multiplied by, so that a step of decoding need
+            not write the slots that it only reads: a sum over steps, and what it has lost to rounding. None where there
+            is none.
+        is_donated: see `donated`.
     """
 
     state: Tensor
     age: Tensor
     tokens: Tensor
     segment: SegmentState | None = None
+    lag: Tensor | None = None
+    is_donated: bool = False
 
     def state_by_age(self) -> Tensor:
         """`[N, H, M, K, V]`: the states in order of age, the open slot first."""
         order = self.age.long().argsort(-1)
-        index = order[..., None, None].expand(self.state.shape)
-        return self.state.gather(2, index)
+        state = self.settled().state
+        return state.gather(2, order[..., None, None].expand(state.shape))
+
+    def settled(self) -> Cache:
+        """The same past with no `lag`, and kept from being written."""
+        state = self.state
+        if self.lag is not None:
+            state = state * self.lag.double().sum(-1).exp().to(state.dtype)[..., None, None]
+        return replace(self, state=state, lag=None, is_donated=False)
+
+    def donated(self) -> Cache:
+        """The same past, given up to the next step, which may write its states where they are: this cache, and all that
+        shares tensors with it, must not be used after that. So is the cache that the step returns.
+
+        Decoding with the Triton backend then writes nothing that it only reads: with plain decay one slot a token, two
+        where slots merge. Others take it as any cache.
+        """
+        return replace(self, is_donated=True)
 
     @staticmethod
     def in_age_order(state: Tensor, tokens: Tensor, segment: SegmentState | None) -> Cache:

@@ -5,8 +5,11 @@ Slots stay where they are (`Cache.age` says how old each is). At a boundary one 
 younger member of the pair that merges, after its content was added to the older one; or, where there is room, the slot
 of the highest age, which is empty. Nothing is shifted, nothing waits for the host.
 
-A cache is never changed: a step writes a new one, because a caller may hold the old one (beam search, a second prompt from
-one prefix) and nothing here could tell. That costs one write of the states beside the one read.
+A cache is not changed: a step writes a new one, because a caller may hold the old one (beam search, a second prompt from
+one prefix) and nothing here could tell. That costs one write of the states beside the one read. Who does not need it any
+more says so (`Cache.donated`): its states are then written where they are. With plain decay those of a slot that is only read
+are not: what they have decayed by since they were written is a number of the slot (`Cache.lag`). The delta rule's
+transition turns every slot.
 """
 
 from __future__ import annotations
@@ -36,13 +39,27 @@ def decode_step(
     Not differentiable; the cache must come with a segmentation.
     """
     assert cache.segment is not None
-    tensors = (None if x is None else x[:, 0] for x in (q, k, v, slot_weight, log_decay, beta))
-    o, state, age, open_sum, score_sum, count = decode_operator(
-        *tensors, threshold, cache.state, cache.age, cache.segment.open_sum, cache.segment.score_sum,
-        cache.segment.count, scale,
-    )  # fmt: skip
+    if not cache.is_donated:
+        cache = cache.settled()
+    assert cache.segment is not None
+    tensors = [None if x is None else x[:, 0] for x in (q, k, v, slot_weight, log_decay, beta)]
+    segment = cache.segment.open_sum, cache.segment.score_sum, cache.segment.count
+    lag = None
+    if cache.is_donated:
+        state, lag = cache.state.contiguous(), cache.lag
+        if lag is None and beta is None:
+            lag = torch.zeros(*cache.age.shape, 2, dtype=torch.float32, device=state.device)
+        o, age, open_sum, score_sum, count, following = decode_in_place(
+            *tensors, threshold, state, cache.age, *segment, lag, scale
+        )
+        lag = None if lag is None else following
+    else:
+        o, state, age, open_sum, score_sum, count = decode_operator(
+            *tensors, threshold, cache.state, cache.age, *segment, scale
+        )
     segment = SegmentState(open_sum=open_sum, score_sum=score_sum, count=count)
-    return o[:, None], Cache(state=state, age=age, tokens=cache.tokens + 1, segment=segment)
+    after = Cache(state=state, age=age, tokens=cache.tokens + 1, segment=segment, lag=lag, is_donated=cache.is_donated)
+    return o[:, None], after
 
 
 @operator("dla::decode")
@@ -51,28 +68,64 @@ def decode_operator(
     threshold: Tensor, state: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """o `[N, H, V]`, then state, age, open_sum, score_sum and count after the token; shapes without time."""
-    (sequences, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
-    slots = slot_weight.shape[-1]
-    q, k, v, slot_weight, threshold, state, age, open_sum, score_sum, count = (
-        x.contiguous() for x in (q, k, v, slot_weight, threshold, state, age, open_sum, score_sum, count)
-    )
-    after = [torch.empty_like(x) for x in (v, state, age, open_sum, score_sum, count)]
-    # all of K in one block, for the delta rule's k^T S: K x BV float32 in registers, several times
-    block_k = triton.next_power_of_2(key_dim)
-    block_v = 32 if block_k <= 128 and value_dim > 16 else 16
-    decode_kernel[(sequences * heads, triton.cdiv(value_dim, block_v))](
-        q, k, v, slot_weight, v if log_decay is None else log_decay.contiguous(), v if beta is None else beta.contiguous(),
-        threshold, state, age, open_sum, score_sum, count, *after, scale,
-        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=max(2, triton.next_power_of_2(slots)),
-        BK=block_k, BV=block_v, HAS_DECAY=log_decay is not None, HAS_BETA=beta is not None, AHEAD=AHEAD, num_warps=4,
+    after = torch.empty_like(state)
+    o, age, open_sum, score_sum, count, _ = _launch(
+        q, k, v, slot_weight, log_decay, beta, threshold, state.contiguous(), after, age, open_sum, score_sum, count, None,
+        scale,
     )  # fmt: skip
-    o, *rest = after
-    return o, *rest  # pyright: ignore[reportReturnType]
+    return o, after, age, open_sum, score_sum, count
 
 
 @decode_operator.register_fake
 def _(q, k, v, slot_weight, log_decay, beta, threshold, state, age, open_sum, score_sum, count, scale):
     return tuple(x.new_empty(x.shape) for x in (v, state, age, open_sum, score_sum, count))
+
+
+@operator("dla::decode_in_place", changes=("state",))
+def decode_in_place(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None,
+    threshold: Tensor, state: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor,
+    lag: Tensor | None, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """o, age, open_sum, score_sum, count and lag after the token, and `state`, which is contiguous, changed. lag
+    `[N, H, M, 2]` is given with plain decay alone; else what follows it is empty."""
+    return _launch(
+        q, k, v, slot_weight, log_decay, beta, threshold, state, state, age, open_sum, score_sum, count, lag, scale
+    )
+
+
+@decode_in_place.register_fake
+def _(q, k, v, slot_weight, log_decay, beta, threshold, state, age, open_sum, score_sum, count, lag, scale):
+    following = age.new_empty(0 if lag is None else lag.shape, dtype=torch.float32)
+    return *(x.new_empty(x.shape) for x in (v, age, open_sum, score_sum, count)), following
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None,
+    threshold: Tensor, state: Tensor, state_after: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor,
+    count: Tensor, lag: Tensor | None, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """From `state` to `state_after`, which may be the same; returns as `decode_in_place`."""
+    (sequences, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
+    slots = slot_weight.shape[-1]
+    q, k, v, slot_weight, threshold, age, open_sum, score_sum, count = (
+        x.contiguous() for x in (q, k, v, slot_weight, threshold, age, open_sum, score_sum, count)
+    )
+    after = [torch.empty_like(x) for x in (v, age, open_sum, score_sum, count)]
+    o, age_after, open_after, score_after, count_after = after
+    lag_after = age.new_empty(0 if lag is None else lag.shape, dtype=torch.float32)
+    # all of K in one block, for the delta rule's k^T S: K x BV float32 in registers, several times
+    block_k = triton.next_power_of_2(key_dim)
+    block_v = 32 if block_k <= 128 and value_dim > 16 else 16
+    decode_kernel[(sequences * heads, triton.cdiv(value_dim, block_v))](
+        q, k, v, slot_weight, v if log_decay is None else log_decay.contiguous(), v if beta is None else beta.contiguous(),
+        threshold, state, age, open_sum, score_sum, count, v if lag is None else lag.contiguous(),
+        o, state_after, age_after, open_after, score_after, count_after, v if lag is None else lag_after, scale,
+        H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=max(2, triton.next_power_of_2(slots)),
+        BK=block_k, BV=block_v, HAS_DECAY=log_decay is not None, HAS_BETA=beta is not None, LAZY=lag is not None,
+        AHEAD=AHEAD, num_warps=4,
+    )  # fmt: skip
+    return o, age_after, open_after, score_after, count_after, lag_after
 
 
 @triton.jit
@@ -84,10 +137,11 @@ def age_after(age, opens, freed):
 @triton.jit
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, slot_weight_ptr, log_decay_ptr, beta_ptr, threshold_ptr,
-    state_ptr, age_ptr, open_ptr, sums_ptr, count_ptr,
-    o_ptr, new_state_ptr, new_age_ptr, new_open_ptr, new_sums_ptr, new_count_ptr, scale,
+    state_ptr, age_ptr, open_ptr, sums_ptr, count_ptr, lag_ptr,
+    o_ptr, new_state_ptr, new_age_ptr, new_open_ptr, new_sums_ptr, new_count_ptr, new_lag_ptr, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr, AHEAD: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr, LAZY: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One program per sequence, head and block of V. Each scores the token anew (one matrix of M + 1), so all agree."""
     nh = tl.program_id(0).to(tl.int64)
@@ -149,9 +203,23 @@ def decode_kernel(
     write = k[:, None] * v[None, :]
     s = tl.load(open_ptr + nh * (K * V) + block, mask=inside, other=0.0)
     tl.store(new_open_ptr + nh * (K * V) + block, tl.where(opens, 0.0, s) + write, mask=inside)
-    decay = 1.0
+    log_decay, decay = 0.0, 1.0
     if HAS_DECAY:
-        decay = tl.exp(tl.load(log_decay_ptr + nh).to(tl.float32))
+        log_decay = tl.load(log_decay_ptr + nh).to(tl.float32)
+        decay = tl.exp(log_decay)
+    if LAZY:
+        # a sum over as many steps as there may be tokens: what rounding takes from it is kept, and added later (Kahan)
+        at = (nh * M + slot) * 2
+        sum_before = tl.load(lag_ptr + at, mask=slot < M, other=0.0)
+        added = tl.load(lag_ptr + at + 1, mask=slot < M, other=0.0) + log_decay
+        lag = sum_before + added
+        lost = added - (lag - sum_before)
+        lagging = tl.exp(lag)
+        if tl.program_id(1) == 0:
+            is_written = (slot == newest) | (merges & (slot == older))
+            tl.store(new_lag_ptr + at, tl.where(is_written, 0.0, lag), mask=slot < M)
+            tl.store(new_lag_ptr + at + 1, tl.where(is_written, 0.0, lost), mask=slot < M)
+        decay = tl.sum(tl.where(slot == source, lagging, 0.0))
     beta = 0.0
     if HAS_BETA:
         beta = tl.load(beta_ptr + nh).to(tl.float32)
@@ -162,12 +230,17 @@ def decode_kernel(
     if HAS_BETA:
         merged -= beta * k[:, None] * tl.sum(k[:, None] * merged, 0)[None, :]
     for p in tl.range(0, M, num_stages=AHEAD):
+        if LAZY:
+            decay = tl.sum(tl.where(slot == p, lagging, 0.0))
         state = decay * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
         if HAS_BETA:
             state -= beta * k[:, None] * tl.sum(k[:, None] * state, 0)[None, :]
         state = tl.where(opens & (p == source), 0.0, state)
         state += tl.where(merges & (p == older), merged, 0.0)
         state += tl.where(p == newest, write, 0.0)
-        tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)
+        if LAZY:  # others are as they were, and lag further behind
+            tl.store(new_state_ptr + base + p * (K * V), state, mask=inside & ((p == newest) | (merges & (p == older))))
+        else:
+            tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)
         seen += tl.sum(tl.where(slot == p, weight, 0.0)) * state
     tl.store(o_ptr + nh * V + j, tl.sum(q[:, None] * seen, 0).to(o_ptr.dtype.element_ty), mask=in_v)

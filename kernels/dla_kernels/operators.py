@@ -14,10 +14,11 @@ from torch._library.custom_ops import CustomOpDef
 from dla_kernels.assembler import choose_assembler
 
 
-def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+def operator(name: str, *, changes: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """`torch.library.custom_op`, with the GPU that the tensors are on as the current one while it runs.
 
     Triton launches on the current GPU, whatever the tensors: those of a model on `cuda:1` would be read from `cuda:0`.
+    `changes` names the arguments that are written.
     """
 
     def decorate(function: Callable[..., Any]) -> CustomOpDef:
@@ -26,8 +27,8 @@ def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
             with gpu_of((*args, *kwargs.values())):
                 return function(*args, **kwargs)
 
-        schema = torch.library.infer_schema(function, mutates_args=())
-        return torch.library.custom_op(name, run, mutates_args=(), schema=schema)
+        schema = torch.library.infer_schema(function, mutates_args=changes)
+        return torch.library.custom_op(name, run, mutates_args=changes, schema=schema)
 
     return decorate
 

@@ -150,7 +150,9 @@ def check_gates_of_a_long_sequence(device: str, kind: str, capacity: int, *, del
     assert relative_error(found, exact) < 5e-3
 
 
-def check_decode(device: str, delta: bool, dtype: torch.dtype = torch.float32, *, tokens: int = 60) -> None:
+def check_decode(
+    device: str, delta: bool, dtype: torch.dtype = torch.float32, *, tokens: int = 60, donated: bool = False
+) -> None:
     """Token by token after a prefill, against one call of the definition."""
     sizes = {"batch": 3, "heads": 4, "groups": 2, "key_dim": 48, "value_dim": 40}
     inputs = inputs_of(60 + tokens, 6, delta=delta, **sizes).to(dtype).map(lambda x: x.to(device))
@@ -161,7 +163,9 @@ def check_decode(device: str, delta: bool, dtype: torch.dtype = torch.float32, *
     found = []
     with torch.no_grad():
         for t in range(60, 60 + tokens):
-            o, cache = dynamic_linear_attention(**inputs.tokens(t, t + 1).named(), **options, cache=cache)
+            assert cache is not None
+            past = cache.donated() if donated else cache
+            o, cache = dynamic_linear_attention(**inputs.tokens(t, t + 1).named(), **options, cache=past)
             found.append(o)
     rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (3e-2, 3e-2)
     torch.testing.assert_close(torch.cat(found, 1).float(), whole[:, 60:], rtol=rtol, atol=atol)

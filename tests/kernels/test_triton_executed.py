@@ -86,6 +86,7 @@ def test_gates_of_a_long_sequence(executed, delta):
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-def test_decode(executed, delta):
-    cases.check_decode("cpu", delta, torch.bfloat16, tokens=12)
+@pytest.mark.parametrize("donated", [False, True], ids=["kept", "donated"])
+def test_decode(executed, delta, donated):
+    cases.check_decode("cpu", delta, torch.bfloat16, tokens=12, donated=donated)
     assert "decode_kernel" in executed

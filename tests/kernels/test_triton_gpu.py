@@ -91,8 +91,9 @@ def test_gates_of_a_long_sequence(device, kind, capacity, delta):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-def test_decode(device, delta, dtype):
-    cases.check_decode(device, delta, dtype)
+@pytest.mark.parametrize("donated", [False, True], ids=["kept", "donated"])
+def test_decode(device, delta, dtype, donated):
+    cases.check_decode(device, delta, dtype, donated=donated)
 
 
 def test_same_bits_twice(draw_inputs, make_plan, device):

@@ -31,7 +31,7 @@ def ttir(compile_report):
 
 def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> list[Launched]:
     """Of segmenting, decoding, and reading forward and backward, with a gate, from nothing and from states."""
-    from dla_kernels.decode import decode_operator
+    from dla_kernels.decode import decode_in_place, decode_operator
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
@@ -50,7 +50,9 @@ def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> lis
         segment_operator._init_fn(k, v, tau, opened, sums, count, documents)
         score_gradient._init_fn(k, v, shift, scalar, scalar, scalar, opened, documents)
         one = [x[:1, 0].expand(n, *x.shape[2:]) for x in (k, k, v, weight, scalar)]
-        decode_operator._init_fn(*one, one[-1] if delta else None, tau, state, count, opened, sums, count, 1.0)
+        token = *one, one[-1] if delta else None, tau, state, count, opened, sums, count
+        decode_operator._init_fn(*token, 1.0)
+        decode_in_place._init_fn(*token, None if delta else meta(n, HEADS, SLOTS, 2, dtype=torch.float32), 1.0)
         for past in (None, state):
             keeps = past is not None
             if delta:

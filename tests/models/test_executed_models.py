@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dla_train.models import generate
+from dla_train.models.cache import ModelCache
 from tests.kernels.executor.launch import executing
 from tests.models.conftest import LINEAR_CASES, VOCAB
 
@@ -71,3 +72,24 @@ def test_generation(make_model: Any, tokens: Any, case: tuple[str, str]) -> None
     with executing("sm_90") as ran:
         assert torch.equal(generate(model, prompt, 6, temperature=0), expected)
     assert ("decode_kernel" in ran) == (case[1] == "dynamic")
+
+
+def test_caches_that_lag_are_joined_and_chosen_from(make_model: Any, tokens: Any) -> None:
+    model = make_model("mamba2", "dynamic", dtype=torch.float32)
+    texts = [tokens(1, 9), tokens(1, 7)]
+    whole = [model.hidden_states(torch.cat([text, text[:, :1]], 1))[0][:, -1] for text in texts]
+    with executing("sm_90"), torch.no_grad():
+        parts = []
+        for text in texts:
+            _, cache = model.hidden_states(text[:, :5], return_cache=True)
+            for t in range(5, text.shape[1]):
+                _, cache = model.hidden_states(text[:, t : t + 1], cache=cache.donated(), return_cache=True)
+            parts.append(cache)
+        assert parts[0].layers[0].slots.lag is not None
+        _, kept = model.hidden_states(texts[0], return_cache=True)
+        both = ModelCache.joined([parts[0], kept]).rows(torch.tensor([1, 0]))
+        following = torch.cat([texts[0][:, :1]] * 2)
+        found = model.hidden_states(following, cache=both)[0][:, -1]
+        lagging = model.hidden_states(texts[1][:, :1], cache=parts[1])[0][:, -1]
+    torch.testing.assert_close(found, torch.cat([whole[0]] * 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lagging, whole[1], rtol=1e-4, atol=1e-5)
