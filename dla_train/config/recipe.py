@@ -9,7 +9,7 @@ from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.distributed.config import SingleStrategy, StrategyConfig
 from dla_train.distributed.possible import require_possible
-from dla_train.models.config import ModelConfig, SingleMemory
+from dla_train.models.config import ModelConfig
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
 from dla_train.training.schedules import ScheduleConfig
@@ -58,11 +58,11 @@ class Recipe:
             )
         if isinstance(self.data, SyntheticData) and self.report.prompt is not None:
             raise ValueError("report.prompt is given, but a synthetic task has no words to go on with; leave it null")
-        memory = getattr(self.model.mixer, "memory", SingleMemory())
-        if self.logging.inspect_every is not None and isinstance(memory, SingleMemory):
+        slots = getattr(getattr(self.model.mixer, "memory", None), "capacity", 1)
+        if self.logging.inspect_every is not None and slots == 1:
             raise ValueError(
-                "logging.inspect_every is given, but this model has one state or softmax attention, which divides no "
-                "text; leave it null"
+                "logging.inspect_every is given, but this model has one state (memory single, or capacity 1) or "
+                "softmax attention, which divides no text; leave it null"
             )
         if self.logging.inspect_every is not None and self.strategy.kind not in ("single", "ddp"):
             raise ValueError(

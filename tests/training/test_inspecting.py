@@ -26,12 +26,22 @@ def test_pages_are_written_and_training_stays_the_same(cli, micro_recipe, tmp_pa
     assert data[0]["layers"][0]["score"] != data[1]["layers"][0]["score"]
 
 
-def test_what_cannot_be_inspected_is_refused_before_training(cli, micro_recipe):
+def test_what_cannot_be_inspected_is_refused_before_training(cli, micro_recipe, tmp_path):
     fit = ["fit", "--recipe", micro_recipe, "--run-dir", "run"]
     for settings, message in [
         (["logging.inspect_every=0"], "inspect_every is 0; it must be at least 1"),
-        (["logging.inspect_every=3", "model.mixer.memory=single"], "this model has one state or softmax attention"),
+        *(
+            (["logging.inspect_every=3", setting], "has one state (memory single, or capacity 1) or softmax attention")
+            for setting in (
+                "model.mixer.memory=single",
+                "model.mixer={kind: attention, heads: 2}",
+                "model.mixer.memory={kind: dynamic, capacity: 1}",
+                "model.mixer.memory={kind: fixed, capacity: 1}",
+                "model.mixer.memory={kind: fenwick, capacity: 1}",
+            )
+        ),
     ]:
         done = cli(*fit, *settings)
         assert done.code == 2
         assert message in done.err
+        assert not (tmp_path / "run").exists()
