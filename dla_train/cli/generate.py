@@ -76,7 +76,9 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     trained = load_trained(found)
     tokenizer = trained.tokenizer()
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    tokens = [tokenizer.encode(prompt).ids or _beginning(end, trained) for prompt in prompts]
+    # As in training, which knows none of the special tokens that a tokenizer may put around a text.
+    encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
+    tokens = [ids or _beginning(end, trained) for ids in encoded]
     model = trained.model.to(device_named(options.device))
     sampling = Sampling(
         max_tokens=options.max_tokens, temperature=options.temperature, top_p=options.top_p, seed=options.seed, end=end

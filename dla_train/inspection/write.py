@@ -33,7 +33,7 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
             f"{trained.folder} has no tokenizer.json: its data is no text, or the file is gone. Give another run."
         )
     try:
-        encoding = load_tokenizer(trained.tokenizer_path).encode(text)
+        encoding = load_tokenizer(trained.tokenizer_path).encode(text, add_special_tokens=False)  # as in training
     except DataError as error:
         raise UsageError(str(error)) from error
     if len(encoding.ids) < 2:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dla_data.tokenizer import load_tokenizer
+from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
 from dla_train.models import LanguageModel, generate
 from dla_train.report.config import ReportConfig
 
@@ -13,11 +13,16 @@ def write_sample(model: LanguageModel, tokenizer_path: Path, config: ReportConfi
     """The continuation of `config.prompt`, which must not be None; the same for the same seed and weights."""
     assert config.prompt is not None
     tokenizer = load_tokenizer(tokenizer_path)
-    prompt = torch.tensor(tokenizer.encode(config.prompt).ids or [0])  # an empty prompt: the end of the document before
+    # As in training, which knows none of the special tokens that a tokenizer may put around a text.
+    ids = tokenizer.encode(config.prompt, add_special_tokens=False).ids
+    if not ids:  # the beginning of a document: the end of the one before
+        end = tokenizer.token_to_id(END_OF_DOCUMENT)
+        assert end is not None, "no data is prepared with a tokenizer that has none"
+        ids = [end]
     model.eval()
     tokens = generate(
         model,
-        prompt,
+        torch.tensor(ids),
         config.max_tokens,
         temperature=config.temperature,
         top_p=config.top_p,

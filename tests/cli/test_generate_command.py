@@ -5,6 +5,8 @@ import json
 import sys
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 
 @pytest.fixture
@@ -43,6 +45,23 @@ def test_the_text_on_standard_output_and_the_speed_on_standard_error(cli, tmp_pa
     assert lines[0] == lines[2]
     alone = cli(*generate, "--prompt", "beta\fgam\u2028ma", "--temperature", 0)
     assert alone.out == lines[1]["prompt"] + lines[1]["text"] + "\n"
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_a_prompt_is_read_as_texts_are_in_training(cli, tmp_path):
+    """Without the tokens that a tokenizer's template puts around a text, which the model has never seen."""
+    generate = ["generate", "--checkpoint", "run", "--max-tokens", 6, "--temperature", 0, "--prompt"]
+    before = [cli(*generate, prompt) for prompt in ("alpha béta", "")]
+    path = tmp_path / "run/tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = TemplateProcessing(single="a $A b", special_tokens=[("a", 65), ("b", 66)])
+    tokenizer.save(str(path))
+    after = [cli(*generate, prompt) for prompt in ("alpha béta", "")]
+    for one, other in zip(before, after, strict=True):
+        assert other.code == 0, other.err
+        assert other.out == one.out
+        assert other.err.partition(" of prompt in")[0] == one.err.partition(" of prompt in")[0]
+    assert after[1].err.startswith("1 tokens of prompt in"), "the end of a document, where the prompt is empty"
 
 
 @pytest.mark.usefixtures("run_folder")

@@ -8,6 +8,8 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEXT = 'alpha béta </script><b>"gamma"\n delta 😀 state slot\n' * 4
@@ -55,6 +57,20 @@ def test_the_page_holds_the_text_and_what_every_head_did(cli, tmp_path):
     short = data_of((tmp_path / "a/index.html").read_text())
     assert len(short["words"]) == 9
     assert short["note"] == f"The first 9 of {len(data['words'])} tokens (--max-tokens)."
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_a_text_is_read_as_in_training(cli, tmp_path):
+    """Without the tokens that a tokenizer's template puts around it, which the model has never seen."""
+    inspect = ["inspect", "--checkpoint", "run", "--text", "story.txt", "--out"]
+    assert cli(*inspect, "before").code == 0
+    path = tmp_path / "run/tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = TemplateProcessing(single="a $A b", special_tokens=[("a", 65), ("b", 66)])
+    tokenizer.save(str(path))
+    assert cli(*inspect, "after").code == 0
+    before, after = (data_of((tmp_path / name / "index.html").read_text()) for name in ("before", "after"))
+    assert after == before
 
 
 def look(page, picture, profile):
