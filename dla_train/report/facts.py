@@ -1,7 +1,8 @@
 """The numbers of a finished run, from its `metrics.csv`."""
 
+import math
 from dataclasses import dataclass
-from statistics import harmonic_mean
+from statistics import fmean, harmonic_mean
 from typing import Any
 
 from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
@@ -18,7 +19,9 @@ class Facts:
     Attributes:
         steps, planned_steps: done, and set in the recipe. tokens: seen in training. seconds: of the whole run, over
             all its starts. tokens_per_second: while training (without validation and saving).
-        parameters: of the model. training_loss: mean of the last `LAST` steps, nats per token or answer.
+        skipped_steps: those of `steps` that changed nothing, as `training.max_nonfinite` and `skip_above` allow.
+        parameters: of the model. training_loss: mean of the last `LAST` steps, nats per token or answer, without those
+            whose loss is no number; None if that is true of all. training_loss_steps: how many it is the mean of.
         validation_loss, validation_perplexity: at the end, likewise; None for a run without validation. bigram_loss: on
             the same windows, or None.
         answer_accuracy: share of the answers of a synthetic task that were right at the end, or None.
@@ -30,8 +33,10 @@ class Facts:
     tokens: int
     seconds: float
     tokens_per_second: float
+    skipped_steps: int
     parameters: int
-    training_loss: float
+    training_loss: float | None
+    training_loss_steps: int
     validation_loss: float | None
     validation_perplexity: float | None
     bigram_loss: float | None
@@ -47,15 +52,17 @@ def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, b
     at_end = [row for row in rows if row["split"] == VALIDATION and row["step"] == train[-1]["step"]]
     validation = at_end[-1] if at_end else {}
     looked_at = next((row for row in (validation, *reversed(train)) if _by_layer(row, BOUNDARY_RATE)), {})
-    last = [row["loss"] for row in train[-LAST:]]
+    last = [row["loss"] for row in train[-LAST:] if math.isfinite(row["loss"])]
     return Facts(
         steps=train[-1]["step"],
         planned_steps=planned_steps,
         tokens=train[-1]["tokens"],
         seconds=max(row["seconds"] for row in (train[-1], *at_end)),
         tokens_per_second=harmonic_mean(row["tokens_per_second"] for row in train),  # steps are equally long in tokens
+        skipped_steps=train[-1].get("skipped", 0),  # versions that skipped none did not count them
         parameters=parameters,
-        training_loss=sum(last) / len(last),
+        training_loss=fmean(last) if last else None,
+        training_loss_steps=len(last),
         validation_loss=validation.get("loss"),
         validation_perplexity=validation.get("perplexity"),
         bigram_loss=bigram_loss,

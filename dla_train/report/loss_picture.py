@@ -1,5 +1,6 @@
 """The loss curve as a picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,16 +18,21 @@ def draw_losses(
     """Write a PNG: training loss (each step, and smoothed), validation loss, and the bigram's level.
 
     Args:
-        path: of the PNG. title: above the curve. train, validation: (step, nats per token), by step. bigram: nats per
-            token. unit: what a loss is the mean over.
+        path: of the PNG. title: above the curve. train, validation: (step, nats per token), by step; the curve has a
+            gap at a training step whose loss is no number, and the smoothed one leaves it out. bigram: nats per token.
+            unit: what a loss is the mean over.
     """
     figure = Figure(figsize=(8, 4.8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)  # no display and no global state, unlike pyplot
     axes = figure.add_subplot()
-    steps = [step for step, _ in train]
-    losses = [loss for _, loss in train]
-    axes.plot(steps, losses, color="#9db7d5", linewidth=0.8, label="training, each step")
-    axes.plot(steps, _smoothed(losses), color="#1f5a99", linewidth=1.8, label="training, smoothed")
+    axes.plot(
+        [step for step, _ in train],
+        [loss for _, loss in train],
+        color="#9db7d5",
+        linewidth=0.8,
+        label="training, each step",
+    )
+    axes.plot(*_smoothed(train), color="#1f5a99", linewidth=1.8, label="training, smoothed")
     if validation:
         axes.plot(
             [step for step, _ in validation],
@@ -46,12 +52,13 @@ def draw_losses(
     figure.savefig(path)
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential mean that starts without bias."""
-    keep = 1 - 1 / max(1.0, _SMOOTHING_SHARE * len(values))
+def _smoothed(points: Points) -> tuple[list[int], list[float]]:
+    """Steps whose loss is a number, and the exponential mean there, which starts without bias."""
+    numbers = [(step, value) for step, value in points if math.isfinite(value)]
+    keep = 1 - 1 / max(1.0, _SMOOTHING_SHARE * len(numbers))
     total = weight = 0.0
     smooth = []
-    for value in values:
+    for _, value in numbers:
         total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
         smooth.append(total / weight)
-    return smooth
+    return [step for step, _ in numbers], smooth

@@ -57,14 +57,14 @@ def _rows(facts: Facts, unit: str) -> list[tuple[str, str]]:
     early = "" if facts.steps == facts.planned_steps else f" of {facts.planned_steps:,}"
     rows = [
         ("steps", f"{facts.steps:,}{early}"),
+        *([("skipped steps", _skipped(facts))] if facts.skipped_steps else []),
         ("tokens", f"{facts.tokens:,}"),
         ("time", duration(facts.seconds)),
         ("speed", f"{facts.tokens_per_second:,.0f} tokens/s"),
         ("parameters", f"{facts.parameters:,}"),
     ]
     if facts.validation_loss is None:
-        over = f"mean of the last {min(facts.steps, LAST)} steps; no validation"
-        rows.append(("training loss", f"{facts.training_loss:.4f} nats per {unit} ({over})"))
+        rows.append(("training loss", _training_loss(facts, unit)))
         return rows
     rows.append(("validation loss", f"{facts.validation_loss:.4f} nats per {unit}"))
     if facts.answer_accuracy is not None:
@@ -78,6 +78,19 @@ def _rows(facts: Facts, unit: str) -> list[tuple[str, str]]:
             verdict += f", after {facts.steps / facts.planned_steps:.0%} of its steps"
         rows.append(("bigram loss", f"{facts.bigram_loss:.4f} ({verdict})"))
     return rows
+
+
+def _skipped(facts: Facts) -> str:
+    return f"{facts.skipped_steps:,}, which changed no weight: no finite gradient, or a spike"
+
+
+def _training_loss(facts: Facts, unit: str) -> str:
+    last = min(facts.steps, LAST)
+    if facts.training_loss is None:
+        return f"no number in any of the last {last} steps; no validation"
+    left_out = last - facts.training_loss_steps
+    without = f" without {left_out} whose loss is no number" if left_out else ""
+    return f"{facts.training_loss:.4f} nats per {unit} (mean of the last {last} steps{without}; no validation)"
 
 
 def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...]) -> str:

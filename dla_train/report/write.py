@@ -1,7 +1,9 @@
 """The report of a run: `report.md`, `report.json`, `loss.png`."""
 
 import json
+import math
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -49,6 +51,14 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
         unit,
     )
     data = {"recipe": loaded.name, **asdict(facts), "prompt": recipe.report.prompt, "sample": sample}
-    atomic_files.write_text(folder.report_data, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    as_json = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_files.write_text(folder.report_data, as_json + "\n")
     atomic_files.write_text(folder.report_text, text)  # last: its presence says that the report is whole
     return text
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for what JSON has no word for: nan, and inf such as the perplexity of a huge loss."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,7 @@
 """Steps whose gradient is not finite: skipped and counted, and the end of the run when there are too many in a row."""
 
 import csv
+import json
 import re
 
 import pytest
@@ -116,6 +117,29 @@ def test_a_skipped_step_leaves_weights_and_optimizer_alone_and_training_goes_on(
     )
     train = [row for row in exact(tmp_path / "stopped") if row["split"] == "train"]
     assert train == [row for row in exact(folder) if row["split"] == "train"]
+
+
+def test_the_report_of_a_run_that_survived_leaves_such_steps_out(cli, micro_recipe, diverge, tmp_path):
+    def strictly(path):
+        return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path} holds {name}"))
+
+    settings = [*SETTINGS, "training.validation_windows=0", "report.prompt=null", "training.steps=4"]
+    diverge(2)
+    done = cli("fit", "--recipe", micro_recipe, *settings, "--run-dir", "one")
+    assert done.code == 0, done.err
+    losses = [row["loss"] for row in read_rows(tmp_path / "one/metrics.csv") if row["step"] != 2]
+    mean = sum(losses) / 3
+    assert f"{mean:.4f} nats per token (mean of the last 4 steps without 1 whose loss is no number; no" in done.out
+    assert "| skipped steps | 1, which changed no weight" in done.out
+    report = strictly(tmp_path / "one/report.json")
+    assert report["training_loss"] == pytest.approx(mean)
+    assert (report["training_loss_steps"], report["skipped_steps"]) == (3, 1)
+
+    diverge(1, 2, 3, 4)
+    done = cli("fit", "--recipe", micro_recipe, *settings, "training.max_nonfinite=4", "--run-dir", "all")
+    assert done.code == 0, done.err
+    assert "| training loss | no number in any of the last 4 steps; no validation" in done.out
+    assert strictly(tmp_path / "all/report.json")["training_loss"] is None
 
 
 def test_a_negative_number_is_refused(cli, micro_recipe):
