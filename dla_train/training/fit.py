@@ -31,7 +31,7 @@ from dla_train.checkpoints.resume import listed
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
-from dla_train.config.show import to_yaml
+from dla_train.config.show import differences, to_yaml
 from dla_train.config.typed import plain
 from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.placement import Placement, find_placement
@@ -41,6 +41,7 @@ from dla_train.estimate.flops import training_flops
 from dla_train.estimate.footprint import checkpoint_bytes
 from dla_train.evaluation.trained import read_model
 from dla_train.models import LanguageModel, initialize
+from dla_train.report.current import has_report_for
 from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
@@ -108,6 +109,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         allow_open_files()
         store = CheckpointStore(folder.checkpoints)
         start = prepare_start(loaded, folder, store, resume, ranks)
+        _require_validation_that_was(loaded, start)
         folder.is_started = True
         log = start_log(folder.log if ranks.is_first else folder.log_of(ranks.rank))
         try:
@@ -238,6 +240,22 @@ def _run(
     return Outcome(None, trainer.global_step, trainer.global_step, report, is_told=ranks.is_first)
 
 
+def _require_validation_that_was(loaded: LoadedRecipe, start: Start) -> None:
+    """Refuse other validation windows for a run that is finished: it validates no more, and its report compares the
+    model with a bigram on the windows that were read."""
+    if start.point is None or start.step < loaded.recipe.training.steps:
+        return
+    changed = differences(start.point.manifest.identity.recipe, plain(loaded.recipe))
+    if (values := changed.get("training.validation_windows")) is None:
+        return
+    before, now = ("null" if value is None else value for value in values)
+    raise loaded.problem(
+        "training.validation_windows",
+        f"it is {now}, but this run is finished, and was {before} when it was validated last. Leave it at {before}, or "
+        "set more training.steps.",
+    )
+
+
 def _initialized(loaded: LoadedRecipe) -> LanguageModel:
     try:
         return initialize(LanguageModel(loaded.recipe.model), loaded.recipe.seed)
@@ -290,6 +308,8 @@ def _throughput(recipe: Recipe, data: RecipeData) -> Throughput:
 
 
 def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:
+    if start.step < loaded.recipe.training.steps or not has_report_for(loaded.recipe, folder):
+        folder.report_text.unlink(missing_ok=True)  # of fewer steps, or by other settings
     text = f"# {loaded.name}, every value written out; a recipe itself.\n" + to_yaml(loaded.recipe)
     atomic_files.write_text(folder.recipe, text)
     if start.data.tokenizer_path is not None:
@@ -302,8 +322,6 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
     )
     record_start(folder.environment, step=start.step, device=device, threads=torch.get_num_threads())
     store.remove_leftovers()
-    if start.step < loaded.recipe.training.steps:
-        folder.report_text.unlink(missing_ok=True)  # of an earlier, shorter run
     for checkpoint in start.point.damaged if start.point else ():
         _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))
 

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,57 @@ def test_a_finished_run_shows_its_report_again_and_changes_nothing_of_it(cli, mi
     assert done.out.strip() == (run / "report.md").read_text().strip()
     for name in ("metrics.csv", "report.md", "report.json", "recipe.yaml"):
         assert before[run / name] == (run / name).read_bytes()
+
+
+def test_other_settings_of_the_report_write_it_anew(cli, micro_recipe, run):
+    before = _content(run)
+    settings = ["report.bigram=false", "report.prompt=gamma", "report.temperature=0"]
+    assert _fit(cli, micro_recipe, *settings, "--run-dir", "straight").code == 0
+    done = _fit(cli, micro_recipe, *settings, "--resume", "auto")
+    assert done.code == 0, done.err
+    assert done.out.strip() == (run / "report.md").read_text().strip()
+    assert "bigram" not in done.out
+    assert "gamma▸" in done.out
+    found, expected = (json.loads((folder / "report.json").read_text()) for folder in (run, Path("straight")))
+    times = dict.fromkeys(("seconds", "tokens_per_second"))
+    assert {**found, **times} == {**expected, **times}, "of the trained weights, too"
+    assert (run / "metrics.csv").read_bytes() == before[run / "metrics.csv"]
+    again = _fit(cli, micro_recipe, *settings, "--resume", "auto")
+    assert again.out == done.out
+    back = _fit(cli, micro_recipe, "--resume", "auto")
+    assert back.out.encode().strip() == before[run / "report.md"].strip()
+
+
+def test_a_kill_before_the_new_report_leaves_no_old_one(cli, micro_recipe, run, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("dla_train.training.fit.write_report", lambda *arguments: 1 // 0)
+        assert _fit(cli, micro_recipe, "--resume", "auto", "report.prompt=gamma").code == 1
+    done = _fit(cli, micro_recipe, "--resume", "auto", "report.prompt=gamma")
+    assert done.code == 0, done.err
+    assert "gamma▸" in done.out
+
+
+def test_a_run_that_was_cut_short_and_is_to_have_no_more_steps_reports_so(cli, micro_recipe):
+    fit = ["fit", "--recipe", micro_recipe, "schedule.warmup=0", "report.prompt=null"]
+    first = cli(*fit, "training.steps=2", "training.max_minutes=1e-9")
+    assert "it stopped at step 1 of 2" in first.out
+    done = cli(*fit, "training.steps=1", "--resume", "auto")
+    assert done.code == 0, done.err
+    assert "not finished" not in done.out
+
+
+def test_other_validation_windows_are_refused_where_nothing_is_validated_any_more(cli, micro_recipe, run):
+    before = _content(run)
+    settings = ["report.bigram=false", "training.validation_windows=null"]
+    done = _fit(cli, micro_recipe, "--resume", "auto", *settings)
+    assert done.code == 2
+    assert (
+        "on the command line: training.validation_windows: it is null, but this run is finished, and was 4 when it was "
+        "validated last. Leave it at 4, or set more training.steps." in done.err
+    )
+    assert _content(run) == before
+    done = cli("fit", "--recipe", micro_recipe, "--resume", "auto", "training.steps=7", *settings)
+    assert done.code == 0, done.err
 
 
 def test_the_report_of_a_shorter_run_does_not_outlive_it(cli, micro_recipe, run):
