@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 
 from dla_data.tokenizer import load_tokenizer
 from dla_train import atomic_files
-from dla_train.callbacks.step_boundary import ends_step
+from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.errors import RunError
 from dla_train.inspection.observe import observe
 from dla_train.inspection.page import page
 from dla_train.inspection.slot_life import lives_of
-from dla_train.training.batch import model_inputs
+from dla_train.training.batch import FirstWindow, first_window
 from dla_train.training.module import LanguageModelTraining
 
 MOST_TOKENS = 512
@@ -22,7 +22,7 @@ MOST_TOKENS = 512
 
 
 class Inspecting(Callback):
-    """After every `every` steps, shows what the memories do with the first window of the last micro-batch.
+    """After every `every` steps, shows what the memories do with the first window of the step.
 
     For one process, which holds the whole model. Changes nothing in training.
 
@@ -34,6 +34,15 @@ class Inspecting(Callback):
         self.every = every
         self.folder = folder
         self.tokenizer = tokenizer
+        self._window: FirstWindow | None = None  # of the current step, if it is to be shown
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the window: at the end of the step, another micro-batch is there."""
+        if begins_step(trainer, batch_idx):
+            is_shown = (trainer.global_step + 1) % self.every == 0
+            self._window = first_window(batch, MOST_TOKENS) if is_shown else None
 
     def on_train_batch_end(
         self,
@@ -48,16 +57,18 @@ class Inspecting(Callback):
         Raises:
             RunError: it cannot be written.
         """
-        if not ends_step(trainer, batch_idx) or trainer.global_step % self.every:
+        if self._window is None or not ends_step(trainer, batch_idx):
             return
         assert isinstance(pl_module, LanguageModelTraining)
-        tokens = model_inputs(batch)[0][0, :MOST_TOKENS].tolist()
+        tokens, ends = self._window
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-            layers = observe(pl_module.model, tokens)
+            layers = observe(pl_module.model, tokens, ends)
         path = self.folder / f"step-{trainer.global_step:08d}.html"
-        lives = [lives_of(layer.plan) for layer in layers]
+        lives = [lives_of(layer.plan, ends) for layer in layers]
         title = f"{self.folder.parent.name}, step {trainer.global_step}"
-        content = page(title, self._words(tokens), layers, lives, 0, 0, "A window of the training data.")
+        apart = f" {len(ends)} documents are kept apart in it." if len(ends) > 1 else ""
+        note = f"A window of the training data.{apart}"
+        content = page(title, self._words(tokens), layers, lives, 0, 0, note)
         try:
             self.folder.mkdir(exist_ok=True)
             atomic_files.write_text(path, content)

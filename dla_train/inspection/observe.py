@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,28 +20,40 @@ class Layer:
     """What one layer did with T tokens.
 
     Attributes:
-        plan: of one sequence.
+        plan: of one sequence. ends: where its documents end, which are kept apart; the last one at T.
         weights: `[H, M]`, mean weight of a slot by its age, over the tokens after which such a slot existed; nan where
             none did.
         threshold: `[H]`, or None where the content does not decide.
     """
 
     plan: Plan
+    ends: Sequence[int]
     weights: Tensor
     threshold: Tensor | None
 
     @property
     def rates(self) -> Tensor:
-        """Share of tokens that open a slot, `[H]`; the first, which always does, is left out."""
-        return self.plan.boundary[0, 1:].double().mean(0).cpu()
+        """Share of tokens that open a slot, `[H]`; the first of each document, which always does, is left out."""
+        documents = len(self.ends)
+        opened = self.plan.boundary[0].sum(0).cpu().double() - documents
+        return opened / max(1, self.ends[-1] - documents)
+
+    @property
+    def slots_in_use(self) -> Tensor:
+        """How many slots exist after each token, `[T, H]`."""
+        return _slots_in_use(self.plan, self.ends)
 
 
-def observe(model: LanguageModel, tokens: list[int]) -> list[Layer]:
+def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -> list[Layer]:
     """Every layer on `tokens`, at least two.
 
+    Args:
+        model: that reads. tokens: what it reads. ends: where documents end that it is to keep apart, the last one with
+            the tokens; none given is one document.
     Raises:
         UsageError: nothing in this model divides a text.
     """
+    ends = ends or [len(tokens)]
     memories = [module for module in model.modules() if isinstance(module, Memory) and module.capacity > 1]
     if not memories:
         raise UsageError(
@@ -60,16 +73,22 @@ def observe(model: LanguageModel, tokens: list[int]) -> list[Layer]:
 
         hooks += [memory.register_forward_hook(keep_plan), memory.slot_weight.register_forward_hook(keep_weights)]
     try:
+        device = model.embedding.weight.device
+        cu_seqlens = torch.tensor([0, *ends], dtype=torch.int32, device=device) if len(ends) > 1 else None
         with torch.no_grad():
-            model.hidden_states(torch.tensor([tokens], device=model.embedding.weight.device))
+            model.hidden_states(torch.tensor([tokens], device=device), cu_seqlens=cu_seqlens)
     finally:
         for hook in hooks:
             hook.remove()
-    return [_layer(memory, plans[number], weights[number]) for number, memory in enumerate(memories)]
+    return [_layer(memory, plans[number], ends, weights[number]) for number, memory in enumerate(memories)]
 
 
-def _layer(memory: Memory, plan: Plan, weight: Tensor) -> Layer:
-    exists = torch.arange(plan.capacity, device=weight.device) < plan.slots_in_use()[0, ..., None]  # [T, H, M]
+def _layer(memory: Memory, plan: Plan, ends: Sequence[int], weight: Tensor) -> Layer:
+    exists = torch.arange(plan.capacity, device=weight.device) < _slots_in_use(plan, ends)[..., None]  # [T, H, M]
     means = weight[0].double().masked_fill(~exists, 0).sum(0) / exists.sum(0)
     threshold = memory.threshold.detach() if isinstance(memory, Dynamic) else None
-    return Layer(plan, means.cpu(), threshold)
+    return Layer(plan, ends, means.cpu(), threshold)
+
+
+def _slots_in_use(plan: Plan, ends: Sequence[int]) -> Tensor:
+    return plan.slots_in_use(torch.tensor([0, *ends], device=plan.shift.device))[0]

@@ -35,6 +35,7 @@ def page(
         "title": title,
         "note": note,
         "words": words,
+        "ends": list(layers[0].ends),
         "layer": layer,
         "head": head,
         "layers": [_layer(one, heads) for one, heads in zip(layers, lives, strict=True)],
@@ -50,7 +51,7 @@ def _layer(layer: Layer, heads: list[list[Spell]]) -> dict[str, Any]:
     return {
         "capacity": plan.capacity,
         "rates": [round(rate, 4) for rate in layer.rates.tolist()],
-        "slots": [round(mean, 2) for mean in plan.slots_in_use()[0].double().mean(0).tolist()],
+        "slots": [round(mean, 2) for mean in layer.slots_in_use.double().mean(0).tolist()],
         "threshold": None if layer.threshold is None else [round(value, 3) for value in layer.threshold.tolist()],
         "weights": [[None if math.isnan(w) else round(w, 4) for w in head] for head in layer.weights.tolist()],
         "score": [[round(score, 3) for score in head] for head in plan.score[0].T.tolist()],

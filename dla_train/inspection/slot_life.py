@@ -1,5 +1,6 @@
 """From a plan's shifts to the slots that existed, and when."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dla_kernels import Plan
@@ -36,16 +37,23 @@ class _Slot:
         return Spell(self.first, self.end, self.since, until, self.score_sum / (self.end - self.first), is_open)
 
 
-def spells(shift: list[int], score: list[float], capacity: int, collapse: bool) -> list[Spell]:
+def spells(
+    shift: list[int], score: list[float], capacity: int, collapse: bool, ends: Iterable[int] = ()
+) -> list[Spell]:
     """All slots of one head over one text, in the order in which they end; those of the end come last, oldest first.
 
     Args:
         shift, score, capacity, collapse: of the plan, see `dla_kernels.Plan`; the text begins with the first token.
+        ends: where documents end that are kept apart, and all their slots with them.
     """
+    stops = frozenset(ends)
     done: list[Spell] = []
     slots: dict[int, _Slot] = {}
     for now, moved in enumerate(shift):
-        if now and (moved == JOIN or capacity == 1):
+        if now in stops:
+            done += _last(slots, now)
+            slots = {}
+        if slots and (moved == JOIN or capacity == 1):
             slots[0].end, slots[0].score_sum = now + 1, slots[0].score_sum + score[now]
             continue
         older: dict[int, _Slot] = {}
@@ -62,13 +70,17 @@ def spells(shift: list[int], score: list[float], capacity: int, collapse: bool) 
                 slot = _Slot(other.first, slot.end, now, other.score_sum + slot.score_sum)
             older[grown] = slot
         slots = {**older, 0: _Slot(now, now + 1, now, score[now])}
-    last = len(shift)
-    return done + [slots[age].spell(last, is_open=age == 0) for age in sorted(slots, reverse=True)]
+    return done + _last(slots, len(shift))
 
 
-def lives_of(plan: Plan) -> list[list[Spell]]:
+def _last(slots: dict[int, _Slot], end: int) -> list[Spell]:
+    """What there is when a document ends, oldest first."""
+    return [slots[age].spell(end, is_open=age == 0) for age in sorted(slots, reverse=True)]
+
+
+def lives_of(plan: Plan, ends: Iterable[int] = ()) -> list[list[Spell]]:
     """`spells` of every head of a plan of one sequence."""
     return [
-        spells(shift, score, plan.capacity, plan.collapse)
+        spells(shift, score, plan.capacity, plan.collapse, ends)
         for shift, score in zip(plan.shift[0].T.tolist(), plan.score[0].T.tolist(), strict=True)
     ]

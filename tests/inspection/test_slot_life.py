@@ -1,5 +1,7 @@
 """The drawn slots are those of the plan, told by an account of every single token."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,3 +51,22 @@ def test_every_token_is_in_one_slot_at_every_time(name, plan):
             held = score[spell.first : spell.end]
             assert spell.density == pytest.approx(sum(held) / len(held), abs=1e-5)
         assert [spell.end for spell in life[-len(now) :]] == [end for _, end in found]
+
+
+def test_a_document_takes_its_slots_along():
+    """Those of several documents in a row are those of each alone."""
+    starts = torch.tensor([0, 1, 24, 60], dtype=torch.int32)
+    torch.manual_seed(3)
+    k, v = torch.randn(1, TIME, 2, 4), torch.randn(1, TIME, 2, 4)
+    for plan in (
+        segment(k, v, capacity=5, threshold=1.1, cu_seqlens=starts),
+        fixed_plan(1, TIME, 2, block=7, capacity=3, cu_seqlens=starts),
+        fenwick_plan(1, TIME, 2, capacity=4, cu_seqlens=starts),
+    ):
+        shift, score = plan.shift[0, :, 1].tolist(), plan.score[0, :, 1].tolist()
+        alone = [
+            replace(one, first=one.first + a, end=one.end + a, since=one.since + a, until=one.until + a)
+            for a, b in [(0, 1), (1, 24), (24, 60)]
+            for one in spells(shift[a:b], score[a:b], plan.capacity, plan.collapse)
+        ]
+        assert spells(shift, score, plan.capacity, plan.collapse, ends=[1, 24, 60]) == alone
