@@ -108,20 +108,20 @@ def _decoded(argument: str) -> str:
 
 
 class _Once(argparse._StoreAction):
-    """Keeps a value, and refuses a second one, with which the first would be lost without a word."""
+    """Keeps a value; refuses a second recipe, of which the first would be lost without a word: `submit` takes several."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         given: set[str] = namespace.__dict__.setdefault("_given", set())
-        if option is not None and self.dest in given:
-            parser.error(f"{option} is given twice. Give it once")
+        if self.dest == "recipe" and self.dest in given:
+            parser.error(f"{option} is given twice. Give one; `dla-train submit` takes several")
         given.add(self.dest)
         super().__call__(parser, namespace, values, option)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage in one sentence, as everything else does; an option counts once."""
+    """Reports wrong usage in one sentence, as everything else does."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

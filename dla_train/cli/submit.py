@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla_train.errors import UsageError
+from dla_train.runs.program import this_program
 
 if TYPE_CHECKING:
     from dla_train.config.load import LoadedRecipe
@@ -124,7 +125,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         print("\n".join(scripts.values()), end="")
         print(f"\nwritten to {script}; not submitted. Submit it with: {quoted(command)}", file=sys.stderr)
         return 0
-    _say_submitted(submit(command), script, runs)
+    _say_submitted(submit(command, scripts[script]), script, runs)
     return 0
 
 
@@ -189,7 +190,7 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
         from dla_train.training.start import check_beginning
 
         check_beginning(loaded, CheckpointStore(folder.checkpoints), options.resume)
-    fit = [sys.executable, "-m", "dla_train", "fit", f"--recipe={recipe}"]
+    fit = [*this_program(), "fit", f"--recipe={recipe}"]
     return _Run(folder, [*fit, f"--run-dir={folder}", "--resume", resume, *settings])
 
 

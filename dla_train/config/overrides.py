@@ -118,6 +118,9 @@ def _assign(values: dict[str, Any], override: Override) -> bool:
             )
         section[str(part)] = inner
         section = inner
+    here = section.get(str(last))
+    if isinstance(here, dict) and isinstance(override.value, str) and here.get("kind") == override.value:
+        return False  # `memory=dynamic` where it is: as `memory.kind=dynamic`
     anew = last == "kind" and section.get("kind") not in (None, override.value)
     if anew:
         section.clear()

@@ -95,9 +95,12 @@ def parse_value(text: str) -> YamlTree:
         tree = parse_tree(text, text)
     except UsageError:
         return YamlTree(text)
-    # `a: b` is a mapping to YAML, but a text to the person who typed a prompt.
-    is_text = isinstance(tree.values, dict) and not text.lstrip().startswith("{")
-    return YamlTree(text) if is_text else tree
+    # To YAML `a: b` is a mapping, `a #1` and `&a b` have parts that are none of the value, and lines are folded: all a
+    # text to the person who typed a prompt or a path.
+    is_mapping = isinstance(tree.values, dict) and not text.lstrip().startswith("{")
+    is_cut = isinstance(tree.values, str) and text.strip()[:1] not in ("'", '"') and tree.values != text.strip()
+    is_comment = tree.values is None and text.lstrip().startswith("#")
+    return YamlTree(text) if is_mapping or is_cut or is_comment else tree
 
 
 def _construct(

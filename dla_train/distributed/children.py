@@ -4,12 +4,12 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 
 from dla_train.distributed.placement import CHILD, Placement
+from dla_train.runs.program import this_program
 
 _GRACE_SECONDS = 20.0  # for this process to notice by itself that another one has failed
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -28,7 +28,7 @@ class Children:
         self._over = threading.Event()
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "dla_train", *arguments],
+                [*this_program(), *arguments],
                 env={
                     # Without a number of its own, each process would start a thread for every core.
                     "OMP_NUM_THREADS": str(max(1, cores // placement.devices)),

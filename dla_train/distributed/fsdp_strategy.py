@@ -58,9 +58,9 @@ class FullyShardedStrategy(ShardedState, DDPStrategy):
     def parts(self) -> list[Part]:
         """See `ShardedState`."""
         # A forward without a backward, as a validation's, may have left the weights of the whole model gathered.
-        model = self.lightning_module.model
-        assert isinstance(model, FSDPModule)
-        model.reshard()
+        for module in self.lightning_module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
         return [self._part(name, parameter) for name, parameter in self.lightning_module.named_parameters()]
 
     def weights_changed(self) -> None:

@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.shares import check_shares
+from dla_train.errors import UsageError
 
 Launcher = Literal["dla-train", "torchrun", "Slurm"]
 
@@ -89,7 +90,10 @@ def _launched() -> Placement | None:
             launcher="torchrun",
         )
     if SLURMEnvironment.detect():
-        slurm = SLURMEnvironment(auto_requeue=False)
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # --ntasks without --ntasks-per-node
+            raise UsageError(f"srun started this in a way that Lightning does not take: {error}") from error
         nodes = int(env.get("SLURM_NNODES", 1))
         return Placement(
             rank=slurm.global_rank(),
@@ -145,7 +149,7 @@ def _check(loaded: LoadedRecipe, placement: Placement) -> None:
         raise loaded.problem(
             "strategy.devices",
             f"{placement.devices} processes need a GPU each; here are {torch.cuda.device_count()}. Use no more, or "
-            "training.accelerator=cpu.",
+            "training.accelerator=cpu. (Each process must see all GPUs of its node: no --gpus-per-task or --gpu-bind.)",
         )
 
 

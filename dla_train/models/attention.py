@@ -57,7 +57,8 @@ class Attention(nn.Module):
             v = torch.cat((cache.v.to(v.dtype), v), 2)
         o = _attend(q, k, v) if documents is None else _attend_each(q, k, v, documents)
         y = self.out_proj(o.transpose(1, 2).flatten(-2))
-        return y, AttentionCache(k=k, v=v) if return_cache else None
+        # Not a view: it would keep all that q, k and v were cut from.
+        return y, AttentionCache(k=k, v=v.contiguous()) if return_cache else None
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dla_train.models.block import Block
-from dla_train.models.cache import ModelCache
-from dla_train.models.config import ModelConfig
+from dla_train.models.cache import AttentionCache, LinearCache, ModelCache
+from dla_train.models.config import AttentionConfig, ModelConfig
 from dla_train.models.documents import Documents
 from dla_train.models.head import Head
 from dla_train.models.norm import RMSNorm
@@ -63,6 +64,22 @@ class LanguageModel(nn.Module):
         """
         self.recompute_every = every
 
+    def _check(self, cache: ModelCache) -> None:
+        wanted = AttentionCache if isinstance(self.config.mixer, AttentionConfig) else LinearCache
+        if len(cache.layers) != len(self.blocks) or not all(isinstance(layer, wanted) for layer in cache.layers):
+            kinds = sorted({type(layer).__name__ for layer in cache.layers})
+            raise ValueError(
+                f"the cache is that of another model: it has {len(cache.layers)} layers of {', '.join(kinds)}, and "
+                f"this model {len(self.blocks)} of {wanted.__name__}"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LanguageModel:
+        """Tied weights stay one parameter where each module is given a new one, as `to_empty` does."""
+        super()._apply(fn, recurse)
+        if self.config.tie_embeddings:
+            self.head.weight = cast(nn.Parameter, self.embedding.weight)
+        return self
+
     def _is_recomputed(self, index: int) -> bool:
         return self.recompute_every is not None and index % self.recompute_every == 0 and torch.is_grad_enabled()
 
@@ -107,6 +124,8 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"tokens has {batch} rows and the cache {cache.batch} sequences; they must be equal in number"
             )
+        if cache is not None:
+            self._check(cache)
         documents = None if cu_seqlens is None else Documents.of(cu_seqlens, batch, time)
 
         x = self.embedding(tokens)

@@ -37,6 +37,8 @@ def linear_cross_entropy(
         a scalar in nats, float32 or wider; nan if no position counts.
     """
     _check(hidden, targets)
+    if not torch.is_grad_enabled():  # the gradient is made with the loss, even then, of what wants one
+        hidden, weight = hidden.detach(), weight.detach()
     return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), rows, z_loss)  # type: ignore[return-value]
 
 
@@ -78,7 +80,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     dhidden[part] = dlogits @ w  # [R, vocab] @ [vocab, hidden]
                 if dweight is not None:
                     dweight += dlogits.t() @ h[part]  # [vocab, R] @ [R, hidden]
-        ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype), count)
+        # Divided here, as a sum over all tokens may be more than a 16-bit type holds.
+        ctx.save_for_backward(dhidden, None if dweight is None else (dweight / count).to(weight.dtype), count)
         return total / count
 
     @staticmethod
@@ -87,7 +90,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dhidden, dweight, count = ctx.saved_tensors
         factor = dloss / count
         dhidden = None if dhidden is None else dhidden * factor.to(dhidden.dtype)
-        dweight = None if dweight is None else dweight * factor.to(dweight.dtype)
+        dweight = None if dweight is None else dweight * dloss.to(dweight.dtype)
         return dhidden, dweight, None, None, None
 
 

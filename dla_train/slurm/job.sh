@@ -5,6 +5,7 @@
 @DIRECTIVES@
 
 set -u
+export SLURM_TIME_FORMAT=standard  # of the times that are read below
 cd -- @WORKING_DIRECTORY@ || exit 2
 command=(@COMMAND@)
 state_folder=@STATE_FOLDER@
@@ -98,7 +99,7 @@ again show_job
 
 case $status,$said,$slurm in
   0,*) say "finished" ;;
-  2,*) say "refused: recipe, data or folder are wrong (see above); not requeued" ;;
+  2,2,*) say "refused: recipe, data or folder are wrong (see above); not requeued" ;;
   *JobState=RUNNING*)
     case $status,$said,$slurm in
       138,138,*) requeue "warned by SIGUSR1 (time limit, preemption or scancel --signal=USR1); saved what was trained" ;;

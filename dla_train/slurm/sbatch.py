@@ -22,14 +22,19 @@ def require_sbatch() -> None:
         )
 
 
-def submit(command: Sequence[str]) -> str:
+_OF_THE_SITE = ("account", "partition", "qos", "constraint", "reservation")
+
+
+def submit(command: Sequence[str], script: str) -> str:
     """Run `sbatch`; returns the job's id.
+
+    Args:
+        command: of `sbatch`. script: the text that it submits.
 
     Raises:
         RunError: Slurm refused the job; the message is Slurm's.
     """
-    # A job of its own: variables of a job that this one is submitted from would override its #SBATCH lines.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_JOB", "SBATCH_"))}
+    environment = _environment(script)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -44,6 +49,16 @@ def submit(command: Sequence[str]) -> str:
     if not re.fullmatch(r"\d+", job):
         raise RunError(f"sbatch answered {done.stdout.strip()!r} instead of a job id. `squeue --me` shows your jobs.")
     return job
+
+
+def _environment(script: str) -> dict[str, str]:
+    """A job of its own: variables of one that this is submitted from would pass for its own, and `SBATCH_...` would
+    override its #SBATCH lines. What a site's users set for all their jobs holds where the script says nothing."""
+    defaults = {f"SBATCH_{name.upper()}" for name in _OF_THE_SITE if f"#SBATCH --{name}=" not in script}
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS", *defaults}
+    return {
+        name: value for name, value in os.environ.items() if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
+    }
 
 
 def _partitions() -> str:

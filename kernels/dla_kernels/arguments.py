@@ -23,6 +23,8 @@ def check_keys_values(k: Tensor, v: Tensor) -> None:
         raise ValueError(f"v has batch and time {tuple(v.shape[:2])}; k has {tuple(k.shape[:2])}; they must be equal")
     if k.shape[1] < 1:
         raise ValueError("k has no tokens (time is 0); at least one is needed")
+    if k.shape[2] < 1:
+        raise ValueError("k has no groups (its third size is 0); at least one is needed")
     if v.shape[2] % k.shape[2]:
         raise ValueError(
             f"v has {v.shape[2]} heads and k has {k.shape[2]} groups; the heads must be a multiple of the groups"

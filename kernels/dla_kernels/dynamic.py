@@ -57,12 +57,15 @@ def _decodes(
     backend: Backend,
 ) -> bool:  # fmt: skip
     """Whether the fused step applies: one token of each sequence, a cache that fits, Triton, and no gradient wanted."""
-    _, k, v, *_ = inputs
+    _, k, v, slot_weight, *_ = inputs
     assert k is not None
     assert v is not None
+    assert slot_weight is not None
+    if slot_weight.ndim != 4 or slot_weight.shape[-1] != capacity:
+        return False  # the general path says what is wrong
     fits = k.ndim == 4 and v.ndim == 4 and k.shape[1] == 1 and cu_seqlens is None and cache.segment is not None
     if not fits or cache.state.shape != (k.shape[0], v.shape[2], capacity, k.shape[3], v.shape[3]):
-        return False  # the general path says what is wrong
+        return False
     if cache.state.dtype != torch.float32 or resolve_backend(backend, k, v, capacity) != "triton":
         return False
     watched = [*inputs, threshold, cache.state]

@@ -65,7 +65,10 @@ def test_version(cli):
         ),
         (["fit", "--recipe", "tiny", "--lr=3"], "--lr=3. To set a key of the recipe, write optimizer.lr=VALUE."),
         (["fit", "--recipe", "tiny", "--foo"], "no option --foo. `dla-train fit --help`"),
-        (["fit", "--recipe", "tiny", "--recipe", "mqar"], "--recipe is given twice. Give it once."),
+        (
+            ["fit", "--recipe", "tiny", "--recipe", "mqar"],
+            "--recipe is given twice. Give one; `dla-train submit` takes several.",
+        ),
         (["fit", "--recipe", "tiny", "--run-dir="], "the name of the folder is empty; `.` is the current one."),
         (["fit", "--recipe", "/"], "/ is a folder; a recipe is a .yaml file."),
         (["train"], "there is no command 'train'. Did you mean fit?"),

@@ -282,10 +282,19 @@ def test_what_an_earlier_start_wrote_is_forgotten(cli, micro_recipe, tmp_path):
 )
 def test_who_is_not_requeued(cli, micro_recipe, tmp_path, code, slurm, said):
     cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
-    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, f"exit {code}", slurm, commands={"sleep": ""})
+    srun = f"{'echo 2 >$DLA_TRAIN_EXIT_CODE_FILE; ' if code == 2 else ''}exit {code}"
+    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, srun, slurm, commands={"sleep": ""})
     assert (ran.returncode, "REQUEUE" in ran.stdout) == (code, False)
     assert said in ran.stdout
     assert not list(tmp_path.glob("runs/micro/slurm/failures-*"))
+
+
+def test_a_2_that_the_run_does_not_know_of_is_a_failure(cli, micro_recipe, tmp_path):
+    """Slurm's own, for one, where the interpreter is not there yet."""
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, "exit 2")
+    assert "REQUEUE 7" in ran.stdout
+    assert "a process failed with exit code 2 (failure 1" in ran.stdout
 
 
 @pytest.mark.parametrize("name", ["USR1", "TERM"])

@@ -26,6 +26,14 @@ def _apply(values, *settings):
         ("a.b=def f(x): return", "def f(x): return"),
         ("a.b=[unclosed", "[unclosed"),
         ("a.b=off", "off"),
+        ("a.b=d/my #1 words.txt", "d/my #1 words.txt"),
+        ("a.b=# Title", "# Title"),
+        ("a.b=Once upon\na time", "Once upon\na time"),
+        ("a.b=&a b", "&a b"),
+        ("a.b=--- foo", "--- foo"),
+        ("a.b='quoted # text'", "quoted # text"),
+        ("a.b= 2 ", 2),
+        ("a.b= two ", "two"),
     ],
 )
 def test_values_are_yaml_or_plain_text(text, value):
@@ -56,6 +64,8 @@ def test_another_kind_drops_the_fields_of_the_old_one_and_keeps_those_set_beside
 def test_the_same_kind_drops_nothing():
     values = {"memory": {"kind": "dynamic", "capacity": 4}}
     assert _apply(values, "memory.kind=dynamic") == values
+    assert _apply(values, "memory=dynamic") == values
+    assert _apply(values, "memory=dynamic", "memory.capacity=5") == {"memory": {"kind": "dynamic", "capacity": 5}}
 
 
 def test_the_later_of_two_settings_wins():

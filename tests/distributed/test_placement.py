@@ -79,3 +79,8 @@ def test_what_does_not_fit_is_named(place, env, settings, message):
     with pytest.raises(UsageError) as error:
         place(env, *settings)
     assert message in str(error.value)
+
+
+def test_srun_with_ntasks_alone_is_refused_plainly(place):
+    with pytest.raises(UsageError, match="srun started this in a way that Lightning does not take: You set `--ntasks"):
+        place({name: value for name, value in SLURM.items() if name != "SLURM_NTASKS_PER_NODE"}, "strategy=ddp")

@@ -153,6 +153,13 @@ def test_muon_steps_by_whole_matrices_under_fsdp(fit_on, at_step_4, tmp_path):
     require_equal(tmp_path / "alone", tmp_path / "one")
 
 
+def test_fsdp_that_keeps_weights_gathered_saves_after_a_validation(fit_on, tmp_path):
+    kept = "strategy={kind: fsdp, reshard_after_forward: false}"
+    fit_on(2, "two", kept, "training.validate_every=2", "checkpoint.every=2", "checkpoint.keep_last=9")
+    fit_on(1, "one", "training.validate_every=2", "checkpoint.every=2", "checkpoint.keep_last=9")
+    require_equal(tmp_path / "two", tmp_path / "one")
+
+
 ANSWERS = "data={kind: synthetic, task: {kind: mqar, pairs: [2]}, vocab_size: 32, window: 24}"
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dla_kernels import fenwick_plan, fixed_plan, multi_state_attention, segment, single_plan
+from dla_kernels import dynamic_linear_attention, fenwick_plan, fixed_plan, multi_state_attention, segment, single_plan
 
 B, T, G, H, K, V, M = 2, 6, 2, 4, 5, 3, 4
 
@@ -176,6 +176,11 @@ def test_caches_that_do_not_fit(given):
     refused(
         ["cache", str((B, H, M)), str((B, H, M + 1))], segment, given["k"], given["v"], M + 1, cache=cache
     )  # fmt: skip
+    for backend in ("reference", "torch"):
+        other = torch.zeros(B, T, given["k"].shape[2], K + 1), torch.zeros(B, T, H, V + 3)
+        refused(
+            ["cache", str((B, H, K, V)), str((B, H, K + 1, V + 3))], segment, *other, M, cache=cache, backend=backend
+        )
     cu_seqlens = torch.tensor([0, 2, T])
     one = {name: x[:1] for name, x in given.items() if isinstance(x, torch.Tensor)}
     refused(["cache", str((B, H, M)), str((1, H, M))], segment, one["k"], one["v"], M, cache=cache)
@@ -199,3 +204,25 @@ def test_start(make):
     refused(["start", "(3,)", f"[{B}]"], make, B, T, H, start=torch.zeros(3, dtype=torch.long))
     refused(["start", "(2, 1)", f"[{B}]"], make, B, T, H, start=torch.zeros(2, 1, dtype=torch.long))
     refused(["start", "(2,)", "[3]"], make, 1, T, H, cu_seqlens=torch.tensor([0, 1, 2, T]), start=torch.tensor([0, 1]))
+
+
+def test_an_empty_batch_has_an_empty_result(given):
+    for backend in ("reference", "torch"):
+        assert segment(given["k"][:0], given["v"][:0], M, backend=backend).shift.shape == (0, T, H)
+    with pytest.raises(ValueError, match="k has no groups"):
+        segment(given["k"][:, :, :0], given["v"], M)
+
+
+def test_the_torch_backend_differentiates_under_autocast(draw_inputs):
+    inputs = draw_inputs(130, 3, delta=False, batch=1, heads=2, groups=1, key_dim=5, value_dim=6).to(torch.float32)
+    leaves = {name: x.requires_grad_() for name, x in inputs.named().items()}
+
+    def gradients():
+        o, _ = dynamic_linear_attention(**leaves, capacity=3, threshold=0.4, backend="torch")
+        return torch.autograd.grad(o.square().sum(), [leaves["v"], leaves["slot_weight"]])
+
+    expected = gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients()
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)

@@ -102,3 +102,13 @@ def test_decay_over_many_steps_loses_nothing_to_rounding(draw_inputs):
             _, cache = dynamic_linear_attention(**token, **options, threshold=joining, cache=cache, backend="triton")
     assert cache.lag[0, 0, old].double().sum().item() == pytest.approx(-1 - 20 * 2e-8, abs=1e-11)
     assert (cache.lag[0, 0, 1 - old] == 0).all(), "the open slot is written"
+
+
+@pytest.mark.parametrize("slots", [3, 5])
+def test_weights_of_another_number_of_slots_are_refused(draw_inputs, slots):
+    inputs = draw_inputs(8, 4, delta=False, batch=1, heads=2, groups=1, key_dim=5, value_dim=20).to(torch.float32)
+    options = {"capacity": 4, "threshold": 0.4, "return_cache": True}
+    _, cache = dynamic_linear_attention(**inputs.tokens(0, 7).named(), **options, backend="reference")
+    token = inputs.tokens(7, 8).named() | {"slot_weight": torch.ones(1, 1, 2, slots)}
+    with torch.no_grad(), pytest.raises(ValueError, match=f"slot_weight has {slots} slots"):
+        dynamic_linear_attention(**token, **options, cache=cache, backend="triton")

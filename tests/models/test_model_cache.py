@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
 from dla_kernels import dynamic_linear_attention
-from dla_train.models import ModelCache, memory
+from dla_train.models import AttentionConfig, LanguageModel, ModelCache, ModelConfig, initialize, memory
+from dla_train.models.cache import _tensors
+from dla_train.models.loss import linear_cross_entropy
+from tests.models.conftest import VOCAB
 
 
 @torch.no_grad()
@@ -122,3 +126,46 @@ def test_dynamic_models_decode_by_the_fused_step(
     monkeypatch.setattr(memory, "dynamic_linear_attention", fused)
     torch.testing.assert_close(in_pieces(model, x, [8, 1, 1])[0], expected)
     assert len(steps) == 2 * len(model.blocks)
+
+
+def test_a_cache_of_another_model_is_refused(make_model: Any, tokens: Any) -> None:
+    mamba, attention = make_model("mamba2", "dynamic"), make_model("attention", "single")
+    _, cache = attention.hidden_states(tokens(1, 4), return_cache=True)
+    with pytest.raises(ValueError, match=r"that of another model: it has \d layers of AttentionCache, and this model"):
+        mamba.hidden_states(tokens(1, 1), cache=cache)
+    _, cache = mamba.hidden_states(tokens(1, 4), return_cache=True)
+    short = dataclasses.replace(cache, layers=cache.layers[:1])
+    with pytest.raises(ValueError, match="it has 1 layers of LinearCache, and this model 2 of LinearCache"):
+        mamba.hidden_states(tokens(1, 1), cache=short)
+
+
+def test_an_attention_cache_keeps_no_more_than_it_says(make_model: Any, tokens: Any) -> None:
+    _, cache = make_model("attention", "single").hidden_states(tokens(2, 9), return_cache=True)
+    held = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _tensors(cache.layers)}
+    assert sum(held.values()) == cache.bytes
+
+
+def test_tied_weights_stay_tied_on_their_way_from_the_meta_device() -> None:
+    config = ModelConfig(vocab_size=VOCAB, hidden=16, layers=1, mixer=AttentionConfig(heads=2), tie_embeddings=True)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    initialize(model.to_empty(device="cpu"), 0)
+    assert model.head.weight is model.embedding.weight
+    assert torch.equal(model.head.weight, initialize(LanguageModel(config), 0).head.weight)
+
+
+def test_validation_makes_no_gradient() -> None:
+    hidden, weight = torch.randn(6, 8), torch.randn(5, 8, requires_grad=True)
+    targets = torch.arange(6) % 5
+    with torch.no_grad(), torch.profiler.profile() as seen:
+        loss = linear_cross_entropy(hidden, weight, targets)
+    assert torch.equal(loss, linear_cross_entropy(hidden, weight, targets).detach())
+    assert not any("softmax" in event.key for event in seen.key_averages())
+
+
+def test_a_loss_over_many_tokens_has_a_gradient_in_float16() -> None:
+    hidden = torch.full((16_384, 8), 8.0, dtype=torch.float16)
+    weight = torch.zeros(3, 8, dtype=torch.float16, requires_grad=True)
+    linear_cross_entropy(hidden, weight, torch.zeros(16_384, dtype=torch.int64)).backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad[0].float(), torch.full((8,), -16 / 3), rtol=1e-2, atol=0)

@@ -91,9 +91,9 @@ class DisturbedRun:
         text = RECIPE.replace("CORPUS", str(corpus)).replace("STEPS", str(self.steps)).replace("RANKS", str(RANKS))
         text = text.replace("EVERY", str(CHECKPOINT_EVERY))
         (folder / "soak.yaml").write_text(text)
-        stand_in = folder / "python"  # called as `python -m dla_train ARGUMENTS`
+        stand_in = folder / "python"  # called as `python [-P] -m dla_train ARGUMENTS`
         program = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('recorded_fit.py')))}"
-        stand_in.write_text(f'#!/bin/sh\nshift 2\nexec {program} "$@"\n')
+        stand_in.write_text(f'#!/bin/sh\nuntil [ "$1" = dla_train ]; do shift; done; shift\nexec {program} "$@"\n')
         stand_in.chmod(0o755)
         self._hits: list[Hit] = []
 

@@ -15,9 +15,9 @@ import os, signal, sys
 from dla_train.checkpoints import store
 from dla_train.cli.main import main
 seal = store._seal
-def seal_or_die(folder, step, identity):
+def seal_or_die(folder, step, *rest):
     if step == 12: os.kill(os.getpid(), signal.SIGKILL)
-    seal(folder, step, identity)
+    seal(folder, step, *rest)
 store._seal = seal_or_die
 main(sys.argv[1:])
 """

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dla_kernels.autocast import without_autocast
 from dla_kernels.reader.ages import AgeTables
 from dla_kernels.reader.boundary_gradient import BoundaryGradient
 from dla_kernels.reader.moves import Layout, Moves
@@ -84,6 +85,7 @@ class _ReadSlots(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         within, read, write, carry, v, slot_weight, gate, old, inner, *kept = ctx.saved_tensors
         documents, slots_of_chunks, writes, return_state = ctx.rest

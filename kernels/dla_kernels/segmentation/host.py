@@ -128,7 +128,7 @@ def _run_jobs(function: Callable[..., None], jobs: int, *arrays: np.ndarray[Any,
     that was told to use one core would use all of them from then on.
     """
     threads = min(torch.get_num_threads(), jobs)
-    if threads == 1:
+    if threads <= 1:
         function(0, jobs, *arrays)
         return
     bounds = [jobs * i // threads for i in range(threads + 1)]

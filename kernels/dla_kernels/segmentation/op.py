@@ -139,13 +139,20 @@ def _starting_state(
         return naive.empty_state(sequences, heads, capacity, key_dim, value_dim, device)
     if cache.segment is None:
         raise ValueError("cache has no segmentation (it comes from a plan that does not look at the content)")
+    segment = cache.segment
     expected = (sequences, heads, capacity)
-    if cache.segment.count.shape != expected:
+    for found in (segment.count, segment.score_sum):
+        if found.shape != expected:
+            raise ValueError(
+                f"cache holds slots {tuple(found.shape)} (sequences, heads, capacity); this call needs {expected}"
+            )
+    expected = (sequences, heads, key_dim, value_dim)
+    if segment.open_sum.shape != expected:
         raise ValueError(
-            f"cache holds slots {tuple(cache.segment.count.shape)} (sequences, heads, capacity); "
+            f"cache holds an open segment {tuple(segment.open_sum.shape)} (sequences, heads, K, V); "
             f"this call needs {expected}"
         )
-    return cache.segment
+    return segment
 
 
 def _nothing_before(state: SegmentState, cu_seqlens: Tensor | None, time: int) -> Tensor:
