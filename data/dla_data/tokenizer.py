@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dla_data.errors import DataError
 
@@ -212,7 +212,13 @@ def _is_cut_safe(tokenizer: Tokenizer) -> bool:
         and pre_tokenizer.use_regex
         and not pre_tokenizer.add_prefix_space
         and tokenizer.normalizer is None
+        and not any(map(_reaches_across_lines, tokenizer.get_added_tokens_decoder().values()))
     )
+
+
+def _reaches_across_lines(token: AddedToken) -> bool:
+    """Whether an added token may hold or take in the line end before a cut; a special one is never found in a text."""
+    return "\n" in token.content or (not token.special and (token.lstrip or token.rstrip))
 
 
 def _pieces(texts: Iterable[str], cut: bool, first: int = 0) -> Iterator[tuple[str, bool]]:

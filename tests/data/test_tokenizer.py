@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, models, pre_tokenizers
 
 from dla_data import tokenizer as tokenizer_module
 from dla_data.errors import DataError
@@ -139,6 +139,21 @@ def test_texts_are_cut_only_for_tokenizers_known_to_allow_it(tokenizer: Tokenize
     other = Tokenizer(models.BPE())
     other.pre_tokenizer = pre_tokenizers.Whitespace()
     assert not tokenizer_module._is_cut_safe(other)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [AddedToken("@@", lstrip=True), AddedToken("@@", rstrip=True), AddedToken("b\n@@"), AddedToken("fine")],
+    ids=["takes in what is before it", "takes in what is behind it", "holds a line end", "stays in its line"],
+)
+def test_added_tokens_that_reach_across_lines_are_not_cut(added: AddedToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.add_tokens([added])
+    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 20)
+    text = "a line b\n@@\nand fine\n" * 12
+    (encoded,) = encode_documents(tokenizer, [text])
+    assert encoded.ids.tolist() == tokenizer.encode(text).ids
+    assert tokenizer_module._is_cut_safe(tokenizer) == (added.content == "fine")
 
 
 def test_a_file_that_truncates_or_pads_loses_and_adds_nothing(tmp_path: Path) -> None:
