@@ -11,12 +11,12 @@ import pytest
 from tokenizers import AddedToken, Encoding, Tokenizer, models, pre_tokenizers
 
 from dla_data import tokenizer as tokenizer_module
+from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
 from dla_data.tokenizer import (
     END_OF_DOCUMENT,
     encode_documents,
     encode_pieces,
-    end_of_document_id,
     load_tokenizer,
     save_tokenizer,
     tokenizer_fingerprint,
@@ -177,11 +177,6 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path: Path) -> None:
             load_tokenizer(path)
 
 
-def test_a_tokenizer_without_an_end_of_document_is_refused() -> None:
-    with pytest.raises(DataError, match=r"no token <\|endoftext\|>"):
-        end_of_document_id(Tokenizer(models.BPE()))
-
-
 def _changed(tokenizer: Tokenizer, path: Path, part: str, **values: object) -> Path:
     tree = json.loads(tokenizer.to_str())
     (tree["model"] if part == "model" else tree["added_tokens"][0]).update(values)
@@ -194,12 +189,6 @@ def test_merges_left_out_at_random_are_refused(tokenizer: Tokenizer, tmp_path: P
         DataError, match=r"leaves out merges at random \(dropout 0\.5\).*Set the model's dropout to null"
     ):
         load_tokenizer(_changed(tokenizer, tmp_path / "t.json", "model", dropout=0.5))
-
-
-def test_an_end_of_document_that_texts_can_hold_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    loaded = load_tokenizer(_changed(tokenizer, tmp_path / "t.json", "added", special=False))
-    with pytest.raises(DataError, match=r"<\|endoftext\|> is not a special token: .* Set \"special\": true"):
-        end_of_document_id(loaded)
 
 
 def test_the_fingerprint_tells_options_and_flags_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:

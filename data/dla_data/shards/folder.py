@@ -11,11 +11,12 @@ from tokenizers import Tokenizer
 
 from dla_data.atomic import write_file
 from dla_data.cache import exclusive
+from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
 from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import DocumentReader, ReadingLog
 from dla_data.shards.documents import all_held_out, nothing_to_read, part_of
-from dla_data.tokenizer import end_of_document_id, load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 _LOGGER = logging.getLogger("dla_data")
 

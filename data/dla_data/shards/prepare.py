@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.counted import counted
+from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
 from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
@@ -47,7 +48,6 @@ from dla_data.tokenizer import (
     LARGEST_VOCABULARY,
     SMALLEST_VOCABULARY,
     Encoded,
-    end_of_document_id,
     tokenizer_fingerprint,
     vocabulary_of,
 )
