@@ -199,6 +199,35 @@ def test_another_request_is_refused(
         prepare("out")
 
 
+def test_a_folder_begun_by_other_rules_is_refused(prepare: Callable[..., PreparedManifest], tmp_path: Path) -> None:
+    prepare("out")
+    path = tmp_path / "out" / "request.json"
+    for changes in ({"version": 99}, {"format": "other"}):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        with pytest.raises(
+            DataError, match=r"request\.json was not written by this version of dla-train, which cannot"
+        ):
+            prepare("out")
+
+
+def test_names_and_places_of_files_do_not_decide_what_is_validated_on(tokenizer_file: Path, tmp_path: Path) -> None:
+    """As they would where each document is a file of its own and all files have the same name."""
+    for number, text in enumerate(DOCUMENTS):
+        (tmp_path / "one" / str(number)).mkdir(parents=True)
+        (tmp_path / "one" / str(number) / "text.txt").write_text(text)
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text("".join(json.dumps({"text": text}) + "\n" for text in reversed([*DOCUMENTS, *DOCUMENTS[:50]])))
+    options = PrepareOptions(tokenizer=tokenizer_file, validation_share=0.3)
+    found = []
+    for source in (tmp_path / "one", moved):
+        out = tmp_path / f"tokens of {source.name}"
+        made = prepare_shards([Source(path=str(source))], out, options)
+        found.append({part: {tuple(ids) for ids in documents_of(out, made, part)} for part in ("train", "validation")})
+    assert 40 <= len(found[0]["validation"]) <= 80
+    assert found[0] == found[1]
+    assert not found[0]["validation"] & found[0]["train"]
+
+
 def test_a_folder_with_other_things_is_refused(prepare: Callable[..., PreparedManifest], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")

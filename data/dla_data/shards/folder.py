@@ -13,9 +13,10 @@ from dla_data.atomic import write_file
 from dla_data.cache import exclusive
 from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import DocumentReader, ReadingLog
-from dla_data.shards.documents import all_held_out, nothing_to_read, part_of
+from dla_data.shards.documents import all_held_out, nothing_to_read
 from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 _LOGGER = logging.getLogger("dla_data")
@@ -90,18 +91,18 @@ def settled_tokenizer(
 
 def _tokenizer_text(readers: Sequence[DocumentReader], validation_share: float, log: ReadingLog) -> Iterator[str]:
     share = TOKENIZER_TEXT_BYTES // max(len(readers), 1)
-    held_out, is_any = 0, False
+    held_out, left_out, is_any = HeldOut(validation_share), 0, False
     for reader in readers:
         left = share
-        for position, text in reader.documents(log=log):
-            if part_of(reader, position, validation_share) == "train":
+        for _, text in reader.documents(log=log):
+            if not held_out(text):
                 # A single long document must not be all of it, nor fill the memory.
                 yield text[:left]
                 is_any = True
                 left -= len(text)
             else:
-                held_out += 1
+                left_out += 1
             if left <= 0:
                 break
     if not is_any:
-        raise all_held_out(held_out) if held_out else nothing_to_read(", ".join(reader.name for reader in readers))
+        raise all_held_out(left_out) if left_out else nothing_to_read(", ".join(reader.name for reader in readers))

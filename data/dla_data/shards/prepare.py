@@ -27,6 +27,7 @@ from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.counted import counted
 from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.readers import DataSetVersion, DocumentReader, ReadingLog, Source
@@ -61,7 +62,7 @@ class PrepareOptions:
 
     tokenizer: a `tokenizer.json`; or train_tokenizer: entries of one to be trained on the text. One of them is given.
     shard_tokens: a shard ends with the document that reaches this number of training tokens.
-    validation_share: of the documents, chosen by a hash of file name and row.
+    validation_share: of the documents, chosen by a hash of their text.
     skip_bad: bad rows that may be left out, over all sources. workers: processes that encode.
 
     Raises:
@@ -99,15 +100,7 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
             documents. Whole shards stay, and the same call goes on with them.
     """
     noted = versions_noted(out)
-    readers, versions = _opened(sources, out, noted or {})
-    if noted == {} and versions:
-        if not (out / MANIFEST_NAME).exists():
-            _LOGGER.warning(
-                "%s was begun by a program that did not note which version of %s it read: the rest may be of another",
-                out,
-                ", ".join(versions),
-            )
-        versions = {}
+    readers, versions = _opened(sources, out, noted)
     with claimed(out) as locked:
         tokenizer = settled_tokenizer(
             out, readers, options.tokenizer, options.train_tokenizer, options.validation_share, options.skip_bad
@@ -189,7 +182,7 @@ def _write_missing(
     total = None if any(reader.size is None for reader in readers) else sum(reader.size or 0 for reader in readers)
     reads: deque[Read] = deque()
     last = records[-1] if records else None
-    texts = documents_after(last, readers, options.validation_share, log, reads.append)
+    texts = documents_after(last, readers, HeldOut(options.validation_share), log, reads.append)
     began, text_bytes, tokens = time.monotonic(), 0, 0
     with ExitStack() as stack:
         encoders = stack.enter_context(Encoders(tokenizer, options.workers))

@@ -12,6 +12,9 @@ from dla_data.errors import DataError
 from dla_data.prepared_folders import REQUEST_NAME
 from dla_data.readers import DataSetVersion, DocumentReader, Source
 
+FORMAT = "dla-request"
+VERSION = 1  # raise it when the same request would give other shards: a folder is not gone on with by another rule
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
@@ -54,13 +57,12 @@ class Request:
         """
         path = directory / REQUEST_NAME
         if not path.exists():
-            write_file(path, json.dumps(self.tree(), indent=2, sort_keys=True) + "\n")
+            content = {"format": FORMAT, "version": VERSION, **self.tree()}
+            write_file(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
             return False
         found = _read(path)
         if found != self.tree():
-            changed = [
-                key for key, value in self.tree().items() if not isinstance(found, dict) or found.get(key) != value
-            ]
+            changed = [key for key, value in self.tree().items() if found.get(key) != value]
             raise DataError(
                 f"{directory} holds shards of another preparation: {', '.join(changed) or 'more'} differ "
                 f"({path.name} has what was asked for then). Ask for the same, or choose another output directory."
@@ -68,27 +70,35 @@ class Request:
         return True
 
 
-def versions_noted(directory: Path) -> dict[str, DataSetVersion] | None:
-    """The versions of the request in `directory`, of which a preparation goes on reading the same; None where there is
-    no request. A request of a program that noted none has none.
+def versions_noted(directory: Path) -> dict[str, DataSetVersion]:
+    """The versions of the request in `directory`, of which a preparation goes on reading the same; none without one.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, or of another format.
     """
     path = directory / REQUEST_NAME
     if not path.exists():
-        return None
+        return {}
     try:
         return {source: DataSetVersion(**version) for source, version in _read(path).get("versions", {}).items()}
     except (AttributeError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}). Choose another output directory.") from error
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}. Choose another output directory.") from error
+    if not isinstance(content, dict) or (content.pop("format", None), content.pop("version", None)) != (
+        FORMAT,
+        VERSION,
+    ):
+        raise DataError(
+            f"{path} was not written by this version of dla-train, which cannot go on with {path.parent}. Choose "
+            "another output directory; a finished folder can still be trained on."
+        )
+    return content
 
 
 def source_file(reader: DocumentReader) -> SourceFile:
