@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from itertools import pairwise
@@ -126,6 +127,11 @@ def test_going_on_after_an_interruption_gives_the_same_bytes(
             prepare("stopped")
     shards = tmp_path / "stopped" / "shards"
     assert len(list(shards.glob("0*"))) == shards_before
+    if not shards_before:
+        assert not (tmp_path / "stopped").exists()
+        shards.mkdir(parents=True)  # what a kill leaves before the first shard, which it lets no one clear away
+        for name in ("request.json", "tokenizer.json"):
+            shutil.copy(tmp_path / "straight" / name, tmp_path / "stopped")
     (leftover := shards / f".{shards_before:06}.0a1b2c3d.tmp").mkdir(parents=True)  # what a kill leaves
     (leftover / "tokens.bin").write_bytes(b"half")
     with pytest.raises(DataError, match="is not finished: it has no manifest"):
