@@ -13,6 +13,8 @@ _LOGGER = logging.getLogger("dla_data")
 
 CACHE_VARIABLE = "DLA_TRAIN_CACHE"
 
+_MOST_MISSING = 1000  # times that other processes may remove a directory while one wants to lock a file in it
+
 
 def cache_root() -> Path:
     """Return $DLA_TRAIN_CACHE, else $XDG_CACHE_HOME/dla-train, else ~/.cache/dla-train; empty counts as unset.
@@ -32,26 +34,67 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def exclusive(target: Path) -> Iterator[bool]:
+def exclusive(
+    target: Path, directory: str = "the cache directory", way_out: str = f"set {CACHE_VARIABLE} to another directory"
+) -> Iterator[bool]:
     """Hold the lock on making `target`; yields whether it is really held (some network file systems have no locks).
 
     The lock ends with the process, so a killed one leaves nothing that would have to be removed by hand. The empty lock
-    file beside `target` stays: removing it while another process waits on it would let two in.
+    file beside `target` stays. Who holds the lock may remove it, and its directory: a process that waited for it sees
+    that, and begins again.
 
+    Args:
+        target: what is made. directory, way_out: what an error calls its directory, and advises.
     Raises:
         DataError: the directory of `target` cannot be written.
     """
-    path = target.with_name(f".{target.name}.lock")
+    path = lock_of(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        descriptor, locked = _opened_and_locked(path, target)
     except OSError as error:
         raise DataError(
-            f"cannot write the cache directory {path.parent}: {error.strerror} ({error.filename}). "
-            f"Make it writable, or set {CACHE_VARIABLE} to another directory."
+            f"cannot write {directory} {path.parent}: {error.strerror} ({error.filename}). "
+            f"Make it writable, or {way_out}."
         ) from error
-    with file:
-        yield _lock(file.fileno(), target)
+    try:
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def lock_of(target: Path) -> Path:
+    """The file whose lock is that on making `target`."""
+    return target.with_name(f".{target.name}.lock")
+
+
+def _opened_and_locked(path: Path, target: Path) -> tuple[int, bool]:
+    """A descriptor of the lock file that is there, and whether it is locked."""
+    missing = 0
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # another process removed the directory in between, or there is no place for it
+            missing += 1
+            if missing == _MOST_MISSING:
+                raise
+            continue
+        try:
+            locked = _lock(descriptor, target)
+            if not locked or _is_still(path, descriptor):
+                return descriptor, locked
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the file that was opened has not been removed since, which would leave its lock to nobody else."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, target: Path) -> bool:

@@ -161,7 +161,8 @@ def _read_documents(root: Path, names: list[str], skipped: list[str] | None) -> 
     for name in names:
         path = root / name
         try:
-            text = path.read_bytes().decode("utf-8")  # not read_text: it would rewrite line ends
+            # Not read_text, which would rewrite line ends. Some editors put a byte order mark first; it is no text.
+            text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             if skipped is not None:
                 skipped.append(name)

@@ -21,6 +21,7 @@ from pathlib import Path
 from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.cache import cache_root, exclusive
 from dla_data.corpora import CorpusSource
+from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
 from dla_data.inventory import Inventory
 from dla_data.manifest import VERSION as TOKEN_FORMAT_VERSION
@@ -29,7 +30,6 @@ from dla_data.split import Split
 from dla_data.token_file import TokenFile, write_token_file
 from dla_data.tokenizer import (
     encode_documents,
-    end_of_document_id,
     load_tokenizer,
     require_vocabulary,
     save_tokenizer,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dla_data.end_of_document import require_no_end
 from dla_data.errors import DataError
 from dla_data.manifest import FileRecord, TokenManifest
 from dla_data.tokenizer import Encoded
@@ -45,13 +46,15 @@ class TokenFileWriter:
         """Write one document and the token that ends it.
 
         Raises:
-            DataError: a token outside the vocabulary.
+            DataError: a token outside the vocabulary, or the one that ends documents within the document.
         """
+        what = f"document {len(self._starts)} for {self._shown}"
         if document.ids.size and document.ids.max() >= self._vocab_size:
             raise DataError(
-                f"document {len(self._starts)} for {self._shown} holds token {document.ids.max()}, "
+                f"{what} holds token {document.ids.max()}, "
                 f"outside the vocabulary of {self._vocab_size:,}. Encode it with the right tokenizer."
             )
+        require_no_end(document.ids, self._end_of_document, what)
         content = np.append(document.ids, self._end_of_document).astype(self._stored).tobytes()
         self._file.write(content)
         self._digest.update(content)

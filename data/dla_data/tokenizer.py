@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dla_data.errors import DataError
 
@@ -125,26 +125,6 @@ def vocabulary_of(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def end_of_document_id(tokenizer: Tokenizer) -> int:
-    """Return the id of `END_OF_DOCUMENT`.
-
-    Raises:
-        DataError: the tokenizer has none, or texts could hold it because it is not a special token.
-    """
-    number = tokenizer.token_to_id(END_OF_DOCUMENT)
-    if number is None:
-        raise DataError(
-            f"the tokenizer has no token {END_OF_DOCUMENT}, which ends documents. Add it as a special token."
-        )
-    added = tokenizer.get_added_tokens_decoder().get(number)
-    if added is None or not added.special:
-        raise DataError(
-            f"the tokenizer's {END_OF_DOCUMENT} is not a special token: a text with these characters would end its "
-            'document there. Set "special": true for it under added_tokens in its file.'
-        )
-    return number
-
-
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Return a SHA-256 over what decides the ids; saving, loading or reformatting the file does not change it."""
     tree = json.loads(tokenizer.to_str())
@@ -212,7 +192,13 @@ def _is_cut_safe(tokenizer: Tokenizer) -> bool:
         and pre_tokenizer.use_regex
         and not pre_tokenizer.add_prefix_space
         and tokenizer.normalizer is None
+        and not any(map(_reaches_across_lines, tokenizer.get_added_tokens_decoder().values()))
     )
+
+
+def _reaches_across_lines(token: AddedToken) -> bool:
+    """Whether an added token may hold or take in the line end before a cut; a special one is never found in a text."""
+    return "\n" in token.content or (not token.special and (token.lstrip or token.rstrip))
 
 
 def _pieces(texts: Iterable[str], cut: bool, first: int = 0) -> Iterator[tuple[str, bool]]:

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.readers import Source
 from dla_data.streams.batches import StreamBatches
-from dla_data.streams.held_out import HeldOut, held_out_windows
+from dla_data.streams.held_out import held_out_windows
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.reader_text import ReaderText
 from dla_data.streams.share import Share

@@ -75,7 +75,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(source: Pat
     assert done.returncode == 2
     assert "cannot write out/shards/000000: File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "out" / "shards").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path) -> None:

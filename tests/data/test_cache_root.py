@@ -5,11 +5,13 @@ import fcntl
 import logging
 import os
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from dla_data.cache import cache_root, exclusive
+from dla_data.cache import cache_root, exclusive, lock_of
 from dla_data.errors import DataError
 
 
@@ -64,6 +66,46 @@ def test_the_second_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCaptur
     thread.join(timeout=10)
     assert events == ["first out", "second in"]
     assert "waiting for another process" in caplog.text
+
+
+def test_a_lock_file_that_its_holder_removes_lets_no_two_in(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "entry"
+    events: list[str] = []
+
+    def later(name: str) -> None:
+        with exclusive(target) as held:
+            assert held
+            events.append(f"{name} in")
+            time.sleep(0.05)
+            events.append(f"{name} out")
+            lock_of(target).unlink()
+            with suppress(OSError):
+                target.parent.rmdir()
+
+    threads = [threading.Thread(target=later, args=(name,)) for name in "abcd"]
+    with exclusive(target):
+        for thread in threads:
+            thread.start()
+        threads[0].join(timeout=0.2)
+        assert not events
+        lock_of(target).unlink()
+        target.parent.rmdir()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert [event[:1] for event in events[::2]] == [event[:1] for event in events[1::2]]
+    assert sorted(events[::2]) == ["a in", "b in", "c in", "d in"]
+    assert not target.parent.exists()
+
+
+def test_a_place_that_cannot_be_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with (
+        pytest.raises(DataError, match=r"cannot write the output directory x: No such file .* or choose another one\."),
+        exclusive(Path("x/prepare"), "the output directory", "choose another one"),
+    ):
+        pytest.fail("went in")
 
 
 def test_entries_do_not_wait_for_each_other(tmp_path: Path) -> None:

@@ -25,6 +25,11 @@ def test_a_file_is_one_document_whatever_its_name_and_line_ends_survive(tmp_path
     assert list(text_documents(path)) == [Document("book", "première\r\nligne\n")]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone \xef\xbb\xbftwo")
+    assert list(text_documents(tmp_path)) == [Document("a.txt", "one \ufefftwo")]
+
+
 def test_text_that_is_not_utf8_is_named_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("fine")
     (tmp_path / "b.txt").write_bytes("caf\u00e9".encode("latin-1"))

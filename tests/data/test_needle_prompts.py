@@ -80,6 +80,15 @@ def test_the_longest_prompt_is_just_short_enough(name):
     assert _words(longer.prompt) + answers > 700
 
 
+def test_the_longest_prompt_may_take_most_of_the_names():
+    task = NEEDLE_TASKS["niah_multikey_2"]  # of whose names, 10,000 words, doubling the units asks for too many
+    almost_all = needle_prompt(task, 3, 5, 9_998)
+    length = _words(almost_all.prompt) + len(almost_all.answers)
+    assert longest_needle_prompt(task, 3, 5, length, _words) == almost_all
+    with pytest.raises(DataError, match=r"1,000,000 tokens are too many: .* at most 9,999 .* and takes 1\d\d,\d\d\d t"):
+        longest_needle_prompt(task, 3, 5, 1_000_000, _words)
+
+
 def test_what_does_not_fit_is_said():
     with pytest.raises(DataError, match="50 tokens are too few: needles and question alone take"):
         longest_needle_prompt(NEEDLE_TASKS["niah_multiquery"], 3, 5, 50, _words, BOOK)

@@ -92,25 +92,6 @@ def test_a_preparation_goes_on_with_the_commit_that_it_began_with(
         prepare("stopped", f"{NAME}@v1")
 
 
-def test_a_folder_begun_before_commits_were_noted_is_gone_on_with_and_notes_none(
-    hub: LocalHub,
-    prepare: Callable[..., PreparedManifest],
-    stop_in_second_shard: Callable[[Callable[[], object]], None],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    hub.commit(NAME, files(FIRST))
-    stop_in_second_shard(lambda: prepare("old"))
-    request = json.loads((tmp_path / "old" / "request.json").read_text())
-    del request["versions"]
-    (tmp_path / "old" / "request.json").write_text(json.dumps(request))
-    assert prepare("old").request == request
-    assert "did not note which version of owner/set it read: the rest may be of another" in caplog.text
-    caplog.clear()
-    assert prepare("old").request == request
-    assert "did not note" not in caplog.text, "a finished folder has no rest"
-
-
 def test_a_changed_folder_that_is_read_as_a_data_set_is_not_gone_on_with(
     prepare: Callable[..., PreparedManifest],
     stop_in_second_shard: Callable[[Callable[[], object]], None],

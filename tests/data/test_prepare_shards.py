@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from itertools import pairwise
@@ -126,6 +127,11 @@ def test_going_on_after_an_interruption_gives_the_same_bytes(
             prepare("stopped")
     shards = tmp_path / "stopped" / "shards"
     assert len(list(shards.glob("0*"))) == shards_before
+    if not shards_before:
+        assert not (tmp_path / "stopped").exists()
+        shards.mkdir(parents=True)  # what a kill leaves before the first shard, which it lets no one clear away
+        for name in ("request.json", "tokenizer.json"):
+            shutil.copy(tmp_path / "straight" / name, tmp_path / "stopped")
     (leftover := shards / f".{shards_before:06}.0a1b2c3d.tmp").mkdir(parents=True)  # what a kill leaves
     (leftover / "tokens.bin").write_bytes(b"half")
     with pytest.raises(DataError, match="is not finished: it has no manifest"):
@@ -197,6 +203,35 @@ def test_another_request_is_refused(
     (Path(sources[0].path) / "c.txt").write_text("one more")
     with pytest.raises(DataError, match="shards of another preparation: files differ"):
         prepare("out")
+
+
+def test_a_folder_begun_by_other_rules_is_refused(prepare: Callable[..., PreparedManifest], tmp_path: Path) -> None:
+    prepare("out")
+    path = tmp_path / "out" / "request.json"
+    for changes in ({"version": 99}, {"format": "other"}):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        with pytest.raises(
+            DataError, match=r"request\.json was not written by this version of dla-train, which cannot"
+        ):
+            prepare("out")
+
+
+def test_names_and_places_of_files_do_not_decide_what_is_validated_on(tokenizer_file: Path, tmp_path: Path) -> None:
+    """As they would where each document is a file of its own and all files have the same name."""
+    for number, text in enumerate(DOCUMENTS):
+        (tmp_path / "one" / str(number)).mkdir(parents=True)
+        (tmp_path / "one" / str(number) / "text.txt").write_text(text)
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text("".join(json.dumps({"text": text}) + "\n" for text in reversed([*DOCUMENTS, *DOCUMENTS[:50]])))
+    options = PrepareOptions(tokenizer=tokenizer_file, validation_share=0.3)
+    found = []
+    for source in (tmp_path / "one", moved):
+        out = tmp_path / f"tokens of {source.name}"
+        made = prepare_shards([Source(path=str(source))], out, options)
+        found.append({part: {tuple(ids) for ids in documents_of(out, made, part)} for part in ("train", "validation")})
+    assert 40 <= len(found[0]["validation"]) <= 80
+    assert found[0] == found[1]
+    assert not found[0]["validation"] & found[0]["train"]
 
 
 def test_a_folder_with_other_things_is_refused(prepare: Callable[..., PreparedManifest], tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.readers import Source
-from dla_data.streams.held_out import HeldOut, held_out_windows
+from dla_data.streams.held_out import held_out_windows
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.reader_text import ReaderText
 from dla_data.tokenizer import train_tokenizer

@@ -119,6 +119,14 @@ def test_plain_text_is_one_document_with_its_line_ends_as_they_are(tmp_path: Pat
         assert list(only_reader(tmp_path / name).documents()) == [(START, text)]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone \xef\xbb\xbftwo")
+    assert texts_of(tmp_path / "a.txt") == ["one \ufefftwo"]
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(DataError, match=r"b\.txt: the file is an empty document"):
+        texts_of(tmp_path / "b.txt")
+
+
 def test_a_directory_is_read_sorted_and_says_what_it_leaves_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, models, pre_tokenizers
 
 from dla_data import tokenizer as tokenizer_module
+from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
 from dla_data.tokenizer import (
     END_OF_DOCUMENT,
     encode_documents,
     encode_pieces,
-    end_of_document_id,
     load_tokenizer,
     save_tokenizer,
     tokenizer_fingerprint,
@@ -141,6 +141,21 @@ def test_texts_are_cut_only_for_tokenizers_known_to_allow_it(tokenizer: Tokenize
     assert not tokenizer_module._is_cut_safe(other)
 
 
+@pytest.mark.parametrize(
+    "added",
+    [AddedToken("@@", lstrip=True), AddedToken("@@", rstrip=True), AddedToken("b\n@@"), AddedToken("fine")],
+    ids=["takes in what is before it", "takes in what is behind it", "holds a line end", "stays in its line"],
+)
+def test_added_tokens_that_reach_across_lines_are_not_cut(added: AddedToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.add_tokens([added])
+    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 20)
+    text = "a line b\n@@\nand fine\n" * 12
+    (encoded,) = encode_documents(tokenizer, [text])
+    assert encoded.ids.tolist() == tokenizer.encode(text).ids
+    assert tokenizer_module._is_cut_safe(tokenizer) == (added.content == "fine")
+
+
 def test_a_file_that_truncates_or_pads_loses_and_adds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer = train_tokenizer(TEXTS, 270)
@@ -162,11 +177,6 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path: Path) -> None:
             load_tokenizer(path)
 
 
-def test_a_tokenizer_without_an_end_of_document_is_refused() -> None:
-    with pytest.raises(DataError, match=r"no token <\|endoftext\|>"):
-        end_of_document_id(Tokenizer(models.BPE()))
-
-
 def _changed(tokenizer: Tokenizer, path: Path, part: str, **values: object) -> Path:
     tree = json.loads(tokenizer.to_str())
     (tree["model"] if part == "model" else tree["added_tokens"][0]).update(values)
@@ -179,12 +189,6 @@ def test_merges_left_out_at_random_are_refused(tokenizer: Tokenizer, tmp_path: P
         DataError, match=r"leaves out merges at random \(dropout 0\.5\).*Set the model's dropout to null"
     ):
         load_tokenizer(_changed(tokenizer, tmp_path / "t.json", "model", dropout=0.5))
-
-
-def test_an_end_of_document_that_texts_can_hold_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    loaded = load_tokenizer(_changed(tokenizer, tmp_path / "t.json", "added", special=False))
-    with pytest.raises(DataError, match=r"<\|endoftext\|> is not a special token: .* Set \"special\": true"):
-        end_of_document_id(loaded)
 
 
 def test_the_fingerprint_tells_options_and_flags_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dla_train.training.batch import model_inputs
 from dla_train.training.config import TrainingConfig
 
 TEXTS = [f"document {number} " + "one two three "[: 3 + number % 9] for number in range(60)]
-CHANGED = 9  # its place among the documents for training
+CHANGED = 9  # is for training, before and after
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             texts[CHANGED] = texts[CHANGED].swapcase()
         (root / name).mkdir()
         (root / name / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        options = PrepareOptions(train_tokenizer=257, shard_tokens=400, validation_share=0.1)
+        options = PrepareOptions(train_tokenizer=257, shard_tokens=400, validation_share=0.2)
         prepare_shards([Source(path=str(root / name / "texts.jsonl"))], root / name / "out", options)
         made[name] = root / name / "out"
     return made

@@ -7,8 +7,8 @@
 Nothing is ever unpickled and no code that comes with data is run.
 """
 
-from dla_data.readers.reader import START, BadRow, DocumentReader, Position, ReadingLog
+from dla_data.readers.reader import START, BadRow, DocumentReader, Position, ReadingLog, TooManyBadRows
 from dla_data.readers.source import Source
 from dla_data.readers.version import DataSetVersion
 
-__all__ = ["START", "BadRow", "DataSetVersion", "DocumentReader", "Position", "ReadingLog", "Source"]
+__all__ = ["START", "BadRow", "DataSetVersion", "DocumentReader", "Position", "ReadingLog", "Source", "TooManyBadRows"]

@@ -37,7 +37,8 @@ class PlainTextReader(DocumentReader):
 
 def _decoded(content: bytes) -> str:
     try:
-        return content.decode("utf-8")  # not read_text: it would rewrite line ends
+        # Not read_text, which would rewrite line ends. Some editors put a byte order mark first; it is no text.
+        return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RowProblem(

@@ -38,6 +38,10 @@ class RowProblem(Exception):
     """One row cannot be used; the reader adds its place and asks its `ReadingLog` whether to go on."""
 
 
+class TooManyBadRows(DataError):
+    """More bad rows than may be left out; the text can be read on if more may be."""
+
+
 @dataclass
 class ReadingLog:
     """What reading has met so far; one may serve several readers in turn.
@@ -55,16 +59,16 @@ class ReadingLog:
         """Note a bad row.
 
         Raises:
-            DataError: no more of them are allowed.
+            TooManyBadRows: no more of them are allowed.
         """
         if self.skip_bad == 0:
-            raise DataError(
+            raise TooManyBadRows(
                 f"{place}: {problem}. Mend it, or allow up to N such rows to be left out: --skip-bad N, or "
                 "skip_bad: N in a recipe."
             )
         if len(self.skipped) >= self.skip_bad:
             first = "; ".join(f"{row.place}: {row.reason}" for row in self.skipped[:_NAMED_IN_MESSAGE])
-            raise DataError(
+            raise TooManyBadRows(
                 f"{place}: {problem}. It is bad row number {len(self.skipped) + 1}, and skip_bad allows "
                 f"{self.skip_bad} (the first: {first}). Mend them, or allow more."
             )

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.prepared_folders import PreparedFolders
 from dla_data.readers.blocks import COMPRESSED_SUFFIXES
+from dla_data.readers.files import files_below, files_matching, is_data_file, is_there
 from dla_data.readers.hub import HubName
 from dla_data.readers.hugging_face import hugging_face_readers
 from dla_data.readers.json_lines import JsonLinesReader
@@ -31,8 +33,8 @@ class Source:
     path: one of
         - a file: `.jsonl`, `.ndjson` or `.json` (an object per line), any of them with `.gz` or `.zst`; `.parquet`; any
           other name is plain text, one document, with `.gz` or `.zst` too;
-        - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path, without prepared
-          folders;
+        - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path, links followed,
+          without prepared folders;
         - a pattern such as `pretrain/arxiv*.jsonl.zst`, sorted;
         - a data set of the hub, `owner/name`, where no such path exists; `owner/name@revision` is a commit, tag or
           branch of it;
@@ -54,12 +56,13 @@ class Source:
                 directory or a pattern leaves it out.
 
         Raises:
-            DataError: nothing there, nothing of a known kind, or a data set that cannot be opened.
+            DataError: nothing there, nothing of a known kind, a directory that cannot be listed, or a data set that
+                cannot be opened.
         """
         if not self.path:
             raise DataError("a source has no name: its path is an empty text. Leave it out, or say where the text is.")
         hub = self.hub
-        if hub is not None and hub.revision is not None and Path(hub.name).is_dir():
+        if hub is not None and hub.revision is not None and os.path.isdir(hub.name):
             raise DataError(
                 f"{hub.name} is a folder here, and a folder has no revision {hub.revision!r}. To read it, leave out "
                 f"@{hub.revision}; to read the data set of the hub, start where there is no such folder."
@@ -79,7 +82,7 @@ class Source:
     def hub(self) -> HubName | None:
         """The data set of the hub that is meant, with the revision as it was written; None for files and folders."""
         is_prefixed, name = self.path.startswith(HUGGING_FACE_PREFIX), self.path.removeprefix(HUGGING_FACE_PREFIX)
-        if Path(name).is_dir() if is_prefixed else Path(name).exists():
+        if os.path.isdir(name) if is_prefixed else os.path.exists(name):
             return None
         hub = HubName.parse(name)
         return hub if hub is not None and (is_prefixed or "/" in hub.name) else None
@@ -92,27 +95,21 @@ class Source:
 
     def _files(self, prepared: PreparedFolders) -> list[Path]:
         root = Path(self.path)
-        if root.is_dir():
-            return self._files_below(root, prepared)
-        if root.exists():
-            return [root]
+        if is_there(root):
+            return self._files_below(root, prepared) if root.is_dir() else [root]
         if glob.has_magic(self.path):
-            paths = map(Path, glob.glob(self.path, recursive=True))
-            matches = sorted(path for path in paths if path.is_file() and not prepared.hold(path))
+            matches = [path for path in files_matching(self.path) if is_data_file(path) and not prepared.hold(path)]
             if not matches:
                 raise DataError(f"no file matches {self.path}. Check the pattern.")
             return matches
         raise DataError(f"no source at {self.path}: no such file or directory, and no hub name (owner/name).")
 
     def _files_below(self, root: Path, prepared: PreparedFolders) -> list[Path]:
-        if not any(root.iterdir()):
+        found = files_below(root)
+        if not found and not any(root.iterdir()):
             raise DataError(f"the directory {root} is empty. Check the path.")
-        found = [
-            path
-            for path in root.rglob("*")
-            if path.is_file() and not _is_hidden(path.relative_to(root)) and not prepared.hold(path)
-        ]
-        chosen = [path for path in found if _is_data(path)]
+        found = [path for path in found if not prepared.hold(path)]
+        chosen = [path for path in found if _is_data(path) and is_data_file(path)]
         if not chosen:
             raise DataError(
                 f"no data in {root}: of its {counted(len(found), 'file')} none ends in .jsonl, .ndjson, .json, "
@@ -121,7 +118,7 @@ class Source:
             )
         if left_out := len(found) - len(chosen):
             _LOGGER.info("%s: %s read, %d of other kinds left out", root, counted(len(chosen), "file"), left_out)
-        return sorted(chosen, key=lambda path: path.relative_to(root).as_posix())
+        return chosen
 
     def _reader(self, path: Path) -> DocumentReader:
         kind = _kind(path)
@@ -139,7 +136,3 @@ def _is_data(path: Path) -> bool:
     if path.suffix == ".parquet":
         return True
     return _kind(path) in (*_JSON_LINES, ".txt") and path.name not in _ABOUT
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

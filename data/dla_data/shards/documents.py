@@ -1,13 +1,12 @@
 """The documents of several readers in one row, each with what has to be known about it when it comes back encoded."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.readers import START, DocumentReader, Position, ReadingLog
 from dla_data.shards.shard import ShardRecord
-from dla_data.split import name_position
 
 
 class Read(NamedTuple):
@@ -24,12 +23,6 @@ class Read(NamedTuple):
     bytes_read: int
 
 
-def part_of(reader: DocumentReader, position: Position, validation_share: float) -> str:
-    """On which side of the split a document falls: by file name and row, so that a new file moves no document."""
-    name = f"{Path(reader.name).name}:{position.row}"
-    return "validation" if name_position(name) < validation_share else "train"
-
-
 def nothing_to_read(sources: str) -> DataError:
     """What to say where there is no document at all."""
     return DataError(f"no documents in {sources}: there is nothing to prepare. Check the sources.")
@@ -44,7 +37,7 @@ def all_held_out(documents: int) -> DataError:
 def documents_after(
     last: ShardRecord | None,
     readers: Sequence[DocumentReader],
-    validation_share: float,
+    held_out: HeldOut,
     log: ReadingLog,
     note: Callable[[Read], None],
 ) -> Iterator[str]:
@@ -60,6 +53,6 @@ def documents_after(
         for position, text in reader.documents(again or START, log):
             if position == again:  # in the shard already: it was read for its place only
                 continue
-            part = part_of(reader, position, validation_share)
+            part = "validation" if held_out(text) else "train"
             note(Read(index, position, part, len(log.skipped), log.bytes_read))
             yield text

@@ -2,7 +2,7 @@
 
     OUT/
         tokenizer.json      given or trained here
-        request.json        what was asked for; only the same request goes on with an unfinished folder
+        request.json        what was asked for; only the same request goes on with shards that are there
         shards/000000/ ...  see `dla_data.shards.shard`
         manifest.json       written last: counts, checksums, sources, skipped rows
 
@@ -25,15 +25,17 @@ from tokenizers import Tokenizer
 
 from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.counted import counted
+from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
-from dla_data.readers import DataSetVersion, DocumentReader, ReadingLog, Source
+from dla_data.readers import DataSetVersion, DocumentReader, ReadingLog, Source, TooManyBadRows
 from dla_data.shards.documents import Read, all_held_out, documents_after, nothing_to_read
 from dla_data.shards.encoders import Encoders
-from dla_data.shards.folder import claimed, settled_tokenizer
+from dla_data.shards.folder import TOKENIZER_NAME, begin, claimed, is_begun
 from dla_data.shards.prepared_manifest import MANIFEST_NAME, PreparedManifest, ShardEntry
-from dla_data.shards.request import Request, source_file, versions_noted
+from dla_data.shards.request import Request, versions_noted
 from dla_data.shards.shard import (
     PARTS,
     ShardRecord,
@@ -42,12 +44,14 @@ from dla_data.shards.shard import (
     shard_name,
     verify_shard,
 )
+from dla_data.shards.source_file import SourceFile
+from dla_data.shards.tokenizer_choice import kept_tokenizer, trained_tokenizer
 from dla_data.tokenizer import (
     END_OF_DOCUMENT,
     LARGEST_VOCABULARY,
     SMALLEST_VOCABULARY,
     Encoded,
-    end_of_document_id,
+    load_tokenizer,
     tokenizer_fingerprint,
     vocabulary_of,
 )
@@ -61,7 +65,7 @@ class PrepareOptions:
 
     tokenizer: a `tokenizer.json`; or train_tokenizer: entries of one to be trained on the text. One of them is given.
     shard_tokens: a shard ends with the document that reaches this number of training tokens.
-    validation_share: of the documents, chosen by a hash of file name and row.
+    validation_share: of the documents, chosen by a hash of their text.
     skip_bad: bad rows that may be left out, over all sources. workers: processes that encode.
 
     Raises:
@@ -96,44 +100,57 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
 
     Raises:
         DataError: a source cannot be read or has too many bad rows; `out` holds something else or cannot be written; no
-            documents. Whole shards stay, and the same call goes on with them.
+            documents. Whole shards stay, and the same call goes on with them; without one, nothing stays.
     """
-    noted = versions_noted(out)
-    readers, versions = _opened(sources, out, noted or {})
-    if noted == {} and versions:
-        if not (out / MANIFEST_NAME).exists():
-            _LOGGER.warning(
-                "%s was begun by a program that did not note which version of %s it read: the rest may be of another",
-                out,
-                ", ".join(versions),
-            )
-        versions = {}
+    readers, versions = _opened(sources, out, versions_noted(out) if is_begun(out) else {})
     with claimed(out) as locked:
-        tokenizer = settled_tokenizer(
-            out, readers, options.tokenizer, options.train_tokenizer, options.validation_share, options.skip_bad
-        )
+        has_begun = is_begun(out)
+        tokenizer = _tokenizer(out if has_begun else None, readers, options)
+        end_of_document = end_of_document_id(tokenizer)
         request = Request(
             sources=tuple(sources),
-            files=tuple(source_file(reader) for reader in readers),
+            files=tuple(SourceFile.of(reader) for reader in readers),
             tokenizer=tokenizer_fingerprint(tokenizer),
             shard_tokens=options.shard_tokens,
             validation_share=options.validation_share,
             versions=versions,
         )
-        if request.keep(out) and (out / MANIFEST_NAME).exists():
-            _LOGGER.info("%s is finished already: nothing to do", out)
-            return PreparedManifest.read(out)
+        if has_begun:
+            request.require_in(out)
+            if (out / MANIFEST_NAME).exists():
+                _LOGGER.info("%s is finished already: nothing to do", out)
+                return PreparedManifest.read(out)
+        else:
+            begin(out, request, tokenizer)
         records = _whole_shards(out / SHARDS_NAME, locked)
         template = ShardWriter(
             vocab_size=vocabulary_of(tokenizer),
-            end_of_document=end_of_document_id(tokenizer),
+            end_of_document=end_of_document,
             tokenizer=request.tokenizer,
             source=", ".join(source.path for source in sources),
         )
-        _write_missing(readers, out / SHARDS_NAME, options, tokenizer, template, records)
+        try:
+            _write_missing(readers, out / SHARDS_NAME, options, tokenizer, template, records)
+        except TooManyBadRows as error:
+            if not records:
+                raise
+            raise DataError(
+                f"{error} {out} has {counted(len(records), 'shard')} of the files as they are, with which only more "
+                "rows left out go on; mended files need another output directory."
+            ) from error
         manifest = _summary(out, request, template, records)
         manifest.write(out)
         return manifest
+
+
+def _tokenizer(begun: Path | None, readers: Sequence[DocumentReader], options: PrepareOptions) -> Tokenizer:
+    """The tokenizer of the folder `begun`, or of one that begins."""
+    if begun is not None:
+        return kept_tokenizer(begun / TOKENIZER_NAME, options.tokenizer, options.train_tokenizer)
+    if options.tokenizer is not None:
+        return load_tokenizer(options.tokenizer)
+    assert options.train_tokenizer is not None
+    return trained_tokenizer(readers, options.train_tokenizer, options.validation_share, options.skip_bad)
 
 
 def _opened(
@@ -189,7 +206,7 @@ def _write_missing(
     total = None if any(reader.size is None for reader in readers) else sum(reader.size or 0 for reader in readers)
     reads: deque[Read] = deque()
     last = records[-1] if records else None
-    texts = documents_after(last, readers, options.validation_share, log, reads.append)
+    texts = documents_after(last, readers, HeldOut(options.validation_share), log, reads.append)
     began, text_bytes, tokens = time.monotonic(), 0, 0
     with ExitStack() as stack:
         encoders = stack.enter_context(Encoders(tokenizer, options.workers))
@@ -203,6 +220,8 @@ def _write_missing(
             shard = directory / shard_name(len(records))
             with new_directory(shard) as unfinished, template.into(unfinished, shard) as writer:
                 read = _fill(writer, chain([first], documents), options.shard_tokens, progress)
+                if not records and not writer.training_tokens:  # a shard ends with a training document, or the text
+                    raise all_held_out(writer.documents)
                 record = ShardRecord(
                     reader=read.reader, position=read.position, skipped=tuple(log.skipped[known : read.skipped])
                 )
@@ -251,8 +270,6 @@ def _summary(out: Path, request: Request, template: ShardWriter, records: Sequen
         }
         for part in PARTS
     }
-    if not counts["train"]["tokens"]:
-        raise all_held_out(counts["validation"]["documents"])
     return PreparedManifest(
         vocab_size=template.vocab_size,
         end_of_document=template.end_of_document,

@@ -1,7 +1,6 @@
 """What a preparation was asked for, kept beside its shards so that only the same one goes on with them."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,17 +8,11 @@ from typing import Any
 
 from dla_data.atomic import write_file
 from dla_data.errors import DataError
-from dla_data.prepared_folders import REQUEST_NAME
-from dla_data.readers import DataSetVersion, DocumentReader, Source
+from dla_data.prepared_folders import REQUEST_FORMAT, REQUEST_NAME
+from dla_data.readers import DataSetVersion, Source
+from dla_data.shards.source_file import SourceFile, file_changes
 
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """A file or shard that is read: its name, and what shows that it is still the same one."""
-
-    name: str
-    bytes: int | None
-    modified_ns: int | None
+VERSION = 1  # raise it when the same request would give other shards: a folder is not gone on with by another rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,56 +36,61 @@ class Request:
         tree = json.loads(json.dumps(asdict(self)))
         return tree if self.versions else {key: value for key, value in tree.items() if key != "versions"}
 
-    def keep(self, directory: Path) -> bool:
-        """Write the request into `directory`, or compare it with the one that is there.
-
-        Returns:
-            whether one was there, so that its shards may be gone on with.
+    def write(self, directory: Path) -> None:
+        """Write the request into `directory`.
 
         Raises:
-            DataError: another request is there.
+            DataError: the operating system refuses to write.
         """
+        content = {"format": REQUEST_FORMAT, "version": VERSION, **self.tree()}
+        write_file(directory / REQUEST_NAME, json.dumps(content, indent=2) + "\n")
+
+    def require_in(self, directory: Path) -> None:
+        """Raise DataError, which says what differs, unless `directory` has the same request."""
         path = directory / REQUEST_NAME
-        if not path.exists():
-            write_file(path, json.dumps(self.tree(), indent=2, sort_keys=True) + "\n")
-            return False
-        found = _read(path)
-        if found != self.tree():
-            changed = [
-                key for key, value in self.tree().items() if not isinstance(found, dict) or found.get(key) != value
-            ]
-            raise DataError(
-                f"{directory} holds shards of another preparation: {', '.join(changed) or 'more'} differ "
-                f"({path.name} has what was asked for then). Ask for the same, or choose another output directory."
-            )
-        return True
+        found, asked = _read(path), self.tree()
+        changed = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
+        if not changed:
+            return
+        detail = f": {self._file_changes(found, path)}" if "files" in changed else ""
+        raise DataError(
+            f"{directory} holds shards of another preparation: {', '.join(changed)} differ "
+            f"({path.name} has what was asked for then){detail}. Ask for the same, or choose another output directory."
+        )
+
+    def _file_changes(self, found: dict[str, Any], path: Path) -> str:
+        try:
+            return file_changes([SourceFile(**file) for file in found["files"]], self.files)
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
 
 
-def versions_noted(directory: Path) -> dict[str, DataSetVersion] | None:
-    """The versions of the request in `directory`, of which a preparation goes on reading the same; None where there is
-    no request. A request of a program that noted none has none.
+def versions_noted(directory: Path) -> dict[str, DataSetVersion]:
+    """The versions in the request of `directory`, of which a preparation goes on reading the same.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is missing, damaged, or of another format.
     """
     path = directory / REQUEST_NAME
-    if not path.exists():
-        return None
     try:
         return {source: DataSetVersion(**version) for source, version in _read(path).get("versions", {}).items()}
     except (AttributeError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}). Choose another output directory.") from error
+        raise _damaged(path, error) from error
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}. Choose another output directory.") from error
+    found = (content.pop("format", None), content.pop("version", None)) if isinstance(content, dict) else None
+    if found != (REQUEST_FORMAT, VERSION):
+        raise DataError(
+            f"{path} was not written by this version of dla-train, which cannot go on with {path.parent}. Choose "
+            "another output directory; a finished folder can still be trained on."
+        )
+    return content
 
 
-def source_file(reader: DocumentReader) -> SourceFile:
-    """What identifies the file of `reader` without reading it."""
-    if reader.size is None:
-        return SourceFile(name=reader.name, bytes=None, modified_ns=None)
-    return SourceFile(name=reader.name, bytes=reader.size, modified_ns=os.stat(reader.name).st_mtime_ns)
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged ({error}). Choose another output directory.")

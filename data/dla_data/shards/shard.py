@@ -60,15 +60,14 @@ class ShardWriter:
     Args:
         vocab_size, end_of_document, tokenizer, source: for the manifests of the token files.
     Attributes:
-        tokens, text_bytes: of the shard being written, both parts together.
+        documents, tokens, text_bytes: of the shard being written, both parts together.
     """
 
     def __init__(self, *, vocab_size: int, end_of_document: int, tokenizer: str, source: str) -> None:
         self.vocab_size = vocab_size
         self.end_of_document = end_of_document
         self.source = source
-        self.tokens = 0
-        self.text_bytes = 0
+        self.documents = self.tokens = self.text_bytes = 0
         self._tokenizer = tokenizer
         self._parts: dict[str, TokenFileWriter] = {}
 
@@ -78,7 +77,7 @@ class ShardWriter:
         self._directory = directory
         self._shown = shown
         self._parts = {}
-        self.tokens = self.text_bytes = 0
+        self.documents = self.tokens = self.text_bytes = 0
         try:
             yield self
         finally:
@@ -98,6 +97,7 @@ class ShardWriter:
                 self._directory / part, self._shown / part, self.vocab_size, self.end_of_document
             )
         self._parts[part].add(document)
+        self.documents += 1
         self.tokens += document.ids.size + 1
         self.text_bytes += document.text_bytes
 

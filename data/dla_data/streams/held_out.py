@@ -1,38 +1,16 @@
-"""Documents kept for validation: chosen by their text, so that a copy of one is never trained on."""
+"""Windows over the documents that streams keep for validation."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
 
 from dla_data.errors import DataError
+from dla_data.held_out import HeldOut
 from dla_data.mixture import Mixture
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.source import ShardedText
 from dla_data.streams.token_stream import EndOfText, StreamState, TokenStream
-
-_PERSON = b"dla_data"  # of this use of the hash: the same texts are held out in every run
-
-
-class HeldOut:
-    """Tells the texts of the validation part from the others.
-
-    Args:
-        share: of the documents, above 0 and below 1.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def __call__(self, text: str) -> bool:
-        """Whether `text` is held out."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=_PERSON).digest()
-        return int.from_bytes(digest, "big") < self.share * 2**64
-
-    def trained_on(self, text: str) -> bool:
-        """Whether it is not."""
-        return not self(text)
 
 
 def held_out_windows(

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from dla_data.end_of_document import end_of_document_id, require_no_end
 from dla_data.errors import DataError
 from dla_data.streams.parts import StreamParts
 from dla_data.streams.source import Position, ShardedText
-from dla_data.tokenizer import encode_pieces, end_of_document_id
+from dla_data.tokenizer import encode_pieces
 
 # An epoch without text happens where documents are few. Each epoch deals the parts out anew, so the chance to miss the
 # only part with text so often in a row is (1 - 1 / streams) ^ (28 streams), below 1e-12.
@@ -93,7 +94,7 @@ class TokenStream:
         self._tokenizer = tokenizer
         # Pickling loses it, and a worker that is not forked has a tokenizer that was pickled.
         tokenizer.encode_special_tokens = True
-        self._end = np.array([end_of_document_id(tokenizer)], dtype=np.uint32)
+        self._end_of_document = end_of_document_id(tokenizer)
         self._wanted = wanted
         self._repeat = repeat
         self._pieces = self._read(state)
@@ -133,7 +134,8 @@ class TokenStream:
             for state, text in self._epoch(start):
                 has_text = True
                 for character, ids, is_last in encode_pieces(self._tokenizer, text, state.character):
-                    whole = np.concatenate([ids, self._end]) if is_last else ids
+                    require_no_end(ids, self._end_of_document, f"{self._source.name}: a document")
+                    whole = np.append(ids, np.uint32(self._end_of_document)) if is_last else ids
                     yield state._replace(character=character, dropped=0), whole
             empty_epochs = 0 if has_text else empty_epochs + 1
             if not self._repeat:

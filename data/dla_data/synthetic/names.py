@@ -31,6 +31,11 @@ _ADJECTIVES, _NOUNS = _ADJECTIVE_WORDS.split(), _NOUN_WORDS.split()
 _FIRST_NUMBER, _NUMBERS = 1_000_000, 9_000_000  # seven digits
 
 
+def how_many(kind: NameKind) -> int | None:
+    """How many different names of a kind there are; None where that is no limit."""
+    return {"words": len(_ADJECTIVES) * len(_NOUNS), "numbers": _NUMBERS, "uuids": None}[kind]
+
+
 def names(kind: NameKind, seed: int, purpose: str, index: int, count: int) -> list[str]:
     """`count` names, no two equal; the first n of them are the same for every `count` >= n.
 
@@ -41,11 +46,11 @@ def names(kind: NameKind, seed: int, purpose: str, index: int, count: int) -> li
         DataError: there are not so many, or a seed or index out of range.
     """
     example = np.array([index], dtype=np.int64)
-    if kind == "uuids":
+    total = how_many(kind)
+    if total is None:
         halves = bits(seed, purpose, example, 2 * count)[0].tolist()
         pairs = zip(halves[0::2], halves[1::2], strict=True)
         return [str(uuid.UUID(int=high << 64 | low, version=4)) for high, low in pairs]
-    total = len(_ADJECTIVES) * len(_NOUNS) if kind == "words" else _NUMBERS
     if count > total:
         raise DataError(f"{count:,} different {kind} asked for: there are {total:,}. Use a shorter text.")
     drawn = WindowOrder(total, int(stream_keys(seed, purpose, example)[0])).windows(0, count).tolist()

@@ -17,6 +17,7 @@ are all different.
 """
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +26,7 @@ import numpy as np
 
 from dla_data.errors import DataError
 from dla_data.synthetic.draws import distinct, permutation
-from dla_data.synthetic.names import NameKind, names
+from dla_data.synthetic.names import NameKind, how_many, names
 
 _REPEATED = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -151,7 +152,7 @@ def longest_needle_prompt(
     Args:
         length: in tokens. count_tokens: of the model's tokenizer. The rest as `needle_prompt`.
     Raises:
-        DataError: the needles and the question alone are longer.
+        DataError: the needles and the question alone are longer, or there are too few names for needles that fill it.
     """
 
     def size(units: int) -> int:
@@ -163,14 +164,30 @@ def longest_needle_prompt(
         raise DataError(
             f"{length} tokens are too few: needles and question alone take {smallest}. Use a greater length."
         )
-    most = least
-    while size(2 * most) <= length:
-        most *= 2
-    low, high = most, 2 * most  # size(low) fits, size(high) does not
-    while high - low > 1:
+    limit = _most_units(task)
+    low, high = least, min(2 * least, limit)
+    while (taken := size(high)) <= length:
+        if high == limit:
+            raise DataError(
+                f"{length:,} tokens are too many: a haystack of needles has at most {limit:,} of them, because no two "
+                f"of its names are equal, and takes {taken:,} tokens. Use a length below that."
+            )
+        low, high = high, min(2 * high, limit)
+    while high - low > 1:  # size(low) fits, size(high) does not
         middle = (low + high) // 2
         low, high = (middle, high) if size(middle) <= length else (low, middle)
     return needle_prompt(task, seed, index, low, haystack)
+
+
+def _most_units(task: NeedleTask) -> int:
+    """How many units a haystack can have: those of needles have names of their own."""
+    if task.haystack != "needles":
+        return sys.maxsize
+    keys, values = how_many(task.key_kind), how_many(task.value_kind)
+    return min(
+        sys.maxsize if keys is None else keys - task.keys,
+        sys.maxsize if values is None else values - task.keys * task.values,
+    )
 
 
 def _needle(task: NeedleTask, key: str, value: str) -> str:
