@@ -108,7 +108,7 @@ def _decoded(argument: str) -> str:
 
 
 class _Once(argparse._StoreAction):
-    """Keeps a value; refuses a second recipe, of which the first would be lost without a word: `submit` takes several."""
+    """Keeps a value; refuses a second recipe, with which the first would be lost. `submit` takes several."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None

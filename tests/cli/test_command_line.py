@@ -67,7 +67,7 @@ def test_version(cli):
         (["fit", "--recipe", "tiny", "--foo"], "no option --foo. `dla-train fit --help`"),
         (
             ["fit", "--recipe", "tiny", "--recipe", "mqar"],
-            "--recipe is given twice. Give one; `dla-train submit` takes several.",
+            "given twice. Give one; `dla-train submit` takes several.",
         ),
         (["fit", "--recipe", "tiny", "--run-dir="], "the name of the folder is empty; `.` is the current one."),
         (["fit", "--recipe", "/"], "/ is a folder; a recipe is a .yaml file."),
