@@ -28,7 +28,7 @@ examples:
   dla-train prepare corpus/ --out tokens --train-tokenizer 16384
   dla-train prepare 'pretrain/*.jsonl.zst' --out tokens --tokenizer tokenizer.json --skip-bad 20
   dla-train prepare HuggingFaceFW/fineweb-edu --config sample-10BT --out tokens --tokenizer tokenizer.json
-  dla-train fit --recipe my.yaml data.kind=prepared data.path=tokens
+  dla-train fit --recipe my.yaml 'data={kind: prepared, path: tokens, vocab_size: 16384, window: 4096}'
 """
 
 

@@ -54,7 +54,8 @@ def segment(
             value is the hard decision, the derivative that of `sigmoid((I_t - tau) / gate_width)`, the open segment
             taken as constant.
         gate_width: of that sigmoid, in units of the score; above 0.
-        cache: go on from these sequences (N of them) instead of from nothing.
+        cache: go on from these sequences (N of them) instead of from nothing. Gradients of all else reach into the call
+            before; gates of that call get none from what this one reads.
     Returns:
         The plan, with `final` set so that a cache can be made of it.
     Raises:
