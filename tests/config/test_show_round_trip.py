@@ -66,8 +66,8 @@ def test_a_text_with_the_sign_of_a_reference_survives(micro_recipe, tmp_path, wr
 
 
 def test_short_and_long_form_of_a_section_are_one(micro_recipe):
-    short = load(find(str(micro_recipe)), ["model.mixer.memory=dynamic"]).recipe
-    long = load(find(str(micro_recipe)), ["model.mixer.memory={kind: dynamic, capacity: 30, threshold: 0.6}"]).recipe
+    short = load(find(str(micro_recipe)), ["model.mixer.memory=fixed"]).recipe
+    long = load(find(str(micro_recipe)), ["model.mixer.memory={kind: fixed, block: 512, capacity: 32}"]).recipe
     assert short == long
     assert fingerprint(short) == fingerprint(long)
 
