@@ -156,3 +156,9 @@ def test_a_manifest_whose_shards_were_removed_finishes_nothing(
     subprocess.run(["rm", "-r", tmp_path / "out/shards"], check=True)
     assert prepare(tmp_path / "out").shards
     assert (tmp_path / "out/shards/000000").is_dir()
+
+
+def test_a_source_is_no_output_directory(prepare: Callable[..., PreparedManifest], source: Path) -> None:
+    with pytest.raises(DataError, match=r"is a source itself\. Choose another one"):
+        prepare(source.parent / "." / ".." / source.parent.name)
+    assert list(source.parent.iterdir()) == [source]

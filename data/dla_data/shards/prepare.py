@@ -102,6 +102,8 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
         DataError: a source cannot be read or has too many bad rows; `out` holds something else or cannot be written; no
             documents. Whole shards stay, and the same call goes on with them; without one, nothing stays.
     """
+    if any(os.path.realpath(source.path) == os.path.realpath(out) for source in sources):
+        raise DataError(f"the output directory {out} is a source itself. Choose another one for the tokens.")
     readers, versions = _opened(sources, out, versions_noted(out) if is_begun(out) else {})
     with claimed(out) as locked:
         has_begun = is_begun(out)
