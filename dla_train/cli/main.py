@@ -107,16 +107,14 @@ def _decoded(argument: str) -> str:
     return argument
 
 
-class _Once(argparse._StoreAction):
+class _OneRecipe(argparse._StoreAction):
     """Keeps a value; refuses a second recipe, with which the first would be lost. `submit` takes several."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        given: set[str] = namespace.__dict__.setdefault("_given", set())
-        if self.dest == "recipe" and self.dest in given:
+        if self.dest == "recipe" and namespace.recipe is not None:
             parser.error(f"{option} is given twice. Give one; `dla-train submit` takes several")
-        given.add(self.dest)
         super().__call__(parser, namespace, values, option)
 
 
@@ -125,7 +123,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.register("action", None, _Once)
+        self.register("action", None, _OneRecipe)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. `{self.prog} --help` shows what is allowed.")

@@ -63,9 +63,11 @@ class InitialWeights:
         but = "" if takes_memory else f" (but for the {_memory(model.config)} memory, which begins as one state)"
         _LOGGER.info("initial weights: those of %s%s", self.path, but)
         if changed:
-            but = ", from which its thresholds begin" if _THRESHOLD in changed else ""
+            thresholds = ", from which its thresholds begin" if _THRESHOLD in changed else ""
             _LOGGER.warning(
-                "these weights were trained with other settings: %s. Those of the recipe hold%s.", listed(changed), but
+                "these weights were trained with other settings: %s. Those of the recipe hold%s.",
+                listed(changed),
+                thresholds,
             )
 
 
