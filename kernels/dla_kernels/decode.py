@@ -200,9 +200,8 @@ def decode_kernel(
     inside = in_k[:, None] & in_v[None, :]
     block = i[:, None] * V + j[None, :]
     v = tl.load(v_ptr + nh * V + j, mask=in_v, other=0.0).to(tl.float32)
-    write = k[:, None] * v[None, :]
     s = tl.load(open_ptr + nh * (K * V) + block, mask=inside, other=0.0)
-    tl.store(new_open_ptr + nh * (K * V) + block, tl.where(opens, 0.0, s) + write, mask=inside)
+    tl.store(new_open_ptr + nh * (K * V) + block, tl.where(opens, 0.0, s) + k[:, None] * v[None, :], mask=inside)
     log_decay, decay = 0.0, 1.0
     if HAS_DECAY:
         log_decay = tl.load(log_decay_ptr + nh).to(tl.float32)
@@ -223,21 +222,20 @@ def decode_kernel(
     beta = 0.0
     if HAS_BETA:
         beta = tl.load(beta_ptr + nh).to(tl.float32)
-        write *= beta
     seen = tl.zeros((BK, BV), tl.float32)  # summed over K in the end: no step waits for other threads
     base = nh * M * (K * V) + block
-    merged = decay * tl.load(state_ptr + base + source * (K * V), mask=inside, other=0.0)
-    if HAS_BETA:
-        merged -= beta * k[:, None] * tl.sum(k[:, None] * merged, 0)[None, :]
+    merged = tl.load(state_ptr + base + source * (K * V), mask=inside & merges, other=0.0) * decay
     for p in tl.range(0, M, num_stages=AHEAD):
         if LAZY:
             decay = tl.sum(tl.where(slot == p, lagging, 0.0))
-        state = decay * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
+        # what slots do differently are numbers that multiply: selecting costs an instruction a number of a state more
+        kept = tl.where(opens & (p == source), 0.0, decay)
+        state = kept * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
+        state += tl.where(p == older, 1.0, 0.0) * merged
+        written = tl.where(p == newest, 1.0, 0.0) * v
         if HAS_BETA:
-            state -= beta * k[:, None] * tl.sum(k[:, None] * state, 0)[None, :]
-        state = tl.where(opens & (p == source), 0.0, state)
-        state += tl.where(merges & (p == older), merged, 0.0)
-        state += tl.where(p == newest, write, 0.0)
+            written = beta * (written - tl.sum(k[:, None] * state, 0))
+        state += k[:, None] * written[None, :]
         if LAZY:  # others are as they were, and lag further behind
             tl.store(new_state_ptr + base + p * (K * V), state, mask=inside & ((p == newest) | (merges & (p == older))))
         else:
