@@ -33,7 +33,9 @@ class AgeTables:
     Attributes:
         old: `[H, tokens, M]`. inner: `[H, tokens, TILE]`.
         slot_age: `[tiles, H, M]`. token_age: `[H, LONG / TILE, tokens]`.
-        final_slot: `[chunks, H, M]`. final_token: `[H, tokens]`.
+        final_slot: `[chunks, H, M]` int32, since what is loaded ahead has four bytes. final_token: `[H, tokens]`.
+        token_ends: `[chunks, H, M + 1]` int32, how many tokens of a chunk are in slots of age a or older at its end. Ages are monotone:
+            those are its first tokens, and the slot of age a has those from `token_ends[a + 1]` up to `token_ends[a]`.
         used: `[chunks, H]` int32, slots that exist when a chunk begins. used_end: `[N, H]` int32, at a sequence's end.
         younger, older: `[H, tokens, MP]`, for a backward pass; empty for a forward one.
     """
@@ -44,6 +46,7 @@ class AgeTables:
     token_age: Tensor
     final_slot: Tensor
     final_token: Tensor
+    token_ends: Tensor
     used: Tensor
     used_end: Tensor
     younger: Tensor
@@ -70,8 +73,9 @@ def age_tables(
         inner=bytes_of(heads, tokens, pieces.tile),
         slot_age=bytes_of(pieces.tiles, heads, slots),
         token_age=bytes_of(heads, tiles_per_chunk, tokens),
-        final_slot=bytes_of(pieces.chunks, heads, slots),
+        final_slot=torch.empty(pieces.chunks, heads, slots, dtype=torch.int32, device=shift.device),
         final_token=bytes_of(heads, tokens),
+        token_ends=torch.empty(pieces.chunks, heads, slots + 1, dtype=torch.int32, device=shift.device),
         used=torch.empty(pieces.chunks, heads, dtype=torch.int32, device=shift.device),
         used_end=torch.empty(pieces.sequences, heads, dtype=torch.int32, device=shift.device),
         younger=bytes_of(heads, tokens, padded_slots(slots) if backward else 0),
@@ -83,7 +87,7 @@ def age_tables(
         pieces.tile_sequence, pieces.tile_number, pieces.cu, tokens, COLLAPSE=collapse, BACKWARD=backward, **sizes, num_warps=1,
     )  # fmt: skip
     chunk_ages_kernel[(pieces.chunks, heads)](
-        tables.old, tables.inner, tables.slot_age, tables.token_age, tables.final_slot, tables.final_token,
+        tables.old, tables.inner, tables.slot_age, tables.token_age, tables.final_slot, tables.final_token, tables.token_ends,
         pieces.chunk_sequence, pieces.chunk_number, pieces.cu, pieces.first_tile, tokens,
         LONG=pieces.long, **sizes, num_warps=4,
     )  # fmt: skip
@@ -139,7 +143,7 @@ def tile_ages_kernel(
 
 @triton.jit
 def chunk_ages_kernel(
-    old_ptr, inner_ptr, slot_age_ptr, token_age_ptr, final_slot_ptr, final_token_ptr,
+    old_ptr, inner_ptr, slot_age_ptr, token_age_ptr, final_slot_ptr, final_token_ptr, token_ends_ptr,
     sequence_ptr, number_ptr, cu_ptr, first_tile_ptr, tokens,
     H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
@@ -167,8 +171,12 @@ def chunk_ages_kernel(
         fresh = tl.load(inner_ptr + row * TILE + (j - q * TILE), mask=inside, other=0).to(tl.int32)
         token_age = tl.where(before, moved, fresh)
         tl.store(token_age_ptr + (h * TILES + q) * tokens + first + j, token_age.to(tl.uint8), mask=j < end)
-    tl.store(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, slot_age.to(tl.uint8), mask=slot < M)
+    tl.store(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, slot_age, mask=slot < M)
     tl.store(final_token_ptr + h * tokens + first + j, token_age.to(tl.uint8), mask=j < length)
+    token_age = tl.where(j < length, token_age, -1)
+    token_ends_ptr += (chunk.to(tl.int64) * H + h) * (M + 1)
+    for a in range(0, M + 1):
+        tl.store(token_ends_ptr + a, tl.sum((token_age >= a).to(tl.int32)))
 
 
 @triton.jit
@@ -185,7 +193,7 @@ def used_slots_kernel(
     for c in range(0, tl.load(first_chunk_ptr + n + 1) - first_chunk):
         chunk = first_chunk + c
         tl.store(used_ptr + chunk * H + h, used)
-        old = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + tl.maximum(used - 1, 0)).to(tl.int32)
+        old = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + tl.maximum(used - 1, 0))
         young = tl.load(final_token_ptr + h * tokens + begin).to(tl.int32)
         used = tl.where(used == 0, young, old) + 1
     tl.store(used_end_ptr + n * H + h, used)

@@ -113,7 +113,7 @@ def chunk_moves(
 ):  # fmt: skip
     """Of a chunk: the age at its end of each slot in use at its start, 255 for others, and exp(G_end)."""
     used = tl.load(used_ptr + chunk * H + h)
-    to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < M, other=255).to(tl.int32)
+    to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < M, other=255)
     last = tl.minimum(first + LONG, cu_end)
     return tl.where(slot < used, to, 255), tl.exp(tl.load(total_ptr + h * tokens + last - 1))
 

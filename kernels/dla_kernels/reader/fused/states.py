@@ -50,7 +50,7 @@ def advance_states(
     for begin, launched in launches_of(pieces.chunks):
         chunk_writes_kernel[(slots * blocks, heads, launched)](
             k, v, total, kept.high, kept.low, kept.high if final is None else final,
-            tables.final_token, tables.used, tables.used_end, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
+            tables.token_ends, tables.used, tables.used_end, pieces.chunk_sequence, pieces.chunk_number, pieces.cu,
             pieces.tokens, begin, H=heads, G=groups, K=key_dim, V=value_dim, M=slots, LONG=pieces.long, BJ=pieces.tile,
             BK=tiles.block_k, BV=tiles.block_v, HAS_STATE=state is not None, HAS_FINAL=return_state, SPLIT=kept.split,
             PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
@@ -72,30 +72,29 @@ def written(
         index = start + tl.arange(0, BJ)
         mask = index < end
         j = first + index
-        factor = tl.exp(total_end - tl.load(total_ptr + h * tokens + j, mask=mask, other=float("inf")))
+        total = tl.load(total_ptr + h * tokens + j, mask=mask, other=float("inf"))
         k = tl.load(
             k_ptr + (j * G + g)[None, :] * K + row_k[:, None], mask=mask[None, :] & (row_k < K)[:, None], other=0.0
         )
         v = tl.load(
             v_ptr + (j * H + h)[:, None] * V + row_v[None, :], mask=mask[:, None] & (row_v < V)[None, :], other=0.0
         )
+        factor = tl.exp(total_end - total)
         key = (k.to(tl.float32) * factor[None, :]).to(dtype)
         acc += tl.dot(key, v, input_precision=PRECISION)  # [BK, BJ] @ [BJ, BV] -> [BK, BV]
     return acc
 
 
 @triton.jit
-def range_of_age(final_token_ptr, h, a, first, length, tokens, LONG: tl.constexpr):
-    """The chunk's tokens `begin..end` that are in the slot of age a at its end: older tokens have higher ages."""
-    index = tl.arange(0, LONG)
-    to = tl.load(final_token_ptr + h * tokens + first + index, mask=index < length, other=0).to(tl.int32)
-    to = tl.where(index < length, to, -1)
-    return tl.sum((to > a).to(tl.int32)), tl.sum((to >= a).to(tl.int32))
+def range_of_age(token_ends_ptr, chunk, h, a, H: tl.constexpr, M: tl.constexpr):
+    """The chunk's tokens `begin..end` that are in the slot of age a at its end."""
+    token_ends_ptr += (chunk.to(tl.int64) * H + h) * (M + 1) + a
+    return tl.load(token_ends_ptr + 1), tl.load(token_ends_ptr)
 
 
 @triton.jit(do_not_specialize=["begin"])
 def chunk_writes_kernel(
-    k_ptr, v_ptr, total_ptr, high_ptr, low_ptr, final_ptr, final_token_ptr, used_ptr, used_end_ptr, sequence_ptr,
+    k_ptr, v_ptr, total_ptr, high_ptr, low_ptr, final_ptr, token_ends_ptr, used_ptr, used_end_ptr, sequence_ptr,
     number_ptr, cu_ptr, tokens, begin,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, LONG: tl.constexpr,
     BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr,
@@ -113,8 +112,7 @@ def chunk_writes_kernel(
     if not HAS_FINAL:
         used = tl.where(is_last, 0, used)
     if a < used:
-        length = (last - first).to(tl.int32)
-        j0, j1 = range_of_age(final_token_ptr, h, a, first, length, tokens, LONG)
+        j0, j1 = range_of_age(token_ends_ptr, chunk, h, a, H, M)
         row_k, row_v = block_of(tl.program_id(0) // M, K, V, BK, BV)
         total_end = tl.load(total_ptr + h * tokens + last - 1)
         acc = written(

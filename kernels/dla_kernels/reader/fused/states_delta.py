@@ -53,8 +53,8 @@ def advance_states_delta(
     for c, sequences in chunks_forward(pieces, return_state=return_state):
         advance_states_delta_kernel[(sequences * heads, slots, blocks)](
             u, v, carry, removal, kept.high, kept.low, kept.high if final is None else final,
-            tables.final_slot, tables.final_token, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
-            pieces.by_length, pieces.tokens, c, MP=padded_slots(slots), LONG=pieces.long, BJ=pieces.tile, HAS_STATE=state is not None,
+            tables.final_slot, tables.token_ends, tables.used, tables.used_end, pieces.cu, pieces.first_chunk,
+            pieces.by_length, c, MP=padded_slots(slots), LONG=pieces.long, BJ=pieces.tile, HAS_STATE=state is not None,
             HAS_FINAL=return_state, num_warps=tiles.warps, **sizes,
         )  # fmt: skip
     return kept.high, final
@@ -124,8 +124,8 @@ def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> lis
 
 @triton.jit
 def chunk_ranges(
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, is_last, n, h, a, first, length, tokens,
-    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
+    final_slot_ptr, token_ends_ptr, used_ptr, used_end_ptr, chunk, is_last, n, h, a, H: tl.constexpr, M: tl.constexpr,
+    MP: tl.constexpr,
 ):  # fmt: skip
     """What becomes the slot of age a at a chunk's end: old slots `i0..i1` and tokens `j0..j1` of the chunk; and whether
     there is such a slot. Ages are monotone: older slots come later."""
@@ -135,11 +135,9 @@ def chunk_ranges(
         used_next = tl.load(used_end_ptr + n * H + h)
     else:
         used_next = tl.load(used_ptr + (chunk + 1) * H + h)
-    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255).to(
-        tl.int32
-    )
+    slot_to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < used, other=255)
     i0, i1 = tl.sum((slot_to < a).to(tl.int32)), tl.sum((slot_to <= a).to(tl.int32))
-    j0, j1 = range_of_age(final_token_ptr, h, a, first, length, tokens, LONG)
+    j0, j1 = range_of_age(token_ends_ptr, chunk, h, a, H, M)
     return i0, i1, j0, j1, a < used_next
 
 
@@ -208,7 +206,7 @@ def written_rows(
 @triton.jit(do_not_specialize=["c"])
 def advance_states_delta_kernel(
     u_ptr, v_ptr, carry_ptr, removal_ptr, high_ptr, low_ptr, final_ptr,
-    final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, tokens, c,
+    final_slot_ptr, token_ends_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, by_length_ptr, c,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, LONG: tl.constexpr,
     BJ: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_FINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
@@ -222,10 +220,8 @@ def advance_states_delta_kernel(
     if c < chunks - (0 if HAS_FINAL else 1):
         chunk = first_chunk + c
         first = tl.load(cu_ptr + n) + c * LONG
-        length = tl.minimum(tl.load(cu_ptr + n + 1) - first, LONG).to(tl.int32)
         i0, i1, j0, j1, is_used = chunk_ranges(
-            final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, chunk, c + 1 == chunks, n, h, a, first, length, tokens,
-            H, M, MP, LONG,
+            final_slot_ptr, token_ends_ptr, used_ptr, used_end_ptr, chunk, c + 1 == chunks, n, h, a, H, M, MP,
         )  # fmt: skip
         if is_used:
             dtype = v_ptr.dtype.element_ty
@@ -295,7 +291,7 @@ def carry_adjoint_delta_kernel(
             dtype = dhigh_ptr.dtype.element_ty
             row_v = tl.program_id(2) * BV + tl.arange(0, BV)
             turned = turned_ptr + (chunk.to(tl.int64) * H + h) * (K * K)
-            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
+            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i)
             base = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
             carry = tl.load(carry_ptr + chunk * H + h)
             block1, inside1 = column_block(0, B1, row_v, K, V)
@@ -338,7 +334,7 @@ def carry_gradient_kernel(
         row_l = (tl.program_id(2) % BLOCKS) * BK + tl.arange(0, BK)
         acc = tl.zeros((BK, BK), tl.float32)
         for i in range(0, tl.load(used_ptr + chunk * H + h)):
-            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i).to(tl.int32)
+            a = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + i)
             at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V)
             dat = slot_offset(end_row(chunk, n, HAS_DFINAL), h, a, H, M, K, V)
             for start in range(0, V, BV):
