@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables
@@ -122,9 +121,9 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     dq, qdq, dweight = queries_backward(
         p.q, p.k, p.v, do, weights, p.total, p.until, kept, p.scale, *where, has_state=has_state, pairs=pairs
     )
-    changes = weights_of(_change(p.slot_weight), p.total, p.v.dtype, p.tables, p.pieces) if gate else None
+    changes = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces, changes=True) if gate else None
     dslot_weight, dwithin, sums = weights_backward(
-        p.q, p.k, p.v, do, p.within, weights, p.total, p.until, dweight, changes, p.scale, *where
+        p.q, p.k, p.v, do, p.within, weights, p.total, p.until, dweight, changes, p.slot_weight.dtype, p.scale, *where
     )
     del dweight
     dq = group_sums(
@@ -162,12 +161,6 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq.sum(0), kdk=kdk.sum(0), ends=ends.sum(0),
         dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, dgate=dgate,
     )  # fmt: skip
-
-
-def _change(slot_weight: Tensor) -> Tensor:
-    """`L[age + 1] - L[age]` float32, 0 for the oldest: what a token's weight of a slot would change by if that were one older."""
-    slot_weight = slot_weight.float()
-    return torch.cat((slot_weight[..., 1:], slot_weight[..., -1:]), -1) - slot_weight
 
 
 def _adjoint(

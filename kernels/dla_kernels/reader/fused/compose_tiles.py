@@ -32,7 +32,7 @@ def compose_tiles(solved: SolvedTiles, kept: Tensor, from_start: Tensor, pieces:
     """kept `[H, tiles]`: what a tile keeps of a state; from_start, alike: what the tiles before it in its chunk keep."""
     right = solved.keys
     left = solved.write.to(right.dtype)
-    within = torch.zeros(pieces.tokens, len(kept), pieces.long, dtype=right.dtype, device=right.device)
+    within = torch.empty(pieces.tokens, len(kept), pieces.long, dtype=right.dtype, device=right.device)
     read = carry_rows(solved.read, left, right, kept, pieces, up=False, within=within, own=solved.own)
     write = carry_rows(solved.write, right, left, kept, pieces, up=True)
     return ComposedTiles(

@@ -98,7 +98,7 @@ def read_delta_backward(
         dq.view(q.shape),
         dk.view(k.shape),
         dv.view(v.shape),
-        dslot_weight.view(slot_weight.shape).to(slot_weight.dtype),
+        dslot_weight.view(slot_weight.shape),
         v.new_empty(0) if log_decay is None else dlog_decay.view(log_decay.shape).to(log_decay.dtype),
         dbeta.view(beta.shape).to(beta.dtype),
         dgate,

@@ -29,7 +29,7 @@ class DeltaChunks:
     """The equations of the delta rule in reader/transitions.py for chunks of LONG tokens, or the gradients of that.
 
     Attributes:
-        within: Mx `[tokens, H, LONG]`. read, write: Qe, U `[tokens, H, K]`.
+        within: Mx `[tokens, H, LONG]`, meaningless for tokens of later tiles. read, write: Qe, U `[tokens, H, K]`.
         removal, carry: a chunk turns S into `carry S - removal S`; `[chunks, H, K, K]` and `[chunks, H]` float32.
     """
 

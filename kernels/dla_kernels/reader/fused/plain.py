@@ -83,7 +83,7 @@ def read_plain_backward(
         found.dq.view(q.shape),
         found.dk.view(k.shape),
         found.dv.view(v.shape),
-        found.dslot_weight.view(slot_weight.shape).to(slot_weight.dtype),
+        found.dslot_weight.view(slot_weight.shape),
         dlog_decay,
         dgate,
         v.new_empty(0) if found.dstate is None else found.dstate,

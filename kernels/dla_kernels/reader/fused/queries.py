@@ -27,7 +27,7 @@ def queries_backward(
     kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool, pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dq per head `[tokens, H, K]`; q . dq `[parts, H, tokens]`; `dw exp(-G_t)` `[parts, H, M, tokens]`, the last two float32 and
-    in parts to be added; dw is zero for slots that are not in use, q . dq meaningless without pairs."""
+    in parts to be added; dw is meaningless for slots that are not in use, q . dq without pairs."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
@@ -35,7 +35,7 @@ def queries_backward(
     blocks_of_pairs = triton.cdiv(key_dim, block_k)
     dq = torch.empty(tokens, heads, key_dim, dtype=q.dtype, device=q.device)
     qdq = torch.empty(blocks_of_pairs, heads, tokens, dtype=torch.float32, device=q.device)
-    dweight = torch.zeros(blocks_k, heads, slots, tokens, dtype=torch.float32, device=q.device)
+    dweight = torch.empty(blocks_k, heads, slots, tokens, dtype=torch.float32, device=q.device)
     sizes = {
         "H": heads, "G": groups, "K": key_dim, "V": value_dim, "LONG": pieces.long, "BV": tiles.block_v,
         "PRECISION": "ieee", "num_warps": tiles.warps,
@@ -79,21 +79,25 @@ def queries_slots_kernel(
         in_v = row_v < V
         row_do = do_ptr + (t * H + h)[:, None] * V
         do = tl.load(row_do + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
-        # slots and blocks of V in one loop, whose loads run ahead
-        for step in range(0, tl.load(used_ptr + chunk * H + h) * BLOCKS):
+        used = tl.load(used_ptr + chunk * H + h)
+        weight = tl.load(weight_ptr + h * M * tokens + t, mask=there, other=0.0)
+        # slots and blocks of V in one loop, whose loads run ahead; weights, which are no factors, by hand
+        for step in range(0, used * BLOCKS):
             i = step // BLOCKS
+            following = tl.minimum((step + 1) // BLOCKS, used - 1)
+            weight_after = tl.load(weight_ptr + (h * M + following) * tokens + t, mask=there, other=0.0)
             if BLOCKS > 1:
                 row_v = (step % BLOCKS) * BV + tl.arange(0, BV)
                 in_v = row_v < V
                 do = tl.load(row_do + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
             at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[None, :] * V + row_v[:, None]
             state = tl.load(high_ptr + at, mask=in_k[None, :] & in_v[:, None], other=0.0)
-            weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
             seen = tl.dot(do, state, input_precision=PRECISION)  # [ROWS, BV] @ [BV, BK] -> [ROWS, BK]
             dq += weight[:, None] * seen
             dweight = tl.where(step % BLOCKS == 0, 0.0, dweight) + tl.sum(q.to(tl.float32) * seen, 1)
             at = ((part * H + h) * M + i) * tokens + t
             tl.store(dweight_ptr + at, dweight * scale, mask=there & (step % BLOCKS == BLOCKS - 1))
+            weight = weight_after
         tl.store(dq_ptr + (t * H + h)[:, None] * K + row_k[None, :], (dq * scale).to(q.dtype), mask=inside)
 
 
@@ -139,9 +143,11 @@ def queries_backward_kernel(
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         total_before = tl.load(total_ptr + first - 1)
+        starts = token_starts(token_age_ptr, h, q_tile, chunk_first, tokens, TILES, TILE)
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
-            starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            following = chunk_first + tl.minimum(p + 1, q_tile - 1) * TILE
+            starts_after = token_starts(token_age_ptr, h, q_tile, following, tokens, TILES, TILE)
             v = load_tile_transposed(v_ptr, j, None, column_v, H * V, V, TILE)
             k = load_tile(k_ptr, j, None, column_k, G * K, K, TILE)
             between = tl.exp(total_before - tl.load(total_ptr + j + TILE - 1)) * scale
@@ -152,6 +158,7 @@ def queries_backward_kernel(
             dwithin *= until[None, :]
             dwithin *= pair_weights(weights, starts, MP, PRECISION)
             dq += tl.dot(dwithin.to(dtype), k, input_precision=PRECISION)
+            starts = starts_after
 
     inside = (row < rows)[:, None] & (column_k < K)[None, :]
     tl.store(dq_ptr + first * (H * K) + row[:, None] * (H * K) + column_k[None, :], dq.to(dtype), mask=inside)

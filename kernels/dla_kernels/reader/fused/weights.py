@@ -47,8 +47,11 @@ class Weights:
         return self.at_chunk.shape[1]
 
 
-def weights_of(slot_weight: Tensor, total: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces) -> Weights:
-    """All orders of `slot_weight` `[tokens, H, M]`; total = G `[H, tokens]` float32."""
+def weights_of(
+    slot_weight: Tensor, total: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces, *, changes: bool = False
+) -> Weights:
+    """All orders of `slot_weight` `[tokens, H, M]`, or, with `changes`, of `L[age + 1] - L[age]` (0 for the oldest): what a token's
+    weight of a slot would change by if that were one older. total = G `[H, tokens]` float32."""
     tokens, heads, slots = slot_weight.shape
     padded = padded_slots(slots)
     at_chunk = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)
@@ -57,7 +60,7 @@ def weights_of(slot_weight: Tensor, total: Tensor, dtype: torch.dtype, tables: A
     weights_kernel[(pieces.tiles, heads)](
         slot_weight, total, at_chunk, at_tile, own, tables.old, tables.inner, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
-        H=heads, M=slots, MP=padded, TILE=pieces.tile, LONG=pieces.long, num_warps=4,
+        H=heads, M=slots, MP=padded, TILE=pieces.tile, LONG=pieces.long, CHANGES=changes, num_warps=4,
     )  # fmt: skip
     return Weights(at_chunk=at_chunk, at_tile=at_tile, own=own)
 
@@ -66,7 +69,7 @@ def weights_of(slot_weight: Tensor, total: Tensor, dtype: torch.dtype, tables: A
 def weights_kernel(
     slot_weight_ptr, total_ptr, at_chunk_ptr, at_tile_ptr, own_ptr, old_ptr, inner_ptr, slot_age_ptr, used_ptr,
     sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens,
-    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
+    H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, CHANGES: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
@@ -87,7 +90,11 @@ def weights_kernel(
 
     # all weights of a token are loaded once, and taken from there by age
     mask = there & in_m[None, :]
-    by_age = tl.load(slot_weight_ptr + (t * H + h)[:, None] * M + slot[None, :], mask=mask, other=0.0).to(tl.float32)
+    at = slot_weight_ptr + (t * H + h)[:, None] * M + slot[None, :]
+    by_age = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    if CHANGES:
+        has_older = there & (slot < M - 1)[None, :]
+        by_age = tl.where(has_older, tl.load(at + 1, mask=has_older, other=0.0).to(tl.float32) - by_age, 0.0)
     age = tl.load(old_ptr + (h * tokens + t)[:, None] * M + slot[None, :], mask=mask, other=0).to(tl.int32)
     weight = tl.where(in_m[None, :], tl.gather(by_age, age, 1), 0.0)
     weight *= tl.exp(total - reference)[:, None]

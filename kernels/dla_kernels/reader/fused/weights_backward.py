@@ -28,16 +28,16 @@ from dla_kernels.reader.fused.within import own_decays, own_stored, stored_tile
 
 def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
-    until: Tensor, dweight: Tensor, changes: Weights | None, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+    until: Tensor, dweight: Tensor, changes: Weights | None, dtype: torch.dtype, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
-    """dL `[tokens, H, M]` float32, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
+    """dL `[tokens, H, M]` in dtype, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
     of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots
     added, `[H, tokens]` float32; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     gate = changes is not None
-    dslot_weight = torch.empty(tokens, heads, slots, dtype=torch.float32, device=v.device)
-    dwithin = None if within is None else torch.zeros_like(within)
+    dslot_weight = torch.empty(tokens, heads, slots, dtype=dtype, device=v.device)
+    dwithin = None if within is None else torch.empty_like(within)
     row_sums = torch.empty(heads, tokens if gate else 0, dtype=torch.float32, device=v.device)
     squares = torch.empty_like(row_sums)
     # of every tile that reads j, which adds no other one's numbers to its own
@@ -91,13 +91,13 @@ def weights_backward_kernel(
 
     # slots, by age at the tile's start
     dslots = tl.zeros((TILE, MP), tl.float32)
+    in_use = (row < rows)[:, None] & (slot < tl.load(used_ptr + chunk * H + h))[None, :]
     for part in range(0, PARTS):
         at_slot = ((part * H + h) * M + slot)[None, :] * tokens + first + row[:, None]
-        dslots += tl.load(dweight_ptr + at_slot, mask=by_slot, other=0.0)
+        dslots += tl.load(dweight_ptr + at_slot, mask=in_use, other=0.0)
     if GATE:
-        in_use = slot < tl.load(used_ptr + chunk * H + h)
         at_slot = (h * M + slot)[None, :] * tokens + first + row[:, None]
-        change = tl.load(slot_change_ptr + at_slot, mask=by_slot & in_use[None, :], other=0.0)
+        change = tl.load(slot_change_ptr + at_slot, mask=in_use, other=0.0)
         of_slots = dslots * change
         row_sums = tl.sum(of_slots, 1)
         tl.store(squares_ptr + h * tokens + first + row, tl.sum(of_slots * of_slots, 1), mask=row < rows)
@@ -119,9 +119,11 @@ def weights_backward_kernel(
             changes = tile_weights(start_change_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         total_before = tl.load(total_ptr + first - 1)
         of_pairs = tl.zeros((TILE, MP), tl.float32)
+        starts = token_starts(token_age_ptr, h, q_tile, chunk_first, tokens, TILES, TILE)
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
-            starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            following = chunk_first + tl.minimum(p + 1, q_tile - 1) * TILE
+            starts_after = token_starts(token_age_ptr, h, q_tile, following, tokens, TILES, TILE)
             v = load_tile_transposed(v_ptr, j, None, column_v, H * V, V, TILE)
             if STORED:
                 at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
@@ -148,6 +150,7 @@ def weights_backward_kernel(
                 tl.store(column_sums_ptr + j + row, tl.sum(y, 0))
             counted = counted_by(starts, slot, dtype, EXACT)
             of_pairs += select_columns(products.to(dtype), counted, PRECISION)  # [TILE, TILE] @ [TILE, MP]
+            starts = starts_after
         if not STORED:
             total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
             of_pairs *= tl.exp(total - total_before)[:, None]
@@ -195,6 +198,7 @@ def weights_backward_kernel(
         counted_rows = counted_by(row, row, dtype, EXACT)
         running = select_columns(products.to(dtype), counted_rows, PRECISION)  # [TILE, TILE] @ [TILE, TILE]
         dweights += sums_by_age(running, upto, before, is_first)
+    dweights = dweights.to(dslot_weight_ptr.dtype.element_ty)
     tl.store(dslot_weight_ptr + (first * H + h) * M + row[:, None] * (H * M) + slot[None, :], dweights, mask=by_slot)
 
 
