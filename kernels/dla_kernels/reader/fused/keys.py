@@ -43,7 +43,6 @@ def keys_backward(
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=block_k, BV=tiles.block_v, HAS_DFINAL=has_dfinal, PAIRS=pairs, PRECISION="ieee",
         EXACT=exact_products(v.dtype), num_warps=tiles.warps, num_stages=1,
-        **tiles.limits(summed=triton.cdiv(value_dim, tiles.block_v)),
     )  # fmt: skip
     return dk, kdk, ends
 

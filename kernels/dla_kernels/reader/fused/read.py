@@ -81,12 +81,16 @@ def read_slots_kernel(
                 mask=there[:, None] & in_k[None, :],
                 other=0.0,
             )
+            # weights come a slot ahead: they are no factors, so nothing else loads them early
+            weight = tl.load(weight_ptr + h * M * tokens + t, mask=there, other=0.0)
             for i in range(0, used):
+                following = tl.minimum(i + 1, used - 1)
+                weight_after = tl.load(weight_ptr + (h * M + following) * tokens + t, mask=there, other=0.0)
                 at = slot_offset(start_row(chunk, n, HAS_STATE), h, i, H, M, K, V) + row_k[:, None] * V + row_v[None, :]
                 state = tl.load(high_ptr + at, mask=in_k[:, None] & in_v[None, :], other=0.0)
-                weight = tl.load(weight_ptr + (h * M + i) * tokens + t, mask=there, other=0.0)
                 seen = tl.dot(q, state, input_precision=PRECISION)  # [ROWS, BK] @ [BK, BV] -> [ROWS, BV]
                 acc += weight[:, None] * seen
+                weight = weight_after
         at = (t * H + h)[:, None] * V + row_v[None, :]
         tl.store(of_slots_ptr + at, acc * scale, mask=there[:, None] & in_v[None, :])
 
@@ -135,9 +139,11 @@ def read_kernel(
     if q_tile > 0:
         weights = tile_weights(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, False)
         total_before = tl.load(total_ptr + first - 1)
+        starts = token_starts(token_age_ptr, h, q_tile, chunk_first, tokens, TILES, TILE)
         for p in range(0, q_tile):
             j = chunk_first + p * TILE
-            starts = token_starts(token_age_ptr, h, q_tile, j, tokens, TILES, TILE)
+            following = chunk_first + tl.minimum(p + 1, q_tile - 1) * TILE
+            starts_after = token_starts(token_age_ptr, h, q_tile, following, tokens, TILES, TILE)
             v = load_tile(v_ptr, j, None, column_v, H * V, V, TILE)
             if STORED:
                 at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
@@ -152,6 +158,7 @@ def read_kernel(
                 within *= until[None, :]
             within *= pair_weights(weights, starts, MP, PRECISION)
             acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)
+            starts = starts_after
 
     there = (tl.arange(0, TILE) < rows)[:, None] & (column_v < V)[None, :]
     at = tl.arange(0, TILE)[:, None] * (H * V) + column_v[None, :]

@@ -86,31 +86,39 @@ def reads_of_tile(
     TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The sums, and what the tokens from t on, `rows` of them (None: a tile), add to them."""
+    # all loads first: products wait for what comes before them in the program, and later loads for the products
     q = load_tile_transposed(q_ptr, t, rows, row_k, G * K, K, TILE)
-    do = load_tile(do_ptr, t, rows, row_v, H * V, V, TILE).to(tl.float32)
-    acc0 += read_by_slot(q, do, weight_ptr, tokens, i, t, rows, scale, M, TILE, PRECISION)
+    do = load_tile(do_ptr, t, rows, row_v, H * V, V, TILE)
+    weight0 = weights_of_slot(weight_ptr, tokens, i, t, rows, M, TILE)
     if SLOTS > 1:
-        acc1 += read_by_slot(q, do, weight_ptr, tokens, i + 1, t, rows, scale, M, TILE, PRECISION)
+        weight1 = weights_of_slot(weight_ptr, tokens, i + 1, t, rows, M, TILE)
     if SLOTS > 2:
-        acc2 += read_by_slot(q, do, weight_ptr, tokens, i + 2, t, rows, scale, M, TILE, PRECISION)
-        acc3 += read_by_slot(q, do, weight_ptr, tokens, i + 3, t, rows, scale, M, TILE, PRECISION)
+        weight2 = weights_of_slot(weight_ptr, tokens, i + 2, t, rows, M, TILE)
+        weight3 = weights_of_slot(weight_ptr, tokens, i + 3, t, rows, M, TILE)
+    do = do.to(tl.float32)  # once for all slots
+    acc0 += read_by_slot(q, do, weight0, scale, PRECISION)
+    if SLOTS > 1:
+        acc1 += read_by_slot(q, do, weight1, scale, PRECISION)
+    if SLOTS > 2:
+        acc2 += read_by_slot(q, do, weight2, scale, PRECISION)
+        acc3 += read_by_slot(q, do, weight3, scale, PRECISION)
     return acc0, acc1, acc2, acc3
 
 
 @triton.jit
-def read_by_slot(
-    q, do, weight_ptr, tokens, i, t, rows, scale, M: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr
-):
-    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]`: the weights of tokens multiply do, so that q enters the products of all slots as it is.
-
-    do: float32, converted once for all slots.
-    """
+def weights_of_slot(weight_ptr, tokens, i, t, rows, M: tl.constexpr, TILE: tl.constexpr):
+    """Of slot i at the tokens from t on `[TILE]`; of the last one, where there are not so many."""
     row = tl.arange(0, TILE)
     at = weight_ptr + tl.minimum(i, M - 1).to(tl.int64) * tokens + t + row
     if rows is None:
-        weight = tl.load(at)
+        return tl.load(at)
     else:
-        weight = tl.load(at, mask=row < rows, other=0.0)
+        return tl.load(at, mask=row < rows, other=0.0)
+
+
+@triton.jit
+def read_by_slot(q, do, weight, scale, PRECISION: tl.constexpr):
+    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]`: the weights of tokens multiply do, so that q enters the products of all slots as it is."""
     # scale here, not at the end: for `mma.sync`, Triton would else have every warp weight all of do by itself
     right = (do * (weight * scale)[:, None]).to(q.dtype)
     return tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
