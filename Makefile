@@ -95,6 +95,10 @@ bench-gpu: ## time the kernels on this machine's GPU (8 minutes; call again to g
 profile-gpu: ## show where the op's time goes on this machine's GPU, kernel by kernel; ARGS='--shape gdn'
 	$(GPU_ENV) $(GPU_PYTHON) kernels/benchmarks/profile_gpu.py $(ARGS)
 
+.PHONY: try-gpu
+try-gpu: ## time kernels with other launch options on this machine's GPU; ARGS='keys_backward_kernel:maxnreg=168'
+	$(GPU_ENV) $(GPU_PYTHON) kernels/benchmarks/try_options.py $(ARGS)
+
 .PHONY: tune-gpu
 tune-gpu: ## find good tile sizes on this machine's GPU for the paper's layers, and write the shipped table
 	$(GPU_ENV) $(GPU_PYTHON) -m dla_kernels.tune --layer 128,64,30 128,64,15 --heads 48 $(ARGS)

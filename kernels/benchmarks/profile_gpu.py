@@ -27,7 +27,7 @@ def kernels_of(run: Callable[[], Any]) -> dict[str, tuple[float, int]]:
     """Milliseconds and launches of each kernel in one call of `run`, the mean of `CALLS`, the slowest first."""
     run()  # compiles
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as found:
         for _ in range(CALLS):
             run()
         torch.cuda.synchronize()
