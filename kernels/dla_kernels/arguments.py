@@ -13,6 +13,8 @@ from dla_kernels.documents import ends_of
 Backend = Literal["auto", "reference", "torch", "triton"]
 BACKENDS: tuple[str, ...] = ("auto", "reference", "torch", "triton")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+OLDEST = (8, 0)
+"""Compute capability of NVIDIA's GPUs from which on the Triton kernels compile and fit: Ampere."""
 
 
 def check_keys_values(k: Tensor, v: Tensor) -> None:
@@ -125,6 +127,9 @@ def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
 
         if not has_triton():
             return "Triton has no working driver here (Linux with a CUDA or ROCm GPU is needed)"
+        capability = torch.cuda.get_device_capability(v.device)
+        if torch.version.hip is None and capability < OLDEST:
+            return f"{v.device} is an sm_{capability[0]}{capability[1]}; it needs a GPU of sm_80 (Ampere) or later"
     elif v.device.type != "cpu" or not _interpreting():
         return f"v is on {v.device}; it needs a GPU (on the CPU: start Python with TRITON_INTERPRET=1, for tests only)"
     for name, x in (("k", k), ("v", v)):

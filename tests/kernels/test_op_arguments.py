@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from dla_kernels import dynamic_linear_attention, fenwick_plan, fixed_plan, multi_state_attention, segment, single_plan
+from dla_kernels.arguments import resolve_backend
 
 B, T, G, H, K, V, M = 2, 6, 2, 4, 5, 3, 4
 
@@ -226,3 +229,15 @@ def test_the_torch_backend_differentiates_under_autocast(draw_inputs):
         found = gradients()
     for x, y in zip(found, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("capability", "backend"), [((7, 5), "torch"), ((8, 0), "triton"), ((12, 0), "triton")])
+def test_auto_takes_triton_on_gpus_that_it_compiles_for(monkeypatch, capability, backend):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.bfloat16, shape=(1, 8, 2, 16))
+    assert resolve_backend("auto", on_gpu, on_gpu, 4) == backend
+    if backend == "torch":
+        message = "backend is 'triton', but cuda:1 is an sm_75; it needs a GPU of sm_80 .Ampere. or later"
+        with pytest.raises(ValueError, match=message):
+            resolve_backend("triton", on_gpu, on_gpu, 4)

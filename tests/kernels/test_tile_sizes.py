@@ -105,6 +105,7 @@ def test_pairs_leave_registers_to_a_third_program_where_they_can_spare_them(monk
         ({"sizes": {"warps": 8}}, r"row 0: warps is 8; allowed are 1, 2, 4"),
         ({"sizes": {"tiles": 64}}, r"row 0: tiles is 64; allowed are the names tile, long"),
         ({"sizes": {"tile": 128, "long": 64}}, "long is 64; it must be a multiple of tile, 128"),
+        ({"sizes": {"long": 32}}, "long is 32; it must be a multiple of tile, 64"),
         ({"layer": {"key_dim": 128}}, r"expected architecture, layer \(key_dim, value_dim, slots, type, delta\)"),
     ],
 )

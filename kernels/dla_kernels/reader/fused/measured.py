@@ -23,6 +23,8 @@ ALLOWED = {
     "registers": (128, 168, 255),
 }  # fmt: skip
 """Values that a table may hold for the attributes of `configs.Tiles`."""
+LARGEST_TILE = 64
+"""That the rule chooses, for layers whose row names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,9 @@ def read_table(path: Path) -> list[tuple[str, Layer, dict[str, int], dict[str, A
         for name, value in sizes.items():
             if value not in ALLOWED.get(name, ()):
                 raise ValueError(f"{where}: {name} is {value!r}; allowed are {_allowed(name)}")
-        if sizes.get("long", 0) % sizes.get("tile", 1):
-            raise ValueError(f"{where}: long is {sizes['long']}; it must be a multiple of tile, {sizes['tile']}")
+        tile = sizes.get("tile", LARGEST_TILE)
+        if sizes.get("long", 0) % tile:
+            raise ValueError(f"{where}: long is {sizes['long']}; it must be a multiple of tile, {tile}")
         rows.append((architecture, layer, sizes, dict(row.get("measured", {}))))
     return rows
 
