@@ -88,7 +88,7 @@ def score_gradient(
     pieces, block_k, block_v = _pieces(k, v, 1, cu_seqlens)
     flat = [x.flatten(0, 1).contiguous() for x in (k, v, shift, score, norm, dscore)]
     dk, dv = score_gradients(*flat, open_sum.contiguous(), pieces, block_k, block_v)
-    return group_sums(dk, k.shape[2]).view(k.shape).to(k.dtype), dv.view(v.shape).to(v.dtype)
+    return group_sums(dk, k.shape[2]).view(k.shape), dv.view(v.shape)
 
 
 @score_gradient.register_fake

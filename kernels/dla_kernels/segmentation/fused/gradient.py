@@ -27,23 +27,22 @@ def score_gradients(
     k: Tensor, v: Tensor, shift: Tensor, score: Tensor, norm: Tensor, dscore: Tensor, open_sum: Tensor, pieces: Pieces,
     block_k: int, block_v: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """dk `[tokens, H, K]` per head and dv `[tokens, H, V]`, float32.
+    """dk `[tokens, H, K]` per head and dv `[tokens, H, V]`, in the types of k and v.
 
     k `[tokens, G, K]`, v `[tokens, H, V]`; shift, score, norm (|S|^2 before the token) and dscore `[tokens, H]`; open_sum
     `[N, H, K, V]` float32 before the first tokens.
     """
     (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
-    k2 = k.float().square().sum(-1).repeat_interleave(heads // groups, 1)
-    v2 = v.float().square().sum(-1)
+    dk, dv = k.new_empty(tokens, heads, key_dim), torch.empty_like(v)
+    k_norm = torch.linalg.vector_norm(k, dim=-1, dtype=torch.float32).repeat_interleave(heads // groups, 1)
+    v_norm = torch.linalg.vector_norm(v, dim=-1, dtype=torch.float32)
     slope = -dscore / score.clamp(min=SMALLEST_SCORE)
-    defined = (k2 > 0) & (v2 > 0) & (norm > 0)
+    defined = (k_norm > 0) & (v_norm > 0) & (norm > 0)
     slope = torch.where(defined, slope, 0.0)
-    pull = slope  # over |k| |v| |S|, one by one: their product may be beyond float32
-    for squared in (k2, v2, norm):
-        pull = pull * torch.where(defined, squared, 1.0).rsqrt()
+    k_norm, v_norm, norm = (torch.where(defined, x, 1.0) for x in (k_norm, v_norm, norm))
+    pull = slope / k_norm / v_norm * norm.rsqrt()  # one by one: their product may be beyond float32
     push = slope * (1.0 - score.square() / 2.0)  # the cosine, from the score
-    push_k = push / torch.where(k2 > 0, k2, 1.0)
-    push_v = push / torch.where(v2 > 0, v2, 1.0)
+    push_k, push_v = push / k_norm / k_norm, push / v_norm / v_norm
     boundary = (shift != -1).to(torch.uint8)
 
     dtype = torch.promote_types(k.dtype, v.dtype)
@@ -54,8 +53,6 @@ def score_gradients(
         k, v, boundary, open_sum, states, pieces.cu, pieces.first_tile,
         H=heads, G=groups, K=key_dim, V=value_dim, C=pieces.tile, BK=block_k, BV=block_v, PRECISION="ieee", num_warps=4,
     )  # fmt: skip
-    dk = torch.empty(tokens, heads, key_dim, dtype=torch.float32, device=k.device)
-    dv = torch.empty(tokens, heads, value_dim, dtype=torch.float32, device=k.device)
     where = pieces.tile_sequence, pieces.tile_number, pieces.cu
     score_gradient_kernel[(pieces.tiles, heads, blocks_k)](
         k, v, boundary, states, pull.contiguous(), push_k.contiguous(), dk, *where,
@@ -146,8 +143,5 @@ def score_gradient_kernel(
         acc += tl.dot(y, s, input_precision=EXACT)  # [C, BY] @ [BY, BX] -> [C, BX]
     pull = tl.load(pull_ptr + t * H + h, mask=there, other=0.0)
     push = tl.load(push_ptr + t * H + h, mask=there, other=0.0)
-    tl.store(
-        dx_ptr + (t * H + h)[:, None] * DX + i[None, :],
-        pull[:, None] * acc - push[:, None] * x.to(tl.float32),
-        mask=inside,
-    )
+    dx = pull[:, None] * acc - push[:, None] * x.to(tl.float32)
+    tl.store(dx_ptr + (t * H + h)[:, None] * DX + i[None, :], dx.to(dx_ptr.dtype.element_ty), mask=inside)
