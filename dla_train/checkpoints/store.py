@@ -128,13 +128,16 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < needed + _ROOM_BESIDE:
+            # A smaller `keep_last` alone makes no room: what it does not keep goes after the next save.
             advice = (
-                "Make room there, or set a smaller checkpoint.keep_last, then go on with --resume auto."
+                "Make room there, if need be by removing the oldest checkpoints (a smaller checkpoint.keep_last then "
+                "keeps fewer), and go on with --resume auto."
                 if self.all()
                 else "Make room there, or choose another folder with --run-dir DIR."
             )
             raise RunError(
-                f"a checkpoint needs {needed / 1e6:,.0f} MB in {self.folder}, where {free / 1e6:,.0f} MB are free. "
+                f"a checkpoint of {needed / 1e6:,.0f} MB, with room for metrics and logs beside it, needs "
+                f"{(needed + _ROOM_BESIDE) / 1e6:,.0f} MB in {self.folder}, where {free / 1e6:,.0f} MB are free. "
                 f"{self.last_words()} {advice}"
             )
 

@@ -12,7 +12,7 @@ from dla_train.distributed.possible import require_possible
 from dla_train.models.config import ModelConfig
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
-from dla_train.training.schedules import ScheduleConfig
+from dla_train.training.schedules import ScheduleConfig, WSDSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +80,10 @@ class Recipe:
                 f"schedule.warmup is {self.schedule.warmup}, but training.steps is only {self.training.steps}; "
                 "the warm-up must end before the run does"
             )
+        if isinstance(self.schedule, WSDSchedule):
+            most = self.training.steps - self.schedule.warmup
+            if self.schedule.decay > most:
+                raise ValueError(
+                    f"schedule.decay is {self.schedule.decay}, but training.steps {self.training.steps} leave only "
+                    f"{most} behind the warm-up; the decay must begin behind it, or the peak rate is never reached"
+                )

@@ -141,8 +141,8 @@ def _chosen(choices: dict[str, type], value: dict[str, Any], key: Key) -> type:
             return next(iter(choices.values()))
         raise KeyProblem((*key, "kind"), f" has no value: it must be one of {listed}.")
     kind = value["kind"]
-    if kind not in choices:
-        guess = nearest(str(kind), choices)
+    if not isinstance(kind, str) or kind not in choices:
+        guess = nearest(kind, choices) if isinstance(kind, str) else None
         hint = f" Did you mean {guess}?" if guess else ""
         raise KeyProblem((*key, "kind"), f" must be one of {listed}, but is {_shown(kind)}.{hint}")
     return choices[kind]
@@ -164,9 +164,12 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
     if type(value) is bare and (bare in (bool, int, str) or (bare is float and math.isfinite(value))):
         return value  # which OmegaConf would return, too, after a millisecond for each key
     allowed = _described(annotation)
-    # OmegaConf takes 3 for true and .nan for a number; both are slips of the pen here.
-    slip = (bare is bool and value not in (True, False, None)) or (
-        isinstance(value, float) and not math.isfinite(value)
+    # OmegaConf takes 3 for true and .nan for a number; both are slips of the pen here. Of lists it lets pass what is
+    # nested, and fails in its own way where there is a section instead.
+    slip = (
+        (bare is bool and value not in (True, False, None))
+        or (isinstance(value, float) and not math.isfinite(value))
+        or (typing.get_origin(bare) in (tuple, list) and _is_nested(value))
     )
     try:
         if slip:
@@ -184,6 +187,10 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
     if isinstance(result, float) and not math.isfinite(result):  # it was a text, `nan`: YAML writes `.nan`
         raise KeyProblem(key, f" must be {allowed}, but is {_shown(value)}.")
     return tuple(result) if isinstance(result, list) and typing.get_origin(bare) is tuple else result
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
 
 
 @cache

@@ -54,7 +54,10 @@ _REWRITTEN = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2
 
 
 def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(str(node.value).replace("_", ""))
+    try:
+        return int(str(node.value).replace("_", ""))
+    except ValueError as error:  # Python reads no more than some thousand digits
+        raise yaml.MarkedYAMLError(problem="a number of too many digits", problem_mark=node.start_mark) from error
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
@@ -84,6 +87,8 @@ def parse_tree(text: str, shown_as: str) -> YamlTree:
         raise UsageError(f"{place}: not valid YAML: {error.problem or error.context}.") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{shown_as}: not valid YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise UsageError(f"{shown_as}: its lists or sections are nested too deep for a recipe.") from error
     finally:
         loader.dispose()
     return replace(tree, values=values)

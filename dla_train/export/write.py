@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -61,7 +64,7 @@ def write_export(
     try:
         end = None if tokenizer is None else load_tokenizer(tokenizer).token_to_id(END_OF_DOCUMENT)
         with new_directory(folder, replace=True) as unfinished:
-            save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
+            _save(weights, unfinished / WEIGHTS)
             for name, source in model_code().items():
                 (unfinished / name).write_text(source, encoding="utf-8")
             dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
@@ -82,6 +85,16 @@ def write_export(
             (unfinished / "README.md").write_text(card, encoding="utf-8")
     except DataError as error:
         raise UsageError(str(error)) from error
+
+
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # What the operating system refused is there as text alone: `I/O error: ... (os error 28)`.
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def exported_weights(model: LanguageModel) -> dict[str, Tensor]:

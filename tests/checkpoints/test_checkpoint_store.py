@@ -76,9 +76,12 @@ def test_room_is_asked_for_before_writing(store, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 9 * 10**8, 10**8))
     store.require_room(5 * 10**7)
     with pytest.raises(
-        RunError, match=r"a checkpoint needs 200 MB in .*, where 100 MB are free\. There is no checkpoint yet\."
+        RunError, match=r" 200 MB, .* needs 217 MB in .* 100 MB are free\. There is no checkpoint yet\."
     ):
         store.require_room(2 * 10**8)
+    _write(store, 10)
+    with pytest.raises(RunError, match=r" 90 MB, .* needs 107 MB in .* 100 MB are free\. .* removing the oldest check"):
+        store.require_room(9 * 10**7)
 
 
 @pytest.mark.parametrize("where", ["in the middle of the state", "before the manifest", "after the manifest"])

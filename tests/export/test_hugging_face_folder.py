@@ -156,6 +156,26 @@ def test_a_folder_is_complete_or_absent(models, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_that_do_not_fit_on_the_disk_are_no_fault_of_the_program(models, tmp_path, monkeypatch):
+    import resource
+    import signal
+
+    import dla_train.export.write as write
+
+    monkeypatch.setattr(write, "model_code", dict)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(write.UsageError, match=r"cannot write .*m: File too large .*model.safetensors") as raised:
+            write_export(tmp_path / "m", models["single"], tokenizer=None, description="", step=1, recipe="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "Make room" in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_folder_is_named(exported, models, tmp_path):
     write_export(tmp_path / "m", models["single"], tokenizer=None, description="", step=1, recipe="")
     weights, config = tmp_path / "m/model.safetensors", tmp_path / "m/config.json"
