@@ -56,6 +56,11 @@ class Recipe:
                 "training.validation_windows is null, but streamed text has no end to read up to; set how many to "
                 "read, or 0 for no validation"
             )
+        if isinstance(self.data, StreamingData) and self.data.held_out == 0 and self.training.validates:
+            raise ValueError(
+                "data.held_out is 0, which keeps no text for validation; hold out a share of the documents, or set "
+                "training.validation_windows=0 and training.validate_every=null to train without validation"
+            )
         if isinstance(self.data, SyntheticData) and self.report.prompt is not None:
             raise ValueError("report.prompt is given, but a synthetic task has no words to go on with; leave it null")
         slots = getattr(getattr(self.model.mixer, "memory", None), "capacity", 1)

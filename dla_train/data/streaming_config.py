@@ -50,7 +50,8 @@ class StreamingData:
         window: tokens that the model sees at once.
         streams: how many sequences the text is dealt out to; a multiple of ranks x workers. Another number is another
             order of the windows.
-        held_out: the share of documents, chosen by their text, that is kept for validation and never trained on.
+        held_out: the share of documents, chosen by their text, that is kept for validation and never trained on; 0 keeps
+            none, for runs without validation.
         workers: processes per rank that read and tokenise ahead; 0 does it in the training process. The order is the
             same for any number.
         curriculum: shorter windows in the first phases of training, as many more of them as keeps a step's tokens.
@@ -75,8 +76,8 @@ class StreamingData:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.curriculum is not None:
             self.curriculum.check(self.window)
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}; it must be above 0 and below 1")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}; it must be at least 0 and below 1")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; it must be at least 0")
         if self.streams % max(self.workers, 1):

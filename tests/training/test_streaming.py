@@ -195,10 +195,11 @@ def test_a_source_that_must_not_repeat_stops_the_run_at_its_end(cli, recipe):
     assert "The newest checkpoint is that of step" in done.err
 
 
-def test_no_validation_windows_are_read_where_there_is_no_validation(cli, recipe, tmp_path):
+@pytest.mark.parametrize("share", ["0.0001", "0"])
+def test_no_validation_windows_are_read_where_there_is_no_validation(cli, recipe, tmp_path, share):
     """Two documents of a share so small fill no window, which is refused where one is wanted."""
-    none = ("training.validation_windows=0", "training.validate_every=null", "data.held_out=0.0001", "training.steps=4")
-    done = cli("fit", "--recipe", recipe, *none)
+    none = ("training.validation_windows=0", "training.validate_every=null", "training.steps=4")
+    done = cli("fit", "--recipe", recipe, f"data.held_out={share}", *none)
     assert done.code == 0, done.err
     assert [row["split"] for row in read_rows(tmp_path / "runs/streamed/metrics.csv")] == ["train"] * 4
 
@@ -212,7 +213,8 @@ def test_no_validation_windows_are_read_where_there_is_no_validation(cli, recipe
         (["data.vocab_size=299"], r"vocab_size: the tokenizer .* has ids up to 299, .* set to 299\. Set at least 300"),
         (["data.tokenizer=GAPS"], r"data\.vocab_size: the tokenizer .*gaps\.json has ids up to 400, .* is set to 300"),
         (["data.held_out=0.0001"], r"data\.sources\.\w+: .* its held-out documents .* do not fill one window"),
-        (["data.held_out=1"], r"data\.held_out is 1\.0; it must be above 0 and below 1"),
+        (["data.held_out=1"], r"data\.held_out is 1\.0; it must be at least 0 and below 1"),
+        (["data.held_out=0"], r"data\.held_out is 0, which keeps no text for validation; .*validation_windows=0 and"),
         (["data.workers=3"], r"data\.streams is 8, not a multiple of 3 workers"),
         (["data.sources.tale.weight=0"], r"data\.sources\.tale\.weight is 0\.0; it must be above 0"),
         (["data.sources.tale.wieght=1"], r"wieght is not a key .* Did you mean data\.sources\.tale\.weight"),
