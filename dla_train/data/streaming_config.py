@@ -50,8 +50,8 @@ class StreamingData:
         window: tokens that the model sees at once.
         streams: how many sequences the text is dealt out to; a multiple of ranks x workers. Another number is another
             order of the windows.
-        held_out: the share of documents, chosen by their text, that is kept for validation and never trained on; 0 keeps
-            none, for runs without validation.
+        held_out: the share of documents, chosen by their text, that is kept for validation and never trained on; 0
+            keeps none, for runs without validation.
         workers: processes per rank that read and tokenise ahead; 0 does it in the training process. The order is the
             same for any number.
         curriculum: shorter windows in the first phases of training, as many more of them as keeps a step's tokens.
