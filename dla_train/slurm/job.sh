@@ -77,6 +77,9 @@ export DLA_TRAIN_EXIT_CODE_FILE=$state_folder/exit-code-$job
 mkdir -p -- "$state_folder"
 rm -f -- "$DLA_TRAIN_EXIT_CODE_FILE"
 
+# What the job asks for each process srun does not ask by itself, since Slurm 22.05: each would be bound to one core.
+[ -z "${SLURM_CPUS_PER_TASK-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}"
 # One process fails: the others have a minute to notice, say so and end by themselves. Ended by srun at once, they would
 # look like processes that were told to stop.

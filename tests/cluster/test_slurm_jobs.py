@@ -28,6 +28,14 @@ def test_warned_it_saves_and_goes_on(jobs, undisturbed):
     assert jobs.losses() == undisturbed
 
 
+def test_its_processes_get_the_cores_that_were_asked_for(jobs):
+    job = jobs.submit("--cpus-per-task", "3")
+    with jobs.standing_still(job):
+        step = jobs.slurm.call("scontrol", "show", "step", f"{job}.0")
+        jobs.slurm.call("scancel", job)
+    assert re.search(r"\bCPUs=3\b", step), step
+
+
 def test_the_time_limit_comes_near(jobs, undisturbed):
     """Slurm knows minutes only: the limit is the second next, set in the middle of the run."""
     job = jobs.submit("--time", "60", "--warn-seconds", "60")
