@@ -24,12 +24,11 @@ again() {
   return 1
 }
 show_job() { slurm=$(scontrol --oneliner show job "$job" 2>&1) && [[ $slurm == *JobState=* ]]; }
-# Slurm ends this script with the requeue, and scontrol perhaps before it can say that it worked.
-ask_for_requeue() { scontrol requeue "$job" || [ "$received" = TERM ]; }
 
 # Back into the queue under the same job id; the next start goes on from the newest checkpoint.
 requeue() {
-  if again ask_for_requeue; then
+  trap '' TERM  # which comes with the requeue: neither scontrol, which inherits this, nor this script ends before it is said
+  if again scontrol requeue "$job"; then
     say "requeued: $1"
   else
     say "could NOT be requeued, because Slurm does not answer; submit the job again to go on: $1"
@@ -96,7 +95,6 @@ done
 said=
 [ ! -s "$DLA_TRAIN_EXIT_CODE_FILE" ] || said=$(<"$DLA_TRAIN_EXIT_CODE_FILE")
 status=${said:-$status}
-received=
 slurm=
 again show_job
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -28,12 +29,13 @@ def test_warned_it_saves_and_goes_on(jobs, undisturbed):
     assert jobs.losses() == undisturbed
 
 
-def test_its_processes_get_the_cores_that_were_asked_for(jobs):
+def test_srun_asks_for_the_cores_that_the_job_has(jobs):
+    """Nothing is bound to cores here, but srun reads this variable, and no other since Slurm 22.05."""
     job = jobs.submit("--cpus-per-task", "3")
-    with jobs.standing_still(job):
-        step = jobs.slurm.call("scontrol", "show", "step", f"{job}.0")
+    with jobs.standing_still(job) as process:
+        environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
         jobs.slurm.call("scancel", job)
-    assert re.search(r"\bCPUs=3\b", step), step
+    assert b"SRUN_CPUS_PER_TASK=3" in environment
 
 
 def test_the_time_limit_comes_near(jobs, undisturbed):
