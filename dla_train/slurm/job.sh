@@ -27,12 +27,9 @@ show_job() { slurm=$(scontrol --oneliner show job "$job" 2>&1) && [[ $slurm == *
 
 # Back into the queue under the same job id; the next start goes on from the newest checkpoint.
 requeue() {
-  trap '' TERM  # which comes with the requeue: neither scontrol, which inherits this, nor this script ends before it is said
-  if again scontrol requeue "$job"; then
-    say "requeued: $1"
-  else
-    say "could NOT be requeued, because Slurm does not answer; submit the job again to go on: $1"
-  fi
+  say "to be requeued: $1"  # said first: Slurm ends this script with the requeue, in its own time
+  trap '' TERM              # and not scontrol, which inherits this, before that has worked
+  again scontrol requeue "$job" || say "could NOT be requeued, because Slurm does not answer; submit the job again to go on"
 }
 
 # The same after a failure, unless there have been too many.
