@@ -251,10 +251,10 @@ def test_slurm_is_asked_again_if_it_does_not_answer(cli, micro_recipe, tmp_path,
     assert (tmp_path / "asked").read_text().count("x") == 6
 
 
-def test_ended_by_the_requeue_before_slurm_says_that_it_worked(cli, micro_recipe, tmp_path):
+def test_the_signal_that_comes_with_a_requeue_ends_nothing_before_that_is_done(cli, micro_recipe, tmp_path):
     cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
-    ended = f'[ "$1" = requeue ] && {{ echo x >>asked; kill -TERM $PPID $$; exit 0; }}; echo "{RUNNING}"'
-    commands = {"sleep": "", "scontrol": ended}
+    signals = f'[ "$1" = requeue ] && {{ echo x >>asked; kill -TERM $PPID $$; exit 0; }}; echo "{RUNNING}"'
+    commands = {"sleep": "", "scontrol": signals}
     ran = run_script(tmp_path / "runs/micro/slurm/job.sh", tmp_path, "exit 1", commands=commands)
     assert "to be requeued: a process failed with exit code 1" in ran.stdout
     assert "NOT be requeued" not in ran.stdout

@@ -118,7 +118,8 @@ def weights_of_slot(weight_ptr, tokens, i, t, rows, M: tl.constexpr, TILE: tl.co
 
 @triton.jit
 def read_by_slot(q, do, weight, scale, PRECISION: tl.constexpr):
-    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]`: the weights of tokens multiply do, so that q enters the products of all slots as it is."""
+    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]` float32 for q `[BK, TILE]`, do `[TILE, BV]` float32, weight `[TILE]` float32: the weights of
+    tokens multiply do, so that q enters the products of all slots as it is."""
     # scale here, not at the end: for `mma.sync`, Triton would else have every warp weight all of do by itself
     right = (do * (weight * scale)[:, None]).to(q.dtype)
     return tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]

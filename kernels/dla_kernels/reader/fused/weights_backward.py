@@ -30,7 +30,7 @@ def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
     until: Tensor, dweight: Tensor, changes: Weights | None, dtype: torch.dtype, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
-    """dL `[tokens, H, M]` in dtype, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
+    """dL `[tokens, H, M]` in dtype, that of the slot weights, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
     of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots
     added, `[H, tokens]` float32; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape

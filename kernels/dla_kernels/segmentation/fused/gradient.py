@@ -109,7 +109,7 @@ def score_gradient_kernel(
     STRIDE_Y: tl.constexpr, C: tl.constexpr, BX: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr,
     EXACT: tl.constexpr,
 ):  # fmt: skip
-    """dx_t = pull_t S y_t - push_t x_t, x and y the keys and the values or the other way around"""
+    """dx_t = pull_t S y_t - push_t x_t, x and y the keys and the values or the other way around; in the type of dx"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     x_group = h // (H // GX)
