@@ -19,7 +19,8 @@ TABLES = {
     "first_chunk_ptr": (0, BATCH * TIME // 256), "first_tile_ptr": (0, BATCH * TIME // 16), "cu_ptr": (0, BATCH * TIME),
     "used_ptr": (0, SLOTS), "used_end_ptr": (0, SLOTS), "shift_ptr": (-1, SLOTS), "age_ptr": (0, SLOTS - 1),
     "count_ptr": (0, TIME), "entry_ptr": (0, 64), "origin_ptr": (-1, 63), "opened_ptr": (0, 64),
-    "final_slot_ptr": (0, SLOTS - 1), "token_ends_ptr": (0, 1024),
+    "final_slot_ptr": (0, SLOTS - 1), "entries_ptr": (0, 64 + 256 * 63),
+    "reached_ptr": (-(2**63), 2**63 - 1), "token_ends_ptr": (0, 1024),
 }  # fmt: skip
 """What integers that a kernel loads may be."""
 

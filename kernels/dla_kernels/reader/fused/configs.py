@@ -82,15 +82,20 @@ def tiles_for(
     if delta and factors_in_registers(device):
         # two blocks of V 33..64: one is no loop, and weights_backward.py would load all its factors before it needs them
         chosen = replace(chosen, block_v=min(chosen.block_v, max(32, _block(value_dim) // 2)))
-    if dtype != torch.float32 and architecture_of(device) in FROM_SHARED_MEMORY:
-        # most of the time two programs wait; what a third one takes from their registers, loops hardly miss
-        chosen = replace(chosen, registers=168)
+    chosen = replace(chosen, registers=registers_by_rule(dtype, device))
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 
 def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype, *, delta: bool) -> Tiles:
     """The sizes of every GPU: what tuning begins from, and what segmenting uses, which is not tuned."""
     return _overridden(_rule(key_dim, value_dim, slots, dtype, delta=delta))
+
+
+def registers_by_rule(dtype: torch.dtype, device: torch.device) -> int:
+    """Most of the time two programs wait; what a third one takes from their registers, loops hardly miss. Where tensor cores
+    take their factors from registers, and in float32, there are none to spare."""
+    from_shared_memory = architecture_of(device) in FROM_SHARED_MEMORY
+    return 168 if dtype != torch.float32 and from_shared_memory else MOST_REGISTERS
 
 
 def factors_in_registers(device: torch.device) -> bool:

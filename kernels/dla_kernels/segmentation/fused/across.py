@@ -13,15 +13,18 @@ import triton.language as tl
 
 from dla_kernels.reader.fused.pieces import locate
 from dla_kernels.segmentation.fused.paths import information, products
+from dla_kernels.segmentation.fused.running_sums import sums_before, sums_from
 
 
 @triton.jit
 def entries_kernel(
-    k_ptr, v_ptr, threshold_ptr, norm_ptr, dots_ptr, own_ptr, across_ptr, entries_ptr, sequence_ptr, number_ptr, cu_ptr,
+    k_ptr, v_ptr, threshold_ptr, norm_ptr, dots_ptr, own_ptr, final_ptr, across_ptr, entries_ptr, sequence_ptr, number_ptr,
+    cu_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """For each token p of the chunk before: `k_t^T S v_t`, and the chunk's first boundary (C if none)"""
+    """For each token p of the chunk before: `k_t^T S v_t`, and the chunk's first boundary (C if none), to which 256 times the
+    last boundary that follows it in the chunk is added."""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
@@ -31,14 +34,17 @@ def entries_kernel(
         t = first + row
         base = (tile.to(tl.int64) * H + h) * C
         before = base - H * C
+        PART: tl.constexpr = tl.bfloat16 if k_ptr.dtype.element_ty == tl.bfloat16 else tl.float32
         across = products(k_ptr, g, t - C, first, t, last, G, K, C, BK, PRECISION)
         across *= products(v_ptr, h, t - C, first, t, last, H, V, C, BV, PRECISION)
-        across = tl.cumsum(across, 0, reverse=True) + tl.load(dots_ptr + base + row)[None, :]
+        across = sums_from(across, C, PART, SUMS) + tl.load(dots_ptr + base * C + row)[None, :]
         tl.store(across_ptr + (base + row)[:, None] * C + row[None, :], across)
         own = tl.load(own_ptr + base + row)[None, :]
         grows = tl.where((t < last)[None, :], 2.0 * across + own, 0.0)
-        norms = tl.load(norm_ptr + before + row)[:, None] + tl.cumsum(grows, 1) - grows
+        norms = tl.load(norm_ptr + before + row)[:, None] + sums_before(grows, C, PART, SUMS)
         hit = (t < last)[None, :] & (information(across, norms, own) >= tl.load(threshold_ptr + h))
         if M == 1:
             hit = hit & (row < 0)[None, :]
-        tl.store(entries_ptr + base + row, tl.min(tl.where(hit, row[None, :], C), 1).to(tl.uint8))
+        entry = tl.min(tl.where(hit, row[None, :], C), 1)
+        onward = tl.load(final_ptr + base + entry, mask=entry < C, other=0).to(tl.int32)
+        tl.store(entries_ptr + base + row, entry + 256 * onward)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dla_kernels.operators import operator
 from dla_kernels.plan import JOIN, SegmentState
-from dla_kernels.reader.fused.configs import tiles_by_rule
+from dla_kernels.reader.fused.configs import Tiles, tiles_by_rule
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.segmentation.fused.gradient import score_gradients
@@ -28,11 +28,11 @@ def segment_sequences(
     return shift, score, norm, SegmentState(open_sum=open_sum, score_sum=score_sum, count=count)
 
 
-def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tuple[Pieces, int, int]:
-    """Chunks of one tile, and the blocks of products."""
+def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tuple[Pieces, Tiles]:
+    """Chunks of one tile, and the sizes."""
     tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.promote_types(k.dtype, v.dtype), delta=False)
     pieces = Pieces.of(v.shape[0], v.shape[1], cu_seqlens, tiles.tile, tiles.tile, v.device)
-    return pieces, tiles.block_k, tiles.block_v
+    return pieces, tiles
 
 
 @operator("dla::segment")
@@ -42,10 +42,10 @@ def segment_operator(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """shift, score, |S|^2, and the three parts of the state at the end."""
     shape = v.shape[:3]
-    pieces, block_k, block_v = _pieces(k, v, count.shape[-1], cu_seqlens)
+    pieces, tiles = _pieces(k, v, count.shape[-1], cu_seqlens)
     k, v = (x.flatten(0, 1).contiguous() for x in (k, v))
     open_sum, score_sum, count = (x.clone(memory_format=torch.contiguous_format) for x in (open_sum, score_sum, count))
-    score, norm, shift, segments = score_tokens(k, v, threshold.contiguous(), open_sum, count, pieces, block_k, block_v)
+    score, norm, shift, segments = score_tokens(k, v, threshold.contiguous(), open_sum, count, pieces, tiles)
     merge_slots(segments, shift, score_sum, count, pieces)
     return shift.view(shape), score.view(shape), norm.view(shape), open_sum, score_sum, count
 
@@ -85,9 +85,9 @@ def score_gradient(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """dk and dv of `sum_t dscore_t I_t`, the open segment taken as constant; all `[B, T, ...]`."""
-    pieces, block_k, block_v = _pieces(k, v, 1, cu_seqlens)
+    pieces, tiles = _pieces(k, v, 1, cu_seqlens)
     flat = [x.flatten(0, 1).contiguous() for x in (k, v, shift, score, norm, dscore)]
-    dk, dv = score_gradients(*flat, open_sum.contiguous(), pieces, block_k, block_v)
+    dk, dv = score_gradients(*flat, open_sum.contiguous(), pieces, tiles.block_k, tiles.block_v)
     return group_sums(dk, k.shape[2]).view(k.shape), dv.view(v.shape)
 
 

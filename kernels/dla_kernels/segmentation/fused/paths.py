@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from dla_kernels.reader.fused.pieces import locate
+from dla_kernels.segmentation.fused.running_sums import sums_before, sums_from
 
 
 @triton.jit
@@ -59,29 +60,13 @@ def information(dots, norms, own):
 
 
 @triton.jit
-def inside_chunk(
-    k_ptr, v_ptr, h, g, t, last, H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-    BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """For segments that begin at p (rows): `k_t^T S v_t` and |S|^2 before t (columns t > p), |S|^2 at the chunk's end `[C]`;
-    and |k_t|^2 |v_t|^2 `[C]`."""
-    row = tl.arange(0, C)
-    pairs = products(k_ptr, g, t, last, t, last, G, K, C, BK, PRECISION)
-    pairs *= products(v_ptr, h, t, last, t, last, H, V, C, BV, PRECISION)
-    own = tl.sum(tl.where(row[:, None] == row[None, :], pairs, 0.0), 0)
-    dots = tl.cumsum(tl.where(row[:, None] < row[None, :], pairs, 0.0), 0, reverse=True)
-    grows = tl.where(row[:, None] <= row[None, :], 2.0 * dots + own[None, :], 0.0)
-    norms = tl.cumsum(grows, 1) - grows
-    return dots, norms, tl.sum(grows, 1), own
-
-
-@triton.jit
 def chunk_paths_kernel(
-    k_ptr, v_ptr, threshold_ptr, next_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, sequence_ptr, number_ptr, cu_ptr,
+    k_ptr, v_ptr, threshold_ptr, reached_ptr, final_ptr, norm_ptr, dots_ptr, own_ptr, sequence_ptr, number_ptr, cu_ptr,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
-    STEPS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    STEPS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """For each token p: the next boundary and the chunk's last one after a boundary at p, and what a later chunk asks"""
+    """For segments that begin at p (rows): `k_t^T S v_t` before t (columns), and |S|^2 at the chunk's end; of each t
+    `|k_t|^2 |v_t|^2`. And for each token p: the boundaries that follow one at p, as bits, and the last of them (or p)."""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
@@ -89,17 +74,25 @@ def chunk_paths_kernel(
     row = tl.arange(0, C)
     t = first + row
     base = (tile.to(tl.int64) * H + h) * C
-    dots, norms, end, own = inside_chunk(k_ptr, v_ptr, h, g, t, last, H, G, K, V, C, BK, BV, PRECISION)
+    pairs = products(k_ptr, g, t, last, t, last, G, K, C, BK, PRECISION)
+    pairs *= products(v_ptr, h, t, last, t, last, H, V, C, BV, PRECISION)
+    own = tl.sum(tl.where(row[:, None] == row[None, :], pairs, 0.0), 1)
+    tl.store(own_ptr + base + row, own)
+    PART: tl.constexpr = tl.bfloat16 if k_ptr.dtype.element_ty == tl.bfloat16 else tl.float32
+    dots = sums_from(tl.where(row[:, None] < row[None, :], pairs, 0.0), C, PART, SUMS)
+    tl.store(dots_ptr + (base + row)[:, None] * C + row[None, :], dots)
+    grows = tl.where(row[:, None] <= row[None, :], 2.0 * dots + own[None, :], 0.0)
+    tl.store(norm_ptr + base + row, tl.sum(grows, 1))
+    norms = sums_before(grows, C, PART, SUMS)
     hit = (row[:, None] < row[None, :]) & (t < last)[None, :]
     hit = hit & (information(dots, norms, own[None, :]) >= tl.load(threshold_ptr + h))
     if M == 1:
         hit = hit & (row < 0)[None, :]
     following = tl.min(tl.where(hit, row[None, :], C), 1)
     final = tl.where(following < C, following, row)
+    reached = (following < C).to(tl.int64) << final
     for _ in tl.static_range(STEPS):  # twice as far each time
+        reached = reached | tl.gather(reached, final, 0)
         final = tl.gather(final, final, 0)
-    tl.store(next_ptr + base + row, following.to(tl.uint8))
+    tl.store(reached_ptr + base + row, reached)
     tl.store(final_ptr + base + row, final.to(tl.uint8))
-    tl.store(norm_ptr + base + row, end)
-    tl.store(own_ptr + base + row, own)
-    tl.store(dots_ptr + base + row, tl.sum(tl.where(row[:, None] == 0, dots, 0.0), 0))

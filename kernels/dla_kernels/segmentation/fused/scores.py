@@ -12,12 +12,14 @@ nothing in them is rounded to less, since they must not depend on the backend.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dla_kernels.reader.fused.configs import factors_in_registers
+from dla_kernels.reader.fused.configs import Tiles, factors_in_registers, registers_by_rule
 from dla_kernels.reader.fused.pieces import Pieces
 from dla_kernels.segmentation.fused.across import entries_kernel
 from dla_kernels.segmentation.fused.boundaries import boundaries_kernel
@@ -26,7 +28,7 @@ from dla_kernels.segmentation.fused.segments import Segments
 
 
 def score_tokens(
-    k: Tensor, v: Tensor, threshold: Tensor, open_sum: Tensor, count: Tensor, pieces: Pieces, block_k: int, block_v: int
+    k: Tensor, v: Tensor, threshold: Tensor, open_sum: Tensor, count: Tensor, pieces: Pieces, tiles: Tiles
 ) -> tuple[Tensor, Tensor, Tensor, Segments]:
     """score and |S|^2 before the token, both float32, shift int32, all -1, all `[tokens, H]`; and the segments.
 
@@ -42,33 +44,38 @@ def score_tokens(
     def by_tile(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(pieces.tiles, heads, *shape, dtype=dtype, device=k.device)
 
-    following, final, entries = (by_tile(size, dtype=torch.uint8) for _ in range(3))
-    norm_end, dots, own, across = by_tile(size), by_tile(size), by_tile(size), by_tile(size, size)
+    reached, final = by_tile(size, dtype=torch.int64), by_tile(size, dtype=torch.uint8)
+    entries, norm_end, own = by_tile(size, dtype=torch.int32), by_tile(size), by_tile(size)
+    dots, across = by_tile(size, size), by_tile(size, size)
     entry, origin = by_tile(dtype=torch.int32), by_tile(dtype=torch.int32)
     score = torch.empty(tokens, heads, dtype=torch.float32, device=k.device)
     squared, shift = torch.empty_like(score), torch.empty_like(score, dtype=torch.int32)
     segments = Segments.empty(pieces, heads, k.device)
     where = pieces.tile_sequence, pieces.tile_number, pieces.cu
     sizes = {"H": heads, "G": groups, "K": key_dim, "V": value_dim, "M": count.shape[-1], "C": size}
-    sizes |= {"BK": block_k, "BV": block_v, "num_warps": 4}
+    sizes |= {"BK": tiles.block_k, "BV": tiles.block_v, "num_warps": 4}
+    limits = replace(tiles, registers=registers_by_rule(dtype, k.device)).limits()
+    sums = "ieee" if torch.version.hip is not None else "tf32"  # of parts of eight bits (running_sums.py)
     chunk_paths_kernel[(pieces.tiles, heads)](
-        k, v, threshold, following, final, norm_end, dots, own, *where,
-        STEPS=(size - 1).bit_length(), PRECISION="ieee", **sizes,
+        k, v, threshold, reached, final, norm_end, dots, own, *where,
+        STEPS=(size - 1).bit_length(), PRECISION="ieee", SUMS=sums, **sizes, **limits,
     )  # fmt: skip
     entries_kernel[(pieces.tiles, heads)](
-        k, v, threshold, norm_end, dots, own, across, entries, *where, PRECISION="ieee", **sizes
+        k, v, threshold, norm_end, dots, own, final, across, entries, *where,
+        PRECISION="ieee", SUMS=sums, **sizes, **limits,
     )  # fmt: skip
     # the open sum is float32, and k and v are of 16 bits: three products of tf32 are as good as one of float32
     exact = "ieee" if dtype == torch.float32 or torch.version.hip is not None else "tf32x3"
     # and where factors are in registers, its blocks are those of a float32 product
-    block_of_sum = min(block_k, 32) if factors_in_registers(k.device) else block_k
+    block_of_sum = min(tiles.block_k, 32) if factors_in_registers(k.device) else tiles.block_k
     first_boundaries_kernel[(pieces.sequences * heads,)](
         k, v, threshold, open_sum, count, final, entries, dots, own, entry, origin, score, squared, pieces.cu,
         pieces.first_tile, PRECISION=exact, **sizes | {"BK": block_of_sum},
     )  # fmt: skip
     boundaries_kernel[(pieces.tiles, heads)](
-        k, v, following, norm_end, own, across, entry, origin, score, squared, shift,
-        segments.opened, segments.carried, segments.position, segments.sums, *where, PRECISION="ieee", **sizes,
+        reached, norm_end, dots, own, across, entry, origin, score, squared, shift,
+        segments.opened, segments.carried, segments.position, segments.sums, *where,
+        H=heads, M=count.shape[-1], C=size, num_warps=1,
     )  # fmt: skip
     return score, squared, shift, segments
 
@@ -147,14 +154,19 @@ def first_boundaries_kernel(
     if summed > 0:
         norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, begin + row, row < 0, H, G, K, V, BK, BV)
     chunks = ((stop - begin + C - 1) // C).to(tl.int32)
+    # what may be looked up comes two chunks ahead: nothing else is waited for
+    entries = row * 0
+    next_entries = tl.load(entries_ptr + ((first_tile + 1) * H + h) * C + row, mask=1 < chunks, other=0)
     for c in range(0, chunks):
         t = begin + c * C + row
+        after_next = tl.load(entries_ptr + ((first_tile + c + 2) * H + h) * C + row, mask=c + 2 < chunks, other=0)
         there = t < stop
         chunk = (first_tile + c) * H + h
         entry = c * 0
+        onward = c * 0
         if summed > 0:
             own = tl.load(own_ptr + chunk * C + row)
-            dots = tl.load(dots_ptr + chunk * C + row)
+            dots = tl.load(dots_ptr + chunk * (C * C) + row)
             dots += seen_by_sum(k_ptr, v_ptr, open_ptr, h, g, t, stop, H, G, K, V, C, BK, BV, PRECISION)
             grows = tl.where(there, 2.0 * dots + own, 0.0)
             norms = norm + tl.cumsum(grows, 0) - grows
@@ -163,17 +175,21 @@ def first_boundaries_kernel(
                 entry += C
             else:
                 entry = tl.min(tl.where(there & (score >= threshold), row, C))
+            onward = tl.load(final_ptr + chunk * C + entry, mask=entry < C, other=0).to(tl.int32)
             tl.store(score_ptr + t * H + h, score, mask=there & (row <= entry))
             tl.store(squared_ptr + t * H + h, norms, mask=there & (row <= entry))
         elif c == 0:  # a segment begins, at the first token
+            onward = tl.load(final_ptr + chunk * C).to(tl.int32)
             tl.store(score_ptr + t * H + h, row * 0.0, mask=row == 0)
             tl.store(squared_ptr + t * H + h, row * 0.0, mask=row == 0)
         else:
-            entry = tl.load(entries_ptr + chunk * C + origin).to(tl.int32)
+            known = tl.sum(tl.where(row == origin, entries, 0))
+            entry = known % 256
+            onward = known // 256
         tl.store(entry_ptr + chunk, entry)
         tl.store(origin_ptr + chunk, origin)
         if entry < C:
-            origin = tl.load(final_ptr + chunk * C + entry).to(tl.int32)
+            origin = onward
             summed = 0
         else:
             if summed == 0:
@@ -181,6 +197,7 @@ def first_boundaries_kernel(
             norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, t, there, H, G, K, V, BK, BV)
             origin = -1
             summed = 1
+        entries, next_entries = next_entries, after_next
     if summed == 0:
         t = begin + (chunks - 1) * C + row
         add_tokens(k_ptr, v_ptr, open_ptr, 0.0, h, g, t, (t < stop) & (row >= origin), H, G, K, V, BK, BV)
