@@ -1,7 +1,7 @@
 """The order of the stages, forward and backward, for both update rules; TRITON.md has the picture.
 
 A rule enters as four things: queries `Qe = scale exp(G) q`, writes `U = exp(G_end - G) u`, how a chunk's tokens read each
-other (`within`, or made of q and k), and how states are carried over a chunk (`removal`, or a factor). Nothing is kept
+other (`within`), and how states are carried over a chunk (`removal`, or a factor). Nothing is kept
 from the forward: the backward makes the tables and states again, which costs little beside reading them.
 """
 
@@ -26,6 +26,7 @@ from dla_kernels.reader.fused.sums import group_sums
 from dla_kernels.reader.fused.values import values_backward
 from dla_kernels.reader.fused.weights import Weights, weights_of
 from dla_kernels.reader.fused.weights_backward import weights_backward
+from dla_kernels.reader.fused.within import Within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Problem:
         v: `[tokens, H, V]`. slot_weight: `[tokens, H, M]`.
         total: G `[H, tokens]` float32, zeros for the delta rule. until: the decay from a token to the end of its tile, likewise;
             any for the delta rule. scale: of the queries, one for the delta rule.
-        within: Mx `[tokens, H, LONG]`, or None: made of q and k.
+        within: what of Mx is made beforehand.
         carry, removal: for the delta rule a chunk turns S into `carry S - removal S`, `[chunks, H]` float32 and
             `[chunks, H, K, K]`; None for plain decay, whose carry is `exp(G_end)`.
         state: `[N, H, M, K, V]` float32 by age, or None.
@@ -51,7 +52,7 @@ class Problem:
     total: Tensor
     until: Tensor
     scale: float
-    within: Tensor | None
+    within: Within
     carry: Tensor | None
     removal: Tensor | None
     state: Tensor | None
@@ -112,7 +113,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     """The gradients for do `[tokens, H, V]` and dfinal `[N, H, M, K, V]` float32 or None."""
     p = problem
     has_state = p.state is not None
-    pairs = p.within is None
+    pairs = not p.within.decayed
     where = p.tables, p.pieces, p.tiles
     kept, _ = p.states(return_state=False)
 

@@ -18,6 +18,7 @@ from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import Tiles, tiles_for
 from dla_kernels.reader.fused.delta_chunks import DeltaChunks, chunk_algebra, chunk_algebra_backward
 from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.within import Within
 
 
 def _cut(k: Tensor, v: Tensor, slot_weight: Tensor, cu_seqlens: Tensor | None) -> tuple[Pieces, Tiles]:
@@ -38,7 +39,7 @@ def _problem(
     total = torch.zeros(v.shape[1], pieces.tokens, dtype=torch.float32, device=v.device)
     return Problem(
         q=chunks.read, k=chunks.write, u=chunks.write, v=v, slot_weight=slot_weight, total=total, until=total, scale=1.0,
-        within=chunks.within, carry=chunks.carry, removal=chunks.removal,
+        within=Within(stored=chunks.within, decayed=True), carry=chunks.carry, removal=chunks.removal,
         state=None if state is None else state.contiguous(),
         tables=age_tables(
             shift, pieces, slot_weight.shape[-1], collapse=collapse, cache_given=state is not None, backward=backward

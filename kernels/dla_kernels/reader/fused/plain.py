@@ -17,6 +17,8 @@ from dla_kernels.reader.fused.chunked import Problem, backward, forward
 from dla_kernels.reader.fused.configs import tiles_for
 from dla_kernels.reader.fused.decay import cumulative_decay, decay_backward
 from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.shared_products import shared_products
+from dla_kernels.reader.fused.within import Within
 
 
 def _problem(
@@ -30,9 +32,10 @@ def _problem(
     q, k, v, slot_weight, shift = (x.flatten(0, 1).contiguous() for x in (q, k, v, slot_weight, shift))
     decay = None if log_decay is None else log_decay.flatten(0, 1).contiguous()
     total, until = cumulative_decay(decay, heads, pieces, v.device)
+    products = shared_products(q, k, scale, pieces, tiles) if heads > k.shape[1] else None
     return Problem(
         q=q, k=k, u=k, v=v, slot_weight=slot_weight, total=total, until=until, scale=scale,
-        within=None, carry=None, removal=None, state=None if state is None else state.contiguous(),
+        within=Within(stored=products, decayed=False), carry=None, removal=None, state=None if state is None else state.contiguous(),
         tables=age_tables(
             shift, pieces, slots, collapse=collapse, cache_given=state is not None, backward=backward
         ),

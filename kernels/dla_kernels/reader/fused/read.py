@@ -19,15 +19,14 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_rows, locate_tile
 from dla_kernels.reader.fused.states_layout import slot_offset, start_row
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import own_stored, stored_tile
+from dla_kernels.reader.fused.within import Within, own_stored, stored_tile
 
 
 def read(
-    q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, within: Within, weights: Weights, total: Tensor,
     until: Tensor, kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_state: bool,
 ) -> Tensor:  # fmt: skip
-    """o `[tokens, H, V]` from q, k `[tokens, G, K]`, v, Mx `[tokens, H, LONG]` or None (then made of q and k),
-    total = G and until `[H, tokens]`."""
+    """o `[tokens, H, V]` from q, k `[tokens, G, K]`, v, what is stored of Mx, total = G and until `[H, tokens]`."""
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     o = torch.empty_like(v)
@@ -48,11 +47,11 @@ def read(
         num_stages=tiles.stages, **sizes,
     )  # fmt: skip
     read_kernel[(pieces.tiles, heads, blocks_v)](
-        q, k, v, v if within is None else within, weights.own, weights.at_tile, total, until, of_slots, o,
+        q, k, v, v if within.stored is None else within.stored, weights.own, weights.at_tile, total, until, of_slots, o,
         tables.token_age, tables.used,
-        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens, scale,
-        BK=inner_block(key_dim, tiles), MP=padded_slots(slots), TILE=pieces.tile, STORED=within is not None,
-        num_stages=1, **tiles.limits(), **sizes,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, pieces.tokens,
+        scale if within.stored is None else 1.0, BK=inner_block(key_dim, tiles), MP=padded_slots(slots), TILE=pieces.tile,
+        num_stages=1, **within.sizes(), **tiles.limits(), **sizes,
     )  # fmt: skip
     return o
 
@@ -99,9 +98,9 @@ def read_slots_kernel(
 def read_kernel(
     q_ptr, k_ptr, v_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, of_slots_ptr, o_ptr,
     token_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, W: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STORED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    DECAYED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o_t = what the slots gave + sum_j Mx[t, j] L[t, age(t, j)] v_j"""
     h = tl.program_id(1).to(tl.int64)
@@ -120,12 +119,12 @@ def read_kernel(
     v_ptr += h * V
     of_slots_ptr += h * V
     o_ptr += h * V
-    within_ptr += (chunk_first * H + h) * LONG
+    within_ptr += (chunk_first * W + h // (H // W)) * LONG
 
     # tokens of this tile
     v = load_tile(v_ptr, first, rows, column_v, H * V, V, TILE)
     if STORED:
-        within = own_stored(within_ptr, q_tile, rows, H, LONG, TILE, False)
+        within = own_stored(within_ptr, q_tile, rows, W, LONG, TILE, False)
     else:
         q = load_tile(q_ptr, first, rows, column_k, G * K, K, TILE)
         k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)
@@ -146,15 +145,20 @@ def read_kernel(
             starts_after = token_starts(token_age_ptr, h, q_tile, following, tokens, TILES, TILE)
             v = load_tile(v_ptr, j, None, column_v, H * V, V, TILE)
             if STORED:
-                at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
-                within = tl.load(within_ptr + at, mask=(tl.arange(0, TILE) < rows)[:, None], other=0.0).to(tl.float32)
+                at = stored_tile(q_tile * TILE, p * TILE, W, LONG, TILE, False)
+                within = tl.load(within_ptr + at, mask=(tl.arange(0, TILE) < rows)[:, None], other=0.0)
             else:
                 k = load_tile_transposed(k_ptr, j, None, column_k, G * K, K, TILE)
+            if not DECAYED:
                 between = tl.exp(total_before - tl.load(total_ptr + j + TILE - 1)) * scale
                 until = tl.load(until_ptr + j + tl.arange(0, TILE)) * between
+            if STORED:
+                within = within.to(tl.float32)
+            else:
                 within = tile_products(
                     q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
+            if not DECAYED:
                 within *= until[None, :]
             within *= pair_weights(weights, starts, MP, PRECISION)
             acc += tl.dot(within.to(dtype), v, input_precision=PRECISION)

@@ -17,24 +17,24 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.states_layout import end_row, slot_offset
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights_transposed, tile_weights, token_starts
-from dla_kernels.reader.fused.within import own_stored, stored_tile, until_end
+from dla_kernels.reader.fused.within import Within, own_stored, stored_tile, until_end
 
 
 def values_backward(
-    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
+    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Within, weights: Weights, total: Tensor,
     adjoint: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
 ) -> Tensor:  # fmt: skip
-    """dv `[tokens, H, V]` like do. q, k make Mx where `within` is None; u makes the writes (k, or U of the delta rule)."""
+    """dv `[tokens, H, V]` like do. q, k make Mx where it is not stored; u makes the writes (k, or U of the delta rule)."""
     (_, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
     slots = weights.slots
     dv = torch.empty_like(do)
     values_backward_kernel[(pieces.tiles, heads, triton.cdiv(value_dim, tiles.block_v))](
-        q, k, u, do, do if within is None else within, weights.own, weights.at_tile, total, adjoint,
+        q, k, u, do, do if within.stored is None else within.stored, weights.own, weights.at_tile, total, adjoint,
         tables.token_age, tables.final_token, pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk,
-        pieces.tokens, scale, dv,
+        pieces.tokens, scale if within.stored is None else 1.0, dv,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=inner_block(key_dim, tiles), BV=tiles.block_v, HAS_DFINAL=has_dfinal, STORED=within is not None, PRECISION="ieee",
-        EXACT=exact_products(do.dtype), num_warps=tiles.warps, num_stages=1, **tiles.limits(),
+        BK=inner_block(key_dim, tiles), BV=tiles.block_v, HAS_DFINAL=has_dfinal, PRECISION="ieee",
+        EXACT=exact_products(do.dtype), num_warps=tiles.warps, num_stages=1, **within.sizes(), **tiles.limits(),
     )  # fmt: skip
     return dv
 
@@ -72,9 +72,10 @@ def values_of_states(
 def values_backward_kernel(
     q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
     token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale, dv_ptr,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DFINAL: tl.constexpr,
-    STORED: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, W: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr,
+    MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    HAS_DFINAL: tl.constexpr, STORED: tl.constexpr, DECAYED: tl.constexpr, PRECISION: tl.constexpr,
+    EXACT: tl.constexpr,
 ):  # fmt: skip
     """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
     h = tl.program_id(1).to(tl.int64)
@@ -102,8 +103,8 @@ def values_backward_kernel(
     q_ptr += g * K
     k_ptr += g * K
     do_ptr += h * V
-    within_ptr += (chunk_first * H + h) * LONG
-    k = dv  # anything, where Mx is stored
+    within_ptr += (chunk_first * W + h // (H // W)) * LONG
+    k = dv  # anything, where products are stored
     if not STORED:
         k = load_tile(k_ptr, first, rows, column_k, G * K, K, TILE)
 
@@ -113,21 +114,21 @@ def values_backward_kernel(
         for p in range((j_tile + 1).to(tl.int64), full):  # 64 bits: then one pointer counts for all rows of a tile
             dv = values_of_pair(
                 dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, j_tile,
-                None, first, end, row_v, scale, H, G, K, V, MP, TILE, LONG, BK, STORED, PRECISION,
+                None, first, end, row_v, scale, H, G, W, K, V, MP, TILE, LONG, BK, STORED, DECAYED, PRECISION,
             )  # fmt: skip
         t_rows = (chunk_last - chunk_first - full * TILE).to(tl.int32)
         if t_rows > 0:  # only a sequence's last tile: a loop with masks takes a third more instructions
             dv = values_of_pair(
                 dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, full,
-                j_tile, t_rows, first, end, row_v, scale, H, G, K, V, MP, TILE, LONG, BK, STORED, PRECISION,
+                j_tile, t_rows, first, end, row_v, scale, H, G, W, K, V, MP, TILE, LONG, BK, STORED, DECAYED, PRECISION,
             )  # fmt: skip
-    if not STORED:
+    if not DECAYED:
         dv *= until_end(total_ptr, first, rows, end, TILE)[:, None]
 
     # tokens of this tile
     do = load_tile(do_ptr, first, rows, row_v, H * V, V, TILE)
     if STORED:
-        within = own_stored(within_ptr, j_tile, rows, H, LONG, TILE, True)
+        within = own_stored(within_ptr, j_tile, rows, W, LONG, TILE, True)
     else:
         q = load_tile_transposed(q_ptr, first, rows, column_k, G * K, K, TILE)
         within = tile_products(
@@ -145,8 +146,9 @@ def values_backward_kernel(
 def values_of_pair(
     dv, k, q_ptr, k_ptr, do_ptr, within_ptr, start_weight_ptr, total_ptr, token_age_ptr, tokens, h, p, j_tile, t_rows,
     first, end, row_v, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr,
-    LONG: tl.constexpr, BK: tl.constexpr, STORED: tl.constexpr, PRECISION: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, W: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MP: tl.constexpr,
+    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, STORED: tl.constexpr, DECAYED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dv and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
     column_k = tl.arange(0, BK)
@@ -155,15 +157,20 @@ def values_of_pair(
     weights = tile_weights(start_weight_ptr + h * tokens * MP, t, t_rows, MP, TILE, True)
     do = load_tile(do_ptr, t, t_rows, row_v, H * V, V, TILE)
     if STORED:
-        at = within_ptr + p * (TILE * H * LONG) + stored_tile(0, j_tile * TILE, H, LONG, TILE, True)
+        at = within_ptr + p * (TILE * W * LONG) + stored_tile(0, j_tile * TILE, W, LONG, TILE, True)
         if t_rows is None:
-            within = tl.load(at).to(tl.float32)
+            within = tl.load(at)
         else:
-            within = tl.load(at, mask=(tl.arange(0, TILE) < t_rows)[None, :], other=0.0).to(tl.float32)
+            within = tl.load(at, mask=(tl.arange(0, TILE) < t_rows)[None, :], other=0.0)
     else:
         q = load_tile_transposed(q_ptr, t, t_rows, column_k, G * K, K, TILE)
+    if not DECAYED:
         between = tl.exp(tl.load(total_ptr + t - 1) - end) * scale
+    if STORED:
+        within = within.to(tl.float32)
+    else:
         within = tile_products(k, k_ptr, first, None, q, q_ptr, t, t_rows, G * K, G * K, K, TILE, BK, PRECISION)
+    if not DECAYED:
         within *= between
     within *= pair_weights_transposed(weights, starts, MP, PRECISION)
     return dv + tl.dot(within.to(do.dtype), do, input_precision=PRECISION)  # [TILE, TILE] @ [TILE, BV] -> [TILE, BV]

@@ -23,21 +23,21 @@ from dla_kernels.reader.fused.pieces import Pieces, locate_tile
 from dla_kernels.reader.fused.selection import select_columns
 from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed, tile_products
 from dla_kernels.reader.fused.weights import Weights, own_weights, pair_weights, tile_weights, token_starts
-from dla_kernels.reader.fused.within import own_decays, own_stored, stored_tile
+from dla_kernels.reader.fused.within import Within, own_decays, own_stored, stored_tile
 
 
 def weights_backward(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Tensor | None, weights: Weights, total: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Within, weights: Weights, total: Tensor,
     until: Tensor, dweight: Tensor, changes: Weights | None, dtype: torch.dtype, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
-    """dL `[tokens, H, M]` in dtype, that of the slot weights, dMx like `within` `[tokens, H, LONG]` or None, and, where changes of weights are given, the sums
+    """dL `[tokens, H, M]` in dtype, that of the slot weights, dMx `[tokens, H, LONG]` where Mx is stored, else None, and, where changes of weights are given, the sums
     of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots
     added, `[H, tokens]` float32; dweight as queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     gate = changes is not None
     dslot_weight = torch.empty(tokens, heads, slots, dtype=dtype, device=v.device)
-    dwithin = None if within is None else torch.empty_like(within)
+    dwithin = torch.empty_like(within.stored) if within.decayed and within.stored is not None else None
     row_sums = torch.empty(heads, tokens if gate else 0, dtype=torch.float32, device=v.device)
     squares = torch.empty_like(row_sums)
     # of every tile that reads j, which adds no other one's numbers to its own
@@ -45,12 +45,13 @@ def weights_backward(
     column_sums = torch.zeros(shape, dtype=torch.float32, device=v.device)
     changes = weights if changes is None else changes
     weights_backward_kernel[(pieces.tiles, heads)](
-        q, k, v, do, v if within is None else within, weights.own, weights.at_tile, total, until, dweight,
+        q, k, v, do, v if within.stored is None else within.stored, weights.own, weights.at_tile, total, until, dweight,
         changes.own, changes.at_tile, changes.at_chunk, dslot_weight, dslot_weight if dwithin is None else dwithin,
         row_sums, squares, column_sums, tables.younger, tables.older, tables.token_age, tables.slot_age, tables.used,
-        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens, scale,
+        pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
+        scale if within.stored is None else 1.0,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
-        BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], STORED=within is not None, GATE=gate,
+        BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], GATE=gate, **within.sizes(),
         PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
     return dslot_weight, dwithin, (row_sums, column_sums.sum(1), squares) if gate else None
@@ -61,9 +62,9 @@ def weights_backward_kernel(
     q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, dweight_ptr,
     own_change_ptr, start_change_ptr, slot_change_ptr, dslot_weight_ptr, dwithin_ptr, row_sums_ptr, squares_ptr, column_sums_ptr,
     younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
-    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
-    STORED: tl.constexpr, GATE: tl.constexpr, PRECISION: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, W: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr,
+    MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
+    STORED: tl.constexpr, DECAYED: tl.constexpr, GATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dL[t, a] = sum over age(t, j) = a of Mx[t, j] (do_t . v_j) + sum over slots i of age a of dw[i, t]; GATE: y's sums, too"""
     tile = tl.program_id(0)
@@ -86,8 +87,8 @@ def weights_backward_kernel(
     k_ptr += h // (H // G) * K
     v_ptr += h * V
     do_ptr += h * V
-    within_ptr += (chunk_first * H + h) * LONG
-    dwithin_ptr += (chunk_first * H + h) * LONG
+    within_ptr += (chunk_first * W + h // (H // W)) * LONG
+    dwithin_ptr += (chunk_first * W + h // (H // W)) * LONG
 
     # slots, by age at the tile's start
     dslots = tl.zeros((TILE, MP), tl.float32)
@@ -102,7 +103,7 @@ def weights_backward_kernel(
         row_sums = tl.sum(of_slots, 1)
         tl.store(squares_ptr + h * tokens + first + row, tl.sum(of_slots * of_slots, 1), mask=row < rows)
         column_sums_ptr += (h * TILES + q_tile) * tokens
-    if not STORED:
+    if not DECAYED:
         total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
         dslots *= tl.exp(total)[:, None]
     slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
@@ -126,23 +127,26 @@ def weights_backward_kernel(
             starts_after = token_starts(token_age_ptr, h, q_tile, following, tokens, TILES, TILE)
             v = load_tile_transposed(v_ptr, j, None, column_v, H * V, V, TILE)
             if STORED:
-                at = stored_tile(q_tile * TILE, p * TILE, H, LONG, TILE, False)
+                at = stored_tile(q_tile * TILE, p * TILE, W, LONG, TILE, False)
                 within = tl.load(within_ptr + at, mask=(row < rows)[:, None], other=0.0)
             else:
                 k = load_tile_transposed(k_ptr, j, None, column_k, G * K, K, TILE)
+            if not DECAYED:
                 between = tl.exp(total_before - tl.load(total_ptr + j + TILE - 1)) * scale
                 until = tl.load(until_ptr + j + row) * between
             products = tile_products(
                 do, do_ptr, first, rows, v, v_ptr, j, None, H * V, H * V, V, TILE, BV, PRECISION
             )  # fmt: skip
-            if STORED:
+            if DECAYED:
                 dwithin = (products * pair_weights(weights, starts, MP, PRECISION)).to(dtype)
                 tl.store(dwithin_ptr + at, dwithin, mask=(row < rows)[:, None])
+            if STORED:
                 products *= within.to(tl.float32)
             else:
                 products *= tile_products(
                     q, q_ptr, first, rows, k, k_ptr, j, None, G * K, G * K, K, TILE, BK, PRECISION
                 )  # fmt: skip
+            if not DECAYED:
                 products *= until[None, :]
             if GATE:
                 y = products * pair_weights(changes, starts, MP, PRECISION)
@@ -151,7 +155,7 @@ def weights_backward_kernel(
             counted = counted_by(starts, slot, dtype, EXACT)
             of_pairs += select_columns(products.to(dtype), counted, PRECISION)  # [TILE, TILE] @ [TILE, MP]
             starts = starts_after
-        if not STORED:
+        if not DECAYED:
             total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
             of_pairs *= tl.exp(total - total_before)[:, None]
         dstarts += of_pairs
@@ -161,11 +165,12 @@ def weights_backward_kernel(
     products = tile_products(
         do, do_ptr, first, rows, v, v_ptr, first, rows, H * V, H * V, V, TILE, BV, PRECISION
     )  # fmt: skip
-    if STORED:
-        at = stored_tile(q_tile * TILE, q_tile * TILE, H, LONG, TILE, False)
+    if DECAYED:
+        at = stored_tile(q_tile * TILE, q_tile * TILE, W, LONG, TILE, False)
         dwithin = products * own_weights(own_ptr, h, first, rows, tokens, TILE, False)
         tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=(row < rows)[:, None])
-        products *= own_stored(within_ptr, q_tile, rows, H, LONG, TILE, False)
+    if STORED:
+        products *= own_stored(within_ptr, q_tile, rows, W, LONG, TILE, False)
     else:
         k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)
         products *= tile_products(
@@ -178,7 +183,7 @@ def weights_backward_kernel(
         y = tl.where(row[:, None] == row[None, :], 0.0, y)
         tl.store(row_sums_ptr + h * tokens + first + row, row_sums + tl.sum(y, 1), mask=row < rows)
         tl.store(column_sums_ptr + first + row, tl.sum(y, 0), mask=row < rows)
-    if not STORED:
+    if not DECAYED:
         products *= own_decays(total_ptr, first, rows, TILE, False)
 
     # into the ages at t: slots come from young to old, tokens of this tile from old to young

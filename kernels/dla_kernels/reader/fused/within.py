@@ -3,14 +3,35 @@
 
 Plain decay: `Mx[t, j] = scale (q_t . k_j) exp(G_t - G_j)`, made where it is needed. From j to a token t of a later tile the
 decay is one up to the end of j's tile, a number of j; one over the tiles between them; and one from the token before t's tile on, a
-number of t, which is in the weights (weights.py). G never rises, so none is above one. Delta rule: a matrix
-`[tokens, H, LONG]` that delta_chunks.py has made.
+number of t, which is in the weights (weights.py). G never rises, so none is above one. Where heads share q and k, the
+products are stored (shared_products.py). Delta rule: Mx is a matrix `[tokens, H, LONG]` that delta_chunks.py has made.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """What of Mx is made beforehand.
+
+    Attributes:
+        stored: `[tokens, W, LONG]` in the type of products, or None: q and k are multiplied where it is needed.
+        decayed: it is Mx itself (W = H), no decay and no scale is missing. Otherwise `scale q_t . k_j` (W = G).
+    """
+
+    stored: Tensor | None
+    decayed: bool
+
+    def sizes(self) -> dict[str, int | bool]:
+        """What kernels are told: W, and which case it is."""
+        heads = 1 if self.stored is None else self.stored.shape[1]
+        return {"W": heads, "STORED": self.stored is not None, "DECAYED": self.decayed}
 
 
 @triton.jit
