@@ -1,4 +1,4 @@
-"""What no kernel may contain (TRITON.md, "What to avoid"), and that the compile report forgets no kernel."""
+"""What no kernel may contain (TRITON-PITFALLS.md), and that the compile report forgets no kernel."""
 
 import ast
 from collections.abc import Iterator

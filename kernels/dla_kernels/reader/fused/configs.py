@@ -27,7 +27,7 @@ class Tiles:
     """Attributes:
     tile: tokens in a tile, TILE. long: tokens in a chunk, LONG, a multiple of it.
     block_k, block_v: the part of K and of V that one product takes.
-    warps: of the kernels with products. At most 4: see TRITON.md, "What to avoid".
+    warps: of the kernels with products. At most 4: see TRITON-PITFALLS.md.
     stages: loads of a loop under way at one time.
     registers: that a thread of a kernel of pairs may have. With 168 three programs share a multiprocessor, with more two.
     """

@@ -35,7 +35,7 @@ def load_tile(
 def load_tile_transposed(
     ptr, first, rows, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """The same as `[columns, TILE]`, loaded that way around: transposed results of products are to be avoided (TRITON.md)."""
+    """The same as `[columns, TILE]`, loaded that way around: transposed results of products are to be avoided (TRITON-PITFALLS.md)."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[None, :] * STRIDE + columns[:, None]
     BLOCK: tl.constexpr = columns.shape[0]

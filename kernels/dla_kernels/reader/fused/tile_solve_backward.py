@@ -12,7 +12,7 @@ Log decays enter by D, exp(G) and exp(G_end - G): with `P = d(q . k) q . k + d(k
 `dlog_decay_s = sum_{t>=s>j} P[t,j] + sum_{j<s} dto_end_j + sum_{t>=s} dfrom_start_t`, each already times what it is of.
 
 Two kernels make the `[TILE, TILE]` matrices and what is summed from them, a third what has K columns: it loads the matrices from
-memory the way around it needs them, so that no result of a product is transposed (TRITON.md).
+memory the way around it needs them, so that no result of a product is transposed (TRITON-PITFALLS.md).
 """
 
 from __future__ import annotations

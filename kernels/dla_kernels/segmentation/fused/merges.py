@@ -83,7 +83,7 @@ def merge_slots_kernel(
     for c in range(0, chunks):
         # what a step needs is loaded a step, or a chunk, before
         chunk = (first_tile + c) * H + h
-        opened = tl.load(opened_ptr + chunk)  # not carried on, as a bound must not be: TRITON.md, "What to avoid"
+        opened = tl.load(opened_ptr + chunk)  # not carried on, as a bound must not be: TRITON-PITFALLS.md
         size = tl.minimum(length - c * C, C)
         next_carried, next_position, next_following, next_of_segment = first_segment(
             carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, c + 1, length, H, C
