@@ -26,7 +26,7 @@ from dla_kernels import multi_state_attention, segment
 Options = dict[str, dict[str, int]]
 """By kernel, what its launches are given in place of what they say: num_stages, num_warps, maxnreg."""
 
-PAIRS = "read_kernel,queries_backward_kernel,keys_backward_kernel,values_backward_kernel,weights_backward_kernel"
+PAIRS = "read_kernel,products_backward_kernel,values_backward_kernel,weights_backward_kernel"
 OPEN = (
     f"{PAIRS}:num_stages=2",
     f"{PAIRS}:num_stages=2,maxnreg=255",

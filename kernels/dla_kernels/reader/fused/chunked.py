@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dla_kernels.reader.fused.ages import AgeTables
@@ -16,7 +17,9 @@ from dla_kernels.reader.fused.carry import carry_adjoint
 from dla_kernels.reader.fused.configs import Tiles
 from dla_kernels.reader.fused.gates import columns_of_states, crossing, gate_gradient
 from dla_kernels.reader.fused.keys import keys_backward
+from dla_kernels.reader.fused.pair_gradients import add_key_pairs, add_query_pairs
 from dla_kernels.reader.fused.pieces import Pieces
+from dla_kernels.reader.fused.products_backward import products_backward
 from dla_kernels.reader.fused.queries import queries_backward
 from dla_kernels.reader.fused.read import read
 from dla_kernels.reader.fused.slots_adjoint import slots_adjoint
@@ -79,7 +82,8 @@ class Problem:
 class Gradients:
     """Of `Problem`'s parts. dq, dk `[tokens, G, K]` (delta rule: of Qe and U).
 
-    qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay).
+    qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay; the first three are
+    empty otherwise, or zeros).
     dwithin, dremoval: for the delta rule, else None. dgate `[tokens, H]` float32: for a gate, else None.
     """
 
@@ -113,23 +117,24 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     """The gradients for do `[tokens, H, V]` and dfinal `[N, H, M, K, V]` float32 or None."""
     p = problem
     has_state = p.state is not None
-    pairs = not p.within.decayed
+    groups = p.q.shape[1]
     where = p.tables, p.pieces, p.tiles
     kept, _ = p.states(return_state=False)
 
     # of the read, at each token
     weights = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces)
-    dq, qdq, dweight = queries_backward(
-        p.q, p.k, p.v, do, weights, p.total, p.until, kept, p.scale, *where, has_state=has_state, pairs=pairs
-    )
+    dq, dweight = queries_backward(p.q, do, weights, kept, p.scale, *where, has_state=has_state)
+    # 16-bit gradients per head are the size of the states of a few chunks: they go at once
+    dq = group_sums(dq, groups, None if p.within.decayed else torch.float32)
     changes = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces, changes=True) if gate else None
-    dslot_weight, dwithin, sums = weights_backward(
-        p.q, p.k, p.v, do, p.within, weights, p.total, p.until, dweight, changes, p.slot_weight.dtype, p.scale, *where
+    dslot_weight, dwithin, qdq, sums = weights_backward(
+        p.q, p.k, p.v, do, p.within, weights, p.total, p.until, dweight, changes, p.slot_weight, p.scale, *where
     )
     del dweight
-    dq = group_sums(
-        dq, p.q.shape[1]
-    )  # here, since 16-bit gradients per head are the size of the states of a few chunks
+    dproducts = None
+    if not p.within.decayed:
+        dproducts = products_backward(p.v, do, weights, p.total, p.until, p.scale, *where, groups=groups)
+        dq = add_query_pairs(dq, dproducts, p.k, p.pieces, p.tiles)
 
     # of the boundaries: sums over pairs, and the same adjoint with what one more shift would change
     dgate = None
@@ -153,13 +158,15 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         dremoval = -dremoval
     assert dcarry is not None
     del kept  # memory
-    dk, kdk, ends = keys_backward(
-        p.q, p.u, p.v, do, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal, pairs=pairs
+    dk = keys_backward(p.v, p.total, adjoint, *where, slots=weights.slots, key_dim=p.u.shape[2], has_dfinal=has_dfinal)
+    if dproducts is not None:
+        dk = add_key_pairs(group_sums(dk, groups, torch.float32), dproducts, p.q, p.pieces, p.tiles)
+        del dproducts
+    dv, kdk, ends = values_backward(
+        p.q, p.k, p.u, p.v, do, p.within, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal
     )
-    dk = group_sums(dk, p.u.shape[1])
-    dv = values_backward(p.q, p.k, p.u, do, p.within, weights, p.total, adjoint, p.scale, *where, has_dfinal=has_dfinal)
     return Gradients(
-        dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq.sum(0), kdk=kdk.sum(0), ends=ends.sum(0),
+        dq=dq, dk=dk, dv=dv, dslot_weight=dslot_weight, dstate=dstate, qdq=qdq, kdk=kdk.sum(0), ends=ends.sum(0),
         dcarry=dcarry, dwithin=dwithin, dremoval=dremoval, dgate=dgate,
     )  # fmt: skip
 

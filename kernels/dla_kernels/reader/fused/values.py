@@ -1,7 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Gradient of the values.
 
-dv_j = sum over the slot a that j ends its chunk in of U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t
+    dv_j = sum over the slot a that j ends its chunk in of U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t
+
+A factor of the key and one of the value do the same, so k_j . dk_j, which the gradient of the decay asks for, is v_j . dv_j.
 """
 
 from __future__ import annotations
@@ -21,22 +23,30 @@ from dla_kernels.reader.fused.within import Within, own_stored, stored_tile, unt
 
 
 def values_backward(
-    q: Tensor, k: Tensor, u: Tensor, do: Tensor, within: Within, weights: Weights, total: Tensor,
+    q: Tensor, k: Tensor, u: Tensor, v: Tensor, do: Tensor, within: Within, weights: Weights, total: Tensor,
     adjoint: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles, *, has_dfinal: bool,
-) -> Tensor:  # fmt: skip
-    """dv `[tokens, H, V]` like do. q, k make Mx where it is not stored; u makes the writes (k, or U of the delta rule)."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dv `[tokens, H, V]` like do; with plain decay also k . dk `[V blocks, H, tokens]`, and the part of it that comes from the
+    states at the chunk's end, summed over a tile, `[V blocks, tiles, H]`, both float32, whose blocks are to be added up.
+
+    q, k make Mx where it is not stored; u makes the writes (k, or U of the delta rule)."""
     (_, groups, key_dim), (_, heads, value_dim) = u.shape, do.shape
     slots = weights.slots
     dv = torch.empty_like(do)
-    values_backward_kernel[(pieces.tiles, heads, triton.cdiv(value_dim, tiles.block_v))](
-        q, k, u, do, do if within.stored is None else within.stored, weights.own, weights.at_tile, total, adjoint,
+    blocks_v = triton.cdiv(value_dim, tiles.block_v)
+    parts = 0 if within.decayed else blocks_v
+    kdk = torch.empty(parts, heads, pieces.tokens, dtype=torch.float32, device=do.device)
+    ends = torch.empty(parts, pieces.tiles, heads, dtype=torch.float32, device=do.device)
+    values_backward_kernel[(pieces.tiles, heads, blocks_v)](
+        q, k, u, v, do, do if within.stored is None else within.stored, weights.own, weights.at_tile, total, adjoint,
         tables.token_age, tables.final_token, pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk,
-        pieces.tokens, scale if within.stored is None else 1.0, dv,
+        pieces.tokens, pieces.tiles,
+        scale if within.stored is None else 1.0, dv, kdk, ends,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=padded_slots(slots), TILE=pieces.tile, LONG=pieces.long,
         BK=inner_block(key_dim, tiles), BV=tiles.block_v, HAS_DFINAL=has_dfinal, PRECISION="ieee",
         EXACT=exact_products(do.dtype), num_warps=tiles.warps, num_stages=1, **within.sizes(), **tiles.limits(),
     )  # fmt: skip
-    return dv
+    return dv, kdk, ends
 
 
 @triton.jit
@@ -70,23 +80,26 @@ def values_of_states(
 
 @triton.jit
 def values_backward_kernel(
-    q_ptr, k_ptr, u_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
-    token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale, dv_ptr,
+    q_ptr, k_ptr, u_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, dhigh_ptr,
+    token_age_ptr, final_token_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, all_tiles, scale,
+    dv_ptr, kdk_ptr, ends_ptr,
     H: tl.constexpr, G: tl.constexpr, W: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr,
     MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     HAS_DFINAL: tl.constexpr, STORED: tl.constexpr, DECAYED: tl.constexpr, PRECISION: tl.constexpr,
     EXACT: tl.constexpr,
 ):  # fmt: skip
-    """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t"""
+    """dv_j = U_j dS_{final_token[j]} + sum_t Mx[t, j] L[t, age(t, j)] do_t, and v_j . dv_j"""
+    tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(2)
     n, chunk, _, j_tile, chunk_first, first, last = locate_tile(
-        tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+        tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
     )
     dtype = do_ptr.dtype.element_ty
     g = h // (H // G)
     stop = tl.load(cu_ptr + n + 1)
     chunk_last = tl.minimum(chunk_first + LONG, stop)
-    row_v = tl.program_id(2) * BV + tl.arange(0, BV)
+    row_v = part * BV + tl.arange(0, BV)
     rows = (last - first).to(tl.int32)
     # what later tiles and chunks give has in common the decay from the end of this tile to j, which comes last
     end = tl.load(total_ptr + h * tokens + last - 1)
@@ -97,6 +110,11 @@ def values_backward_kernel(
             u_ptr, total_ptr, dhigh_ptr, final_token_ptr, tokens, h, g, end_row(chunk, n, HAS_DFINAL), first, last,
             chunk_last, end, row_v, H, G, K, V, M, TILE, BK, EXACT,
         )  # fmt: skip
+
+    if not DECAYED:
+        value = load_tile(v_ptr + h * V, first, rows, row_v, H * V, V, TILE).to(tl.float32)
+        of_states = tl.sum(value * dv, 1) * until_end(total_ptr + h * tokens, first, rows, end, TILE)
+        tl.store(ends_ptr + (part * all_tiles + tile) * H + h, tl.sum(of_states))
 
     column_k = tl.arange(0, BK)
     total_ptr += h * tokens
@@ -140,6 +158,10 @@ def values_backward_kernel(
     inside = (tl.arange(0, TILE) < rows)[:, None] & (row_v < V)[None, :]
     at = tl.arange(0, TILE)[:, None] * (H * V) + row_v[None, :]
     tl.store(dv_ptr + first * (H * V) + h * V + at, dv.to(dtype), mask=inside)
+    if not DECAYED:  # v is loaded again: meanwhile it would take registers
+        value = load_tile(v_ptr + h * V, first, rows, row_v, H * V, V, TILE).to(tl.float32)
+        row = tl.arange(0, TILE)
+        tl.store(kdk_ptr + (part * H + h) * tokens + first + row, tl.sum(value * dv, 1), mask=row < rows)
 
 
 @triton.jit

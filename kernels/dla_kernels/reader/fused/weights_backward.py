@@ -28,15 +28,17 @@ from dla_kernels.reader.fused.within import Within, own_decays, own_stored, stor
 
 def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Within, weights: Weights, total: Tensor,
-    until: Tensor, dweight: Tensor, changes: Weights | None, dtype: torch.dtype, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
-) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
-    """dL `[tokens, H, M]` in dtype, that of the slot weights, dMx `[tokens, H, LONG]` where Mx is stored, else None, and, where changes of weights are given, the sums
-    of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots
-    added, `[H, tokens]` float32; dweight as queries_backward gave it."""
+    until: Tensor, dweight: Tensor, changes: Weights | None, slot_weight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
+) -> tuple[Tensor, Tensor | None, Tensor, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
+    """dL like the slot weights `[tokens, H, M]`; where Mx is stored dMx `[tokens, H, LONG]`, else None; with plain decay q . dq,
+    which is the sum of all weights times their gradients, `[H, tokens]` float32; and, where changes of weights are given, the sums of y over rows (all j before
+    t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots added, likewise; dweight as
+    queries_backward gave it."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     gate = changes is not None
-    dslot_weight = torch.empty(tokens, heads, slots, dtype=dtype, device=v.device)
+    dslot_weight = torch.empty_like(slot_weight)
+    qdq = torch.empty(heads, 0 if within.decayed else tokens, dtype=torch.float32, device=v.device)
     dwithin = torch.empty_like(within.stored) if within.decayed and within.stored is not None else None
     row_sums = torch.empty(heads, tokens if gate else 0, dtype=torch.float32, device=v.device)
     squares = torch.empty_like(row_sums)
@@ -46,7 +48,7 @@ def weights_backward(
     changes = weights if changes is None else changes
     weights_backward_kernel[(pieces.tiles, heads)](
         q, k, v, do, v if within.stored is None else within.stored, weights.own, weights.at_tile, total, until, dweight,
-        changes.own, changes.at_tile, changes.at_chunk, dslot_weight, dslot_weight if dwithin is None else dwithin,
+        changes.own, changes.at_tile, changes.at_chunk, weights.at_chunk, dslot_weight, qdq, dslot_weight if dwithin is None else dwithin,
         row_sums, squares, column_sums, tables.younger, tables.older, tables.token_age, tables.slot_age, tables.used,
         pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, tokens,
         scale if within.stored is None else 1.0,
@@ -54,13 +56,14 @@ def weights_backward(
         BK=inner_block(key_dim, tiles), BV=tiles.block_v, PARTS=dweight.shape[0], GATE=gate, **within.sizes(),
         PRECISION="ieee", num_warps=tiles.warps, num_stages=1,
     )  # fmt: skip
-    return dslot_weight, dwithin, (row_sums, column_sums.sum(1), squares) if gate else None
+    return dslot_weight, dwithin, qdq, (row_sums, column_sums.sum(1), squares) if gate else None
 
 
 @triton.jit
 def weights_backward_kernel(
     q_ptr, k_ptr, v_ptr, do_ptr, within_ptr, own_ptr, start_weight_ptr, total_ptr, until_ptr, dweight_ptr,
-    own_change_ptr, start_change_ptr, slot_change_ptr, dslot_weight_ptr, dwithin_ptr, row_sums_ptr, squares_ptr, column_sums_ptr,
+    own_change_ptr, start_change_ptr, slot_change_ptr, chunk_weight_ptr, dslot_weight_ptr, qdq_ptr,
+    dwithin_ptr, row_sums_ptr, squares_ptr, column_sums_ptr,
     younger_ptr, older_ptr, token_age_ptr, slot_age_ptr, used_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, tokens, scale,
     H: tl.constexpr, G: tl.constexpr, W: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr,
     MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PARTS: tl.constexpr,
@@ -104,6 +107,8 @@ def weights_backward_kernel(
         tl.store(squares_ptr + h * tokens + first + row, tl.sum(of_slots * of_slots, 1), mask=row < rows)
         column_sums_ptr += (h * TILES + q_tile) * tokens
     if not DECAYED:
+        at_slot = (h * M + slot)[None, :] * tokens + first + row[:, None]
+        qdq = tl.sum(dslots * tl.load(chunk_weight_ptr + at_slot, mask=in_use, other=0.0), 1)
         total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
         dslots *= tl.exp(total)[:, None]
     slot_starts = tl.load(slot_age_ptr + (tile.to(tl.int64) * H + h) * M + slot, mask=in_m, other=0).to(tl.int32)
@@ -156,6 +161,7 @@ def weights_backward_kernel(
             of_pairs += select_columns(products.to(dtype), counted, PRECISION)  # [TILE, TILE] @ [TILE, MP]
             starts = starts_after
         if not DECAYED:
+            qdq += tl.sum(of_pairs * by_place(start_weight_ptr + h * tokens * MP, first, rows, MP, TILE, EXACT), 1)
             total = tl.load(total_ptr + first + row, mask=row < rows, other=float("-inf"))
             of_pairs *= tl.exp(total - total_before)[:, None]
         dstarts += of_pairs
@@ -184,6 +190,8 @@ def weights_backward_kernel(
         tl.store(row_sums_ptr + h * tokens + first + row, row_sums + tl.sum(y, 1), mask=row < rows)
         tl.store(column_sums_ptr + first + row, tl.sum(y, 0), mask=row < rows)
     if not DECAYED:
+        qdq += tl.sum(products * own_weights(own_ptr, h, first, rows, tokens, TILE, False), 1)
+        tl.store(qdq_ptr + h * tokens + first + row, qdq, mask=row < rows)
         products *= own_decays(total_ptr, first, rows, TILE, False)
 
     # into the ages at t: slots come from young to old, tokens of this tile from old to young
@@ -203,8 +211,8 @@ def weights_backward_kernel(
         counted_rows = counted_by(row, row, dtype, EXACT)
         running = select_columns(products.to(dtype), counted_rows, PRECISION)  # [TILE, TILE] @ [TILE, TILE]
         dweights += sums_by_age(running, upto, before, is_first)
-    dweights = dweights.to(dslot_weight_ptr.dtype.element_ty)
-    tl.store(dslot_weight_ptr + (first * H + h) * M + row[:, None] * (H * M) + slot[None, :], dweights, mask=by_slot)
+    at = (first * H + h) * M + row[:, None] * (H * M) + slot[None, :]
+    tl.store(dslot_weight_ptr + at, dweights.to(dslot_weight_ptr.dtype.element_ty), mask=by_slot)
 
 
 @triton.jit
@@ -215,6 +223,18 @@ def counted_by(place, upto, dtype: tl.constexpr, EXACT: tl.constexpr):
         return (place[:, None] == upto[None, :]).to(dtype)
     else:
         return (place[:, None] <= upto[None, :]).to(dtype)
+
+
+@triton.jit
+def by_place(at_tile_ptr, first, rows, MP: tl.constexpr, TILE: tl.constexpr, EXACT: tl.constexpr):
+    """The factors `[TILE, MP]` float32 by which what counted_by has made is the sum of numbers times their weights."""
+    weights = tile_weights(at_tile_ptr, first, rows, MP, TILE, False).to(tl.float32)
+    if not EXACT:  # sum_a (r_a - r_{a - 1}) w_a = sum_a r_a (w_a - w_{a + 1})
+        row, slot = tl.arange(0, TILE), tl.arange(0, MP)
+        there = (row < rows)[:, None] & (slot < MP - 1)[None, :]
+        at = at_tile_ptr + first * MP + row[:, None] * MP + slot[None, :] + 1
+        weights -= tl.load(at, mask=there, other=0.0).to(tl.float32)
+    return weights
 
 
 @triton.jit
