@@ -9,14 +9,14 @@ TEST_WORKERS ?= logical
 ARGS ?=
 
 BIN := $(VENV)/bin
-# Stamps: a set-up that has been done costs nothing, and one of these files changing does it again.
+# Stamps: a finished set-up is not repeated unless one of the REQUIREMENTS files changes.
 INSTALLED := $(VENV)/installed
 INSTALLED_DEV := $(VENV)/installed-dev
 REQUIREMENTS := pyproject.toml setup.py constraints.txt
 
 # Tests run on the CPU, one thread each because several run at once, and reach no network.
 TEST_ENV := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg
-# As `fit` does on the CPU (dla_train/training/host_memory.py): freed memory is kept, not mapped and cleared anew.
+# As `fit` does on the CPU (dla_train/training/host_memory.py): keep freed memory instead of mapping and clearing it anew.
 TEST_ENV += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 OMP_WAIT_POLICY=PASSIVE
 # loadgroup: tests that share something expensive (mark xdist_group) stay in one process.
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --maxprocesses=4 --dist=loadgroup
@@ -41,9 +41,9 @@ demo: $(INSTALLED) ## train a small DLA model on the CPU (a few minutes)
 study: $(INSTALLED) ## compare the memories on recall tasks: 144 short trainings on the CPU; goes on where it stopped
 	$(BIN)/python -m dla_train.study $(ARGS)
 
-# The interpreter replaces the compiler for the whole process, so its tests run in a process of their own. It comes first, so
-# that the summary of the many closes the output. Without ARGS, only files with such tests are read: the others import much.
-# pytest exits with 5 where ARGS chose none of them.
+# Triton's interpreter replaces the compiler for the whole process, so its tests run in a process of their own. They run
+# first, so that the summary of the larger group ends the output. Without ARGS, pytest reads only files with such tests,
+# because importing the others takes long. pytest exits with 5 if ARGS selects none of them.
 INTERPRETED := $(if $(ARGS),,$$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.interpret' tests))
 
 .PHONY: test
@@ -56,10 +56,11 @@ test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
 	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and slow' --timeout=3600 $(INTERPRETED) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 	$(TEST_ENV) $(PYTEST) -m 'slow and not gpu and not cluster and not interpret' --timeout=3600 $(ARGS)
 
-# Straight from a checkout, also where the package is not installed: a GPU machine may have torch, Triton and pytest only.
+# These run straight from a checkout, without the package installed: a GPU machine may only have torch, Triton and pytest.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_ENV := PYTHONPATH=.:kernels:data
-# Compiling and exact values take most of the time of these tests: several processes, where pytest-xdist is there, of a thread each.
+# Compiling and computing exact values take most of the time of these tests, so with pytest-xdist several processes of one
+# thread each run them.
 GPU_WORKERS ?= 8
 GPU_TESTS := tests/kernels/test_triton_gpu.py tests/kernels/test_triton_sanitizer.py tests/training/test_liger_gpu.py
 
@@ -76,7 +77,7 @@ test-gpu: ## test the Triton kernels on this machine's GPU (8 minutes; call agai
 	$(GPU_ENV) OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=$(GPU_WORKERS)) \
 		-p tests.kernels.gpu_progress --confcutdir=tests/kernels -m gpu $(GPU_TESTS) -rs --maxfail=20 $(ARGS)
 
-# The GPU whose compiled kernels are executed on the CPU.
+# The GPU for which kernels are compiled, to be executed on the CPU.
 TARGET ?= sm_90
 
 .PHONY: test-executed
@@ -137,7 +138,7 @@ clean: ## remove .venv, build products and tool caches; runs and prepared data s
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find dla_train kernels data recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A .venv without a stamp may be half made, or its interpreter may have gone: kept if its pip answers, made anew if not.
+# A .venv without a stamp may be incomplete, or its interpreter may be gone: it is kept if its pip runs, else made anew.
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	echo "dla-train needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." \

@@ -1,4 +1,4 @@
-"""Both kinds of text against what a model on the CPU takes: pace by workers, going on at 90 %, and memory.
+"""Streamed and prepared text compared with what a model on the CPU consumes: pace by workers, resuming, memory.
 
     dla-train prepare corpus.parquet --out tokens --tokenizer tokenizer.json
     python data/benchmarks/bench_data_modules.py --text corpus.parquet --tokens tokens
@@ -124,7 +124,7 @@ def _pace(loaded: LoadedRecipe, seconds: float, model: float) -> str:
 
 
 def _at_90_percent(loaded: LoadedRecipe) -> str:
-    """How long a resumed run waits, in words; where it stands is found without being counted."""
+    """How long a run resumed at 90 % waits, in words; finding where it stands is not timed."""
     data, step = _opened(loaded), 0
     if isinstance(data, StreamingDataModule):
         (text,) = data._texts
@@ -158,7 +158,7 @@ def _memory(section: str, options: argparse.Namespace) -> float:
 
 
 def _anonymous() -> float:
-    """MB of this process that are in no file."""
+    """MB of this process's memory that no file backs."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1e3
 

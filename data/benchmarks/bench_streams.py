@@ -101,7 +101,7 @@ def _peak(who: int) -> float:
 
 
 def processor() -> str:
-    """What the machine calls its cores."""
+    """The name of the machine's processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

@@ -18,11 +18,11 @@ _UNFINISHED = ".tmp"
 def new_directory(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty directory that gets the name `target` when the block ends and is removed if the block raises.
 
-    Everything is on disk before the name appears. Only a killed process leaves something: see `remove_leftovers`.
+    Everything is on disk before the name appears. Only a killed process leaves files behind: see `remove_leftovers`.
 
     Args:
         target: the final path; its parents are made.
-        replace: whether a directory that has this name at the end gives way; otherwise it is an error.
+        replace: whether to replace a directory that has this name when the block ends; otherwise that is an error.
 
     Raises:
         DataError: `target` exists, or the operating system refuses to write (no permission, no space).
@@ -68,7 +68,7 @@ def write_file(path: Path, text: str) -> None:
 
 
 def _reason(error: OSError) -> str:
-    # What mkdir says where a file stands in the place of a directory is "File exists", which sends the reader astray.
+    # If a file stands where a directory should, mkdir says "File exists", which is misleading.
     return "not a directory" if isinstance(error, FileExistsError) else error.strerror or str(error)
 
 
@@ -80,7 +80,7 @@ def remove_leftovers(target: Path) -> None:
 
 def _make_unfinished(target: Path) -> Path:
     """Make an empty hidden directory beside `target`."""
-    # Not with mkdtemp, which lets only the owner in: caches are shared.
+    # Not with mkdtemp, whose directories only the owner can enter: caches are shared.
     path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     path.mkdir()
     return path

@@ -1,8 +1,8 @@
 """Which windows each rank takes at each step: the training order as a function of the step alone.
 
-Optimizer step s uses the global indices `s * global_batch` to `(s + 1) * global_batch` of the order (others where steps
-before had another batch): the same windows in the same order on any number of ranks. They are shared out in one piece
-per rank, then per micro-step:
+Optimizer step s uses the global indices `s * global_batch` to `(s + 1) * global_batch` of the order (shifted if earlier
+steps had another batch size): the same windows in the same order on any number of ranks. Each rank gets one contiguous
+piece of them, which is cut into micro-steps:
 
     share = global_batch / world_size
     rank r, micro-step a: micro_batch indices from s * global_batch + r * share + a * micro_batch
@@ -38,9 +38,9 @@ class Order(Protocol):
 class StepBatches(Sampler[list[int]]):
     """Batch sampler of one rank: the window numbers of its micro-batches, step by step.
 
-    Resuming needs one integer: the number of finished optimizer steps, given as `first_step`; or two, where they had
-    not all the same batch. For `DataLoader(batch_sampler=...)`; with Lightning also set
-    `Trainer(use_distributed_sampler=False)`, or it shards and shuffles once more.
+    Resuming needs one integer, the number of finished optimizer steps, given as `first_step`. If not all of them had
+    the same batch size, it also needs `windows_before`. Pass this to `DataLoader(batch_sampler=...)`; with Lightning
+    also set `Trainer(use_distributed_sampler=False)`, or it shards and shuffles once more.
 
     Args:
         windows: how many windows the data set has; must be what `order` was made for.
@@ -49,8 +49,8 @@ class StepBatches(Sampler[list[int]]):
         micro_batch: windows per forward pass on one rank.
         rank, world_size: this process among all.
         first_step, last_step: 0-based, `last_step` exclusive.
-        windows_before: taken by the steps before `first_step`, over all ranks; None counts `global_batch` for each.
-        accumulate: forward passes per optimizer step, as the trainer has it; None takes what the other sizes need.
+        windows_before: windows that the steps before `first_step` took, over all ranks; None: `global_batch` for each.
+        accumulate: forward passes per optimizer step, as set in the trainer; None derives it from the other sizes.
 
     Raises:
         DataError: an argument out of range, or batch sizes that do not divide.

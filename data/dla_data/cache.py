@@ -13,7 +13,7 @@ _LOGGER = logging.getLogger("dla_data")
 
 CACHE_VARIABLE = "DLA_TRAIN_CACHE"
 
-_MOST_MISSING = 1000  # times that other processes may remove a directory while one wants to lock a file in it
+_MOST_MISSING = 1000  # attempts to lock a file in a directory that other processes keep removing
 
 
 def cache_root() -> Path:
@@ -39,12 +39,12 @@ def exclusive(
 ) -> Iterator[bool]:
     """Hold the lock on making `target`; yields whether it is really held (some network file systems have no locks).
 
-    The lock ends with the process, so a killed one leaves nothing that would have to be removed by hand. The empty lock
-    file beside `target` stays. Who holds the lock may remove it, and its directory: a process that waited for it sees
-    that, and begins again.
+    The lock ends with the process, so after a kill nothing has to be removed by hand. The empty lock file beside
+    `target` stays. The holder of the lock may remove that file and its directory: a process that waited for the lock
+    notices it and starts over.
 
     Args:
-        target: what is made. directory, way_out: what an error calls its directory, and advises.
+        target: what is made. directory, way_out: how errors name its directory, and what they advise.
     Raises:
         DataError: the directory of `target` cannot be written.
     """
@@ -63,12 +63,12 @@ def exclusive(
 
 
 def lock_of(target: Path) -> Path:
-    """The file whose lock is that on making `target`."""
+    """The file to lock while making `target`."""
     return target.with_name(f".{target.name}.lock")
 
 
 def _opened_and_locked(path: Path, target: Path) -> tuple[int, bool]:
-    """A descriptor of the lock file that is there, and whether it is locked."""
+    """A descriptor of the current lock file, and whether it could be locked."""
     missing = 0
     while True:
         try:
@@ -90,7 +90,7 @@ def _opened_and_locked(path: Path, target: Path) -> tuple[int, bool]:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the file that was opened has not been removed since, which would leave its lock to nobody else."""
+    """Whether `path` still names the opened file; if it was removed since, others would lock a new file instead."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

@@ -42,7 +42,7 @@ class CorpusSource(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """What a person should read in a manifest or an error message."""
+        """How manifests and error messages describe it to a person."""
 
     @abstractmethod
     def documents(self, skipped: list[str] | None = None) -> Iterator[Document]:

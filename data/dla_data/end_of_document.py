@@ -14,9 +14,9 @@ def end_of_document_id(tokenizer: Tokenizer) -> int:
     """Return the id of `END_OF_DOCUMENT`.
 
     Args:
-        tokenizer: as `load_tokenizer` gives it: special tokens in a text are only text.
+        tokenizer: as `load_tokenizer` returns it, so that special tokens within a text are encoded as plain text.
     Raises:
-        DataError: the tokenizer has none, or texts could hold it.
+        DataError: the tokenizer has no such token, or a text could produce it.
     """
     number = tokenizer.token_to_id(END_OF_DOCUMENT)
     if number is None:
@@ -31,7 +31,7 @@ def end_of_document_id(tokenizer: Tokenizer) -> int:
         )
     for text in (END_OF_DOCUMENT, f"a {END_OF_DOCUMENT} b"):
         ids: list[int] = []
-        with suppress(Exception):  # a model of an alphabet of its own may refuse these letters, and so makes no end
+        with suppress(Exception):  # a model with another alphabet may refuse these letters, so it cannot produce the id
             ids = tokenizer.encode(text, add_special_tokens=False).ids
         if number in ids:
             raise DataError(
@@ -43,7 +43,7 @@ def end_of_document_id(tokenizer: Tokenizer) -> int:
 
 
 def require_no_end(ids: npt.NDArray[np.uint32], end_of_document: int, what: str) -> None:
-    """Raise DataError if the text that `ids` are of, which is called `what`, would end its document by itself."""
+    """Raise DataError if `ids`, the tokens of the text that messages call `what`, contain the end-of-document id."""
     if (ids == end_of_document).any():
         raise DataError(
             f"{what} holds token {end_of_document}, which ends documents, in its own text. Use a tokenizer that makes "

@@ -14,7 +14,10 @@ Item = TypeVar("Item")
 
 
 def raise_or_return(item: Item | DataError) -> Item:
-    """The item, or the error that a worker sent in its place, which a `DataLoader` would wrap in a traceback."""
+    """Return the item, or raise the error that a worker sent in its place.
+
+    Workers send errors as items because a `DataLoader` would wrap a raised one in the worker's traceback.
+    """
     if isinstance(item, DataError):
         raise item
     return item

@@ -1,4 +1,4 @@
-"""What a corpus holds, found in one reading: what it is called in the cache, and whether it is still the same later."""
+"""What a corpus holds, found in one pass: it names the corpus in the cache and shows later whether it has changed."""
 
 import hashlib
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 The cycle of `Mixture` says which source the window at global index g comes from, and how many windows of that source
 came before it. That number is its place in the source's own endless `WindowOrder`: each source has its own epochs and
-begins the next one when it is through, however the others stand.
+begins the next one when it has been read through, independently of the others.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from dla_data.splitmix import GOLDEN
 
 
 class MixedOrder:
-    """An endless sequence of window numbers over several sources, counted through: those of the second begin where
-    those of the first end.
+    """An endless sequence of window numbers over several sources; the numbers of the second source begin where those of
+    the first end, and so on.
 
     Args:
         windows: how many each source has, at least 1. weights: their shares; only proportions matter.
@@ -36,7 +36,7 @@ class MixedOrder:
         if not 0 <= seed < 1 << 64:
             raise DataError(f"seed {seed} is out of range: use 0 to 2^64 - 1.")
         self.mixture = Mixture(weights, streams=1)
-        # Sources of one size must not be gone through in step.
+        # Different seeds, or sources of equal size would be read in the same order.
         seeds = [(seed + number * int(GOLDEN)) % (1 << 64) for number in range(len(windows))]
         self._orders = [WindowOrder(count, own) for count, own in zip(windows, seeds, strict=True)]
         self._begins = np.cumsum([0, *windows[:-1]])

@@ -1,13 +1,13 @@
 """Which source each window of a mixture comes from: a function of its index, from integers alone.
 
-The weights become whole shares n_k of a cycle of B windows. The cycle itself is a smooth weighted round robin: every
-source gains its share at each place, the one with most is taken and pays B, so that any run of windows holds each
-source about as often as its weight says, not merely in the mean.
+The weights become whole shares n_k of a cycle of B windows. The cycle is a smooth weighted round robin: at each place,
+every source's credit grows by its share, and the source with the most credit is taken and pays B. So every stretch of
+windows, not only the average, holds each source about as often as its weight says.
 
-Window g of S streams stands in row g // S and column g % S and takes place (row * a + column) % B of the cycle, where a
-is the least number from S on without a common divisor with B. Along a row, that is along a step's windows, the cycle is
-followed as it is; down a column, that is for one stream, every place of the cycle comes once in B rows. Each stream
-therefore sees all sources by their weights.
+With S streams, window g has row g // S and column g % S and takes place (row * a + column) % B of the cycle, where a is
+the smallest number >= S that has no common divisor with B. Along a row (the windows of a step) the places of the cycle
+follow each other; down a column (one stream) every place comes exactly once in B rows. Each stream therefore sees all
+sources by their weights.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Mixture:
 
     Args:
         weights: of the sources; only their proportions matter.
-        streams: that read the windows in turn.
+        streams: how many streams read the windows in turn.
 
     Raises:
         DataError: no weights, one that is not above 0, or one too small beside the others.

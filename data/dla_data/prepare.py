@@ -56,7 +56,7 @@ class PreparedCorpus:
 def prepare_corpus(
     source: CorpusSource, vocab_size: int, cache_dir: str | os.PathLike[str] | None = None
 ) -> PreparedCorpus:
-    """Return the prepared form of `source`, from the cache where it is there and sound, made anew otherwise.
+    """Return the prepared form of `source`: from the cache if it is there and intact, otherwise made anew.
 
     The corpus is read once in any case, to know that it is still the same text. The cached files are checked by their
     checksums; a damaged one is named in a warning and everything is made again. The tokenizer is trained on the
@@ -80,7 +80,7 @@ def prepare_corpus(
     split = Split.of(inventory.names)
     target = root / "corpora" / f"{source.label}-{vocab_size}-{_key(inventory, split, vocab_size)}"
 
-    # First without the lock: a sound cache can be used where it cannot be written.
+    # First without the lock: an intact cache can be used even if it cannot be written.
     if target.exists():
         try:
             return _open_verified(target)

@@ -1,4 +1,4 @@
-"""Tells files that a preparation made from files to read: a source may hold the folders of its own preparations."""
+"""Tells files made by a preparation from files to be read: a source may contain folders of earlier preparations."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ REQUEST_NAME = "request.json"
 SHARDS_NAME = "shards"
 
 REQUEST_FORMAT = "dla-request"
-"""What the key `format` says, which is the first one in the file."""
+"""The value of the key `format`, which comes first in the file."""
 
 _REQUEST_BEGINS = json.dumps({"format": REQUEST_FORMAT}, indent=2).removesuffix("\n}").encode()
 
 
 def is_request(path: Path) -> bool:
-    """Whether `path` is the file by which a folder is known as that of a preparation, of whatever version.
+    """Whether `path` is the file that marks a folder as that of a preparation, of any version.
 
     Raises:
         DataError: it cannot be read.
@@ -33,14 +33,14 @@ class PreparedFolders:
     """Knows which files lie below a prepared folder, finished or not.
 
     Args:
-        being_made: a folder that is one whatever it holds so far.
+        being_made: a folder that counts as prepared whatever it holds so far.
     """
 
     def __init__(self, being_made: Path | None = None) -> None:
         self._known: dict[Path, bool] = {} if being_made is None else {being_made.resolve(): True}
 
     def hold(self, file: Path) -> bool:
-        """Whether `file` lies in one, however deep."""
+        """Whether `file` lies in a prepared folder, at any depth."""
         return self._is_in_one(file.parent.resolve())
 
     def _is_in_one(self, folder: Path) -> bool:

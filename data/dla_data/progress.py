@@ -18,8 +18,8 @@ class Progress:
 
     Args:
         what: the step in words, for example "encoding train".
-        total_bytes: what 100 % is; None where nobody knows.
-        behind: bytes that an earlier process has done.
+        total_bytes: what 100 % is; None if unknown.
+        behind: bytes that an earlier process has already done.
     """
 
     def __init__(self, what: str, total_bytes: int | None, behind: int = 0) -> None:

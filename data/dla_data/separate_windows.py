@@ -1,8 +1,9 @@
 """Windows that know where documents begin, so that a model can keep them apart.
 
-A document's row of inputs begins with the end-of-document token before it and its targets end with its own: the stream
-`a b # c d e #` is trained on as `a b -> b #` and `# c d e -> c d e #`. So every token is a target, the first of a
-document is predicted from nothing but "a document begins", which is also how generation begins, and no loss is masked.
+A document's inputs begin with the end-of-document token before it, and its targets end with its own: the stream
+`a b # c d e #` is trained on as `a b -> b #` and `# c d e -> c d e #`. So every token is a target and no loss is
+masked. The first token of a document is predicted from nothing but "a document begins", which is also how generation
+begins.
 """
 
 from collections.abc import Sequence

@@ -9,8 +9,9 @@ from dla_data.errors import DataError
 
 # Changing either moves documents between the parts and makes losses incomparable with earlier runs.
 VALIDATION_SHARE = 0.05
-# Documents differ so much in size and kind that the standard library's part is at the salt's mercy: over twenty salts
-# it had 2 to 10 % of the bytes and a bigram loss of 3.8 to 5.3 nats. This one gives a usual part (4.3 %, 4.3 nats).
+# Documents differ so much in size and kind that the standard library's validation part depends strongly on the salt:
+# over twenty salts it had 2 to 10 % of the bytes and a bigram loss of 3.8 to 5.3 nats. This salt gives a typical part
+# (4.3 %, 4.3 nats).
 _SALT = "dla_data 9"
 
 
@@ -26,9 +27,9 @@ class Split:
 
     Documents whose name hashes below `VALIDATION_SHARE` are for validation: 5 % of the documents on average, and a
     share of the bytes that depends on which files are large (4.3, 5.1 and 5.3 % of the standard library of Python 3.11,
-    3.12 and 3.13). Two cases need another rule, because a part without text is useless: a few documents of which none
-    or all hash low give their lowest one to validation, and a single document gives its last 5 %, cut where a line
-    begins.
+    3.12 and 3.13). Two cases need another rule, because a part without text is useless. If none or all of a few
+    documents hash low, the one that hashes lowest is for validation. A single document gives its last 5 %, cut where a
+    line begins.
     """
 
     validation_names: frozenset[str]

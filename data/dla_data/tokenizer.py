@@ -31,9 +31,9 @@ _PIECE_CHARACTERS = 200_000
 _BATCH_CHARACTERS = 4_000_000
 # Between two lines of which neither has white space at the cut, byte-level pre-tokenising always splits.
 _SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)")
-# What decides the ids beside vocabulary and merges; off in a tokenizer trained here.
+# Options that decide the ids beside vocabulary and merges; all are off in a tokenizer trained here.
 _MODEL_OPTIONS = ("dropout", "ignore_merges", "byte_fallback", "unk_token")
-# Of an added token, as training sets them.
+# The flags of an added token, as training sets them.
 _FLAGS = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
 
 
@@ -95,7 +95,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a `tokenizer.json`; lengths that it truncates or pads texts to are left out: all of a text is wanted.
+    """Read a `tokenizer.json`; its settings for truncation and padding are dropped, because whole texts are encoded.
 
     Raises:
         DataError: missing or unreadable file, not a tokenizer, or one whose ids are drawn at random (dropout).
@@ -121,7 +121,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> int:
-    """The number above all ids; a vocabulary may have gaps."""
+    """The largest id plus one; a vocabulary may have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
@@ -134,7 +134,7 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
         "normalizer": tree["normalizer"],
         "pre_tokenizer": tree["pre_tokenizer"],
     }
-    # Only where they differ from what `train_tokenizer` sets, so that the fingerprint of its tokenizers stays.
+    # Only options that differ from what `train_tokenizer` sets, so that the fingerprints of its tokenizers stay.
     if options := {name: tree["model"][name] for name in _MODEL_OPTIONS if tree["model"].get(name)}:
         deciding["options"] = options
     changed = ([token["id"], *(token[name] for name in _FLAGS)] for token in tree["added_tokens"])
@@ -179,7 +179,7 @@ def encode_pieces(
 
 
 def _ids(tokenizer: Tokenizer, piece: str) -> npt.NDArray[np.uint32]:
-    """The ids alone: an encoding is many times larger, and must not live as long as a stream waits for its turn."""
+    """The ids alone: the encoding is many times larger and must not stay in memory while a stream waits."""
     (encoding,) = tokenizer.encode_batch_fast([piece], add_special_tokens=False)
     return np.asarray(encoding.ids, dtype=np.uint32)
 
@@ -197,7 +197,7 @@ def _is_cut_safe(tokenizer: Tokenizer) -> bool:
 
 
 def _reaches_across_lines(token: AddedToken) -> bool:
-    """Whether an added token may hold or take in the line end before a cut; a special one is never found in a text."""
+    """Whether an added token may contain or absorb the line end before a cut; texts never match special tokens."""
     return "\n" in token.content or (not token.special and (token.lstrip or token.rstrip))
 
 
@@ -235,7 +235,7 @@ _parallelism_is_ours = False
 def _all_cores() -> Iterator[None]:
     """Let `tokenizers` use its threads inside, and leave the variable "false" outside, unless the user has set it.
 
-    The library's thread pool does not survive a fork: a forked data loader worker that used it would wait for ever, so
+    The library's thread pool does not survive a fork: a forked data loader worker that used it would wait forever, so
     the library prints a warning at every fork unless the variable is set. "false" silences it and is safe in the
     worker.
     """

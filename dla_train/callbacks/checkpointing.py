@@ -27,22 +27,22 @@ _NOTICEABLE_SECONDS = 1.0
 
 
 class Checkpointing(Callback):
-    """Saves between two steps: after everything that belongs to the finished one, its validation included.
+    """Saves between two steps, after everything that belongs to the finished step, including its validation.
 
-    The steps that follow do not wait for the disk, only for a copy in main memory (`checkpoint.background`); the end
-    does.
+    The steps that follow do not wait for the disk, only for a copy in main memory (`checkpoint.background`); the end of
+    the run waits for the disk.
 
-    Only a signal that comes while it validates is not kept waiting: the checkpoint then says that the validation is
-    due, and whoever goes on from it begins with that. The last validation is finished, because nothing else is left.
+    A signal during a validation does not wait for its end: the checkpoint then notes that the validation is due, and a
+    run that continues from it begins with that. Only the last validation is finished, because nothing else is left.
 
     Args:
         store: where to. config: when, and what to keep. identity: of this run.
         stop: asked before every step whether to end.
-        saved_step: the step that training goes on from, if `store` has it (or it is 0). None where another run's does:
-            it is saved before the first step, because until then `store` has nothing to go on from.
-        ranks: all of them; they save together, and rank 0 keeps the store.
+        saved_step: the step that training continues from, if `store` has it (or it is 0). None if only another run's
+            store has it: it is then saved before the first step, so that `store` has something to continue from.
+        ranks: all of them; they save together, and rank 0 manages the store.
     Attributes:
-        seconds: that training stood still for saving so far.
+        seconds: how long training has stood still for saving so far.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class Checkpointing(Callback):
         return {"validation_is_due": self._validation_is_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The counterpart."""
+        """Restore what `state_dict` returned."""
         self._validation_is_due = state_dict["validation_is_due"]
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
-        """Save if the step before was a multiple of `every`, if nothing is saved yet of a run that branched off, or if
-        this step is not to be; validate first if it is due.
+        """Save if the step before was a multiple of `every`, if a run that branched off has saved nothing yet, or if
+        the run stops before this step; validate first if that is due.
 
         Raises:
-            Interrupted: after saving, where a signal asked for the end.
+            Interrupted: after saving, if a signal asked for the end.
             RunError: the checkpoint cannot be written.
         """
         if not begins_step(trainer, batch_idx):
@@ -101,7 +101,7 @@ class Checkpointing(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave a validation where a signal asks for the end: it may take longer than the cluster's patience.
+        """Break off a validation if a signal asks for the end: it may take longer than the cluster waits.
 
         Raises:
             Interrupted: after saving. RunError: the checkpoint cannot be written.
@@ -112,7 +112,7 @@ class Checkpointing(Callback):
             self._stop_if_told(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """It was done."""
+        """Note that the validation was done."""
         self._validation_is_due = False
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -123,7 +123,7 @@ class Checkpointing(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Let a checkpoint that is being written be one, where no other rank is needed for it."""
+        """Complete a checkpoint that is being written, if that needs no other rank."""
         if self._writing is not None and self.ranks.world_size == 1:
             try:
                 self._finish()
@@ -139,7 +139,7 @@ class Checkpointing(Callback):
             raise Interrupted(told)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Begin to write the checkpoint of the step that was just finished, unless that was done.
+        """Begin to write the checkpoint of the step that was just finished, unless it is saved already.
 
         Raises:
             RunError: there is no room for it, or the one before could not be written.
@@ -177,7 +177,7 @@ class Checkpointing(Callback):
             self._finish()
 
     def _finish(self) -> None:
-        """Wait until the checkpoint that is being written is there."""
+        """Wait until the checkpoint that is being written is complete."""
         writing, self._writing = self._writing, None
         if writing is not None:
             began = time.monotonic()

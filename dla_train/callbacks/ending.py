@@ -1,4 +1,4 @@
-"""When a run is over, early or not: with a validation, unless the recipe has none."""
+"""Ends a run, early or not, with a validation unless the recipe has none."""
 
 import time
 
@@ -16,7 +16,7 @@ class Ending(Callback):
     Args:
         steps: after how many optimizer steps. max_minutes: or after how much time of this process, if not None.
     Attributes:
-        is_out_of_time: whether the minutes came before the steps.
+        is_out_of_time: whether the minutes were over before the steps.
     """
 
     def __init__(self, steps: int, max_minutes: float | None) -> None:

@@ -18,7 +18,7 @@ from dla_train.training.batch import FirstWindow, first_window
 from dla_train.training.module import LanguageModelTraining
 
 MOST_TOKENS = 512
-"""Of the window: a page stays small."""
+"""How many tokens of the window a page shows, so that it stays small."""
 
 
 class Inspecting(Callback):
@@ -39,7 +39,7 @@ class Inspecting(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the window: at the end of the step, another micro-batch is there."""
+        """Keep the window, because at the end of the step the batch is another micro-batch."""
         if begins_step(trainer, batch_idx):
             is_shown = (trainer.global_step + 1) % self.every == 0
             self._window = first_window(batch, MOST_TOKENS) if is_shown else None

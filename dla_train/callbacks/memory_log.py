@@ -46,13 +46,13 @@ class MemoryLog:
             self.file.sync()
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file; nothing more is written."""
         if self.file is not None:
             self.file.close()
 
 
 def _histogram(writer: SummaryWriter, tag: str, counts: Tensor, values: Sequence[int], step: int) -> None:
-    """Counts as they are: `values` are the largest of their buckets, the empty ones at both ends are left out."""
+    """Writes exact counts. `values`: the largest value of each bucket; empty buckets at both ends are left out."""
     filled = counts.nonzero()[:, 0].tolist()
     first, last = filled[0], filled[-1]
     weights, limits = counts[first : last + 1].tolist(), list(values[first : last + 1])

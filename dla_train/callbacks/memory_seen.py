@@ -11,7 +11,7 @@ from torch import Tensor
 from dla_kernels import Plan
 
 LARGEST_SIZE = 2**24
-"""Slots of more tokens are counted with those of this many."""
+"""Slots with more tokens than this are counted as having this many."""
 SHARES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
@@ -31,9 +31,9 @@ class MemorySeen:
 
     Attributes:
         tokens: tokens looked at. boundaries: `[H]`, how many of them opened a slot, by head.
-        slots: `[M + 1]`, after how many of the tokens, heads apart, so many slots were in use.
-        sizes: `[buckets]`, how many slots held so many tokens (`size_limits`) where a sequence or document ended.
-        held: tokens in those slots together. Plans that do not look at the content have neither.
+        slots: `[M + 1]`; `slots[m]` counts the tokens, separately for each head, after which m slots were in use.
+        sizes: `[buckets]`, how many slots had a size in each bucket (`size_limits`) when a sequence or document ended.
+        held: the tokens in all those slots. `sizes` and `held` are zero for plans that do not look at the content.
     """
 
     tokens: int
@@ -49,7 +49,7 @@ class MemorySeen:
 
     @property
     def slots_in_use(self) -> float:
-        """Mean after each token."""
+        """Mean number of slots in use after a token."""
         return (self.slots * torch.arange(len(self.slots))).sum().item() / self.slots.sum().item()
 
     @property
@@ -58,8 +58,8 @@ class MemorySeen:
         return self.boundaries.double() / self.tokens
 
     def summary(self) -> dict[str, float]:
-        """The distributions in a few numbers. p10, p50 and p90: so many at most has that share of them. Above 16, sizes
-        of slots are the largest of their bucket, up to an eighth above the true ones."""
+        """The distributions in a few numbers; p10, p50 and p90 are their percentiles. Slot sizes above 16 are given as
+        the largest of their bucket, which is up to an eighth above the true size."""
         found = {
             "boundary_rate": self.boundary_rate,
             "boundary_rate_lowest_head": self.rates.min().item(),

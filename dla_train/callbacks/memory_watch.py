@@ -1,7 +1,7 @@
 """How the memories behave: boundary rate, slots in use and tokens per slot, by layer.
 
-An extreme rate makes the method degenerate without a sound (every token its own slot, or one slot for everything), so
-it is measured from the first step on.
+An extreme rate makes the method degenerate without any sign of it (every token its own slot, or one slot for
+everything), so it is measured from the first step on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BOUNDARY_RATE, SLOTS_IN_USE = "boundary_rate", "slots_in_use"
 class MemoryWatch:
     """Sees every plan through forward hooks on the mixers' memories, and adds up counts.
 
-    Memories with one slot are left out: they have nothing to tell. Counts of whole numbers are exact, so they do not
-    depend on how a batch was cut up among micro-batches and ranks.
+    Memories with one slot are left out, as there is nothing to measure. Integer counts are exact, so they do not depend
+    on how a batch is divided among micro-batches and ranks.
 
     Args:
         model: is watched until `close`.
@@ -71,7 +71,7 @@ class MemoryWatch:
         return {layer: unpack(part, self._capacities[layer]) for layer, part in zip(layers, parts, strict=True)}
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 

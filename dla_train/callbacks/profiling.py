@@ -19,17 +19,17 @@ from dla_train.callbacks.step_boundary import begins_step, ends_step
 _LOGGER = logging.getLogger(__name__)
 
 _ROWS = 30
-"""Operators in the table: those below are seldom worth a look."""
+"""Operators in the table; cheaper ones rarely matter."""
 _MEMORY_EVENTS = 1_000_000
 """Allocations and releases that a snapshot keeps, the newest; about 100 MB of main memory at most."""
 
 
 class Profiling(Callback):
-    """Records the steps of the recipe's `profile` section, of each start of the run what is left of them.
+    """Records the steps of the recipe's `profile` section; after a resume, those of them that are left.
 
-    The step before the first, where there is one, is the profiler's own warm-up: its first events cost more. A run that
+    If there is a step before the first, the profiler warms up in it, because its first events cost more. A run that
     ends or fails within these steps leaves what was recorded until then, so that a step that runs out of GPU memory
-    shows what took it. Must come last, so that all that a step does is in it.
+    shows what used it. Must be the last callback, so that it records everything a step does.
 
     Args:
         config: which steps. folder: for the files, `step-00000010-rank-0.trace.json.gz` (by the first step) and such.

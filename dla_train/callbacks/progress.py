@@ -93,7 +93,7 @@ class Progress(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """What is said of the end must not stand in the bar."""
+        """Close the bar, so that the message about the failure does not appear in it."""
         self._close()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

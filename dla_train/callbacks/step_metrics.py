@@ -76,13 +76,13 @@ class StepMetrics(Callback):
         return {"seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What comes out of it."""
+        """Restore what `state_dict` returned."""
         self._seconds_before = state_dict["seconds"]
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint must not be newer than the rows on disk, or a loss of power would leave a gap between them."""
+        """Bring the rows to disk first: if a checkpoint were newer than they, a loss of power would leave a gap."""
         if self.file is not None:
             self.file.sync()
         self.memories.sync()
@@ -106,7 +106,7 @@ class StepMetrics(Callback):
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
     ) -> None:
-        """What the backward pass computes again must not be counted twice."""
+        """Stop watching, because what the backward pass computes again must not be counted twice."""
         self.watch.is_active = False
 
     def on_train_batch_end(
@@ -171,7 +171,7 @@ class StepMetrics(Callback):
         self._pauses += time.monotonic()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """No more rows."""
+        """Close the outputs; no more rows are written."""
         self.watch.close()
         self.memories.close()
         if self.file is not None:

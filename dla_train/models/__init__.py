@@ -1,7 +1,7 @@
 """Language models in pure torch: their configuration, modules, initialisation and generation.
 
-The configuration is there at once; what needs torch is imported when it is first asked for, so that a recipe can be
-read and shown without waiting for it.
+The configuration is imported at once. Everything that needs torch is imported on first use, so that a recipe can be
+read and shown without waiting for torch.
 """
 
 from importlib import import_module

@@ -57,7 +57,7 @@ class Attention(nn.Module):
             v = torch.cat((cache.v.to(v.dtype), v), 2)
         o = _attend(q, k, v) if documents is None else _attend_each(q, k, v, documents)
         y = self.out_proj(o.transpose(1, 2).flatten(-2))
-        # Not a view: it would keep all that q, k and v were cut from.
+        # Not a view, which would keep the whole tensor of q, k and v alive.
         return y, AttentionCache(k=k, v=v.contiguous()) if return_cache else None
 
 
@@ -72,6 +72,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attend_each(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-    """Attention inside each document: a loop, since a mask would take T x T."""
+    """Attention inside each document, in a loop: a mask would take T x T memory."""
     parts = (x.split(documents.lengths, 2) for x in (q, k, v))
     return torch.cat([_attend(*document) for document in zip(*parts, strict=True)], 2)

@@ -36,7 +36,7 @@ class Block(nn.Module):
         cache: MixerCache | None = None,
         return_cache: bool = False,
     ) -> tuple[Tensor, MixerCache | None]:
-        """`[B, T, hidden]` -> the same shape, and the mixer's new cache or None. Arguments as the mixers'."""
+        """`[B, T, hidden]` -> the same shape, and the mixer's new cache or None. Arguments as in the mixers."""
         mixed, cache = self.mixer(self.mixer_norm(x), documents=documents, cache=cache, return_cache=return_cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache

@@ -31,7 +31,7 @@ class AttentionCache:
     """The past of one softmax attention: all of it.
 
     Attributes:
-        k, v: `[B, heads, tokens, head width]`, keys with their positions already turned in.
+        k, v: `[B, heads, tokens, head width]`, keys already rotated by their positions.
     """
 
     k: Tensor
@@ -43,11 +43,11 @@ MixerCache = LinearCache | AttentionCache
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCache:
-    """The past of a whole model. Never changed in place, so that an old one stays usable, unless it is `donated`.
+    """The past of a whole model. It is never changed in place unless it is `donated`, so an old cache stays usable.
 
     Attributes:
         layers: one cache per block.
-        tokens: how many tokens of each sequence the model has seen; of the longest, where they are `joined`.
+        tokens: how many tokens of each sequence the model has seen; after `joined`, those of the longest.
     """
 
     layers: tuple[MixerCache, ...]
@@ -65,10 +65,10 @@ class ModelCache:
 
     @staticmethod
     def joined(parts: Sequence[ModelCache]) -> ModelCache:
-        """The sequences of several caches in one, in that order; with linear mixers their lengths may differ.
+        """One cache of the sequences of several, in that order; with linear mixers their lengths may differ.
 
         Raises:
-            ValueError: there is none, or softmax attention has seen sequences of different lengths.
+            ValueError: `parts` is empty, or softmax attention has seen sequences of different lengths.
         """
         if not parts:
             raise ValueError("there are no caches to join; give at least one")
@@ -87,8 +87,8 @@ class ModelCache:
         return dataclasses.replace(self, layers=_map(self.layers, lambda tensor: tensor.index_select(0, index)))
 
     def donated(self) -> ModelCache:
-        """The same past, given up to the next call, which may write its states where they are
-        (`dla_kernels.Cache.donated`): to be used once."""
+        """The same past, given up to the next call, which may overwrite its states in place
+        (`dla_kernels.Cache.donated`): use it only once."""
         return self._with_slots(dla_kernels.Cache.donated)
 
     def _with_slots(self, change: Callable[[dla_kernels.Cache], dla_kernels.Cache]) -> ModelCache:
@@ -112,7 +112,7 @@ def _tensors(node: Any) -> Iterator[Tensor]:
 
 
 def _map(node: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`node` with `change` applied to every tensor below it. In all of them the first dimension counts sequences."""
+    """`node` with `change` applied to every tensor below it; the first dimension of each counts sequences."""
     if isinstance(node, Tensor):
         return change(node)
     if isinstance(node, tuple):
@@ -124,6 +124,6 @@ def _map(node: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _joined(nodes: Sequence[Any]) -> Any:
-    """Nodes of one shape as one, their tensors laid one behind the other."""
+    """Nodes of equal structure as one, with their tensors concatenated along the first dimension."""
     parts = [_tensors(node) for node in nodes]
     return _map(nodes[0], lambda _: torch.cat([next(part) for part in parts]))

@@ -1,9 +1,9 @@
 """Thresholds that give a wanted boundary rate: the calibration of tau (eq. 14).
 
-How often boundaries come depends wholly on the features. At the paper's tau of 0.6 the nearly orthogonal keys and
-values of a young model make every token a boundary, and the method degenerates without a sound; so tau can be set, per
-head, to what the model's own scores ask for. A token's score depends on the segment that it meets, and so on tau
-itself: a quantile of the scores under one tau is not the right tau. Therefore the rate is measured, and tau found by
+How often boundaries occur depends entirely on the features. At the paper's tau of 0.6, the nearly orthogonal keys and
+values of an untrained model make every token a boundary, and the method degenerates without any sign of it. So tau can
+be set, per head, to fit the model's own scores. A token's score depends on the segment that it meets, and therefore on
+tau itself: a quantile of the scores under one tau is not the right tau. So the rate is measured, and tau is found by
 bisection.
 """
 
@@ -20,7 +20,7 @@ from dla_train.models.language_model import LanguageModel
 from dla_train.models.memory import Dynamic
 
 HALVINGS = 16
-"""Of [0, 2]: tau to 3e-5, finer than scores of a batch lie apart."""
+"""How often [0, 2] is halved: this gives tau to 3e-5, less than the distance between the scores of a batch."""
 
 
 @torch.no_grad()
@@ -34,15 +34,15 @@ def calibrate_thresholds(
 ) -> None:
     """Sets the threshold of every head with a dynamic memory so that on `tokens` it opens slots at a given rate.
 
-    One forward pass from the first layer to the last: a layer is calibrated on what the calibrated layers before it
-    make of the tokens.
+    This takes one forward pass from the first layer to the last: each layer is calibrated on the outputs of the already
+    calibrated layers before it.
 
     Args:
         model: its thresholds are changed in place, buffers and parameters alike.
         tokens: `[B, T]` int64.
         rate: share of tokens that are to open a slot, in (0, 1).
         cu_seqlens: documents, as in `LanguageModel.forward`.
-        add_up: sums a tensor over all ranks, each with tokens of its own; thresholds then come out the same everywhere.
+        add_up: sums a tensor over all ranks, which have different tokens; all ranks then get the same thresholds.
     """
     memories = [module for module in model.modules() if isinstance(module, Dynamic)]
     handles = [memory.register_forward_pre_hook(_calibrating(rate, add_up), with_kwargs=True) for memory in memories]
@@ -74,7 +74,7 @@ def threshold_at(
     cu_seqlens: Tensor | None = None,
     add_up: Callable[[Tensor], Tensor] = lambda count: count,
 ) -> Tensor:
-    """`[H]` float32: where the share of tokens that open a slot crosses `rate`, to 3e-5 of tau.
+    """`[H]` float32: the tau at which the share of tokens that open a slot crosses `rate`, accurate to 3e-5.
 
     k `[B, T, G, K]`, v `[B, T, H, V]`. The first tokens of documents always open one, so a rate below their share ends
     at tau = 2.

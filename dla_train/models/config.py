@@ -1,4 +1,4 @@
-"""What a language model is made of, as frozen dataclasses. Whoever writes a recipe writes these fields.
+"""What a language model is made of, as frozen dataclasses. A recipe's `model` section sets these fields.
 
 Every class checks itself when it is made: a value that cannot work never reaches a module. Messages name the field,
 what was given and what is allowed.
@@ -17,7 +17,7 @@ MLP_MULTIPLE = 64
 """The SwiGLU width is rounded up to a multiple of this, so that its matrix products fill whole tiles."""
 
 LARGEST_COUNT = 2**24
-"""No size is larger, so that products of three of them are still numbers of 64 bits."""
+"""No size may be larger: the product of two of them is then at most 2^48, far from the limit of 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +62,18 @@ class DynamicMemory:
 
     Attributes:
         capacity: the largest number of slots, the paper's K.
-        threshold: tau of eq. 14, in [0, 2]; where it starts, if it is learned.
-        gate: "straight_through" lets a gradient into the boundaries ("soft gating"); "hard" gives none. Both have the
-            same outputs.
+        threshold: tau of eq. 14, in [0, 2]; its initial value if it is learned.
+        gate: "straight_through" gives the boundaries a gradient ("soft gating"); "hard" gives them none. The outputs
+            are the same.
         gate_width: width of the sigmoid whose derivative the straight-through gate uses.
         learn_threshold: tau becomes a parameter per head; needs `gate="straight_through"`.
-        calibrate_rate: in training, the share of tokens that are to open a slot: sets tau per head in the first
-            `calibrate_steps` steps, each time anew, in place of `threshold`. null leaves `threshold` as it is, as the
-            paper does; there a young model opens a slot at every token (`calibration`).
-        calibrate_steps: how many steps that is. The features change most during the warm-up of the rate.
-        steer: keep that rate in all later steps: each moves tau this part of the way, in (0, 1], to where the step's
-            scores ask for it. null leaves tau where the calibration set it, and the rate drifts as the features change.
+        calibrate_rate: in training, the share of tokens that should open a slot. Each of the first `calibrate_steps`
+            steps sets tau of every head anew to give this rate, in place of `threshold`. null leaves `threshold` as it
+            is, as in the paper; an untrained model then opens a slot at every token (`calibration`).
+        calibrate_steps: how many steps calibrate. The features change most during the warm-up of the learning rate.
+        steer: keeps that rate in all later steps: each step moves tau this fraction, in (0, 1], of the way to the value
+            at which its own scores have the rate. null leaves tau as calibrated, and the rate drifts as the features
+            change.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -134,7 +135,7 @@ class Mamba2Config:
     Attributes:
         heads: number of heads H. head_dim: width of a head (of a value, V).
         state_dim: width of B and C (keys and queries, K).
-        groups: how many B and C there are; heads is a multiple of it.
+        groups: how many pairs of B and C there are; heads is a multiple of it.
         conv_width: taps of the short convolution.
         memory: how the past is kept.
     """
@@ -209,7 +210,7 @@ MIXERS: dict[str, type[MixerConfig]] = {
 
 
 MOST_LAYERS = 1_000
-"""No model comes near; with a hundred times as many, nothing would be said for minutes."""
+"""Far more than any real model has. With a hundred times as many, it would take minutes until any message appears."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ class _Convolution(torch.autograd.Function):
         batch, time, channels = x.shape
         dx = dy * taps[0]
         dtaps = torch.zeros_like(taps)
-        # One buffer for all lags: fresh memory for each would cost more than the product that is written to it.
+        # One buffer for all lags: allocating memory for each would cost more than the product written to it.
         buffer = torch.empty(dy.numel(), dtype=taps.dtype, device=dy.device)
         for lag in range(min(len(taps), time)):
             dy_inside = _inside(dy[:, lag:], positions, lag)

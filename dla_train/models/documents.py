@@ -1,4 +1,4 @@
-"""Packed documents inside a model: worked out once per call, used by every layer."""
+"""Packed documents inside a model: computed once per call, used by every layer."""
 
 from __future__ import annotations
 

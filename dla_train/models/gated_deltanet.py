@@ -15,7 +15,7 @@ from dla_train.models.norm import GatedRMSNormDeltaNet
 from dla_train.models.precision import at_least_float32
 
 L2_EPS = 1e-6
-"""Added to the squared length before the root, as in the authors' code."""
+"""Added to the squared length before the square root, as in the authors' code."""
 
 
 class GatedDeltaNet(nn.Module):
@@ -96,6 +96,6 @@ class GatedDeltaNet(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """`x` with length one along the last dimension; zero stays zero. Worked out in float32."""
+    """`x` scaled to length one along the last dimension; zero stays zero. Computed in float32."""
     wide = at_least_float32(x)
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + L2_EPS)).to(x.dtype)

@@ -81,7 +81,7 @@ def sample(
     _check_sampling(temperature, top_p)
     if temperature == 0:
         return logits.argmax(-1)
-    # The largest is taken off first: divided by a temperature near 0 it would be infinite.
+    # The largest logit is subtracted first: divided by a temperature near 0 it would be infinite.
     below = logits.float() - logits.float().amax(-1, keepdim=True)
     probabilities = torch.softmax(below / max(temperature, torch.finfo(torch.float32).tiny), -1)
     if top_p < 1:

@@ -12,7 +12,7 @@ from dla_train.models.loss import linear_cross_entropy, token_losses
 
 
 class Head(nn.Module):
-    """A matrix without bias. Losses are worked out here, too: sharded parameters are there while a module is called.
+    """A matrix without bias. It computes losses, too, because sharded parameters exist only while a module is called.
 
     Args:
         vocab_size: number of token ids. hidden: width of the residual stream.
@@ -32,8 +32,8 @@ class Head(nn.Module):
 
         Args:
             x: `[..., hidden]`. targets: `[...]` int64 or None; -100 does not count.
-            per_token: the loss of every target, without gradient, in place of their mean.
-            z_loss: of the mean's gradient only, see `linear_cross_entropy`.
+            per_token: return the loss of every target, without gradient, instead of their mean.
+            z_loss: affects the gradient of the mean only, see `linear_cross_entropy`.
         Returns:
             logits `[..., vocab]`; with targets the mean loss, a scalar in nats; per token `[...]`.
         """

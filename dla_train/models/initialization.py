@@ -61,7 +61,7 @@ def initialize(model: LanguageModel, seed: int) -> LanguageModel:
 
 
 def _normal(x: Tensor, generator: torch.Generator, model: LanguageModel) -> None:
-    """Normal(0, init_std), nothing scaled by depth: fla and the Log-Linear code, whose paper runs take 0.006."""
+    """Normal(0, init_std), not scaled by depth, as in fla and in the Log-Linear code, whose paper runs use 0.006."""
     x.normal_(0.0, model.config.init_std, generator=generator)
 
 
@@ -74,7 +74,7 @@ def _zero(x: Tensor, generator: torch.Generator, model: LanguageModel) -> None:
 
 
 def _taps(x: Tensor, generator: torch.Generator, model: LanguageModel) -> None:
-    """Uniform within 1 / sqrt(width): torch's Conv1d, which mamba_ssm leaves as it is."""
+    """Uniform within +-1 / sqrt(width): the default of torch's Conv1d, which mamba_ssm keeps."""
     bound = x.shape[1] ** -0.5
     x.uniform_(-bound, bound, generator=generator)
 
@@ -96,7 +96,7 @@ def _dt_bias(x: Tensor, generator: torch.Generator, model: LanguageModel) -> Non
 
 
 def _threshold(x: Tensor, generator: torch.Generator, model: LanguageModel) -> None:
-    """The recipe's tau; filled by `initialize`, for buffers as for parameters."""
+    """The recipe's tau; `initialize` fills it whether it is a buffer or a parameter."""
     x.zero_()
 
 
@@ -110,9 +110,9 @@ RULES: dict[tuple[type[nn.Module], str], Rule] = {
     (GatedRMSNormMamba2, "weight"): _one,
     (GatedRMSNormDeltaNet, "weight"): _one,
     (ShortConvolution, "weight"): _taps,
-    # fla, transformers. mamba_ssm leaves torch's uniform +-0.5, and the choice is not idle: it gives keys and values a
-    # common mean, and with it an untrained DLA model scores 0.25 (no boundary at tau 0.6, std 0.006) in place of 1.41
-    # (all boundaries).
+    # As in fla and transformers. mamba_ssm keeps torch's uniform +-0.5, and the difference matters: that gives keys and
+    # values a common mean, and an untrained DLA model then scores 0.25 (no boundary at tau 0.6, std 0.006) instead of
+    # 1.41 (every token a boundary).
     (ShortConvolution, "bias"): _zero,
     (Mamba2, "A_log"): _a_log_mamba2,
     (Mamba2, "dt_bias"): _dt_bias,

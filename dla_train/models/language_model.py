@@ -21,8 +21,8 @@ from dla_train.models.parameter_groups import parameter_groups
 class LanguageModel(nn.Module):
     """A causal language model with one kind of mixer in all its blocks.
 
-    A new model holds no usable weights: its parameters are nan until `initialize(model, seed=...)` or `load_state_dict`
-    has filled them, so that a forgotten call shows at once. It can be made on the meta device.
+    A new model holds no usable weights: its parameters are NaN until `initialize(model, seed=...)` or `load_state_dict`
+    fills them, so that a forgotten call shows at once. It can be made on the meta device.
 
     Args:
         config: shapes, mixer and memory.
@@ -43,9 +43,9 @@ class LanguageModel(nn.Module):
                 parameter.fill_(torch.nan)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """`torch.compile` every block, in place; parameter names stay. All blocks are alike, so one compilation serves.
+        """`torch.compile` every block, in place; parameter names stay. One compilation serves all, as blocks are alike.
 
-        What is left out of the graphs: `dla_kernels.compiled_graphs`.
+        `dla_kernels.compiled_graphs` describes what is left out of the graphs.
 
         Args:
             backend: of `torch.compile`.
@@ -56,8 +56,8 @@ class LanguageModel(nn.Module):
     def recompute_blocks(self, every: int) -> None:
         """Keep only the input of every `every`-th block for the backward, which computes the block again.
 
-        Memory for time: with `every` 1, one more forward per step and about a block's worth of activations instead of
-        all blocks'. Results are the same to the last bit where the operations are deterministic.
+        This trades time for memory: with `every` 1, a step takes one more forward and holds the activations of about
+        one block instead of all. Results are the same to the last bit if the operations are deterministic.
 
         Args:
             every: 1 for all blocks, 2 for every second one, and so on.
@@ -74,7 +74,7 @@ class LanguageModel(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LanguageModel:
-        """Tied weights stay one parameter where each module is given a new one, as `to_empty` does."""
+        """Keeps tied weights one parameter even if `fn` gives each module a new one, as in `to_empty`."""
         super()._apply(fn, recurse)
         if self.config.tie_embeddings:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
@@ -144,12 +144,12 @@ class LanguageModel(nn.Module):
         return x, ModelCache(layers=tuple(layers), tokens=seen + time)
 
     def loss(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None, *, z_loss: float = 0.0) -> Tensor:
-        """Mean negative log-likelihood in nats; the logits never exist all at one time.
+        """Mean negative log-likelihood in nats; the logits of all tokens never exist at the same time.
 
         Args:
             tokens: `[B, T]` int64. targets: `[B, T]` int64, the token after each; -100 does not count.
             cu_seqlens: as in `forward`.
-            z_loss: weight of a penalty in the gradient that the result leaves out, see `linear_cross_entropy`.
+            z_loss: weight of a penalty that enters the gradient but not the result, see `linear_cross_entropy`.
         Returns:
             a scalar, float32 or wider.
         """

@@ -1,8 +1,8 @@
 """Cross-entropy of a linear head without ever holding all logits.
 
-The logits of 16,384 tokens over 32,000 entries take 2.1 GB in float32, their gradient as much again. Here a few rows at
-a time are made, turned into their gradient and used up, in the forward pass already: the loss is a scalar, so its
-gradient is known up to one factor, and the backward pass only multiplies.
+The logits of 16,384 tokens over 32,000 entries take 2.1 GB in float32, and their gradient as much again. Here the
+forward pass computes the logits of a few rows at a time, turns them into their gradient and uses that at once. The loss
+is a scalar, so its gradient is known up to one factor, and the backward pass only multiplies by it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def linear_cross_entropy(
         a scalar in nats, float32 or wider; nan if no position counts.
     """
     _check(hidden, targets)
-    if not torch.is_grad_enabled():  # the gradient is made with the loss, even then, of what wants one
+    if not torch.is_grad_enabled():  # else the forward pass would compute gradients for whatever requires them
         hidden, weight = hidden.detach(), weight.detach()
     return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), rows, z_loss)  # type: ignore[return-value]
 
@@ -80,7 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     dhidden[part] = dlogits @ w  # [R, vocab] @ [vocab, hidden]
                 if dweight is not None:
                     dweight += dlogits.t() @ h[part]  # [vocab, R] @ [R, hidden]
-        # Divided here, as a sum over all tokens may be more than a 16-bit type holds.
+        # Divided before the cast, because the sum over all tokens may exceed the range of a 16-bit type.
         ctx.save_for_backward(dhidden, None if dweight is None else (dweight / count).to(weight.dtype), count)
         return total / count
 
@@ -95,7 +95,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the type that the matrix products run in: autocast's, where it is on."""
+    """Both in the type of the matrix products, which is autocast's if it is on."""
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return hidden.to(dtype), weight.to(dtype)

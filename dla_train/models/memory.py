@@ -55,7 +55,8 @@ class Memory(nn.Module):
         cache: Cache | None = None,
         return_cache: bool = False,
     ) -> tuple[Tensor, Cache | None]:
-        """What the layer's input `x` `[B, T, hidden]` reads of its slots; the rest as in `multi_state_attention`."""
+        """Reads the slots with weights from the layer's input `x` `[B, T, hidden]`; the rest is as in
+        `multi_state_attention`."""
         plan = self(k, v, cu_seqlens, cache)
         slot_weight = self.slot_weight(x)
         return multi_state_attention(
@@ -123,9 +124,9 @@ class Fenwick(Memory):
 class Dynamic(Memory):
     """Dynamic Linear Attention: a slot begins where a token's score reaches the threshold (eq. 14).
 
-    `threshold` `[H]` is a parameter if it is learned, else a buffer: both are saved with the model, so that a threshold
-    which was calibrated per head survives. The buffer is float32 in a model of 16-bit weights, too: scores lie closer
-    together than bfloat16 numbers do, so that calibrating and steering would miss their rates.
+    `threshold` `[H]` is a parameter if it is learned, otherwise a buffer. Both are saved with the model, so that
+    calibrated thresholds survive. The buffer stays float32 even in a model with 16-bit weights: scores lie closer
+    together than bfloat16 numbers, so calibration and steering would miss their rates.
 
     Args:
         config: capacity, threshold and gate. hidden: width of the layer's input. heads: H.
@@ -147,7 +148,7 @@ class Dynamic(Memory):
             self.register_buffer("threshold", torch.full((heads,), self.initial_threshold, dtype=torch.float32))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What moves and casts a module."""
+        """Moves and casts the module, but keeps the threshold buffer in float32."""
         before = self.threshold
         super()._apply(fn, recurse)
         if not isinstance(before, nn.Parameter) and self.threshold.dtype in (torch.bfloat16, torch.float16):
@@ -156,7 +157,7 @@ class Dynamic(Memory):
 
     def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""
-        # On the CPU the op lends its memory to numpy for good, and FSDP frees that of parameters between layers.
+        # A copy: on the CPU the op shares its memory with numpy for good, and FSDP frees parameters between layers.
         threshold = self.threshold.clone() if isinstance(self.threshold, nn.Parameter) else self.threshold
         return segment(
             k,
@@ -183,9 +184,10 @@ class Dynamic(Memory):
         cache: Cache | None = None,
         return_cache: bool = False,
     ) -> tuple[Tensor, Cache | None]:
-        """See `Memory.read`. A token after a cache is one call of the op: on a GPU one launch for plan, write and read.
+        """See `Memory.read`. A token that continues a cache takes one call of the op: on a GPU, a single launch for
+        plan, write and read.
 
-        Not where gradients are wanted, nor where a hook looks at plans or at what they are made of.
+        The general path is taken if gradients are needed, or if a hook looks at plans or at their inputs.
         """
         watched = self._forward_hooks or self._forward_pre_hooks
         if cache is None or k.shape[1] > 1 or torch.is_grad_enabled() or watched:

@@ -1,7 +1,7 @@
 """RMSNorm, plain and gated. The two backbones gate in opposite order; both are kept as published.
 
-Everything between the inputs and the one rounding of the result is in float32 or wider. 16-bit weights are widened too:
-torch's fused kernel wants input and weight of one type; for any other it warns and computes the norm in many steps.
+Everything is computed in float32 or wider, and only the result is rounded. 16-bit weights are widened, too, because
+torch's fused kernel needs input and weight of the same type; otherwise it warns and computes the norm in many steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
         width: size of the last dimension.
         eps: added to the mean square.
     Attributes:
-        kernel: None, or what computes it in place of torch: `kernel(x, weight, eps)`.
+        kernel: None, or a function that computes the norm instead of torch: `kernel(x, weight, eps)`.
     """
 
     def __init__(self, width: int, *, eps: float) -> None:

@@ -1,4 +1,4 @@
-"""Which parameters are pulled towards zero.
+"""Which parameters get weight decay.
 
 Weight decay goes to matrices that multiply activations: linear layers, the embedding and the head, the projection to
 slot weights, and the taps of the convolution. The authors of Mamba-2 and Gated DeltaNet exempt `A_log`, `dt_bias` and

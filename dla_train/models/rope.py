@@ -1,4 +1,5 @@
-"""Rotary positions (arXiv 2104.09864): a product of turned vectors depends on the distance of their positions alone."""
+"""Rotary positions (arXiv 2104.09864): the product of two rotated vectors depends only on the distance of their
+positions."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dla_train.models.precision import at_least_float32
 
 
 def rotate(x: Tensor, positions: Tensor, *, base: float) -> Tensor:
-    """Turns channel pairs `(i, i + D / 2)` by `position * base^(-2 i / D)`.
+    """Rotates channel pairs `(i, i + D / 2)` by the angle `position * base^(-2 i / D)`.
 
     Args:
         x: `[..., T, D]`, D even. positions: `[T]`. base: base of the frequencies.

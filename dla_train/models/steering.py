@@ -1,10 +1,10 @@
 """Thresholds that follow the scores, so that a boundary rate stays where it was set while the features change.
 
-Calibration finds tau for the features of one batch, and in training these change: a rate that was right drifts away
-within tens of steps. Finding tau anew by bisection costs a forward pass and sixteen segmentations. Following it costs
-nothing of the kind: the scores of the step are there already, and under a tau at which the rate is right, tau is
-their quantile. So each step moves tau a part of the way to that quantile. A score depends on tau itself, through the
-segments, which is why it is a part of the way, and not all of it.
+Calibration finds tau for the features of one batch, but features change in training, and the rate drifts away within
+tens of steps. Finding tau again by bisection costs a forward pass and sixteen segmentations. Following it costs almost
+nothing: the scores of the step exist already, and if the rate is right, tau is a quantile of them. So each step moves
+tau part of the way to that quantile. It does not move all the way because the scores depend, through the segments, on
+tau itself.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class ThresholdSteering:
     """Sees the scores of all dynamic memories through forward hooks, and moves their thresholds when told to.
 
     Args:
-        model: is watched until `close`; its thresholds change in `move` alone, since the backward pass needs them.
-        rate: share of tokens that are to open a slot, in (0, 1).
-        part: of the way to the quantile in one `move`, in (0, 1]. At 0.1 batches are averaged over about ten steps.
+        model: watched until `close`. Its thresholds change only in `move`, because the backward pass needs them.
+        rate: share of tokens that should open a slot, in (0, 1).
+        part: fraction of the way to the quantile that one `move` takes, in (0, 1]. 0.1 averages over about ten steps.
     Attributes:
-        is_active: whether scores are looked at now; what the backward pass computes again must not be.
+        is_active: whether scores are collected now; set to false while the backward pass recomputes blocks.
     """
 
     def __init__(self, model: LanguageModel, rate: float, part: float) -> None:
@@ -40,20 +40,20 @@ class ThresholdSteering:
         self._hooks = [memory.register_forward_hook(self._hook(index)) for index, memory in enumerate(self._memories)]
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def forget(self) -> None:
-        """Leave out what was seen since the last `move`."""
+        """Discard what was collected since the last `move`."""
         self._wanted.clear()
 
     @torch.no_grad()
     def move(self, mean: Callable[[Tensor], Tensor] = lambda wanted: wanted) -> None:
-        """Move every threshold towards what the batches since the last call ask for, on average.
+        """Move every threshold towards the mean of the quantiles of all batches since the last call.
 
         Args:
-            mean: of a tensor over all ranks, each with batches of its own; thresholds then stay the same everywhere.
+            mean: averages a tensor over all ranks, which have different batches; thresholds then stay equal on all.
         """
         if not self._wanted:
             return
@@ -73,9 +73,9 @@ class ThresholdSteering:
 
 
 def wanted_threshold(plan: Plan, rate: float) -> Tensor:
-    """`[H]` float32: above which lie the scores of a share `rate` of the tokens, at most 2.
+    """`[H]` float32: the value that the scores of a share `rate` of the tokens exceed, at most 2.
 
-    First tokens of documents open a slot whatever tau is: they count as above.
+    First tokens of documents open a slot whatever tau is, so they count as above it.
     """
     opens_anyway = plan.boundary & (plan.score == 0)
     scores = torch.where(opens_anyway, torch.inf, plan.score).flatten(0, 1)  # [B T, H]

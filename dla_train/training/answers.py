@@ -1,4 +1,4 @@
-"""What a model says where something is asked."""
+"""A model's answers at the positions where a question is asked."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Answers(NamedTuple):
 
 @torch.no_grad()
 def answer(model: LanguageModel, examples: Examples) -> Answers:
-    """Read `examples` `[B, T]`; logits are made for the positions with a target alone."""
+    """The model's answers to `examples` `[B, T]`; logits are computed only for positions with a target."""
     counts = examples.targets != IGNORED
     hidden, _ = model.hidden_states(examples.inputs)
     logits, targets = model.head(hidden[counts]), examples.targets[counts]

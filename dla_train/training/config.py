@@ -18,32 +18,33 @@ class TrainingConfig:
         micro_batch: windows that go through the model at once on one device; `global_batch` is a multiple of it, and
             the gradients of the pieces are averaged (by their answers, where only answers count).
         clip: largest norm of the whole gradient; null leaves it as it is.
-        max_nonfinite: steps in a row that are skipped because their gradient is infinite or not a number (rounding, or
-            a rare batch) or a spike; one more ends the run. `skipped` in `metrics.csv` counts them all.
-        skip_above: a step is a spike, and skipped like those, if its gradient norm exceeds so many times the running
-            mean of about a hundred steps before; the first hundred never do. 10 is large. null skips none: they are
-            clipped.
-        z_loss: weight of the mean of `logsumexp(logits)^2` in what is minimised, which keeps the logits from drifting;
-            1e-4 is common, 0 leaves it out. The losses shown, of training and validation, stay pure cross-entropy.
+        max_nonfinite: how many steps in a row may be skipped because their gradient is infinite or NaN (rounding, or a
+            rare batch) or a spike; one more ends the run. `skipped` in `metrics.csv` counts all skipped steps.
+        skip_above: a step is a spike, and skipped, too, if its gradient norm exceeds this many times the running mean
+            over about the last hundred steps; the first hundred steps never are. 10 is large. null skips no spikes:
+            they are only clipped.
+        z_loss: weight of the mean of `logsumexp(logits)^2` in the minimized loss, which keeps the logits from drifting;
+            1e-4 is common, 0 leaves it out. The training and validation losses shown stay pure cross-entropy.
         precision: `32-true`, `bf16-mixed` (weights in float32) or `bf16-true` (weights in bfloat16, of half the size:
             updates below 1/256 of a weight are lost, so norms and other weights near 1 hardly train; use `bf16-mixed`
             to pre-train).
         compile: `torch.compile` the blocks. The first step and the first validation wait for the compiler (under a
             minute for `tiny`); losses agree to rounding, not to the last bit.
-        fused: `liger` takes the loss with its matrix, and RMSNorm, from the Triton kernels of liger-kernel (a CUDA GPU
-            and the extra `fused`); the loss agrees to rounding. Blocks that are compiled keep their own norms, which
-            the compiler fuses. `none` is plain torch, which never holds all logits either.
-        activation_checkpointing: `none`, `full` or `every N`: blocks of which the forward keeps the input alone, and
-            which the backward computes again. Same results with less memory, and up to a third more time.
+        fused: `liger` computes the loss (with its matrix product) and RMSNorm by the Triton kernels of liger-kernel; it
+            needs a CUDA GPU and the extra `fused`, and the loss agrees to rounding. Compiled blocks keep their own
+            norms, which the compiler fuses. `none` is plain torch, which never holds all logits either.
+        activation_checkpointing: `none`, `full` or `every N`: for which blocks the forward keeps only the input, so
+            that the backward computes them again. Same results with less memory and up to a third more time.
         accelerator: where to train; `auto` takes a GPU if there is one.
         threads: CPU threads per process; null leaves the choice to PyTorch. Another number may change the last bits
             of a loss.
-        max_minutes: stop at the next step after this many minutes of this process, save and report; null: no limit. The
-            schedule stays that of `steps`.
+        max_minutes: after this many minutes of this process, stop at the next step, save and report; null: no limit.
+            The schedule stays that of `steps`.
         validate_every: steps between validations; null validates only at the end.
         validation_windows: how many windows, spread evenly over the validation text; null takes all, and 0 trains
-            without any validation, for data that has no such text. Every process reads them all, so that the figure
-            does not depend on how many there are: keep it far below what a process trains on in `validate_every` steps.
+            without any validation, for data that has no such text. Every process reads all of them, so that the loss
+            does not depend on the number of processes: keep the number far below the windows that a process trains on
+            in `validate_every` steps.
     """
 
     steps: int
@@ -100,7 +101,7 @@ class TrainingConfig:
 
     @property
     def validates(self) -> bool:
-        """Whether there is any validation, the one at the end included."""
+        """Whether there is any validation, including the one at the end."""
         return self.validation_windows != 0
 
     @property
@@ -127,7 +128,7 @@ class AdamWConfig:
     Attributes:
         lr: the peak learning rate, reached after the schedule's warm-up.
         betas: decay of the running means of the gradient and of its square.
-        eps: added to the root of the second.
+        eps: added to the square root of the mean square.
         weight_decay: multiplied by the learning rate; matrices only (`LanguageModel.parameter_groups`).
     """
 
@@ -182,4 +183,4 @@ def _check_optimizer(config: AdamWConfig | MuonConfig) -> None:
 
 
 OptimizerConfig = AdamWConfig | MuonConfig
-"""What the recipe's `optimizer` may be; further kinds join with `|`."""
+"""What the recipe's `optimizer` may be; add further kinds with `|`."""

@@ -65,10 +65,11 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        signal_number: what told it to stop, or None if it came to its end. step: that it came to. resumable_step: of
-            its newest checkpoint, if any.
-        report: text for the user; empty for a run that was told to stop.
-        is_told: whether it falls to this process to tell the user: rank 0 does.
+        signal_number: the signal that stopped it, or None if it ran to its end.
+        step: the step that it reached.
+        resumable_step: the step of its newest checkpoint, if any.
+        report: text for the user; empty for a run that a signal stopped.
+        is_told: whether this process tells the user; only rank 0 does.
     """
 
     signal_number: int | None
@@ -82,10 +83,11 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
     """Train what `loaded` describes in `folder`.
 
     Args:
-        loaded: the recipe. folder: of the run, made if it is not there. resume: `auto`, `never` or the path of a
-            checkpoint. arguments: of `dla-train`, to start further processes with, if the recipe wants several.
+        loaded: the recipe. folder: of the run, made if it is missing. resume: `auto`, `never` or the path of a
+            checkpoint. arguments: those of `dla-train`, with which further processes are started if the recipe needs
+            several.
     Raises:
-        UsageError: recipe, folder, checkpoint and data do not go together; nothing was written.
+        UsageError: recipe, folder, checkpoint and data do not fit together; nothing was written.
         RunError: training failed; the folder holds what was there before and the newest checkpoint.
     """
     quiet_lightning()
@@ -115,7 +117,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         try:
             return _run(loaded, folder, store, start, ranks, placement if several else None)
         except Exception:
-            _LOGGER.debug("the run failed", exc_info=True)  # to the log; what the user sees is decided further up
+            _LOGGER.debug("the run failed", exc_info=True)  # for the log; the caller decides what the user sees
             raise
         finally:
             logging.getLogger().removeHandler(log)
@@ -205,7 +207,7 @@ def _run(
         saved = newest[0].step if newest else None
         return Outcome(interrupted.signal_number, trainer.global_step, saved, is_told=ranks.is_first)
     except SystemExit as exit:
-        # Lightning's answer to a Ctrl-C that came before `StopSignal` took over.
+        # How Lightning reacts to a Ctrl-C that comes before `StopSignal` handles signals.
         ended = STOPPED
         raise KeyboardInterrupt from exit
     except Diverged as error:
@@ -241,8 +243,8 @@ def _run(
 
 
 def _require_validation_that_was(loaded: LoadedRecipe, start: Start) -> None:
-    """Refuse other validation windows for a run that is finished: it validates no more, and its report compares the
-    model with a bigram on the windows that were read."""
+    """Refuse other validation windows for a finished run: it does not validate again, and its report compares the model
+    with a bigram on the windows it used."""
     if start.point is None or start.step < loaded.recipe.training.steps:
         return
     changed = differences(start.point.manifest.identity.recipe, plain(loaded.recipe))
@@ -309,7 +311,7 @@ def _throughput(recipe: Recipe, data: RecipeData) -> Throughput:
 
 def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStore, start: Start) -> None:
     if start.step < loaded.recipe.training.steps or not has_report_for(loaded.recipe, folder):
-        folder.report_text.unlink(missing_ok=True)  # of fewer steps, or by other settings
+        folder.report_text.unlink(missing_ok=True)  # an older report, of fewer steps or other settings
     text = f"# {loaded.name}, every value written out; a recipe itself.\n" + to_yaml(loaded.recipe)
     atomic_files.write_text(folder.recipe, text)
     if start.data.tokenizer_path is not None:
@@ -384,7 +386,7 @@ def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None) -> Wandb
 
 
 def _tensorboard(folder: RunFolder, step: int) -> TensorBoardLogger:
-    # purge_step: TensorBoard forgets what an earlier start wrote beyond the step that this one goes on from.
+    # purge_step: TensorBoard drops what an earlier start wrote after the step from which this one continues.
     return TensorBoardLogger(
         folder.path, name=folder.tensorboard.name, version="", default_hp_metric=False, purge_step=step + 1
     )

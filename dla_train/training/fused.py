@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def require_liger(loaded: LoadedRecipe) -> None:
-    """Whether this machine can run the kernels, if the recipe wants them and the package is there (extras.py).
+    """Refuse a recipe that wants the kernels on a machine that cannot run them; extras.py checks for the package.
 
     Raises:
         UsageError: it has no GPU.
@@ -36,10 +36,10 @@ def require_liger(loaded: LoadedRecipe) -> None:
 
 
 def use_liger(model: LanguageModel, *, in_blocks: bool = True) -> None:
-    """Norms and loss of `model` through Liger from now on, in place.
+    """Makes `model` compute norms and loss with Liger's kernels from now on, in place.
 
     Args:
-        in_blocks: the norms of blocks, too; not for blocks that are compiled, where the compiler fuses norms itself.
+        in_blocks: whether to include the norms inside blocks; not for compiled blocks, whose norms the compiler fuses.
     """
     for norm in _norms(model) if in_blocks else [model.norm]:
         norm.kernel = rms_norm
@@ -47,7 +47,7 @@ def use_liger(model: LanguageModel, *, in_blocks: bool = True) -> None:
 
 
 def use_torch(model: LanguageModel) -> None:
-    """The counterpart: `model` runs on any device again."""
+    """Undoes `use_liger`, so that `model` runs on any device again."""
     for norm in _norms(model):
         norm.kernel = None
     model.head.kernel = None
@@ -57,7 +57,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`RMSNorm.forward`; all of it in float32, as there ("gemma" is Liger's name for that)."""
     from liger_kernel.ops import LigerRMSNormFunction
 
-    # In place would write over the incoming gradient, which the residual stream may still need.
+    # In-place computation would overwrite the incoming gradient, which the residual stream may still need.
     in_place = False
     return LigerRMSNormFunction.apply(x, weight, eps, 0.0, "gemma", in_place)  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""The size of a whole gradient: what clipping goes by, and what the metrics show."""
+"""The norm of the whole gradient, which clipping uses and the metrics show."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The 2-norm of all gradients as one vector, a float32 (or wider) scalar; over all ranks where they are sharded.
 
-    `torch.nn.utils.get_total_norm` rounds it to the gradients' own type, which in bfloat16 is up to 0.4 % off for each
-    tensor and again for the whole.
+    `torch.nn.utils.get_total_norm` rounds it to the gradients' own type; in bfloat16 this is an error of up to 0.4 %
+    for each tensor and again for the total.
     """
     if any(gradient.dtype.itemsize < torch.float32.itemsize for gradient in gradients):
         norms = [torch.linalg.vector_norm(gradient, dtype=_wide(gradient.dtype)) for gradient in gradients]

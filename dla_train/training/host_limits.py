@@ -3,11 +3,11 @@
 import resource
 
 MOST_FILES = 1 << 16
-"""That are ever asked for; some systems name no limit."""
+"""The most open files that we ask for; some systems set no limit."""
 
 
 def allow_open_files() -> int:
-    """Raise the soft limit of open files, often 1,024, to the hard one: each stream of text keeps one for every source.
+    """Raise the soft limit of open files, often 1,024, to the hard one: a stream of text keeps a file open per source.
 
     Returns:
         How many files this process, and those that it starts, may have open.

@@ -1,4 +1,4 @@
-"""Training on the CPU keeps the memory it has freed.
+"""Makes training on the CPU keep the memory it has freed.
 
 A step allocates and frees the same large tensors over and over. By default glibc maps each afresh and returns it, so
 the kernel clears every page again. On a virtual machine with 2 shared cores that made a product over 32 MB five times
@@ -14,10 +14,10 @@ _M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc not to map large blocks one by one nor to return freed memory to the system.
+    """Tell glibc's malloc neither to map large blocks one by one nor to return freed memory to the system.
 
     Returns:
-        Whether it was told; False where the C library is another one, which is then left as it is.
+        Whether this was done; False with any other C library, which is left as it is.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
 
 
 def memory_lacked(error: RuntimeError) -> str | None:
-    """`GPU` or `main` if the error is that there was too little of this memory, else None."""
+    """`GPU` or `main` if the error says that this memory ran out, otherwise None."""
     if isinstance(error, torch.OutOfMemoryError):
         return "GPU"
     return "main" if "can't allocate memory" in str(error) or "Cannot allocate memory" in str(error) else None

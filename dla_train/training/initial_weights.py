@@ -1,8 +1,8 @@
-"""Weights to begin a new run with: those of another run or of an exported model, in place of drawn ones.
+"""Weights with which a new run begins: those of another run or of an exported model, instead of random ones.
 
-For training on with another schedule or longer windows, and for another memory on a backbone that is trained already:
-all but the memory must fit, and a memory that does not begins as one state, so that a single-state model goes on as the
-function that it was.
+This serves to continue training with another schedule or longer windows, or to give a trained backbone another memory.
+Everything except the memory must fit. A memory that does not fit begins with weight one for every slot, so that a
+single-state model continues as the same function.
 """
 
 import logging
@@ -35,11 +35,11 @@ _THRESHOLD = "model.mixer.memory.threshold"
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A sound model whose weights fit the recipe's; not read yet.
+    """An intact model whose weights fit the recipe; the weights are not read yet.
 
     Attributes:
-        path: of the checkpoint or exported folder. config: of its model. tokenizer: its own; None for tokens that are
-            no text. checkpoint: None for an exported model.
+        path: of the checkpoint or exported folder. config: of its model. tokenizer: its own; None if its tokens are not
+            text. checkpoint: None for an exported model.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class InitialWeights:
     checkpoint: Checkpoint | None
 
     def fill(self, model: LanguageModel) -> None:
-        """Give `model`, which is initialised and on the CPU, these weights; says in the log what is not taken."""
+        """Give `model`, which is initialized and on the CPU, these weights; the log says which are not used."""
         given = exported_state(self.path) if self.checkpoint is None else read_weights(self.checkpoint)
         takes_memory = _is_same_memory(self.config, model.config)
         state = {name: value for name, value in given.items() if takes_memory or _MEMORY not in name}
@@ -95,7 +95,7 @@ def find_initial_weights(loaded: LoadedRecipe) -> InitialWeights | None:
 
 
 def require_same_tokenizer(loaded: LoadedRecipe, weights: InitialWeights, tokenizer: Path | None) -> None:
-    """Refuse weights whose tokens meant other texts.
+    """Refuse weights that were trained with another tokenizer.
 
     Raises:
         UsageError: the tokenizers differ, or one of them cannot be read.
@@ -126,7 +126,7 @@ def _find(path: Path) -> InitialWeights:
 
 
 def _unfit(there: ModelConfig, here: ModelConfig) -> str:
-    """The first weights that do not fit, in words; "" where all do."""
+    """Describes the first weights that do not fit; "" if all fit."""
     if here.tie_embeddings and not there.tie_embeddings:
         return "it has one matrix for embedding and head, and they have two"
     given, wanted = _shapes(there), _shapes(here)
@@ -138,7 +138,7 @@ def _unfit(there: ModelConfig, here: ModelConfig) -> str:
 
 
 def _is_same_memory(there: ModelConfig, here: ModelConfig) -> bool:
-    """Whether each slot's weights mean here what they meant there."""
+    """Whether the weights of each slot have the same meaning in both models."""
     if _memory(there) != _memory(here):
         return False
     given, wanted = ({n: s for n, s in _shapes(config).items() if _MEMORY in n} for config in (there, here))

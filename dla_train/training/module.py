@@ -1,5 +1,5 @@
-"""The language model as Lightning sees it: loss, validation metrics, optimizer, rate, clipping. Nothing else lives
-here."""
+"""The language model as Lightning sees it: loss, validation metrics, optimizer, learning rate, clipping, and nothing
+else."""
 
 import logging
 import math
@@ -28,21 +28,21 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Diverged(RunError):
-    """Too many steps in a row had to be skipped, which have changed nothing; or the model's loss is no number."""
+    """Too many steps in a row had to be skipped (they changed nothing), or the model's loss is infinite or NaN."""
 
 
 class LanguageModelTraining(lightning.LightningModule):
     """Next-token training.
 
     Args:
-        model: initialised, or about to be restored from a checkpoint.
+        model: initialized, or about to be restored from a checkpoint.
         optimizer, schedule, training: sections of the recipe.
-        seed: with the step, seeds whatever is drawn inside a step.
+        seed: together with the step, it seeds all random numbers drawn within a step.
     Attributes:
         gradient_norm: of the last step, before clipping.
         rate: the learning rate of the last step.
-        skipped_steps, skipped_in_a_row: steps left out because their gradient was not finite or a spike, and those
-            since the last that was neither.
+        skipped_steps: steps skipped because their gradient was not finite or a spike.
+        skipped_in_a_row: how many of them came since the last step that was not skipped.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LanguageModelTraining(lightning.LightningModule):
         self.skipped_steps = self.skipped_in_a_row = 0
         self._usual_answers = 0.0  # of a micro-batch of the current step, on average
         self.spikes = SpikeWatch(training.skip_above)
-        # float64: a mean over many batches must not depend on the order of summation in any digit that is shown.
+        # float64, so that no digit shown depends on the order in which batches are summed.
         self.validation_loss = MeanMetric().set_dtype(torch.float64)
         self.answer_accuracy = MeanMetric().set_dtype(torch.float64)
 
@@ -73,7 +73,7 @@ class LanguageModelTraining(lightning.LightningModule):
         return build_optimizer(self.optimizer_config, self.model)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set rate and random state as functions of the step: what has no state cannot be restored wrongly."""
+        """Set the learning rate and the random state as functions of the step, so that neither has to be restored."""
         self.rate = self.optimizer_config.lr * self.schedule.factor(self.global_step, self.training_config.steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.rate
@@ -90,11 +90,11 @@ class LanguageModelTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of windows `[B, window + 1]`, in nats per token.
 
-        Of `Examples`, what makes the mean over the micro-batches of a step, on all ranks, the step's loss in nats per
-        answer: they may have different numbers of answers, so their own means would not do.
+        For `Examples`, micro-batches may have different numbers of answers. The result is weighted so that its mean
+        over all micro-batches of a step, on all ranks, is the step's loss in nats per answer.
         """
         inputs, targets, cu_seqlens = model_inputs(batch)
-        # The z-loss is in the gradient alone.
+        # The z-loss enters only the gradient.
         loss = self.model.loss(inputs, targets, cu_seqlens, z_loss=self.training_config.z_loss)
         return loss * ((targets != IGNORED).sum() / self._usual_answers) if isinstance(batch, Examples) else loss
 
@@ -106,8 +106,8 @@ class LanguageModelTraining(lightning.LightningModule):
     ) -> None:
         """Measure the norm of the whole gradient, and scale the gradient down where it exceeds `training.clip`.
 
-        A step whose norm is infinite, not a number or far above those before is skipped: without a gradient, optimizers
-        leave a weight and its running means as they are. The norm is that of all ranks, so they decide alike.
+        A step whose norm is infinite, NaN or far above those before is skipped by dropping the gradients: optimizers
+        then leave weights and running means as they are. The norm is that of all ranks, so they all decide alike.
 
         Raises:
             Diverged: more than `training.max_nonfinite` such steps in a row.
@@ -121,7 +121,7 @@ class LanguageModelTraining(lightning.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.training_config.clip, norm)
 
     def accepts(self, norm: float) -> bool:
-        """Take in the gradient's norm of a step, before clipping; false if the step is to be skipped.
+        """Record the norm of a step's gradient, before clipping; returns False if the step must be skipped.
 
         Raises:
             Diverged: see `configure_gradient_clipping`.
@@ -158,24 +158,24 @@ class LanguageModelTraining(lightning.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """How many steps were skipped goes with the weights, and what tells a spike."""
+        """Save the number of skipped steps and the state of spike detection with the weights."""
         checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
         checkpoint["gradient_norms"] = self.spikes.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The counterpart; a checkpoint of a version that skipped nothing has nothing of it."""
+        """Restore what `on_save_checkpoint` saved; checkpoints of versions without skipping do not have it."""
         self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
         if (norms := checkpoint.get("gradient_norms")) is not None:
             self.spikes.restore(norms)
 
     def on_validation_epoch_start(self) -> None:
-        """Metrics are float64 again, after `bf16-true` has made all of this module bfloat16."""
+        """Make the metrics float64 again, because `bf16-true` converts the whole module to bfloat16."""
         self.validation_loss.set_dtype(torch.float64)
         self.answer_accuracy.set_dtype(torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; of `Examples`, loss and
-        accuracy to the means over all answers."""
+        """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; for `Examples`, add loss
+        and accuracy to the means over all answers."""
         if isinstance(batch, Examples):
             answers = answer(self.model, batch)
             self._add_to_validation(answers.loss)
@@ -185,14 +185,14 @@ class LanguageModelTraining(lightning.LightningModule):
         self._add_to_validation(self.model.loss(inputs, targets, cu_seqlens), weight=targets.numel())
 
     def _add_to_validation(self, loss: Tensor, weight: int = 1) -> None:
-        # torchmetrics leaves out what is not a number, and the mean over the rest would look like a sound one.
+        # torchmetrics ignores NaN, and the mean over the rest would look like a valid one.
         self.validation_loss.update(loss.double().nan_to_num(nan=math.inf), weight=weight)
 
     def on_validation_epoch_end(self) -> None:
         """Publish `validation_loss` (nats per token or answer) and, where there are answers, `answer_accuracy`.
 
-        The metrics themselves, not their values: they are means over what all ranks have seen, the same on each, and
-        Lightning need not be told how to reduce them.
+        The metric objects are published, not their values: they average over all ranks themselves, so Lightning need
+        not know how to reduce them.
 
         Raises:
             Diverged: the loss of any batch is infinite or not a number.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-# Of the quintic that pushes singular values towards 1 (Jordan et al., 2024): steep at zero, so that five rounds reach
-# also the small ones; what comes out lies between about 0.7 and 1.2.
+# Coefficients of the quintic that pushes singular values towards 1 (Jordan et al., 2024). It is steep at zero, so that
+# five rounds are enough for small ones, too; the results lie between about 0.7 and 1.2.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _SMALLEST_NORM = 1e-7
@@ -20,9 +20,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     Muon (Jordan et al., 2024) moves a matrix along the orthogonalised Nesterov momentum of its gradient. Its rate is
     scaled by `0.2 sqrt(max(rows, columns))`, which gives its steps the size of AdamW's (arXiv 2502.16982), so that a
-    rate found for one suits the other. `torch.optim.Muon` does the same, but always in bfloat16, which takes a CPU
-    without such instructions several times as long as all the rest of a small model's step; state and groups are named
-    as there.
+    rate found for one suits the other. `torch.optim.Muon` does the same, but always in bfloat16: on a CPU without
+    bfloat16 instructions that takes several times as long as the rest of a small model's step. State and groups have
+    the same names as there.
 
     Args:
         matrices: 2-D weights inside the blocks.
@@ -56,13 +56,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both; returns what `closure` does."""
+        """One step of both; returns what `closure` returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._step_matrices(self.param_groups[0])
-        # Loading a state dict replaces groups and state of this object: hand over what holds now.
+        # Loading a state dict replaces this object's groups and state, so AdamW is given the current ones.
         self._adamw.param_groups, self._adamw.state = self.param_groups[1:], self.state
         self._adamw.step()
         return loss
@@ -84,8 +84,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def orthogonalized(matrix: Tensor) -> Tensor:
     """`matrix` with its singular values brought to about 1: Newton-Schulz rounds of a quintic (Jordan et al., 2024).
 
-    `[rows, columns]` -> the same shape and type. In bfloat16 on a GPU, which is enough and what tensor cores are for;
-    in float32 on a CPU.
+    `[rows, columns]` -> the same shape and type. Computed in bfloat16 on a GPU, which is accurate enough and runs on
+    tensor cores, and in float32 on a CPU.
     """
     x = matrix.float() if matrix.device.type == "cpu" else matrix.bfloat16()
     wide = x if matrix.shape[0] <= matrix.shape[1] else x.T

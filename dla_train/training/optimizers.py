@@ -13,7 +13,8 @@ from dla_train.training.muon import MuonWithAdamW
 def build_optimizer(config: OptimizerConfig, model: LanguageModel) -> torch.optim.Optimizer:
     """The optimizer of `config` over all parameters; the training module sets the rate anew at every step.
 
-    It loads states alone: weight decay and the like are the recipe's, which a run that branches off may change.
+    From a checkpoint it loads only its state. Weight decay and other settings come from the recipe, because a run that
+    branches off may change them.
     """
     optimizer = _build(config, model)
     optimizer.register_load_state_dict_pre_hook(_with_own_options)

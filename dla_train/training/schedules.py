@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step, so that there is nothing to save and nothing to restore.
 
-Every step trains: the warm-up's first one has a share of the peak already, and what falls would reach `floor` one step
-after the last, as in torchtitan, litgpt and transformers. A last step at rate 0 would be a batch read for nothing.
+No step has rate 0, which would waste a batch: the first step of the warm-up already has a share of the peak, and a
+falling rate would reach `floor` one step after the last, as in torchtitan, litgpt and transformers.
 """
 
 import math
@@ -59,7 +59,7 @@ class WSDSchedule:
 
     Attributes:
         warmup: steps until the peak; 0 begins there.
-        decay: steps at the end that are below the peak; a run made longer by more `steps` goes on from its stable part.
+        decay: steps at the end that are below the peak; a run prolonged by more `steps` continues from its stable part.
         floor: what the step after the last would have, as a share of the peak.
     """
 
@@ -105,8 +105,8 @@ def _warmup(step: int, warmup: int) -> float:
 
 
 def _share_fallen(step: int, steps: int, held: int) -> float:
-    """How much of the way from the peak to the floor: 0 in the first `held` steps, then up by as much with every step,
-    to 1 at the one after the last."""
+    """The fraction of the way from the peak to the floor: 0 in the first `held` steps, then rising by equal amounts to
+    1 at the step after the last."""
     fallen = step + 1 - held
     return fallen / (steps + 1 - held) if fallen > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""What is decided before a run may write anything: the checkpoint to go on from, the text, the device."""
+"""What is decided before a run may write anything: the checkpoint to continue from, the text, the device."""
 
 import logging
 from dataclasses import dataclass
@@ -44,10 +44,10 @@ class Start:
     """Everything that training needs, checked.
 
     Attributes:
-        point: the checkpoint to go on from; None begins at step 0.
-        branch: how the run differs from the other one whose checkpoint that is; None where it is its own.
-        weights: to begin step 0 with; None where they are drawn, or where there is a checkpoint to go on from.
-        data: of the recipe.
+        point: the checkpoint to continue from; None begins at step 0.
+        branch: how the run differs from the run whose checkpoint that is; None if the checkpoint is its own.
+        weights: those with which step 0 begins; None if they are random, or if there is a checkpoint.
+        data: the recipe's data.
     """
 
     point: ResumePoint | None
@@ -63,10 +63,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Branch:
-    """A run that goes on from the checkpoint of another one.
+    """A run that continues from the checkpoint of another run.
 
     Attributes:
-        changed: settings, with the values there and here; without those that any resumed run may change.
+        changed: settings that differ, with the values there and here, except those that any resumed run may change.
         beginning: where its data begins, in words, if that is not what the other run would have read next.
     """
 
@@ -81,7 +81,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         loaded: the recipe. folder: locked. store: of the folder. resume: `auto`, `auto:PATH`, `never` or a path.
         ranks: all of them; rank 0 chooses the checkpoint and prepares the text, the others find it prepared.
     Raises:
-        UsageError: they do not go together; the message says what to do.
+        UsageError: they do not fit together; the message says what to do.
         RunError: all checkpoints are damaged.
     """
     recipe = loaded.recipe
@@ -110,7 +110,7 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
 
 
 def check_beginning(loaded: LoadedRecipe, store: CheckpointStore, branch_from: Path | None) -> None:
-    """Check, before a run is started elsewhere, what it is to begin with, unless it has a checkpoint of its own.
+    """Check what a run that will be started elsewhere begins with, unless it has a checkpoint of its own.
 
     Args:
         loaded: the recipe. store: of its folder. branch_from: a checkpoint or run folder of another run, or None.
@@ -165,7 +165,7 @@ def _say_revisions(point: ResumePoint, data: RecipeData) -> None:
 
 def _open_data(loaded: LoadedRecipe, ranks: Ranks, point: ResumePoint | None = None) -> RecipeData:
     if isinstance(loaded.recipe.data, PreparedData):
-        # Nothing is made that others could find: all begin at once, and one for each node reads every byte.
+        # Nothing is prepared for other ranks to find, so all open the data at once; one per node verifies every byte.
         data = ranks.together(lambda: open_data(loaded, verify=ranks.is_first_of_node))
         ranks.require_equal(dict(data.fingerprints), "the data")
         return data
@@ -205,7 +205,7 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
 
 
 def _require_begun_at_0(folder: RunFolder) -> None:
-    """Refuse to begin anew what went on from a checkpoint: nobody who resumes a run wants fresh weights."""
+    """Refuse to restart a run at step 0 if it began from a checkpoint: who resumes it does not want fresh weights."""
     last = last_start(folder.environment)
     if last is not None and (step := last["first_step"]) > 0:
         raise UsageError(

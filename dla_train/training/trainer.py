@@ -1,4 +1,4 @@
-"""The Lightning Trainer, with what it would do on its own and must not."""
+"""The Lightning Trainer, with those of its defaults switched off that would interfere."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def build_trainer(
         strategy=build_strategy(strategy, config, accumulate),
         devices=placement.devices if placement else 1,
         num_nodes=placement.nodes if placement else 1,
-        # A strategy that brings its own says so itself.
+        # DeepSpeed sets the precision itself.
         precision=None if strategy.kind == "deepspeed" else config.precision,
         max_steps=config.steps,
         max_epochs=-1,
@@ -48,9 +48,9 @@ def build_trainer(
         check_val_every_n_epoch=None,
         limit_val_batches=1.0 if config.validates else 0,
         num_sanity_val_steps=0,
-        # Lightning's own sampler shuffles, and shards what `StepBatches` has sharded already.
+        # Lightning's own sampler would shuffle, and shard again what `StepBatches` has already sharded.
         use_distributed_sampler=False,
-        # Each of these is one of our callbacks.
+        # Our own callbacks do each of these.
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -64,6 +64,6 @@ def build_trainer(
 
 
 def _cluster() -> list[SLURMEnvironment]:
-    """Inside a Slurm job: Lightning's own answer to its signals stays off. It saves wherever the signal lands, which
-    deadlocks where the ranks are not at the same place; `StopSignal` and the batch script do that work."""
+    """Inside a Slurm job, keeps Lightning from handling the job's signals. It would save wherever the signal arrives,
+    which deadlocks if ranks are not at the same place; `StopSignal` and the batch script do this instead."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

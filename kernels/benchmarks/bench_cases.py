@@ -1,6 +1,6 @@
 """What `bench_gpu.py` times: methods at shapes, lengths and directions, their inputs, and how each is called.
 
-Peers are there where they can be imported: `fla` (simple_gla, gated delta rule, log-linear attention), SDPA always.
+Peers: SDPA, and if `fla` can be imported, its simple_gla, gated delta rule and log-linear attention.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dla_kernels.segmentation.op import GateKind
 
 DEVICE, TYPE = "cuda", torch.bfloat16
 LENGTHS = 16_384, 2_048, 65_536, 131_072
-"""Tokens; the length of the targets first."""
+"""Tokens; the first is the length for which we have target times."""
 OURS = "dla30", "dla15", "fenwick15"
 """Methods that run on the kernels of this project."""
 CALM, DENSE = 0.15, 0.4
-"""Noise of features: a segment has 16 tokens, or nearly every token opens one, as where nothing steers a tau of 0.6."""
+"""Noise of features: with CALM a segment has 16 tokens; with DENSE nearly every token opens one, as it happens if
+nothing adapts the threshold of 0.6."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,9 @@ SHAPES = {
 class Case:
     """One row: a method at a shape, a length and a direction.
 
-    "forward" and "training" (with backward) read a plan that was made before; "segment" makes one; "step" does all
-    three, "gated step" with the straight-through gate; "decode" is one token of 16 sequences. "dense" ones have a
-    boundary at nearly every token, all others at every sixteenth.
+    Directions: "forward" and "training" (with backward) read a plan made beforehand; "segment" makes a plan; "step"
+    does all three, "gated step" with the straight-through gate; "decode" is one token of 16 sequences. Directions that
+    begin with "dense" have a boundary at nearly every token, all others at every sixteenth.
     """
 
     method: str
@@ -62,7 +63,7 @@ class Case:
 
     @property
     def noise(self) -> float:
-        """Of the features."""
+        """The noise of the features."""
         return DENSE if self.direction.startswith("dense") else CALM
 
 
@@ -82,7 +83,7 @@ def cases() -> list[Case]:
 def draw(
     shape: Shape, tokens: int, slots: int, dtype: torch.dtype, batch: int = 1, noise: float = CALM
 ) -> dict[str, Any]:
-    """Features that resemble their neighbours, so that segments mean something; unit keys."""
+    """Inputs of the op by name. Neighboring tokens are alike, as in real segments; keys are unit vectors."""
     generator = torch.Generator(DEVICE).manual_seed(0)
 
     def smooth(heads: int, size: int) -> Tensor:
@@ -104,7 +105,7 @@ def draw(
 
 
 def plan_of(method: str, inputs: dict[str, Any], gate: GateKind = "hard") -> Any:
-    """By content for `dla..`, by position for `fenwick..`."""
+    """The method's plan: by content for `dla..`, by position for `fenwick..`."""
     batch, tokens, heads, slots = inputs["slot_weight"].shape
     if method.startswith("fenwick"):
         return fenwick_plan(batch, tokens, heads, capacity=slots, device=DEVICE)
@@ -112,7 +113,7 @@ def plan_of(method: str, inputs: dict[str, Any], gate: GateKind = "hard") -> Any
 
 
 def call_of(case: Case) -> Callable[[], Any] | str:
-    """What to time, or why it cannot be."""
+    """The call to time, or why it cannot be made."""
     shape, dtype = SHAPES[case.shape], TYPE
     slots = 30 if case.method == "dla30" else 15
     inputs = draw(shape, case.tokens, slots, dtype, noise=case.noise)
@@ -155,7 +156,7 @@ def call_of(case: Case) -> Callable[[], Any] | str:
 
 
 def forward_of(case: Case, shape: Shape, inputs: dict[str, Any]) -> Callable[[], Tensor] | str:
-    """The read alone: for our methods the plan is made before, for peers there is none."""
+    """The read alone, or why it cannot be made. For our methods the plan is made beforehand; peers have none."""
     if case.method in OURS:
         plan = plan_of(case.method, inputs)
         return lambda: multi_state_attention(**inputs, plan=plan)[0]  # type: ignore[arg-type]

@@ -1,11 +1,12 @@
 """Times the op on a GPU beside its peers, and writes `results/<gpu>.json` and a table. `make bench-gpu`.
 
 Every case is checked for correctness in the same run (the case's own shape at 1,024 tokens, in the timed type, against
-the torch backend in float32); a case that fails its check is reported as failed and gets no time. The run stops before
-`--minutes` is over and goes on where it stopped when called again; `--anew` begins from nothing. It stops, too, where a
-case leaves the GPU so that it takes no more work (an illegal address): all others would fail in this process.
+the torch backend in float32); a case that fails its check is reported as failed and gets no time. After `--minutes` no
+new case begins, and the next call goes on with the missing ones; `--anew` starts over. The run also stops if a case
+leaves the GPU unusable for this process (an illegal address), because all later cases would fail.
 
-Kernels compile before anything is timed, in a process for each method and shape: one after the other takes minutes.
+All kernels are compiled before anything is timed, in one process per method and shape, side by side: one after the
+other takes minutes.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from dla_kernels import multi_state_attention
 
 RESULTS = Path(__file__).parent / "results"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
-"""Dense bf16 FLOP/s, as the vendor prints them."""
+"""Dense bf16 FLOP/s, from the vendor's data sheets."""
 ALLOWED_ERROR = 3e-2
-"""Relative, in bfloat16: eight roundings of it."""
+"""Relative error allowed in bfloat16: eight roundings."""
 CHECKED = 1_024
-"""Tokens of the check before a case is timed."""
+"""Tokens used to check a case before it is timed."""
 
 
 def check(case: Case) -> float | None:
@@ -51,7 +52,7 @@ def check(case: Case) -> float | None:
 
 @cache
 def checked(method: str, shape: str, noise: float) -> float:
-    """The same, once in a run for cases that it is the same for."""
+    """As `check`; computed once per run for all cases that share method, shape and noise."""
     inputs = draw(bench_cases.SHAPES[shape], CHECKED, 30 if method == "dla30" else 15, bench_cases.TYPE, noise=noise)
     plan = plan_of(method, inputs)
     found = []
@@ -68,7 +69,8 @@ def checked(method: str, shape: str, noise: float) -> float:
 
 
 def floor_seconds(case: Case) -> float | None:
-    """The cost floor of DESIGN section 2: `2 M K V` FLOP a token and head forward, three times that for training."""
+    """The least time that reading the slots can take: `2 M K V` FLOP per token and head forward, three times that for
+    training, at the GPU's peak. None for peers, other directions and unknown GPUs."""
     slots = {"dla30": 30, "dla15": 15, "fenwick15": 15}.get(case.method)
     peak = next((x for name, x in PEAK_FLOPS.items() if name in torch.cuda.get_device_name()), None)
     if slots is None or peak is None or case.direction not in ("forward", "training"):
@@ -79,9 +81,9 @@ def floor_seconds(case: Case) -> float | None:
 
 
 def timed(run: Callable[[], Any]) -> tuple[list[float], int]:
-    """Seconds of at least 5 and at most 30 calls, about half a second of them, and the most bytes that one took.
+    """Seconds of each of 5 to 30 calls (until they take half a second), and the most bytes allocated during them.
 
-    Calls follow each other as in training, where the host is ahead of the GPU: it waits after every fifth.
+    As in training, the host runs ahead of the GPU: it waits only after every fifth call.
     """
     for _ in range(2):
         run()
@@ -101,7 +103,7 @@ def timed(run: Callable[[], Any]) -> tuple[list[float], int]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """The row of one case: checked, and timed if that passed."""
+    """The result row of one case: checked, and timed if the check passed."""
     error = check(case)
     row: dict[str, Any] = asdict(case) | {"error": error}
     if error is not None and not error <= ALLOWED_ERROR:
@@ -118,9 +120,10 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def warm(chosen: list[Case], until: float) -> None:
-    """Has kernels compiled, by a process for each of our methods and shapes; what fails here, fails again.
+    """Compiles kernels in one process for each of our methods and shapes, until the clock reads `until`.
 
-    What is compiled by `until`, a reading of the clock, is found again by the next call.
+    Triton caches what is compiled by then, so the next call of the benchmark finds it. Errors are ignored here, because
+    they appear again when the case runs.
     """
     pairs = dict.fromkeys(f"{case.method},{case.shape}" for case in chosen if case.method in OURS)
     print(f"compiling for {', '.join(pairs)}", flush=True)
@@ -139,7 +142,7 @@ def warm(chosen: list[Case], until: float) -> None:
 
 
 def compile_all(pair: str) -> None:
-    """Calls everything of a method at a shape once, at the first length."""
+    """Calls every case of one "METHOD,SHAPE" once, at the first length and for decode."""
     method, shape = pair.split(",")
     for case in cases():
         if (case.method, case.shape) == (method, shape) and case.tokens in (bench_cases.LENGTHS[0], 1):
@@ -150,7 +153,7 @@ def compile_all(pair: str) -> None:
 
 
 def takes_no_more_work() -> bool:
-    """Whether the GPU refuses all that this process asks of it, as it does after an illegal address."""
+    """Whether the GPU refuses all further work of this process, as it does after an illegal address."""
     try:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -160,7 +163,7 @@ def takes_no_more_work() -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, one line a case."""
+    """The rows as a Markdown table, one line per case."""
     lines = [
         "| method | shape | tokens | direction | ms | x floor | extra GB | error |",
         "|---|---|---:|---|---:|---:|---:|---:|",
@@ -177,7 +180,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def versions_here() -> dict[str, str]:
-    """What a time depends on: times of other kernels do not stand in one table with these."""
+    """What a time depends on. Times from other versions or kernels are not mixed with these in one table."""
     digest = hashlib.sha256()
     folder = Path(dla_kernels.__file__).parent
     for file in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")]):
@@ -222,12 +225,12 @@ def main() -> int:
             break
         try:
             done[case.name] = measure(case)
-        except Exception as error:  # one case must not take the others with it: out of memory, a peer that refuses
+        except Exception as error:  # out of memory, or a peer that refuses: the other cases go on
             why = " ".join(str(error).split())[:200]  # on one line, for the table
             done[case.name] = asdict(case) | {"error": None, "failed": f"{type(error).__name__}: {why}"}
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({"versions": versions, "rows": done}, indent=1))
-        os.replace(unfinished, path)  # a run that is killed leaves what was there
+        os.replace(unfinished, path)  # a run killed while writing keeps the earlier results
         print(table([done[case.name]]).splitlines()[-1], flush=True)
         if takes_no_more_work():
             print("stopped: the GPU takes no more work after this case; call again to go on with the next")

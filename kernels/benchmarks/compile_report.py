@@ -1,10 +1,10 @@
-"""Compiles every Triton kernel of dla_kernels for GPUs that are not here, and reports what it needs of one.
+"""Compiles every Triton kernel of dla_kernels for GPUs that this machine need not have, and reports its resource needs.
 
 The launchers run as they would on a GPU, at the paper's shapes or others (`--shape`) and with the sizes shipped for
 the target, while launches are recorded instead of executed; each recorded kernel is then compiled. Compiling proves
-little by itself (a tile of any size compiles), so the report looks at registers spilled to the stack and at shared
-memory, and `--check` fails on more than a GPU has. It also fails where an assembler forgot to set a register that the
-machine code for Hopper or Blackwell reads (`uniform_registers.py`). It says nothing else about results or speed.
+little by itself (a tile of any size compiles), so the report also shows shared memory and registers spilled to the
+stack, and `--check` fails if they exceed the limits below. It also fails if machine code for Hopper or Blackwell reads
+a uniform register that nothing sets (`uniform_registers.py`). It says nothing else about results or speed.
 
     python kernels/benchmarks/compile_report.py [--check] [--once] [--target sm_90 ...] [--type bf16 ...] \
         [--shape mamba2 ...] [--kernel ...]
@@ -39,17 +39,17 @@ SHARED_LIMIT = {
     "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10,
     "sm_120": 99 << 10, "gfx942": 64 << 10,
 }  # fmt: skip
-"""Bytes of shared memory that one program may have (opt-in maximum)."""
+"""Bytes of shared memory that one program may use (opt-in maximum)."""
 STACK_LIMIT = {"bf16": 512, "fp16": 512, "fp32": 3072}
-"""Bytes of stack, which is where registers spill to, that a thread may have. Not zero: it differs between versions of
-Triton. float32 products run on ordinary units and take all registers; those kernels are there to be right, not fast."""
+"""Bytes of stack, where registers spill to, allowed per thread. Not zero, because versions of Triton differ. float32
+products run on ordinary units and take all registers; those kernels have to be right, not fast."""
 OF_DESCRIPTORS = ("sm_90", "sm_100")
-"""Targets whose tensor cores are given descriptors in uniform registers, which are therefore looked at."""
+"""Targets whose tensor cores take descriptors from uniform registers; their machine code is searched for unset ones."""
 ANY_DRIVER = 99
-"""A version of CUDA: no driver here limits which assembler may be used."""
+"""A CUDA version above all others: nothing is run here, so no driver limits the choice of the assembler."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
-"""What a launch may ask of the compiler, beside what the kernel takes."""
+"""Options of a launch that go to the compiler; they are no parameters of the kernel."""
 POINTERS = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
     torch.int64: "*i64", torch.uint8: "*u8", torch.bool: "*i1",
@@ -82,26 +82,26 @@ EXTREMES = {
     )
     for delta in (False, True)
 }  # fmt: skip
-"""What the kernels promise to take at its ends: the most and the least of K, V and M, and no powers of two."""
+"""The limits of what the kernels accept: the largest and smallest K, V and M, and sizes that are no powers of two."""
 SHAPES = PAPER | EXTREMES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A kernel and what it was called with; options: those of OPTIONS that were given."""
+    """A kernel and what it was called with; `options` holds those of OPTIONS that were given."""
 
     kernel: JITFunction[Any]
     arguments: dict[str, Any]
     options: dict[str, int]
 
     def source(self, *, hip: bool = False) -> ASTSource:
-        """For the compiler: types of arguments and values of constants, specialised as a launch would: a 1 is a
-        constant, and multiples of 16, addresses among them, are known to be such."""
+        """The kernel with its argument types and constants, specialized as a real launch does it: an integer 1 is a
+        constant, and multiples of 16 (addresses, too) are marked as such."""
         signature, constants, attributes = {}, {}, {}
         for index, parameter in enumerate(self.kernel.params):
             value, special = self.arguments[parameter.name], not parameter.do_not_specialize
             if hip and value == "tf32x3":
-                value = "ieee"  # what `exact_products` says where torch is built for AMD's GPUs
+                value = "ieee"  # what `exact_products` returns if torch is built for AMD GPUs
             if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):
                 signature[parameter.name] = "constexpr"
                 constants[(index,)] = value
@@ -126,7 +126,7 @@ class Launch:
 
 
 def launch_of(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
-    """What `kernel[grid](*args, **kwargs)` launches."""
+    """The launch that `kernel[grid](*args, **kwargs)` makes."""
     names = [parameter.name for parameter in kernel.params]
     options = {name: kwargs[name] for name in OPTIONS if name in kwargs}
     rest = {name: value for name, value in kwargs.items() if name not in OPTIONS}
@@ -135,7 +135,7 @@ def launch_of(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str,
 
 @contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Within the context, launches are put on the list instead of on a GPU."""
+    """Within the context, launches are added to the list instead of being executed."""
     launches: list[Launch] = []
 
     def run(self: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -151,7 +151,7 @@ def recording() -> Iterator[list[Launch]]:
 
 @contextmanager
 def on(target: str) -> Iterator[None]:
-    """Within the context, sizes are those that a GPU of this kind would get."""
+    """Within the context, the launchers choose sizes as on a GPU of this kind."""
     from dla_kernels.reader.fused import configs
 
     original = configs.architecture_of
@@ -163,7 +163,7 @@ def on(target: str) -> Iterator[None]:
 
 
 def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
-    """All launches of forward, backward (with gate, cache and final state, and without) and decode, each kind once."""
+    """All distinct launches of forward and backward (with and without gate, cache and final state) and of decode."""
     from dla_kernels.decode import decode_in_place, decode_operator
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
@@ -197,7 +197,7 @@ def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
 
 
 def target_of(name: str) -> GPUTarget:
-    """`sm_90` or `gfx942`."""
+    """Triton's target for a name such as `sm_90` or `gfx942`."""
     return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
 
 
@@ -217,7 +217,7 @@ def assembler_of(target: str) -> Iterator[None]:
 
 
 def compiled(launch: Launch, target: str) -> Any:
-    """What Triton makes of a launch: its texts and machine code (`asm`), and what it notes of them (`metadata`)."""
+    """Triton's compiled kernel: the code at every stage down to machine code (`asm`), and `metadata`."""
     source = launch.source(hip=not target.startswith("sm_"))
     with assembler_of(target):
         return triton.compile(source, target=target_of(target), options=launch.options)
@@ -225,9 +225,9 @@ def compiled(launch: Launch, target: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one compiled kernel needs, and what is wrong in it.
+    """What one compiled kernel needs, and what is wrong with its code.
 
-    registers, stack: per thread; shared: bytes per program; unset: as `unset_uniform_registers` found them.
+    registers, stack (bytes): per thread; shared: bytes per program; unset: what `unset_uniform_registers` found.
     """
 
     registers: int
@@ -238,7 +238,7 @@ class Reading:
 
 
 def compile_launch(launch: Launch, target: str) -> Reading:
-    """Compiles, and reads what the assembler reports."""
+    """Compiles the launch and reads what the assembler reports."""
     kernel = compiled(launch, target)
     unset: list[str] = []
     if target.startswith("sm_"):
@@ -266,7 +266,7 @@ def _number(pattern: str, text: str) -> int:
 
 
 def violations(reading: Reading, target: str, dtype: str) -> list[str]:
-    """What this kernel needs and the GPU does not have, and what is wrong in its machine code."""
+    """How this kernel exceeds the limits, and what is wrong in its machine code."""
     allowed = STACK_LIMIT[dtype]
     found = []
     if reading.shared > SHARED_LIMIT[target]:
@@ -279,7 +279,7 @@ def violations(reading: Reading, target: str, dtype: str) -> list[str]:
 
 
 def row_of(launch: Launch, target: str, dtype: str) -> tuple[str, bool]:
-    """The table's columns from registers on, and whether the kernel does not compile, or not fit, or is wrong."""
+    """The table's columns from registers on, and whether the kernel fails to compile, does not fit or is wrong."""
     try:
         reading = compile_launch(launch, target)
     except Exception as error:
@@ -290,7 +290,7 @@ def row_of(launch: Launch, target: str, dtype: str) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Prints the table; with `--check`, 1 if a kernel does not compile, or not fit, or is wrong."""
+    """Prints the table; with `--check`, returns 1 if a kernel fails to compile, does not fit or is wrong."""
     parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
     parser.add_argument(
         "--check", action="store_true", help="exit with 1 on a compile error, too much memory, spills or wrong code"
@@ -308,7 +308,7 @@ def main() -> int:
         for dtype in arguments.type:
             for target in arguments.target:
                 launches = launches_of(SHAPES[shape], TYPES[dtype], target)
-                if arguments.once:  # the last, with a cache and a final state
+                if arguments.once:  # the last launch of each kernel, the one with a cache and a final state
                     launches = list({launch.kernel.__name__: launch for launch in launches}.values())
                 for launch in launches:
                     name = launch.kernel.__name__

@@ -1,8 +1,9 @@
-"""Counts what a warp issues: the machine instructions of every kernel, and of its loops, for a GPU that is not here.
+"""Counts the machine instructions of every kernel and of its loops, for a GPU that this machine need not have.
 
-A count is not a time: it says nothing of waiting. But a step of a loop takes no fewer cycles than it has instructions,
-and where two versions of a kernel do the same, it tells which one does it with less. The last column has the kinds that
-matter: products (HGMMA, HMMA, UTCHMMA), loads (LDG, LDGSTS), barriers (BAR) and exponentials (MUFU).
+A count is not a time: it says nothing about waiting. But an iteration of a loop takes at least as many cycles as it has
+instructions, and of two versions of a kernel that do the same, the count shows which one needs fewer. The last column
+counts the kinds that matter: products (HGMMA, HMMA, UTCHMMA), loads (LDG, LDGSTS), barriers (BAR) and exponentials
+(MUFU).
 
     python kernels/benchmarks/instruction_count.py [--target sm_90] [--type bf16] [--shape mamba2 ...] [--kernel ...]
 """
@@ -22,7 +23,7 @@ from uniform_registers import Instruction, cuobjdump, functions
 
 KINDS = ("HGMMA", "HMMA", "UTCHMMA", "LDG", "LDGSTS", "BAR", "MUFU")
 SHORTEST = 8
-"""Instructions of a loop that is worth a row."""
+"""Loops of at most this many instructions get no row."""
 
 
 def disassembled(launch: compile_report.Launch, target: str) -> list[Instruction]:
@@ -32,7 +33,7 @@ def disassembled(launch: compile_report.Launch, target: str) -> list[Instruction
 
 
 def loops(code: list[Instruction]) -> list[tuple[int, int]]:
-    """First and last index of each loop: a jump back, and where it leads."""
+    """First and last index of each loop: the target of a backward jump, and the jump itself."""
     index: dict[int | None, int] = {instruction.at: i for i, instruction in enumerate(code)}
     found = []
     for i, instruction in enumerate(code):
@@ -43,7 +44,7 @@ def loops(code: list[Instruction]) -> list[tuple[int, int]]:
 
 
 def kinds(code: list[Instruction]) -> str:
-    """How many there are of those in `KINDS`."""
+    """How many instructions of each kind in `KINDS` there are, as text."""
     counts = Counter(instruction.kind for instruction in code)
     return ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind])
 

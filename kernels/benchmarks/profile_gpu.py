@@ -1,7 +1,8 @@
 """Where the time of the op goes on a GPU: every kernel of a call, with its time and its share. `make profile-gpu`.
 
-A profile, not a benchmark: the profiler slows launches down, so what counts are the kernels' own times and their
-proportions. Correctness is not checked here (`make test-gpu`), and no speed-up should be quoted from it.
+This is a profile, not a benchmark: the profiler slows launches down, so only the kernels' own times and their
+proportions are meaningful. Nothing is checked for correctness (that is `make test-gpu`), and no speed-up should be
+quoted from it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CALLS = 3
 
 
 def kernels_of(run: Callable[[], Any]) -> dict[str, tuple[float, int]]:
-    """Milliseconds and launches of each kernel in one call of `run`, the mean of `CALLS`, the slowest first."""
+    """Milliseconds and launches of each kernel per call of `run`, averaged over `CALLS` calls, slowest first."""
     run()  # compiles
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as found:
@@ -40,7 +41,7 @@ def kernels_of(run: Callable[[], Any]) -> dict[str, tuple[float, int]]:
 
 
 def show(title: str, rows: dict[str, tuple[float, int]], most: int) -> None:
-    """The slowest `most` kernels and the sum of all."""
+    """Prints the slowest `most` kernels and the sum of all."""
     total = sum(ms for ms, _ in rows.values())
     print(f"\n{title}: {total:.3f} ms in kernels")
     for name, (ms, launches) in list(rows.items())[:most]:

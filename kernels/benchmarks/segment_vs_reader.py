@@ -2,7 +2,7 @@
 
     PYTHONPATH=kernels python kernels/benchmarks/segment_vs_reader.py
 
-Wanted: `segment` takes less time than the chunked forward for B 4, T 2,048, H 8, K = V = 64, M 30 (the first rows).
+The aim: `segment` takes less time than the chunked forward for B 4, T 2,048, H 8, K = V = 64, M 30 (the first rows).
 The three timed calls take turns, so that a busy machine slows all of them alike; the median of several rounds counts.
 """
 
@@ -25,7 +25,7 @@ from dla_kernels import Plan, multi_state_attention, segment
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: a shape, its update rule, and features that give a boundary rate near the wanted one."""
+    """One row: a shape, its update rule, and the boundary rate that its features should give."""
 
     batch: int = 4
     time: int = 2048
@@ -54,7 +54,7 @@ CASES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Median seconds, and the boundary rate that the plan had."""
+    """Median seconds, and the plan's actual boundary rate."""
 
     rate: float
     segment: float
@@ -126,7 +126,7 @@ def measure(case: Case, rounds: int) -> Measured:
 
 
 def _correlated(shape: tuple[int, ...], generator: torch.Generator, persistence: float = 0.98) -> Tensor:
-    """AR(1) features of unit variance, as the neighbouring tokens of a text resemble each other."""
+    """AR(1) features of unit variance, because neighboring tokens of a text resemble each other."""
     x = torch.randn(shape, generator=generator)
     for t in range(1, shape[1]):
         x[:, t].mul_((1 - persistence**2) ** 0.5).add_(x[:, t - 1], alpha=persistence)
@@ -158,7 +158,7 @@ def _median_times(calls: tuple[Callable[[], None], ...], rounds: int) -> list[fl
 
 
 def _processor() -> str:
-    """What the machine calls its processor."""
+    """The name of the machine's processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,8 +1,8 @@
-"""Times kernels with other launch options than they have, on a GPU: `make try-gpu`.
+"""Times kernels on a GPU with launch options other than their own: `make try-gpu`.
 
-`make try-gpu ARGS="read_kernel,values_backward_kernel:num_stages=2 keys_backward_kernel:maxnreg=168"`; without, the
-questions that are open (`OPEN`). Each trial is one training step with the straight-through gate, whose output and
-gradients are compared with those of the options that kernels have, as a wrong result has no time.
+`make try-gpu ARGS="read_kernel,values_backward_kernel:num_stages=2 keys_backward_kernel:maxnreg=168"` tries these;
+without ARGS it tries those in `OPEN`. Each trial is one training step with the straight-through gate. Its output and
+gradients are compared with those under the kernels' own options, and a wrong result gets no time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from dla_kernels import multi_state_attention, segment
 
 Options = dict[str, dict[str, int]]
-"""By kernel, what its launches are given in place of what they say: num_stages, num_warps, maxnreg."""
+"""For each kernel, the options that replace those of its launches: num_stages, num_warps, maxnreg."""
 
 PAIRS = "read_kernel,products_backward_kernel,values_backward_kernel,weights_backward_kernel"
 OPEN = (
@@ -37,9 +37,11 @@ OPEN = (
     "read_slots_kernel,queries_slots_kernel:num_stages=2",
     "read_slots_kernel,queries_slots_kernel:num_stages=4",
 )
-"""Loads a pair ahead, more programs on a multiprocessor, more registers for each: not timed where they are not used."""
+"""Not known yet: whether loading a pair ahead, more programs per multiprocessor or more registers per thread speed up
+kernels that do without."""
 ALLOWED_ERROR = 1e-2
-"""Relative, of results with other options: orders of sums may differ, roundings of 16 bits with them."""
+"""Relative error allowed under other options: sums may be ordered differently, and so be rounded differently to 16
+bits."""
 
 
 def parsed(text: str) -> Options:
@@ -58,7 +60,7 @@ def parsed(text: str) -> Options:
 
 @contextmanager
 def launched_with(options: Options) -> Iterator[set[str]]:
-    """Within the context, kernels of these names are launched with these options; gives the names of those launched."""
+    """Within the context, the kernels named are launched with these options; yields the names of those launched."""
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
@@ -78,13 +80,13 @@ def launched_with(options: Options) -> Iterator[set[str]]:
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest relative one of all tensors."""
+    """The largest relative difference over all tensors."""
     errors = [(x.float() - y.float()).norm() / y.float().norm() for x, y in zip(found, expected, strict=True)]
-    return torch.stack(errors).max().item()  # NaN, if there is one
+    return torch.stack(errors).max().item()  # NaN if any of them is
 
 
 def trial(step: Callable[[], list[Tensor]], options: Options, expected: list[Tensor]) -> dict[str, float] | str:
-    """Milliseconds of the kernels named, or what is wrong."""
+    """Milliseconds of each kernel in `options`, or what went wrong."""
     try:
         with launched_with(options) as seen:
             error = difference(step(), expected)
@@ -100,7 +102,7 @@ def trial(step: Callable[[], list[Tensor]], options: Options, expected: list[Ten
 
 
 def main() -> int:
-    """Times the chosen options, then each trial."""
+    """Times the kernels with their own options, then each trial."""
     parser = argparse.ArgumentParser(description="Time kernels with other launch options on this GPU.")
     parser.add_argument("trials", nargs="*", metavar="KERNEL,..:OPTION=NUMBER,..", help="default: the open questions")
     parser.add_argument("--shape", choices=list(SHAPES), default="mamba2")

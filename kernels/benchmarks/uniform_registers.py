@@ -1,9 +1,9 @@
-"""Finds uniform registers that machine code reads although no instruction on any way there has written them.
+"""Finds uniform registers that machine code reads although no instruction on any path to that point writes them.
 
-ptxas 12.8 makes such code of some kernels for Hopper: a descriptor of shared memory is then whatever was in the
-register (`dla_kernels/assembler.py`). The check follows jumps, and a write under a condition counts as one: what it
-reports is written on no path. NVIDIA does not document which operands an instruction reads and writes, nor how wide
-they are; with the rules here, 1,700 kernels of ours for Hopper, 300 for Blackwell give no alarm but the real ones.
+ptxas 12.8 makes such code for some kernels on Hopper: a descriptor of shared memory is then whatever was in the
+register (`dla_kernels/assembler.py`). The check follows jumps, and a conditional write counts as a write, so a reported
+register is written on no path. NVIDIA does not document which operands an instruction reads and writes, nor how wide
+they are; with the rules here, the check raised no false alarm on 1,700 of our kernels for Hopper and 300 for Blackwell.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import triton
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][^\s;]*)\s*([^;]*);")
 REGISTER = re.compile(r"(?:\b(g?desc)\[)?\bUR(\d+)(\.64)?")
 WRITING = ("U", "S2UR", "R2UR", "CS2UR", "LDCU", "REDUX", "CREDUX", "VOTEU", "SYNCS")
-"""How the instructions begin whose first operand, if a uniform register, is written."""
+"""Instructions with these prefixes write their first operand, if it is a uniform register."""
 AFTER_PREDICATE = ("UTCATOMSWS", "ELECT")
-"""Those that write the second one if the first is a predicate."""
+"""Instructions with these prefixes write their second operand, if the first is a predicate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """One line of machine code. guard: the predicate that it depends on, or empty."""
+    """One line of machine code. at: its address; guard: the predicate it depends on, or empty."""
 
     at: int
     guard: str
@@ -41,18 +41,18 @@ class Instruction:
 
     @property
     def target(self) -> int | None:
-        """Where a jump leads."""
+        """The address that a jump leads to; None for other instructions."""
         found = re.search(r"0x([0-9a-f]+)$", self.operands[-1]) if self.operands else None
         return int(found[1], 16) if found and self.kind in {"BRA", "CALL"} else None
 
     @property
     def conditional(self) -> bool:
-        """Whether a jump or an end may also not happen: it has a guard, or another condition before the address."""
+        """Whether a jump or exit may be skipped: it has a guard, or another condition before the address."""
         return bool(self.guard) or (self.kind == "BRA" and len(self.operands) > 1)
 
 
 def cuobjdump(cubin: bytes, option: str) -> str:
-    """What NVIDIA's tool, which comes with Triton, says of a compiled kernel."""
+    """The output of NVIDIA's cuobjdump, which comes with Triton, for a compiled kernel."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -91,7 +91,7 @@ def _findings(code: list[Instruction]) -> Iterator[str]:
 
 
 def _written_before(code: list[Instruction]) -> list[set[int] | None]:
-    """For each instruction the registers that are written on some way to it; None for one that no way leads to."""
+    """For each instruction the registers written on some path to it; None if no path leads to it."""
     writes = [written(instruction) for instruction in code]
     following = successors(code)
     before: list[set[int] | None] = [None] * len(code)
@@ -109,9 +109,10 @@ def _written_before(code: list[Instruction]) -> list[set[int] | None]:
 
 
 def successors(code: list[Instruction]) -> list[list[int]]:
-    """Indices of what may run after each instruction.
+    """For each instruction, the indices of those that may run next.
 
-    A return leads to behind every call. Jumps to an address in a register are not followed: our kernels have none.
+    A return may lead to the instruction after any call. Jumps to an address in a register are not followed: our kernels
+    have none.
     """
     index = {instruction.at: i for i, instruction in enumerate(code)}
     behind_calls = [i + 1 for i, instruction in enumerate(code) if instruction.kind == "CALL"]
@@ -151,7 +152,7 @@ def read(instruction: Instruction) -> set[int]:
 
 
 def _place_of_result(instruction: Instruction) -> int | None:
-    """Which operand is a uniform register that is written."""
+    """The index of the operand that is a uniform register and is written; None if there is none."""
     kind, operands = instruction.kind, instruction.operands
     if kind == "UR2UP" or not kind.startswith((*WRITING, *AFTER_PREDICATE)):
         return None
@@ -160,14 +161,15 @@ def _place_of_result(instruction: Instruction) -> int | None:
 
 
 def _parts(instruction: Instruction, place: int, descriptor: str, wide: bool) -> range:
-    """Which registers an operand takes, counted from the one it names. descriptor: `desc`, `gdesc` or nothing."""
+    """Which registers an operand occupies, counted from the one it names. descriptor: `desc`, `gdesc` or empty."""
     operands = instruction.operands
     if descriptor == "gdesc" and instruction.kind.endswith("GMMA"):
-        return range(2, 4) if re.match(r"R\d", operands[1]) else range(4)  # of both factors, or the first is in R
+        # descriptors of both factors; of the second only if the first is in ordinary registers
+        return range(2, 4) if re.match(r"R\d", operands[1]) else range(4)
     if descriptor or wide:
         return range(2)
     if not instruction.kind.startswith("U") or "[" in operands[place]:
         return range(1)
     if ".WIDE" in instruction.name:
-        return range(2 if place == len(operands) - 1 else 1)  # what is added, and not the factors
+        return range(2 if place == len(operands) - 1 else 1)  # the addend is wide, the factors are not
     return range(2 if ".64" in instruction.name else 1)

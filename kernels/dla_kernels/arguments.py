@@ -1,4 +1,4 @@
-"""Checks of what a caller passes to the op: every message says the argument, what was given and what is allowed."""
+"""Checks of what a caller passes to the op: every message names the argument, what was given and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Backend = Literal["auto", "reference", "torch", "triton"]
 BACKENDS: tuple[str, ...] = ("auto", "reference", "torch", "triton")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 OLDEST = (8, 0)
-"""Compute capability of NVIDIA's GPUs from which on the Triton kernels compile and fit: Ampere."""
+"""The oldest NVIDIA compute capability for which the Triton kernels compile and fit: Ampere."""
 
 
 def check_keys_values(k: Tensor, v: Tensor) -> None:
-    """`k` `[B, T, G, K]` and `v` `[B, T, H, V]` fit together."""
+    """Checks that `k` `[B, T, G, K]` and `v` `[B, T, H, V]` fit together."""
     _check_float("k", k, 4, "[B, T, G, K]")
     _check_float("v", v, 4, "[B, T, H, V]")
     if k.shape[:2] != v.shape[:2]:
@@ -38,7 +38,7 @@ def check_keys_values(k: Tensor, v: Tensor) -> None:
 def check_reader(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None
 ) -> None:
-    """All inputs of the reader, shapes as in `multi_state_attention`."""
+    """Checks all inputs of the reader; shapes as in `multi_state_attention`."""
     check_keys_values(k, v)
     _check_float("q", q, 4, "[B, T, G, K]")
     if q.shape != k.shape:
@@ -60,7 +60,7 @@ def check_reader(
 
 
 def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
-    """`cu_seqlens` `[N + 1]` cuts `[1, T]` into documents of at least one token."""
+    """Checks that `cu_seqlens` `[N + 1]` cuts `[1, T]` into documents of at least one token."""
     if cu_seqlens is None:
         return
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
@@ -80,13 +80,14 @@ def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
 
 
 def check_capacity(capacity: int) -> None:
-    """At least one slot."""
+    """Checks that there is at least one slot."""
     if capacity < 1:
         raise ValueError(f"capacity is {capacity}; it must be at least 1")
 
 
 def threshold_of(threshold: float | Tensor, heads: int, device: torch.device) -> Tensor:
-    """`[H]` float32, differentiable where a tensor was given; a number must lie in [0, 2], the range of the score."""
+    """The threshold as `[H]` float32, differentiable if given as a tensor; a number must lie in [0, 2], the score's
+    range."""
     if not isinstance(threshold, Tensor):
         if not 0.0 <= threshold <= 2.0:
             raise ValueError(f"threshold is {threshold}; it must lie in [0, 2], the range of the score")
@@ -101,10 +102,10 @@ def threshold_of(threshold: float | Tensor, heads: int, device: torch.device) ->
 
 
 def resolve_backend(backend: str, k: Tensor, v: Tensor, capacity: int) -> Literal["reference", "torch", "triton"]:
-    """The backend to run on k `[B, T, G, K]` and v `[B, T, H, V]`.
+    """The backend to use for k `[B, T, G, K]` and v `[B, T, H, V]`.
 
-    "auto" is "triton" for tensors on a GPU that it can take, "torch" for all others (on the CPU, in float64, or larger
-    than the kernels' limits).
+    "auto" means "triton" for tensors on a GPU that the Triton kernels can take, and "torch" for all others (on the CPU,
+    in float64, or beyond the kernels' size limits).
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
@@ -143,7 +144,7 @@ def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
 
 
 def _interpreting() -> bool:
-    """Triton is here and was imported to interpret its kernels on the CPU."""
+    """Whether Triton is installed and was imported in its interpreter mode, which runs kernels on the CPU."""
     try:
         from triton import knobs
     except ImportError:

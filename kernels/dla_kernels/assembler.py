@@ -1,11 +1,11 @@
-"""Which assembler makes machine code of our kernels on Hopper: one that gets descriptors of shared memory right.
+"""Chooses an assembler (ptxas) for Hopper that sets up descriptors of shared memory correctly.
 
-ptxas 12.8, which Triton 3.4 to 3.7 calls for sm_90, now and then forgets to set the uniform register that the
-descriptor of a tensor core's factor is made of: products then read whatever shared memory that points at, other numbers
-each time, or end in an illegal access. Seen on an H200 in the gradient of slot weights (K 192, V 384, M 30); six of
-1,450 variants of our kernels had it. The same wheels hold a newer ptxas for Blackwell, which has it right and takes
-sm_90 as well: 12.9 in Triton 3.6, 13.1 in 3.7. `kernels/benchmarks/compile_report.py` looks for the mistake in the
-machine code of kernels.
+ptxas 12.8, which Triton 3.4 to 3.7 calls for sm_90, sometimes leaves out the instruction that sets the uniform register
+from which the descriptor of a tensor-core operand is built. The product then reads whatever shared memory the register
+happens to point at, with different results on each run, or ends in an illegal access. Seen on an H200 in the gradient
+of slot weights (K 192, V 384, M 30); six of 1,450 variants of our kernels were affected. The same wheels hold a newer
+ptxas for Blackwell, which does not have this bug and takes sm_90 as well: 12.9 in Triton 3.6, 13.1 in 3.7.
+`kernels/benchmarks/compile_report.py` looks for the bug in the machine code of kernels.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ if TYPE_CHECKING:
     from triton.knobs import NvidiaTool
 
 RIGHT = (12, 9)
-"""The first version of ptxas that is known to be right."""
+"""The first version of ptxas that is known to be free of the bug."""
 VARIABLE = "TRITON_PTXAS_PATH"
-"""With it Triton is given another ptxas; we leave one alone that is new enough."""
+"""Environment variable that tells Triton which ptxas to use. A user's setting stays if that ptxas is new enough."""
 PACKAGE = "nvidia-cuda-nvcc-cu12"
-"""Has a ptxas 12.9, for drivers of CUDA 12 and Triton 3.7."""
+"""Contains ptxas 12.9, which is needed for Triton 3.7 on a driver for CUDA 12."""
 
 
 @cache
 def choose_assembler(index: int | None) -> None:
-    """Has Triton assemble with a ptxas that is right, for the GPU of this number; before anything is compiled for it.
+    """Makes Triton use a correct ptxas for GPU `index`; call it before anything is compiled for that GPU.
 
     Raises:
-        RuntimeError: there is none that this GPU's driver takes; says what there is and what to do.
+        RuntimeError: no correct ptxas here makes code that this GPU's driver runs; the message says what is installed
+            and what to do.
     """
     if torch.version.hip is None and torch.cuda.get_device_capability(index)[0] == 9:
         use_right_assembler(driver_version())
 
 
 def driver_version() -> int:
-    """The newest major version of CUDA that the driver runs; if it does not say, that which torch was built for."""
+    """The newest major version of CUDA that the driver runs, or the one torch was built for if the driver says none."""
     version = ctypes.c_int(0)
     try:
         asked = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
@@ -53,7 +54,7 @@ def driver_version() -> int:
 
 
 def use_right_assembler(driver: int) -> None:
-    """Sets `TRITON_PTXAS_PATH` if the ptxas for Hopper is too old. driver: as `driver_version`.
+    """Sets `TRITON_PTXAS_PATH` if the ptxas for Hopper is too old. driver: what `driver_version` returns.
 
     Raises:
         RuntimeError: as `choose_assembler`.
@@ -83,7 +84,7 @@ def use_right_assembler(driver: int) -> None:
 
 
 def _of_package() -> NvidiaTool | None:
-    """That of NVIDIA's package for the last CUDA 12, which drivers of that CUDA run, if it is installed."""
+    """The ptxas of NVIDIA's package for the last CUDA 12, whose code CUDA 12 drivers run, if it is installed."""
     from triton.knobs import NvidiaTool
 
     try:
@@ -94,7 +95,7 @@ def _of_package() -> NvidiaTool | None:
 
 
 def _of_blackwell() -> NvidiaTool | None:
-    """The ptxas that Triton uses for Blackwell; builds of Triton by others may have none, or not tell it apart."""
+    """The ptxas that Triton uses for Blackwell; third-party builds of Triton may have none, or no separate one."""
     from triton import knobs
 
     try:
@@ -104,7 +105,7 @@ def _of_blackwell() -> NvidiaTool | None:
 
 
 def _forget_version() -> None:
-    """Triton remembers the version of ptxas that it names what it caches by: it would go on with the old one's."""
+    """Makes Triton read the version of ptxas again: it is part of its cache keys, and Triton remembers the old one."""
     from triton.backends.nvidia import compiler
 
     forget = getattr(getattr(compiler, "get_ptxas_version", None), "cache_clear", None)

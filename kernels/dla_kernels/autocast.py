@@ -1,4 +1,4 @@
-"""The op chooses its own number types: states, decays and scores are float32 whatever autocast would like."""
+"""Keeps autocast out of the op, which chooses its own types: states, decays and scores are always float32."""
 
 from __future__ import annotations
 

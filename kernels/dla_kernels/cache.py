@@ -21,9 +21,9 @@ class Cache:
             a slot in decode costs one addition, not a shift of all states.
         tokens: `[N]` int64, tokens consumed so far.
         segment: where the segmentation stands; None for plans that do not look at the content.
-        lag: `[N, H, M, 2]` float32, log decay that `state` is yet to be multiplied by, so that a step of decoding need
-            not write the slots that it only reads: a sum over steps, and what it has lost to rounding. None where there
-            is none.
+        lag: `[N, H, M, 2]` float32, log decay not yet applied to `state`, so that a decoding step need not write the
+            slots that it only reads. The last dimension holds a sum over steps and the part of it that rounding lost;
+            the decay is `exp` of their sum. None if `state` is up to date.
         is_donated: see `donated`.
     """
 
@@ -41,18 +41,18 @@ class Cache:
         return state.gather(2, order[..., None, None].expand(state.shape))
 
     def settled(self) -> Cache:
-        """The same past with no `lag`, and kept from being written."""
+        """The same past with `lag` applied to the states, and not donated."""
         state = self.state
         if self.lag is not None:
             state = state * self.lag.double().sum(-1).exp().to(state.dtype)[..., None, None]
         return replace(self, state=state, lag=None, is_donated=False)
 
     def donated(self) -> Cache:
-        """The same past, given up to the next step, which may write its states where they are: this cache, and all that
-        shares tensors with it, must not be used after that. So is the cache that the step returns.
+        """The same past, given up to the next step, which may overwrite its states in place.
 
-        Decoding with the Triton backend then writes nothing that it only reads: with plain decay one slot a token, two
-        where slots merge. Others take it as any cache.
+        After that step, neither this cache nor anything that shares tensors with it may be used. The cache that the
+        step returns is donated, too. Decoding with the Triton backend then writes only what changes: with plain decay
+        one slot per token, or two where slots merge. Other backends treat it as any other cache.
         """
         return replace(self, is_donated=True)
 

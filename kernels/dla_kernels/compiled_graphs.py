@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def outside_compiled_graphs(function: Callable[P, R]) -> Callable[P, R]:
-    """`torch.compiler.disable`, at the first call: at import it would load the whole compiler, which takes a second."""
+    """Applies `torch.compiler.disable` at the first call; at import it would load the whole compiler (a second)."""
     left_alone: list[Callable[..., Any]] = []
 
     @functools.wraps(function)

@@ -1,15 +1,15 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """One token of dynamic linear attention in one launch: score, boundary, merge, transition, write and read.
 
-Slots stay where they are (`Cache.age` says how old each is). At a boundary one physical slot becomes the new open slot: the
-younger member of the pair that merges, after its content was added to the older one; or, where there is room, the slot
-of the highest age, which is empty. Nothing is shifted, nothing waits for the host.
+Slots stay where they are (`Cache.age` says how old each is). At a boundary one physical slot becomes the new open slot:
+the younger member of the pair that merges, after its content was added to the older one; or, where there is room, the
+slot of the highest age, which is empty. Nothing is shifted, and nothing waits for the host.
 
-A cache is not changed: a step writes a new one, because a caller may hold the old one (beam search, a second prompt from
-one prefix) and nothing here could tell. That costs one write of the states beside the one read. Who does not need it any
-more says so (`Cache.donated`): its states are then written where they are. With plain decay those of a slot that is only read
-are not: what they have decayed by since they were written is a number of the slot (`Cache.lag`). The delta rule's
-transition turns every slot.
+A step leaves the cache it is given unchanged and writes a new one, because the caller may still need the old one (beam
+search, a second prompt from one prefix). That costs one write of all states beside the one read. A caller that no
+longer needs the old cache donates it (`Cache.donated`), and the step updates its states in place. With plain decay it
+then leaves slots unwritten that it only reads: the decay since a slot's last write is kept as a number (`Cache.lag`).
+With the delta rule it writes all slots, because the transition changes each of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dla_kernels.segmentation.fused.merges import age_slots, youngest_of_sparses
 from dla_kernels.segmentation.fused.paths import information
 
 AHEAD = 3
-"""States of two more slots are under way while one is worked on."""
+"""Stages of the loops' pipelines: the loads of the next two steps are in flight while one is computed."""
 
 
 def decode_step(
@@ -67,7 +67,8 @@ def decode_operator(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, log_decay: Tensor | None, beta: Tensor | None,
     threshold: Tensor, state: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """o `[N, H, V]`, then state, age, open_sum, score_sum and count after the token; shapes without time."""
+    """Returns o `[N, H, V]`, then state, age, open_sum, score_sum and count after the token; no tensor has a time
+    dimension."""
     after = torch.empty_like(state)
     o, age, open_sum, score_sum, count, _ = _launch(
         q, k, v, slot_weight, log_decay, beta, threshold, state.contiguous(), after, age, open_sum, score_sum, count, None,
@@ -87,8 +88,8 @@ def decode_in_place(
     threshold: Tensor, state: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor, count: Tensor,
     lag: Tensor | None, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """o, age, open_sum, score_sum, count and lag after the token, and `state`, which is contiguous, changed. lag
-    `[N, H, M, 2]` is given with plain decay alone; else what follows it is empty."""
+    """Updates `state`, which is contiguous, in place and returns o, age, open_sum, score_sum, count and lag after the
+    token. lag `[N, H, M, 2]` is given with plain decay only; otherwise the returned one is empty."""
     return _launch(
         q, k, v, slot_weight, log_decay, beta, threshold, state, state, age, open_sum, score_sum, count, lag, scale
     )
@@ -105,7 +106,7 @@ def _launch(
     threshold: Tensor, state: Tensor, state_after: Tensor, age: Tensor, open_sum: Tensor, score_sum: Tensor,
     count: Tensor, lag: Tensor | None, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """From `state` to `state_after`, which may be the same; returns as `decode_in_place`."""
+    """Reads `state` and writes `state_after`, which may be the same tensor; returns what `decode_in_place` returns."""
     (sequences, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
     slots = slot_weight.shape[-1]
     q, k, v, slot_weight, threshold, age, open_sum, score_sum, count = (
@@ -114,7 +115,7 @@ def _launch(
     after = [torch.empty_like(x) for x in (v, age, open_sum, score_sum, count)]
     o, age_after, open_after, score_after, count_after = after
     lag_after = age.new_empty(0 if lag is None else lag.shape, dtype=torch.float32)
-    # all of K in one block, for the delta rule's k^T S: K x BV float32 in registers, several times
+    # all of K in one block, for the delta rule's k^T S; several tiles of K x BV float32 live in registers
     block_k = triton.next_power_of_2(key_dim)
     block_v = 32 if block_k <= 128 and value_dim > 16 else 16
     decode_kernel[(sequences * heads, triton.cdiv(value_dim, block_v))](
@@ -130,7 +131,7 @@ def _launch(
 
 @triton.jit
 def age_after(age, opens, freed):
-    """Eq. 17 for physical slots: at a boundary the one of age `freed` becomes the youngest, younger ones become one older."""
+    """Eq. 17 for physical slots: at a boundary the slot of age `freed` becomes the youngest, and younger ones age by 1."""
     return tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
 
 
@@ -143,7 +144,8 @@ def decode_kernel(
     BK: tl.constexpr, BV: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_BETA: tl.constexpr, LAZY: tl.constexpr,
     AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """One program per sequence, head and block of V. Each scores the token anew (one matrix of M + 1), so all agree."""
+    """One program per sequence, head and block of V. Each computes the score itself, so that all decide alike without
+    synchronizing; this reads one matrix in addition to the M states."""
     nh = tl.program_id(0).to(tl.int64)
     n = nh // H
     h = nh % H
@@ -153,7 +155,7 @@ def decode_kernel(
     q = tl.load(q_ptr + (n * G + h // (H // G)) * K + i, mask=in_k, other=0.0).to(tl.float32) * scale
     k = tl.load(k_ptr + (n * G + h // (H // G)) * K + i, mask=in_k, other=0.0).to(tl.float32)
 
-    # eq. 13: the score; threads wait for each other after the loop only
+    # eq. 13: the score; reductions across threads come after the loop
     dots = tl.zeros((BK, BV), tl.float32)
     squares = tl.zeros((BK, BV), tl.float32)
     v_squares = tl.zeros((BV,), tl.float32)
@@ -207,7 +209,7 @@ def decode_kernel(
         log_decay = tl.load(log_decay_ptr + nh).to(tl.float32)
         decay = tl.exp(log_decay)
     if LAZY:
-        # a sum over as many steps as there may be tokens: what rounding takes from it is kept, and added later (Kahan)
+        # the sum may run over very many steps: what rounding takes from it is kept and added at the next one (Kahan)
         at = (nh * M + slot) * 2
         sum_before = tl.load(lag_ptr + at, mask=slot < M, other=0.0)
         added = tl.load(lag_ptr + at + 1, mask=slot < M, other=0.0) + log_decay
@@ -222,13 +224,13 @@ def decode_kernel(
     beta = 0.0
     if HAS_BETA:
         beta = tl.load(beta_ptr + nh).to(tl.float32)
-    seen = tl.zeros((BK, BV), tl.float32)  # summed over K in the end: no step waits for other threads
+    seen = tl.zeros((BK, BV), tl.float32)  # the sum over K comes after the loop: the read needs no reduction within it
     base = nh * M * (K * V) + block
     merged = tl.load(state_ptr + base + source * (K * V), mask=inside & merges, other=0.0) * decay
     for p in tl.range(0, M, num_stages=AHEAD):
         if LAZY:
             decay = tl.sum(tl.where(slot == p, lagging, 0.0))
-        # what slots do differently are numbers that multiply: selecting costs an instruction a number of a state more
+        # slots differ by scalar factors; `tl.where` on a state would cost one more instruction per element
         kept = tl.where(opens & (p == source), 0.0, decay)
         state = kept * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
         state += tl.where(p == older, 1.0, 0.0) * merged
@@ -236,7 +238,7 @@ def decode_kernel(
         if HAS_BETA:
             written = beta * (written - tl.sum(k[:, None] * state, 0))
         state += k[:, None] * written[None, :]
-        if LAZY:  # others are as they were, and lag further behind
+        if LAZY:  # all other slots stay as they are and lag further behind
             tl.store(new_state_ptr + base + p * (K * V), state, mask=inside & ((p == newest) | (merges & (p == older))))
         else:
             tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)

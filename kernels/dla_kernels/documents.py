@@ -12,11 +12,12 @@ _ends: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
-    """Its numbers on the host, asked for once: all layers share the tensor, and each time the host waits for the GPU.
+    """The numbers in `cu_seqlens`, on the host.
 
-    A tensor that torch has changed in place is asked again. torch.compile leaves its graph for this, as for `tolist`.
+    They are fetched once and remembered, because all layers share the tensor and each fetch makes the host wait for the
+    GPU. A tensor changed in place by torch is fetched again. Under torch.compile this is a graph break, as `tolist` is.
     """
-    if cu_seqlens.is_inference():  # has no version
+    if cu_seqlens.is_inference():  # inference tensors have no version counter
         return tuple(cu_seqlens.tolist())
     known = _ends.get(cu_seqlens)
     if known is None or known[0] != cu_seqlens._version:
@@ -30,14 +31,14 @@ def token_counts(cu_seqlens: Tensor) -> list[int]:
 
 
 def lengths_of(cu_seqlens: Tensor | None, batch: int, time: int, device: torch.device) -> Tensor:
-    """`[N]` int64, tokens of each sequence: N documents, or `batch` sequences of `time` tokens where there are none."""
+    """`[N]` int64, tokens of each sequence: of N documents, or if there are none, `time` for each of `batch` rows."""
     if cu_seqlens is None:
         return torch.full((batch,), time, dtype=torch.int64, device=device)
     return cu_seqlens.long().diff().to(device)
 
 
 def first_tokens(cu_seqlens: Tensor | None, time: int, device: torch.device) -> Tensor:
-    """`[T]` bool: the token is the first of a document (of the whole sequence, where there are no documents)."""
+    """`[T]` bool: whether the token is the first of a document (without documents: of the whole sequence)."""
     first = torch.zeros(time, dtype=torch.bool, device=device)
     if cu_seqlens is None:
         first[:1] = True
@@ -56,7 +57,7 @@ def positions(cu_seqlens: Tensor | None, time: int, device: torch.device) -> Ten
 
 
 def unpack(x: Tensor, cu_seqlens: Tensor, fill: float = 0.0) -> Tensor:
-    """`[1, T, ...]` packed documents -> `[N, longest, ...]`, one a row, filled up with `fill`. Differentiable."""
+    """Packed documents `[1, T, ...]` -> `[N, longest, ...]`, one per row, padded with `fill`. Differentiable."""
     rows = torch.split(x[0], token_counts(cu_seqlens))
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
 

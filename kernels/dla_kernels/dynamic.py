@@ -32,9 +32,9 @@ def dynamic_linear_attention(
 ) -> tuple[Tensor, Cache | None]:
     """Dynamic Linear Attention (arXiv 2606.10650): `segment`, then `multi_state_attention`.
 
-    Args, Returns, Raises: those of the two functions; the score sees the k and v given here. A cache returned by one
-    call and given to the next makes prefill in pieces and token-by-token decode equal to one call over everything. With
-    the Triton backend, a single token after a cache that needs no gradient is one launch (decode.py).
+    Args, Returns, Raises: as in these two functions; the score is computed from the k and v given here. With the cache
+    of one call passed to the next, prefill in pieces and token-by-token decode equal one call over everything. With the
+    Triton backend, a single token that continues a cache and needs no gradient takes one launch (decode.py).
     """
     inputs = [q, k, v, slot_weight, log_decay, beta]
     if cache is not None and _decodes(inputs, threshold, cache, capacity, cu_seqlens, backend):

@@ -15,9 +15,9 @@ from dla_kernels.assembler import choose_assembler
 
 
 def operator(name: str, *, changes: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    """`torch.library.custom_op`, with the GPU that the tensors are on as the current one while it runs.
+    """`torch.library.custom_op` that makes the tensors' GPU the current one while it runs.
 
-    Triton launches on the current GPU, whatever the tensors: those of a model on `cuda:1` would be read from `cuda:0`.
+    Triton launches on the current GPU, wherever the tensors are: kernels for a model on `cuda:1` would run on `cuda:0`.
     `changes` names the arguments that are written.
     """
 
@@ -34,7 +34,7 @@ def operator(name: str, *, changes: tuple[str, ...] = ()) -> Callable[[Callable[
 
 
 def gpu_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
-    """Makes the GPU of the first tensor the current one; does nothing where that is on none."""
+    """Makes the GPU of the first tensor the current one; does nothing if that tensor is not on a GPU."""
     first = next(x for x in arguments if isinstance(x, Tensor))
     if not first.is_cuda:
         return nullcontext()

@@ -1,7 +1,7 @@
 """What a plan is: for every token and head, which slot it enters and which slots grow older.
 
-The whole history of a partition is one integer per token (DESIGN, "the op"; PAPER, consequence 4), so a plan is a
-tensor, not a list of segments. A reader turns it into outputs without knowing how it was made.
+One integer per token describes the whole history of a partition (README.md, "The method"), so a plan is a tensor, not a
+list of segments. A reader turns it into outputs without knowing how it was made.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Plan:
         gate: None, or `[B, T, H]` float32 that holds the boundary decision (0 or 1) and carries its straight-through
             gradient.
         collapse: the age map of Log-Linear attention: at a token with `shift = l >= 0`, *all* slots of age `<= l` are
-            added together and become age `l + 1`, in place of each growing older by one.
+            added together and become age `l + 1`, instead of each growing older by one.
         final: what `segment` needs to go on after the last token; None in plans that do not look at the content.
     """
 
@@ -60,11 +60,11 @@ class Plan:
 
     @property
     def boundary(self) -> Tensor:
-        """`[B, T, H]` bool: the token opens a slot (the first token of a document does, too)."""
+        """`[B, T, H]` bool: whether the token opens a slot (the first token of a document does, too)."""
         return self.shift != JOIN
 
     def slots_in_use(self, cu_seqlens: Tensor | None = None) -> Tensor:
-        """`[B, T, H]` int64: how many ages exist after each token, the empty levels of a Fenwick plan counted.
+        """`[B, T, H]` int64: how many ages exist after each token, including the empty levels of a Fenwick plan.
 
         Args:
             cu_seqlens: `[N + 1]` document boundaries, if the plan was made with them. A plan that continues a cache

@@ -73,10 +73,11 @@ def fenwick_plan(
     start: int | Tensor = 0,
     device: torch.device | str | None = None,
 ) -> Plan:
-    """The levels of Log-Linear attention: the levels `<= l` collapse into `l + 1`, l = the zeros that end position t.
+    """The levels of Log-Linear attention: at position t, all levels `<= l` collapse into level `l + 1`.
 
-    Level 0 then holds the token itself and level l >= 1 a block of `2^(l-1)` tokens, those of the l-th bit of t. Beyond
-    `2^(capacity-1)` tokens the last level keeps everything older.
+    Here l is the number of zeros at the end of t in binary. Level 0 then holds the token itself, and level l >= 1 the
+    block of `2^(l-1)` tokens that the l-th lowest bit of t stands for. Beyond `2^(capacity-1)` tokens the last level
+    keeps everything older.
 
     Args, Raises: as `fixed_plan`, without `block`.
     """
@@ -92,7 +93,7 @@ def fenwick_plan(
 
 
 def _plan(shift: Tensor, heads: int, capacity: int, *, collapse: bool) -> Plan:
-    """The same shifts `[B, T]` for every head."""
+    """The plan with the same `shift` `[B, T]` for every head."""
     shift = shift.to(torch.int32)[:, :, None].expand(-1, -1, heads).contiguous()
     return Plan(
         shift=shift,
@@ -105,7 +106,7 @@ def _plan(shift: Tensor, heads: int, capacity: int, *, collapse: bool) -> Plan:
 def _absolute_positions(
     batch: int, time: int, cu_seqlens: Tensor | None, start: int | Tensor, device: torch.device | str | None
 ) -> Tensor:
-    """`[B, T]` int64: the position of each token in its document, tokens consumed before included."""
+    """`[B, T]` int64: the position of each token in its document, counting tokens consumed by earlier calls."""
     check_documents(cu_seqlens, batch, time)
     if isinstance(start, int) and start < 0:
         raise ValueError(f"start is {start}; it must be at least 0")
@@ -122,7 +123,8 @@ def _absolute_positions(
     offset = offset.reshape(-1, 1)
     if cu_seqlens is not None and offset.numel() > 1:
         lengths = cu_seqlens.long().diff().to(device)
-        offset = offset[:, 0].repeat_interleave(lengths, output_size=time)[None]  # else the host would ask for it
+        # output_size: else the host would have to wait for the GPU to learn it
+        offset = offset[:, 0].repeat_interleave(lengths, output_size=time)[None]
     return position + offset
 
 

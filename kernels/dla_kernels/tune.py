@@ -1,10 +1,11 @@
 """Finds good tile sizes on the GPU of this machine: `python -m dla_kernels.tune --layer 128,64,30`.
 
-Nothing tunes by itself; this is asked for once per GPU and layer shape. From the sizes of the rule, one size at a time
-is changed and kept if forward and backward together became faster, until a round changes nothing. A candidate counts
-only if its output and gradients agree with those of the torch backend in float32, so a miscompiled one cannot win.
-Results go to the table of `--out`, layer by layer: interrupted, it goes on. In a checkout that is the shipped table;
-set DLA_KERNELS_TILES to use another.
+Nothing is tuned automatically: run this once per GPU and layer shape. The search starts from the sizes that the
+built-in rule gives and changes one size at a time. A change stays if it makes forward and backward together faster; a
+round without one ends the search. A candidate counts only if its output and gradients agree with those of the torch
+backend in float32, so a miscompiled one cannot win. Each layer's sizes go to the table `--out` as soon as they are
+found, so an interrupted run can be started again and goes on. The default is the shipped table; the op reads another
+one if DLA_KERNELS_TILES names it.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from dla_kernels.reader.fused.measured import ALLOWED, SHIPPED, Layer, architect
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 ROUNDINGS, FLOOR = 4, 1e-4
-"""Relative error (root mean square) that a result may have: 4 roundings of its type, or where more, 1e-4."""
+"""The relative error (root mean square) that a result may have: 4 times the epsilon of its type, but at least 1e-4."""
 GAIN = 0.02
-"""A change must save this part of the time to be kept: less is noise."""
+"""A change is kept only if it saves this fraction of the time: less is noise."""
 
 
 def tune(
     first: Tiles, seconds: Callable[[Tiles], float], candidates: Callable[[Tiles], Iterator[Tiles]]
 ) -> tuple[Tiles, float]:
-    """The fastest found by changing one size at a time, and its time.
+    """The fastest sizes found by changing one at a time, and their time.
 
     Args:
         first: where to begin. seconds: the time of one choice, `inf` if it does not work.
-        candidates: the neighbours of a choice.
+        candidates: the neighbors of a choice.
     """
     known = {first: seconds(first)}
     best = first
@@ -70,7 +71,7 @@ def neighbours(tiles: Tiles, layer: Layer) -> Iterator[Tiles]:
 
 
 def draw(layer: Layer, heads: int, tokens: int, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of the op, by name, and the gradient of its output: neighbours alike, so that segments mean something."""
+    """Inputs of the op by name, and the gradient of its output. Neighboring tokens are alike, as in real segments."""
     generator = torch.Generator(device).manual_seed(0)
     dtype = TYPES[layer.type]
 
@@ -103,7 +104,7 @@ class Trial:
         self.failures: dict[Tiles, str] = {}
 
     def seconds(self, tiles: Tiles) -> float:
-        """Median of forward and backward, hard gate; `inf`, with the reason in `failures`, if it does not work."""
+        """Median time of forward and backward with the hard gate; if they fail, `inf`, and `failures` says why."""
         try:
             with configs.override(**asdict(tiles)):
                 error = self._error()
@@ -131,13 +132,13 @@ class Trial:
         return statistics.median(times[1:])  # the first one compiles
 
     def _case(self, heads: int, tokens: int) -> tuple[dict[str, Tensor], Tensor, Plan]:
-        """Inputs, the gradient of the output, and a plan, which is made with sizes of its own."""
+        """Inputs, the gradient of the output, and a plan, whose kernels always use the rule's sizes."""
         inputs, do = draw(self.layer, heads, tokens, self.device)
         return inputs, do, segment(inputs["k"], inputs["v"], self.layer.slots, 0.6, backend="triton")
 
 
 def _run(inputs: dict[str, Tensor], do: Tensor, plan: Plan, backend: Backend) -> list[Tensor]:
-    """o and the gradients of the inputs; by torch in float32."""
+    """o and the gradients of the inputs; the torch backend computes in float32."""
     dtype = torch.float32 if backend == "torch" else None
     leaves = {name: x.detach().to(dtype or x.dtype).requires_grad_() for name, x in inputs.items()}
     o, _ = multi_state_attention(**leaves, plan=plan, backend=backend)  # type: ignore[arg-type]
@@ -152,7 +153,7 @@ def _layer(text: str) -> tuple[int, int, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Tunes the layers asked for that the table does not have yet, and writes after each."""
+    """Tunes the requested layers that the table does not have yet, and writes the table after each."""
     parser = argparse.ArgumentParser(prog="python -m dla_kernels.tune", description="Find good tile sizes on this GPU.")
     parser.add_argument(
         "--layer", type=_layer, nargs="+", required=True, metavar="K,V,M", help="key dim, value dim, slots"

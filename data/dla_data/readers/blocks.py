@@ -1,4 +1,4 @@
-"""The bytes of a file, decompressed where its name says so, block by block; a file that was cut off is found out."""
+"""The bytes of a file, block by block, decompressed if its name says so; a truncated file is an error."""
 
 import errno
 import os
@@ -14,12 +14,12 @@ from dla_data.readers.reader import ReadingLog
 
 # One block of input may grow a thousandfold when decompressed; larger blocks read no faster.
 _BLOCK_BYTES = 1 << 18
-# Files of `zstd --long=31` need it; the memory is taken only where a file asks for it.
+# Files made with `zstd --long=31` need this window; memory for it is taken only if a file asks for it.
 _ZSTD_WINDOW = 1 << 31
 
 
 class DamagedFile(Exception):
-    """The rest of the file cannot be had; the reader adds how far it came."""
+    """The rest of the file cannot be read; the reader adds how far it got."""
 
 
 class _Frame(Protocol):

@@ -1,4 +1,4 @@
-"""The files that a directory or a pattern means; where one cannot be looked into, that is an error, not an absence."""
+"""The files that a directory or a pattern means; a place that cannot be looked into is an error, never just empty."""
 
 import glob
 import logging
@@ -16,8 +16,8 @@ _LOGGER = logging.getLogger("dla_data")
 def files_below(root: Path) -> list[Path]:
     """Everything below `root` that is no directory, sorted by path; hidden names (`.git`) are left out.
 
-    Links to directories are followed, those that lead back to where they lie excepted. A directory that can be reached
-    in several ways is read once: where it lies, or by the first link to it.
+    Links to directories are followed unless they lead back to a directory that contains them. A directory that can be
+    reached in several ways is read once: in its own place, or through the first link to it.
 
     Raises:
         DataError: a directory cannot be listed.
@@ -39,7 +39,7 @@ def files_below(root: Path) -> list[Path]:
 
 
 def files_matching(pattern: str) -> list[Path]:
-    """Everything that matches and is no directory, sorted; what can be reached in several ways only by the shortest.
+    """Everything that matches and is no directory, sorted; a file that several paths reach is listed by the shortest.
 
     Raises:
         DataError: a directory that the pattern looks into cannot be listed.
@@ -62,7 +62,7 @@ def is_there(path: Path) -> bool:
     """Whether `path` exists.
 
     Raises:
-        DataError: it lies where nothing can be looked at.
+        DataError: it lies in a directory that cannot be looked into.
     """
     try:
         os.stat(path)
@@ -90,7 +90,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _leads_elsewhere(folder: Path, real_parent: str) -> bool:
-    """Whether `folder` is a link to a directory that it does not lie in itself."""
+    """Whether `folder` is a link that does not lead back to a directory that contains it."""
     if not folder.is_symlink():
         return False
     if Path(real_parent).is_relative_to(target := os.path.realpath(folder)):
@@ -100,7 +100,7 @@ def _leads_elsewhere(folder: Path, real_parent: str) -> bool:
 
 
 def _looked_into(pattern: str) -> Iterator[tuple[str, bool]]:
-    """The directories in which a pattern looks for names, and whether for any that fit, so that it lists them."""
+    """The directories that a pattern looks into, and for each whether it lists them (to match a wildcard)."""
     parts = Path(pattern).parts
     first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     for place, part in enumerate(parts[first:], first):

@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 def located(hub: HubName) -> Place:
-    """The commit that `hub` stands for now: on the hub, or with HF_HUB_OFFLINE in what was downloaded of it.
+    """The commit that `hub` stands for now: on the hub, or with HF_HUB_OFFLINE among what was downloaded.
 
     Raises:
         OSError, ValueError: the libraries' own errors: no such data set or revision, not downloaded, no network.
@@ -66,14 +66,14 @@ def located(hub: HubName) -> Place:
 
 
 def _downloaded(hub: HubName) -> str:
-    """The folder of a commit in the hub's cache; of a large data set it may be wanted in part only."""
+    """The folder of a commit in the hub's cache, which need not hold the whole data set."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return snapshot_download(hub.name, repo_type="dataset", revision=hub.revision, local_files_only=True)
     except LocalEntryNotFoundError as error:
-        folder = getattr(error, "snapshot_path", None)  # of a commit that is not there as a whole
+        folder = getattr(error, "snapshot_path", None)  # set if the commit was downloaded in part
         if folder is None:
             raise
         _LOGGER.warning("%s: the hub's cache has only a part of commit %s, which is read", hub, Path(folder).name)

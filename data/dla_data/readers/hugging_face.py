@@ -21,7 +21,7 @@ _ALLOWED_BUILDERS = ("json", "parquet", "arrow", "csv", "text")
 class HuggingFaceReader(DocumentReader):
     """One shard (usually a file) of one split of a data set.
 
-    A restart passes over the rows before it: nothing is tokenised again, but they are read again.
+    A restart reads the rows before its position again, but does not tokenize them.
 
     Args:
         name: for messages. rows: `datasets.IterableDataset`.
@@ -39,7 +39,7 @@ class HuggingFaceReader(DocumentReader):
         """See `DocumentReader`; messages count rows from 0."""
         log = log or ReadingLog()
         ordinal, row, _ = start
-        # Not iter(rows): in a worker of a DataLoader that would leave this shard to one worker and show others nothing.
+        # Not iter(rows): in DataLoader workers, that gives the shard to one worker and nothing to the others.
         rows = (self._rows.skip(row) if row else self._rows).iter(batch_size=1)
         while True:
             try:
@@ -68,8 +68,8 @@ def hugging_face_readers(
     """A reader for each shard of `split`, in the order of `datasets`; all have the `version` that is read.
 
     Args:
-        at: a data set of the hub, of which one commit is read from beginning to end whatever becomes of its branches;
-            or a folder laid out like one.
+        at: a data set of the hub, or a folder laid out like one. Of the hub, one commit is read from beginning to end,
+            even if its branches move meanwhile.
         config: which of the data set's configurations; None takes its default. split, text_field: what to read.
     Raises:
         DataError: no such data set, revision, configuration or split, no network, or a data set that is not text in
@@ -110,7 +110,7 @@ def hugging_face_readers(
 
 
 def _shown(at: HubName | str, config: str | None, revision: bool = False) -> str:
-    """What messages call the data set. Names of shards leave out the revision: they decide what is validated on."""
+    """What messages call the data set. Names of shards leave out the revision, so that a new one keeps the names."""
     name = at.name if isinstance(at, HubName) and not revision else str(at)
     return f"data set {name}" + (f" ({config})" if config else "")
 
@@ -132,7 +132,7 @@ def _way_out(at: HubName | str) -> str:
 
 
 def _files(builder: Any, split: str, place: Place) -> str:
-    """What `DataSetVersion.files` is."""
+    """The value of `DataSetVersion.files`."""
     here = os.path.realpath(place.path) if place.is_folder else f"hf://datasets/{place.path}@{place.commit}"
     files = [
         (file.replace(f"{here}/", ""), _size(file) if place.commit is None else None)
@@ -142,7 +142,7 @@ def _files(builder: Any, split: str, place: Place) -> str:
 
 
 def _size(file: str) -> int | None:
-    """Bytes of a local file, or of the archive that it is in; None of one that lies elsewhere."""
+    """Bytes of a local file, or of the archive that contains it; None for a file elsewhere."""
     path = file.rpartition("::")[2]
     return os.path.getsize(path) if os.path.isfile(path) else None
 

@@ -13,7 +13,7 @@ from dla_data.readers.reader import START, DocumentReader, Position, ReadingLog,
 
 _PAGE_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 64  # long documents: a few dozen may be hundreds of megabytes
-# What damage makes of a file: no footer, a footer that lies, pages that do not decompress.
+# Errors that a damaged file causes: no footer, a wrong footer, pages that do not decompress.
 _DAMAGE = (pyarrow.ArrowException, OSError, ValueError)
 
 

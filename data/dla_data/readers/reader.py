@@ -39,7 +39,7 @@ class RowProblem(Exception):
 
 
 class TooManyBadRows(DataError):
-    """More bad rows than may be left out; the text can be read on if more may be."""
+    """There are more bad rows than may be skipped; with a higher limit, reading can go on."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class DocumentReader(ABC):
         """
 
     def ranges(self, most: int) -> list[Position]:
-        """Where at most `most` ranges of about equal size begin that can each be read without those before it.
+        """The starts of at most `most` ranges of about equal size, each readable without those before it.
 
         The first is `START`, and a range ends where the next begins. Within a range, positions count documents (and
         lines of text) from its beginning. A format that must be read from the front is one range.

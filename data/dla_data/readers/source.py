@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger("dla_data")
 
 HUGGING_FACE_PREFIX = "hf:"
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
-# Found in folders of data sets: about the data, no data.
+# Files in folders of data sets that describe the data and hold none.
 _ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 
 
@@ -52,8 +52,8 @@ class Source:
         """The readers of all files or shards, always in the same order; opens no local file yet.
 
         Args:
-            out: a folder that is being prepared. What lies in it, as in any prepared folder, is no text, and a
-                directory or a pattern leaves it out.
+            out: a folder that is being prepared. Directories and patterns leave out what lies in it, as in any prepared
+                folder.
 
         Raises:
             DataError: nothing there, nothing of a known kind, a directory that cannot be listed, or a data set that

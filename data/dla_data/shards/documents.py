@@ -1,4 +1,4 @@
-"""The documents of several readers in one row, each with what has to be known about it when it comes back encoded."""
+"""The documents of several readers, one after another, each with what must be known once it is encoded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from dla_data.shards.shard import ShardRecord
 
 
 class Read(NamedTuple):
-    """A document on its way.
+    """A document that was read and is being encoded.
 
     reader, position: where it comes from. part: `train` or `validation`. skipped: bad rows met before it, over all
     readers. bytes_read: of the sources, as they lie on disk, by the time it was read.
@@ -24,12 +24,12 @@ class Read(NamedTuple):
 
 
 def nothing_to_read(sources: str) -> DataError:
-    """What to say where there is no document at all."""
+    """The error for sources without any document."""
     return DataError(f"no documents in {sources}: there is nothing to prepare. Check the sources.")
 
 
 def all_held_out(documents: int) -> DataError:
-    """What to say where none is left to train on."""
+    """The error if validation takes all documents and none is left to train on."""
     fell = "the only document" if documents == 1 else f"all {documents:,} documents"
     return DataError(f"{fell} fell to validation. Give more documents, or a smaller validation share.")
 
@@ -43,7 +43,7 @@ def documents_after(
 ) -> Iterator[str]:
     """Yield the texts behind the last document of a shard (None: all), and tell `note` about each before it is yielded.
 
-    `log.bytes_read` counts readers that are passed over as read.
+    Readers that are passed over count as read in `log.bytes_read`.
     """
     first = last.reader if last else 0
     log.bytes_read += sum(reader.size or 0 for reader in readers[:first])
@@ -51,7 +51,7 @@ def documents_after(
         reader = readers[index]
         again = last.position if last and index == first else None
         for position, text in reader.documents(again or START, log):
-            if position == again:  # in the shard already: it was read for its place only
+            if position == again:  # the last document of the shard, read only to find the next one
                 continue
             part = "validation" if held_out(text) else "train"
             note(Read(index, position, part, len(log.skipped), log.bytes_read))

@@ -1,7 +1,7 @@
 """Processes that encode text side by side; what comes back is in the order of what went in.
 
 Every process has a pipe of its own, and batch i goes to process i modulo their number, so the result does not depend on
-which is quicker. A process ends when its pipe does: one that is left alone by a killed parent goes too.
+which process is faster. A process ends when its pipe is closed, and so also when its parent was killed.
 """
 
 import multiprocessing
@@ -25,9 +25,9 @@ from tokenizers import Tokenizer
 from dla_data.errors import DataError
 from dla_data.tokenizer import Encoded, pieces_to_encode
 
-# A fifth of a second's work: sending costs nothing beside it, and no process is alone for long with the last one.
+# A fifth of a second's work: sending it costs little in comparison, and the other processes wait little for the last.
 _BATCH_CHARACTERS = 250_000
-# One that the process works on, and others for when the next text is a slow one for another process.
+# The one in work, and a reserve for the time in which another process is slow.
 _BATCHES_AHEAD = 4
 
 
@@ -47,9 +47,9 @@ class _Result(NamedTuple):
 
 
 class Encoders:
-    """`workers` processes with the tokenizer; used as a context manager, whose end is theirs.
+    """`workers` processes that encode; a context manager, and the processes end with its block.
 
-    They are started afresh, not forked: the threads of `tokenizers` do not survive a fork.
+    They are spawned, not forked: the threads of `tokenizers` do not survive a fork.
     """
 
     def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
@@ -58,13 +58,13 @@ class Encoders:
         self._tokenizer = tokenizer
         self._processes: list[tuple[SpawnProcess, Connection]] = []
         start = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # starting it ends any blocking of signals
+        resource_tracker.ensure_running()  # now, because starting it unblocks signals
         for number in range(workers):
             ours, theirs = start.Pipe()
             process = start.Process(
                 target=_serve, args=(theirs, tokenizer.to_str()), name=f"encoder-{number}", daemon=True
             )
-            # It is born with Ctrl-C blocked, which it ignores later: no traceback while it imports what it needs.
+            # The process starts with Ctrl-C blocked and later ignores it, so that there is no traceback during imports.
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process.start()
@@ -82,7 +82,7 @@ class Encoders:
         for _, pipe in self._processes:
             pipe.close()
         for process, _ in self._processes:
-            process.terminate()  # it may be in the middle of a batch that nobody wants any more
+            process.terminate()  # it may be in the middle of a batch that is no longer needed
             process.join()
 
     def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
@@ -158,8 +158,8 @@ def _serve(pipe: Connection, tokenizer_json: str) -> None:
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.encode_special_tokens = True  # not part of the JSON
     tasks: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
-    # A thread takes what arrives at once: were the parent to wait for us to take a batch while we wait for it to take a
-    # result, both would wait for ever.
+    # A thread receives everything at once: if the parent waited for us to take a batch while we waited for it to take a
+    # result, both would wait forever.
     threading.Thread(target=_collect, args=(pipe, tasks), daemon=True).start()
     while True:
         pieces = tasks.get()
@@ -178,7 +178,7 @@ def _collect(pipe: Connection, tasks: "queue.SimpleQueue[list[str]]") -> None:
         while True:
             tasks.put(pipe.recv())
     except (EOFError, OSError):
-        os._exit(0)  # the parent is gone or has closed the pipe: whatever is still being encoded has no reader
+        os._exit(0)  # the parent is gone or has closed the pipe: nobody reads what is still being encoded
 
 
 def _encoded(tokenizer: Tokenizer, pieces: list[str]) -> _Result:

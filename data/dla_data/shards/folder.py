@@ -1,8 +1,8 @@
-"""The folder of a preparation: whose turn it is to write it, how it begins, and that one without a shard goes again.
+"""The folder of a preparation: who may write it, how it begins, and how it is removed if no shard was finished.
 
-What `request.json` says holds from the first whole shard on. Before that nothing depends on it, and any preparation may
-begin the folder anew. The file is written first and removed last, so that a folder which a killed process left is known
-for what it is.
+`request.json` is binding once there is a whole shard. Before that nothing depends on it, and any preparation may begin
+the folder anew. The file is written first and removed last, so that a folder left by a killed process can be recognized
+as one of a preparation.
 """
 
 import os
@@ -46,7 +46,7 @@ def claimed(out: Path) -> Iterator[bool]:
             yield locked
         finally:
             if locked and (others or not is_begun(out)):
-                with suppress(OSError):  # what came there meanwhile and is not ours stays
+                with suppress(OSError):  # files of others that appeared meanwhile stay
                     if not others:
                         _clear(out)
                     lock_of(target).unlink()
@@ -55,23 +55,23 @@ def claimed(out: Path) -> Iterator[bool]:
 
 
 def is_begun(out: Path) -> bool:
-    """Whether `out` has a whole shard, with which only the same request goes on."""
+    """Whether `out` has a whole shard, so that only the same request may continue it."""
     return (out / SHARDS_NAME / shard_name(0)).exists()
 
 
 def begin(out: Path, request: Request, tokenizer: Tokenizer) -> None:
-    """Write what the first shard of `out` is to be known by.
+    """Write the request and the tokenizer, to which the shards of `out` belong.
 
     Raises:
         DataError: the operating system refuses to write.
     """
-    (out / MANIFEST_NAME).unlink(missing_ok=True)  # of shards that somebody removed
+    (out / MANIFEST_NAME).unlink(missing_ok=True)  # left over from shards that somebody removed
     request.write(out)
     write_file(out / TOKENIZER_NAME, tokenizer.to_str(pretty=True) + "\n")
 
 
 def _things_of_others(out: Path) -> list[str]:
-    """What is in `out`, unless a preparation made it."""
+    """The files in `out`, unless a preparation made the folder."""
     try:
         found = sorted(name for name in os.listdir(out) if not name.startswith("."))
     except OSError as error:

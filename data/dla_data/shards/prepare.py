@@ -146,7 +146,7 @@ def prepare_shards(sources: Sequence[Source], out: Path, options: PrepareOptions
 
 
 def _tokenizer(begun: Path | None, readers: Sequence[DocumentReader], options: PrepareOptions) -> Tokenizer:
-    """The tokenizer of the folder `begun`, or of one that begins."""
+    """The tokenizer of the folder `begun`, or if that is None, the one for a new folder."""
     if begun is not None:
         return kept_tokenizer(begun / TOKENIZER_NAME, options.tokenizer, options.train_tokenizer)
     if options.tokenizer is not None:
@@ -158,7 +158,8 @@ def _tokenizer(begun: Path | None, readers: Sequence[DocumentReader], options: P
 def _opened(
     sources: Sequence[Source], out: Path, noted: Mapping[str, DataSetVersion]
 ) -> tuple[list[DocumentReader], dict[str, DataSetVersion]]:
-    """The readers of all sources, and the versions of the data sets among them: of the hub the commits of `noted`."""
+    """The readers of all sources, and the versions of the data sets among them; those of the hub are read at the
+    commits in `noted`."""
     readers: list[DocumentReader] = []
     versions: dict[str, DataSetVersion] = {}
     for source in sources:
@@ -214,7 +215,7 @@ def _write_missing(
         encoders = stack.enter_context(Encoders(tokenizer, options.workers))
         documents = ((reads.popleft(), encoded) for encoded in encoders.encode(texts))
         first = next(documents, None)
-        # Only now is it known how much an earlier process has done, which must not pass for speed.
+        # Only now is it known how much an earlier process has done; it must not count towards the speed shown.
         behind = first[0].bytes_read if first and records and total else 0
         progress = stack.enter_context(Progress("encoding", total, behind))
         while first is not None:
@@ -232,7 +233,7 @@ def _write_missing(
             text_bytes, tokens = text_bytes + writer.text_bytes, tokens + writer.tokens
             first = next(documents, None)
         if records:
-            # Bad rows behind the last document belong to no shard; they go to the manifest with the last one.
+            # Bad rows after the last document belong to no shard; they enter the manifest with those of the last one.
             known = sum(len(record.skipped) for record in records)
             records[-1] = replace(records[-1], skipped=(*records[-1].skipped, *log.skipped[known:]))
     seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ from dla_data.prepared_folders import REQUEST_FORMAT, REQUEST_NAME
 from dla_data.readers import DataSetVersion, Source
 from dla_data.shards.source_file import SourceFile, file_changes
 
-VERSION = 1  # raise it when the same request would give other shards: a folder is not gone on with by another rule
+VERSION = 1  # raise it when the same request would give other shards, so that no folder is continued by another rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Request:
 
 
 def versions_noted(directory: Path) -> dict[str, DataSetVersion]:
-    """The versions in the request of `directory`, of which a preparation goes on reading the same.
+    """The data set versions in the request of `directory`; a preparation that continues it reads the same ones.
 
     Raises:
         DataError: it is missing, damaged, or of another format.

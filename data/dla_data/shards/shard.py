@@ -110,7 +110,7 @@ class ShardWriter:
 
 
 def shard_name(number: int) -> str:
-    """What a shard's directory is called; sorts by number."""
+    """The name of a shard's directory; names sort by number."""
     return f"{number:06}"
 
 

@@ -1,4 +1,4 @@
-"""The files that a preparation reads, by what shows that they are still the same ones, and what changed where not."""
+"""Identifies the files that a preparation reads, so that it can tell whether they are the same and what changed."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from dla_data.readers import DocumentReader
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file or shard that is read: its name, and what shows that it is still the same one."""
+    """A file or shard that is read: its name, and what shows whether it is still the same."""
 
     name: str
     bytes: int | None

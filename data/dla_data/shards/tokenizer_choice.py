@@ -1,4 +1,4 @@
-"""The tokenizer of a preparation: the one that made the shards that are there, the given one, or one trained here."""
+"""The tokenizer of a preparation: the one that made the existing shards, the given one, or one trained here."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def trained_tokenizer(
     """
     _LOGGER.info("training a tokenizer of %s", f"{vocab_size:,}")
     texts = _tokenizer_text(readers, HeldOut(validation_share), ReadingLog(skip_bad))
-    return train_tokenizer(chain([next(texts)], texts), vocab_size)  # the first, or why there is none
+    return train_tokenizer(chain([next(texts)], texts), vocab_size)  # next: raises the reason if there is no text
 
 
 def _tokenizer_text(readers: Sequence[DocumentReader], held_out: HeldOut, log: ReadingLog) -> Iterator[str]:
@@ -57,7 +57,7 @@ def _tokenizer_text(readers: Sequence[DocumentReader], held_out: HeldOut, log: R
         left = share
         for _, text in reader.documents(log=log):
             if not held_out(text):
-                # A single long document must not be all of it, nor fill the memory.
+                # A single long document must neither be the whole training text nor fill the memory.
                 yield text[:left]
                 is_any = True
                 left -= len(text)

@@ -19,8 +19,8 @@ _LOGGER = logging.getLogger("dla_data")
 class StreamBatches:
     """Micro-batches `[micro_batch, window + 1]` int64 of one rank.
 
-    Its length is known, so that Lightning does not fetch a batch ahead; `positions` are those of the windows handed
-    out, however far workers have read ahead.
+    Its length is known, so that Lightning does not fetch a batch ahead. `positions` reflect the windows handed out,
+    however far workers have read ahead.
 
     Args:
         text: what is read. share: of this rank. positions: of the streams at `first_step`; moved on by iterating.
@@ -81,11 +81,11 @@ class StreamBatches:
                     _LOGGER.info("first batch after %.1f s", time.monotonic() - began)
                 step, micro_step = divmod(number, micro_steps)
                 if micro_step == micro_steps - 1:
-                    # Before handing it out: after the last one, nobody asks for more.
+                    # Before the batch is handed out: after the last one, this generator is not resumed.
                     self.positions.begin(step + 1)
                 yield batch.pin_memory() if self.pin_memory else batch
         finally:
-            del items  # ends the workers, which the traceback of an error would otherwise keep
+            del items  # ends the workers, which the traceback of an error would otherwise keep alive
 
     def _note(self, item: StreamedWindow | DataError) -> torch.Tensor:
         window = raise_or_return(item)
@@ -94,5 +94,5 @@ class StreamBatches:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to every process of the terminal; the trainer decides when its workers end."""
+    """Ignores Ctrl-C, which every process of the terminal receives: the trainer decides when its workers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

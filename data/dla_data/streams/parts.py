@@ -11,7 +11,7 @@ from typing import NamedTuple
 from dla_data.errors import DataError
 from dla_data.order import WindowOrder
 
-# A stream with fewer parts than others is through them earlier and begins its next epoch while they still read.
+# A stream with fewer parts than others finishes them earlier and begins its next epoch while the others still read.
 _UNEVEN = 1.125
 
 
@@ -28,7 +28,7 @@ class StreamParts:
     Args:
         shards: of the source. streams: that share it. seed: of the orders, 0 <= seed < 2^64.
     Attributes:
-        cut: into how many parts each shard is cut: the least for which all streams have about the same number.
+        cut: into how many parts each shard is cut: the smallest number that gives all streams about equally many.
 
     Raises:
         DataError: an argument out of range.
@@ -53,6 +53,6 @@ class StreamParts:
 
 
 def _is_even(parts: int, streams: int) -> bool:
-    """Whether every stream has a part, and none many more than the mean."""
+    """Whether every stream has a part, and no stream has many more than the mean."""
     most = -(-parts // streams)
     return parts >= streams and most * streams <= _UNEVEN * parts

@@ -6,12 +6,13 @@ from typing import Any
 from dla_data.errors import DataError
 from dla_data.streams.token_stream import StreamState
 
-# A trainer asks for the step that it has finished, with at most the next step's first micro-batches fetched already.
+# A trainer asks for the state at the step that it has just finished, after at most the next step's first micro-batches
+# were fetched.
 _STEPS_KEPT = 3
 
 
 class StreamPositions:
-    """The states of all streams at the beginning of the steps fetched last.
+    """The states of all streams at the beginning of each of the last few steps.
 
     Args:
         sources: how many there are; each stream has one state for each. streams: over all ranks.

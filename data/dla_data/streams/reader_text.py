@@ -25,7 +25,7 @@ class _Shard(NamedTuple):
 
 
 class _SpokenLog(ReadingLog):
-    """Says at once what is left out: a run that streams has no end at which it could."""
+    """Warns of every skipped row at once, because a streaming run has no end at which to report them."""
 
     def note(self, place: str, problem: RowProblem) -> None:
         super().note(place, problem)
@@ -33,10 +33,10 @@ class _SpokenLog(ReadingLog):
 
 
 class ReaderText:
-    """The documents of `readers`, which are `dla_data.streams.source.ShardedText`.
+    """The documents of `readers` as a `dla_data.streams.source.ShardedText`.
 
-    Where there are fewer than eight files for each stream, those that can be entered anywhere are cut into ranges, so
-    that no stream need read what belongs to another.
+    If there are fewer than eight files for each stream, files that can be read from the middle are cut into ranges, so
+    that no stream has to read what belongs to another.
 
     Args:
         name: for messages and metrics. readers: at least one. streams: that will share them.
@@ -80,7 +80,7 @@ class ReaderText:
         return self._readers[0].version if self._readers else None
 
     def fingerprint(self) -> str:
-        """Hash of the files' names and sizes: quick, and enough to notice another text, though not every change."""
+        """Hash of the files' names and sizes: quick, and enough to notice other text, though not every edit."""
         files = [(Path(reader.name).name, reader.size) for reader in self._readers]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 

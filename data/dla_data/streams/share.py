@@ -1,9 +1,9 @@
 """Which windows of the global batch a rank and its workers make.
 
-Window i of step s has the index g = s * global_batch + i over the whole run (another one where steps before had another
-batch) and comes from stream g % streams. Rank r of R makes the windows with g % R = r, so that it alone reads the
-streams j with j % R = r; its micro-batches hold its windows in turn.
-Worker w of W makes every W-th window of its rank and reads every W-th of its streams.
+Window i of step s has the index g = s * global_batch + i over the whole run (shifted if earlier steps had another batch
+size) and comes from stream g % streams. Rank r of R makes the windows with g % R = r, so it alone reads the streams j
+with j % R = r; its micro-batches hold its windows in turn. Worker w of W makes every W-th window of its rank and reads
+every W-th of its streams.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Share:
         return self.global_batch // self.world_size
 
     def window(self, own: int) -> int:
-        """The index over the whole run of this rank's window number `own`."""
+        """The index, over the whole run, of this rank's window number `own`."""
         return own * self.world_size + self.rank
 
     def own_before(self, windows: int) -> int:

@@ -1,10 +1,10 @@
-"""What a stream reads from: text in numbered shards that can be entered where one likes."""
+"""What a stream reads from: text in numbered shards, each of which can be read from any earlier position."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 Position = Any
-"""Where a document begins within its shard: whatever the reader wants back, made of JSON's plain values."""
+"""Where a document begins within its shard: whatever the reader needs to find it again, as plain JSON values."""
 
 
 class ShardedText(Protocol):
@@ -23,8 +23,8 @@ class ShardedText(Protocol):
     def documents(self, shard: int, start: Position | None) -> Iterator[tuple[Position, str]]:
         """Yield the documents of `shard`, each with the position that begins with it.
 
-        `start` None is the first document; a position given back begins with its document again, without reading what
-        lies before where the format allows it.
+        `start` None begins with the first document. A position yielded earlier begins with its document again, without
+        reading what lies before if the format allows that.
 
         Raises:
             DataError: the text cannot be read; names file and line or row.

@@ -1,4 +1,4 @@
-"""One endless sequence of tokens from one source, which a few integers bring back."""
+"""One endless sequence of tokens from one source, whose state is a few integers."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,18 +14,18 @@ from dla_data.streams.parts import StreamParts
 from dla_data.streams.source import Position, ShardedText
 from dla_data.tokenizer import encode_pieces
 
-# An epoch without text happens where documents are few. Each epoch deals the parts out anew, so the chance to miss the
-# only part with text so often in a row is (1 - 1 / streams) ^ (28 streams), below 1e-12.
+# If documents are few, a stream may get no text in an epoch. Each epoch deals the parts out anew, so the chance to miss
+# the only part with text this many times in a row is (1 - 1 / streams) ^ (28 streams), below 1e-12.
 _EMPTY_EPOCHS_PER_STREAM = 28
 
 
 def every_text(text: str) -> bool:
-    """Wants all texts; a function with a name can be sent to a worker."""
+    """Accepts every text. A named function, because a lambda could not be sent to a worker."""
     return True
 
 
 class EndOfText(DataError):
-    """A text that is not to be repeated is at its end."""
+    """The end of a text that is not to be repeated."""
 
 
 class StreamState(NamedTuple):
@@ -64,10 +64,10 @@ class StreamState(NamedTuple):
 
 
 class TokenStream:
-    """The tokens of one stream of `source`: its documents, each followed by the end-of-document token, for ever.
+    """The tokens of one stream of `source`: its documents, each followed by the end-of-document token, without end.
 
     Args:
-        source: the text. parts: which of it is whose. stream: this one's number.
+        source: the text. parts: which part each stream reads. stream: this one's number.
         tokenizer: has the end-of-document token.
         state: where to begin.
         wanted: which texts belong to the stream at all; those held out for validation do not.
@@ -92,14 +92,14 @@ class TokenStream:
         self._parts = parts
         self._stream = stream
         self._tokenizer = tokenizer
-        # Pickling loses it, and a worker that is not forked has a tokenizer that was pickled.
+        # Pickling loses this setting, and a worker that is not forked gets a pickled tokenizer.
         tokenizer.encode_special_tokens = True
         self._end_of_document = end_of_document_id(tokenizer)
         self._wanted = wanted
         self._repeat = repeat
         self._pieces = self._read(state)
         self._ready: deque[tuple[StreamState, npt.NDArray[np.uint32]]] = deque()
-        self._ready_tokens = -state.dropped  # of `_ready`, less what lies before `state`
+        self._ready_tokens = -state.dropped  # tokens in `_ready`, not counting those before `state`
 
     def take(self, window: int) -> npt.NDArray[np.int64]:
         """The next `window + 1` tokens, int64; the last one is the first of the next window too.
@@ -112,7 +112,7 @@ class TokenStream:
             state, ids = next(self._pieces)
             self._ready.append((state, ids))
             self._ready_tokens += ids.size
-        # views: a document in one piece may be many windows long
+        # Slices are views, because a piece may be many windows long.
         first, last = self.state.dropped, self.state.dropped + window + 1
         parts, begin = [], 0
         for _, ids in self._ready:

@@ -19,7 +19,7 @@ from dla_data.streams.token_stream import StreamState, TokenStream, every_text
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedSource:
-    """A source and how it takes part.
+    """A source and its role in the mixture.
 
     Attributes:
         text: the documents. weight: its share of the tokens, beside the others'. repeat: whether it begins again at its

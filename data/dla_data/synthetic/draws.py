@@ -14,7 +14,7 @@ from dla_data.splitmix import GOLDEN, mix
 
 
 def stream_keys(seed: int, purpose: str, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """uint64 `[N]`: what the streams of examples `indices` `[N]` begin with.
+    """uint64 `[N]`: the starting values of the streams of examples `indices` `[N]`.
 
     Raises:
         DataError: seed outside 0 to 2^64 - 1, or a negative index.
@@ -71,10 +71,10 @@ def distinct(seed: int, purpose: str, indices: npt.NDArray[np.int64], count: int
 def weighted(
     seed: int, purpose: str, indices: npt.NDArray[np.int64], count: int, weights: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int64]:
-    """int64 `[N, count]`: places of `weights`, drawn one after the other without putting back, in order of drawing.
+    """int64 `[N, count]`: indices into `weights`, drawn one after the other without replacement, in order of drawing.
 
-    Each draw takes a place with a probability in proportion to its weight among those that are left. Done all at once:
-    the place with weight w waits an exponential time of rate w, and the first `count` are taken.
+    Each draw takes an index with probability proportional to its weight among those left. All draws are made at once:
+    an index of weight w gets an exponential waiting time of rate w, and the `count` that come first are taken.
     """
     waiting = -np.log1p(-uniform(seed, purpose, indices, len(weights))) / weights
     return np.argsort(waiting, axis=1, kind="stable")[:, :count]

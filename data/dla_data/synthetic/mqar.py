@@ -23,14 +23,14 @@ class Mqar:
 
     * keys are n different ids of 1 to h - 1, values n different ids of h to V - 1, both in random order;
     * the rest has (T - 2n) // 2 places of two tokens; key i stands on the first token of place g_i, counted from 0, and
-      its value is the target there. The set of places is drawn one after the other without putting back, place g with
-      probability in proportion to (g + 1) ** (power - 1), and the keys are dealt out to them at random. In Zoology's
-      program key i takes the i-th place drawn, so early keys are asked for early, and whoever knows only where a query
-      stands guesses its pair in 16.4% of cases for 8 pairs in 64 tokens (21.8% in 32) in place of 12.5%;
+      its value is the target there. The places are drawn one after the other without replacement, place g with
+      probability proportional to (g + 1) ** (power - 1), and the keys are assigned to them at random. In Zoology's
+      program key i takes the i-th place drawn, so early keys are asked for early: from the position of a query alone,
+      its pair can be guessed in 16.4% of cases for 8 pairs in 64 tokens (21.8% in 32) instead of 12.5%;
     * every other token (the dots) is filler: any id of 0 to V - 1, or 0 throughout if `random_filler` is false. Answers
       never stand in the inputs after their query.
 
-    Zoology's pairs are packed at the start: nothing but pairs is there to be remembered. With `scattered` they stand
+    Zoology's pairs are packed at the start, where nothing else competes for the memory. With `scattered` they stand
     apart, and a memory must find them among the filler:
 
         ·  ·  k1 v1  ·  ·  ·  ·  k2 v2  ·  ...  0 k2 0 k1        inputs
@@ -38,11 +38,11 @@ class Mqar:
 
     * the last 2n tokens are the questions, in random order, each id 0 and the key;
     * the T - 2n tokens before have (T - 2n) // 2 places of two tokens; the pairs stand on n of them, all sets equally
-      likely, and the rest is filler, random ids being 0 and values alone: a key among them would have two values.
+      likely, and the rest is filler. Random filler is 0 or a value, never a key, which would then have two values.
 
     Attributes:
         pairs: n; of several numbers, each example takes one, all equally likely.
-        power: 1 spreads the queries evenly, 0.01 (Zoology's) puts most of them soon after the pairs. Of no meaning if
+        power: 1 spreads the queries evenly, 0.01 (Zoology's) puts most of them soon after the pairs. Not used if
             `scattered`, and then left at 0.01.
         random_filler: whether filler is random ids or 0.
         scattered: pairs among the filler, queries at the end.
@@ -140,6 +140,6 @@ class Mqar:
         places = (window - 2 * pairs) // 2
         weights = np.arange(1, places + 1, dtype=np.float64) ** (self.power - 1)
         drawn = weighted(seed, "mqar gaps", indices, pairs, weights)
-        # In order of drawing likely places come first: they would tell which pair is asked for.
+        # In order of drawing, likely places come first, and a place would tell which pair is asked for.
         dealt = np.take_along_axis(drawn, permutation(seed, "mqar questions", indices, pairs), axis=1)
         return 2 * pairs + 2 * dealt

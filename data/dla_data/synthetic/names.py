@@ -32,7 +32,7 @@ _FIRST_NUMBER, _NUMBERS = 1_000_000, 9_000_000  # seven digits
 
 
 def how_many(kind: NameKind) -> int | None:
-    """How many different names of a kind there are; None where that is no limit."""
+    """How many different names of a kind there are; None if practically unlimited."""
     return {"words": len(_ADJECTIVES) * len(_NOUNS), "numbers": _NUMBERS, "uuids": None}[kind]
 
 

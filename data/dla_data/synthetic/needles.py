@@ -180,7 +180,7 @@ def longest_needle_prompt(
 
 
 def _most_units(task: NeedleTask) -> int:
-    """How many units a haystack can have: those of needles have names of their own."""
+    """The most units that a haystack can have: in the haystack `needles`, every unit takes names of its own."""
     if task.haystack != "needles":
         return sys.maxsize
     keys, values = how_many(task.key_kind), how_many(task.value_kind)

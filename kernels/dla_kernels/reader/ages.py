@@ -1,6 +1,6 @@
 """Slot ages inside a chunk: the age maps of a plan, composed.
 
-Every step of a plan is a monotone map of ages (DESIGN, "Verified equations"), so the age a slot or token has at any
+Every step of a plan is a monotone map of ages (kernels' README.md, "The method"), so the age a slot or token has at any
 step of a chunk follows from the shifts of that chunk alone, and all chunks are composed at once.
 """
 
@@ -20,7 +20,7 @@ class AgeTables:
         old: `[B, H, N, C, M]` int64; `old[t, i]`: the age, after step t, of the slot that had age i when the chunk
             began.
         inner: `[B, H, N, C, C]` int64; `inner[t, j]`: the age, after step t, of the slot that token `j <= t` is in; 0
-            above.
+            where `j > t`.
     """
 
     old: Tensor
@@ -32,7 +32,7 @@ def age_tables(shift: Tensor, capacity: int, *, collapse: bool) -> AgeTables:
     *batch, chunk = shift.shape
     device = shift.device
     width = capacity + chunk
-    # One row of ages for the slots at the chunk's start, then for its tokens; one not yet seen has age -1.
+    # The ages of the slots at the chunk's start, then those of its tokens, which are -1 until the token is reached.
     age = torch.full((*batch, width), -1, dtype=torch.int16, device=device)
     age[..., :capacity] = torch.arange(capacity, dtype=torch.int16, device=device)
     table = torch.empty((*batch, chunk, width), dtype=torch.int64, device=device)
@@ -49,7 +49,7 @@ def age_tables(shift: Tensor, capacity: int, *, collapse: bool) -> AgeTables:
 
 
 def slots_at_start(tables: AgeTables, cache_given: bool) -> list[int]:
-    """For each chunk, a bound on the slots that exist when it begins, over the whole batch: how far reads must look."""
+    """For each chunk, how many slots to read: at least as many as exist when it begins, anywhere in the batch."""
     capacity = tables.old.shape[-1]
     chunks = tables.old.shape[2]
     if cache_given:

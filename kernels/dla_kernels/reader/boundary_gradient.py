@@ -1,10 +1,10 @@
-"""The gradient that reaches a plan's gates: what one more shift of all older tokens would change.
+"""The gradient with respect to a plan's gates: what one more shift of all older tokens would change.
 
     dgate_s = sum over t >= s > j of y[t, j],   y[t, j] = (L[t, min(age + 1, M - 1)] - L[t, age]) Mx[t, j] (do_t . v_j)
 
 As `t >= s > j` is the difference of `t >= s` and `j >= s`, it is the sum of (row sum - column sum) of y from s to the
-end of the document (DESIGN, "Gradients"). Row sums come from products the backward forms anyway; column sums need a
-second adjoint of the states, with `L[age + 1] - L[age]` in place of `L`.
+end of the document. Row sums come from products the backward forms anyway; column sums need a second adjoint of the
+states, with `L[age + 1] - L[age]` in place of `L`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class BoundaryGradient:
     Args:
         slot_weight: L, `[B, H, N, C, M]`.
         products: `Mx[t, j] (do_t . v_j)` inside the chunks, `[B, H, N, C, C]`.
-        dstate: the adjoint of the states, for its shape `[R, M, K, V]`.
+        dstate: the adjoint of the states; only its shape `[R, M, K, V]` is used.
     """
 
     def __init__(self, slot_weight: Tensor, products: Tensor, dstate: Tensor, tables: AgeTables) -> None:
@@ -41,12 +41,12 @@ class BoundaryGradient:
         self._adjoint = torch.zeros_like(dstate)
 
     def through_move(self, moves: Moves, n: int) -> None:
-        """The states moved after chunk n: tokens of the chunk as columns, then the adjoint before the move."""
+        """Steps back over the move after chunk n: adds the column sums of its tokens, then moves the adjoint back."""
         self._columns[:, n] += moves.columns(self._adjoint, n)
         self._adjoint = moves.backward_states(self._adjoint, n)
 
     def at_read(self, n: int, dweight: Tensor, read: Tensor, do: Tensor) -> None:
-        """Chunk n read m slots: dweight `[R, C, m]`, read `[R, C, K]`, do `[R, C, V]`."""
+        """Steps back over chunk n's read of m slots: dweight `[R, C, m]`, read `[R, C, K]`, do `[R, C, V]`."""
         change = self._change[:, n, :, : dweight.shape[-1]]
         self._rows[:, n] += (dweight * change).sum(-1)
         add_outer(self._adjoint, change, read, do)

@@ -16,7 +16,8 @@ from dla_kernels.reader.slots import read_slots
 from dla_kernels.reader.transitions import ChunkDocuments, transitions
 
 CHUNK = 64
-"""Tokens in a chunk. Pairs inside one cost C per token, states M K V / C per token to move: near the least of both."""
+"""Tokens in a chunk (C). Per token, pairs inside a chunk cost in proportion to C, moving the states to M K V / C: this
+is near the minimum of their sum."""
 
 
 def read_sequences(
@@ -33,7 +34,7 @@ def read_sequences(
     cache_given: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Reads sequences that go on from `state`; the arguments are those of `multi_state_attention`, q scaled.
+    """Reads sequences that continue from `state`; arguments as in `multi_state_attention`, with q already scaled.
 
     Args:
         state: `[B, H, M, K, V]` by age, in the type to compute in. cache_given: whether it holds anything.
@@ -48,7 +49,7 @@ def read_sequences(
     chunks = -(-time // size)
 
     def split(x: Tensor) -> Tensor:
-        """`[B, T, heads, ...]` -> `[B, heads, N, C, ...]`, filled up with zeros."""
+        """`[B, T, heads, ...]` -> `[B, heads, N, C, ...]`, padded with zeros."""
         x = _pad(x, chunks * size, 0)
         return x.reshape(batch, chunks, size, *x.shape[2:]).movedim(3, 1)
 
@@ -84,7 +85,7 @@ def read_sequences(
 
 
 def _pad(x: Tensor, time: int, fill: float) -> Tensor:
-    """Fills dimension 1 up to `time`."""
+    """Pads dimension 1 to `time` with `fill`."""
     missing = time - x.shape[1]
     if not missing:
         return x

@@ -15,12 +15,13 @@ from dla_kernels.reader.slot_products import by_row
 from dla_kernels.reader.transitions import ChunkDocuments
 
 TILE = 16
-"""Tokens in a tile of writes. Slots are contiguous in time, so a tile touches few: tiles + boundaries products."""
+"""Tokens in a tile of writes. A tile touches few slots, as slots are contiguous in time: there are at most as many
+products as tiles and boundaries together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Everything about the plan that forward and backward share; no floating-point values."""
+    """Everything about the plan that forward and backward share; none of it is floating-point."""
 
     tables: AgeTables
     documents: ChunkDocuments | None
@@ -59,7 +60,7 @@ class Writes:
 
 
 def writes_of(tables: AgeTables) -> list[Writes]:
-    """Per chunk, the (tile, slot) pairs that occur: as many as tiles and boundaries, not tiles times slots."""
+    """Per chunk, the (tile, slot) pairs that occur: about tiles plus boundaries of them, not tiles times slots."""
     batch, heads, chunks, size, capacity = tables.old.shape
     tile = TILE if size % TILE == 0 else size
     ages = tables.inner[..., -1, :].movedim(2, 0).reshape(chunks, batch * heads, size // tile, tile)
@@ -108,7 +109,7 @@ class Moves:
         return after
 
     def backward(self, dafter: Tensor, before: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Adjoint of `forward`: d before, d carry, d write, d v from d after, all of chunk n."""
+        """Adjoint of `forward` for chunk n: the gradients of before, carry, write and v from that of after."""
         dbefore = self.backward_states(dafter, n)
         slots = self.layout.slots[n]
         dmoved = self._gathered(dafter, n)
@@ -126,7 +127,7 @@ class Moves:
         return dbefore, dcarry, dwrite, dv
 
     def backward_states(self, dafter: Tensor, n: int) -> Tensor:
-        """`P^T` applied to the adjoint of each slot's final age; zero for slots that did not exist."""
+        """`P^T` applied to the adjoint at each slot's final age; zero for slots that did not exist before."""
         dbefore = torch.zeros_like(dafter)
         slots = self.layout.slots[n]
         if slots:
@@ -134,7 +135,7 @@ class Moves:
         return dbefore
 
     def columns(self, dchange: Tensor, n: int) -> Tensor:
-        """`[R, C]`: `U_j^T dE v_j`, with dE the second adjoint of the slot that token j ends the chunk in."""
+        """`[R, C]`: `U_j^T dE v_j`, with dE the second adjoint of the slot that token j is in at the chunk's end."""
         pairs = self.layout.writes[n]
         keys = self._tiles(self.write, n)[pairs.tile] * pairs.member
         seen = keys @ dchange.flatten(0, 1)[pairs.slot]  # [TILE, K] @ [K, V] -> [TILE, V]
@@ -142,7 +143,7 @@ class Moves:
         return self._from_tiles(products, pairs)[..., 0]
 
     def _gathered(self, dafter: Tensor, n: int) -> Tensor:
-        """`[R, m, K, V]`: for each slot that existed, the adjoint at its final age."""
+        """`[R, m, K, V]`: for each slot that existed before the chunk, the adjoint at its final age."""
         target = self.target[:, n, : self.layout.slots[n]]
         return dafter.flatten(0, 1)[target]
 
@@ -153,7 +154,7 @@ class Moves:
         return (carry.transpose(-1, -2) if transposed else carry) @ states  # [K, K] @ [K, V] -> [K, V]
 
     def _from_tiles(self, x: Tensor, pairs: Writes) -> Tensor:
-        """Sums `[P, TILE, D]` over the slots of a tile -> `[R, C, D]`; each token is a member of one."""
+        """Sums `[P, TILE, D]` over the slots of each tile -> `[R, C, D]`; a token is a member of one slot only."""
         rows = self.write.shape[0]
         total = x.new_zeros(rows * self.size // self.tile, self.tile, x.shape[-1])
         return total.index_add_(0, pairs.tile, x).view(rows, self.size, x.shape[-1])

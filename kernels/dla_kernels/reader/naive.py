@@ -1,12 +1,12 @@
 """The multi-state recurrence, one token after the other: the definition every other backend is held to.
 
-    S_i <- exp(g_t) (I - beta_t k_t k_t^T) S_i       every slot i, whatever its age (PAPER, section 2)
+    S_i <- exp(g_t) (I - beta_t k_t k_t^T) S_i       every slot i, whatever its age
     slots move as plan.shift says
     S_0 <- S_0 + beta_t k_t v_t^T                     eq. 15, the open slot
     o_t  = sum_i L[t, i] scale q_t^T S_i              eq. 18, by age i
 
-without `beta` the transition is `exp(g_t)` alone and the write `k_t v_t^T`. Letters: N sequences, T time,
-H heads, K key dim, V value dim, M slots.
+Without `beta` the transition is `exp(g_t)` alone and the write `k_t v_t^T`. Equation numbers are those of the DLA paper
+(arXiv 2606.10650). Letters: N sequences, T time, H heads, K key dim, V value dim, M slots.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_sequences(
     beta: Tensor | None,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Reads N sequences that go on from `state`.
+    """Reads N sequences that continue from `state`.
 
     Args:
         q, k: `[N, T, H, K]`, expanded to the value heads, q scaled. v: `[N, T, H, V]`. slot_weight: `[N, T, H, M]`.
@@ -49,8 +49,8 @@ def read_sequences(
 
     A gate in the plan adds a term whose value is zero and whose derivative with respect to gate s is what one more
     shift of all older tokens would change, `sum_{t >= s > j} (L[t, age + 1] - L[t, age]) (q_t^T ... k_j) (do_t . v_j)`
-    (DESIGN, "Gradients"): with `e_t` the sum of the gates up to t, it reads `e_t S_i - E_i`, where `E_i` sums `e_j`
-    times the write of token j.
+    (README.md, "Gradients"). With `e_t` the sum of the gates up to t, and `E_i` the sum of `e_j` times the write of
+    token j over slot i, this term is the read of `e_t S_i - E_i` with weights `L[t, i + 1] - L[t, i]`.
     """
     dtype = state.dtype
     capacity = slot_weight.shape[-1]

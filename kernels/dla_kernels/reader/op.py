@@ -34,18 +34,19 @@ def multi_state_attention(
     """Linear attention over the slots of a plan: `o_t = sum_i slot_weight[t, i] scale q_t^T S_i` (DLA, eq. 18).
 
     Every token's transition, `exp(log_decay)` and with `beta` also `I - beta k k^T`, applies to all slots; its write
-    `(beta) k v^T` enters the open slot before the read, so a token sees itself. Exact gradients, for the given plan, to
-    q, k, v, slot_weight, log_decay, beta and the cache's states, and to `plan.gate` where there is one.
+    `(beta) k v^T` enters the open slot before the read, so a token sees itself. Gradients with respect to q, k, v,
+    slot_weight, log_decay, beta and the cache's states are exact for the given plan; `plan.gate`, if there is one, gets
+    the gradient that README.md defines ("Gradients").
 
     Args:
         q, k: `[B, T, G, K]`. v: `[B, T, H, V]`, H a multiple of G.
         slot_weight: `[B, T, H, M]`, lambda of eq. 18 by age (0 = the open slot).
         plan: from `segment`, `fenwick_plan`, `fixed_plan` or `single_plan`, with M = `plan.capacity`.
         log_decay: `[B, T, H]`, natural logarithm of the decay per token, at most 0; None for no decay.
-        beta: `[B, T, H]`; given, the gated delta rule is used, else plain accumulation.
+        beta: `[B, T, H]`; with it the gated delta rule is used, without it plain accumulation.
         scale: of the queries; `K ** -0.5` if None.
         cu_seqlens: `[N + 1]` int, document boundaries in a batch of 1; documents share nothing.
-        cache: go on from these N sequences instead of from nothing.
+        cache: continue these N sequences instead of starting from nothing.
         return_cache: return the slots after the last token of each of the N sequences.
         backend: "reference" (step by step), "torch" (chunked), "triton" (chunked, on a GPU), or "auto".
     Returns:
@@ -75,7 +76,7 @@ def _in_torch(
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     q = q.to(dtype) * scale
 
-    # Documents that go on from a cache, or leave one, are read one a row: a state for each is needed anyway.
+    # Documents that continue from a cache, or leave one, are laid out one per row: each needs states of its own anyway.
     apart = cu_seqlens is not None and (cache is not None or return_cache or is_reference)
     sequences = cu_seqlens.numel() - 1 if apart and cu_seqlens is not None else batch
     state = _starting_state(cache, (sequences, heads, plan.capacity, k.shape[3], v.shape[3]), dtype, v.device)

@@ -1,4 +1,4 @@
-"""The products of the read over slots, and its transpose: one matrix product of inner length m K for m slots."""
+"""The read over m slots as a single matrix product of inner length m K, and its transpose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tall(states: Tensor) -> Tensor:
 
 
 def add_outer(total: Tensor, weight: Tensor, vectors: Tensor, do: Tensor) -> None:
-    """`total[i] += sum_t weight[t, i] Qe_t^T do_t`: `[m K, C] @ [C, V]`, in place on `[R, M, K, V]`."""
+    """`total[i] += sum_t weight[t, i] Qe_t^T do_t`, as `[m K, C] @ [C, V]`; changes `total` `[R, M, K, V]` in place."""
     slots = weight.shape[-1]
     product = weigh(weight, vectors).transpose(-1, -2) @ do
     total[:, :slots] += product.unflatten(1, (slots, -1))

@@ -22,7 +22,7 @@ from dla_kernels.reader.slot_products import add_outer, by_row, tall, weigh
 from dla_kernels.reader.transitions import ChunkDocuments, Transitions
 
 STRIDE = 8
-"""Chunks between two kept states."""
+"""The states are kept at every `STRIDE`-th chunk."""
 
 
 def read_slots(
@@ -37,7 +37,8 @@ def read_slots(
     cache_given: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """v `[B, H, N, C, V]`, slot_weight `[B, H, N, C, M]`, state `[B, H, M, K, V]`, gate `[B, H, N, C]` or None.
+    """Reads all chunks: v `[B, H, N, C, V]`, slot_weight `[B, H, N, C, M]`, state `[B, H, M, K, V]`, gate
+    `[B, H, N, C]` or None.
 
     Returns o `[B, H, N, C, V]` and the state after the last chunk, meaningless without `return_state`.
     """
@@ -76,7 +77,7 @@ class _ReadSlots(torch.autograd.Function):
                 o[:, n] += weighted @ tall(states[:, :slots])  # [C, m K] @ [m K, V] -> [C, V]
             if layout.moves(n):
                 states = moves.forward(states, n)
-        # The tables are large: saved as tensors are, activation checkpointing lets go of them too.
+        # The age tables are large: if they are saved like this, activation checkpointing frees them, too.
         tables = layout.tables.old, layout.tables.inner
         ctx.save_for_backward(within, read, write, carry, v, slot_weight, gate, *tables, *kept)
         ctx.rest = layout.documents, layout.slots, layout.writes, layout.return_state

@@ -1,4 +1,4 @@
-"""What one chunk does to the states, whatever slots they are in (DESIGN, "Verified equations").
+"""What one chunk does to the states, whatever slots they are in.
 
 With `G` the cumulative log decay inside the chunk and `D = exp(G_t - G_j)` for `j <= t` of the same document:
 
@@ -6,8 +6,9 @@ With `G` the cumulative log decay inside the chunk and `D = exp(G_t - G_j)` for 
     delta:  Mx = (QK^T * D) Tm     Qe = exp(G) Q - (QK^T * D) W     P = exp(G_n) I - Kend^T W     U = Tm^T Kend
             Tm = (I + strict_lower(beta * KK^T * D))^-1 diag(beta),  W = Tm (exp(G) K),  Kend_j = exp(G_n - G_j) k_j
 
-A document that begins inside a chunk needs no extra rule: it cuts `D`, and the factors `exp(G)` (from the chunk's
-start) and `exp(G_n - G_j)` (to its end) are zero across it. Everything here is ordinary autograd; all chunks at once.
+A document that begins inside a chunk needs no extra rule: `D` and the factors `exp(G)` (from the chunk's start) and
+`exp(G_n - G_j)` (to its end) are zero across the border. Everything here is differentiated by autograd and computed for
+all chunks at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Transitions:
-    """Per chunk, for heads H (letters as above, C tokens in a chunk).
+    """The transitions of N chunks of C tokens, for H heads; letters as above.
 
     Attributes:
         within: Mx `[B, H, N, C, C]`, how token j is read at token t.
@@ -41,8 +42,9 @@ class ChunkDocuments:
 
     Attributes:
         last: `[N, C]`, the index (in `N C`) of the last token of each token's document.
-        same: `[N, C, C]`, two tokens share a document. with_past, with_last: `[N, C]`, a token shares one with the
-            token before the chunk, with the chunk's last token.
+        same: `[N, C, C]`, whether two tokens share a document.
+        with_past: `[N, C]`, whether a token shares its document with the token before the chunk.
+        with_last: `[N, C]`, whether a token shares its document with the chunk's last token.
     """
 
     last: Tensor
@@ -52,7 +54,7 @@ class ChunkDocuments:
 
     @staticmethod
     def of(document: Tensor) -> ChunkDocuments:
-        """`document` `[N, C]`: the document's number of each token."""
+        """`document` `[N, C]`: for each token, the number of its document."""
         past = torch.cat((document[:1, 0], document[:-1, -1]))
         flat = document.flatten().contiguous()
         return ChunkDocuments(
@@ -66,7 +68,7 @@ class ChunkDocuments:
 def transitions(
     q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor | None, heads: int, documents: ChunkDocuments | None
 ) -> Transitions:
-    """q, k `[B, G, N, C, K]`; log_decay, beta `[B, H, N, C]` or None."""
+    """The transitions for q, k `[B, G, N, C, K]` and log_decay, beta `[B, H, N, C]` or None."""
     batch, _, chunks, size, key_dim = q.shape
     causal = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
     allowed = causal if documents is None else causal & documents.same
@@ -100,8 +102,8 @@ def transitions(
 def decays_within(log_decay: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """D `[..., C, C]`, zero where not `allowed` (lower triangular), `exp(G)` and `exp(G_end - G)` `[..., C]`.
 
-    Sums over (j, t] term by term. A difference of two cumulative sums would lose the digits of a mild decay next to a
-    strong one, in the value and in the gradient.
+    Each exponent is the sum of the log decays over (j, t], added term by term. A difference of two cumulative sums
+    would lose the digits of a mild decay next to a strong one, in the value and in the gradient.
     """
     size = log_decay.shape[-1]
     later = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).tril(-1)
@@ -119,7 +121,7 @@ def solve_updates(beta: Tensor, overlap: Tensor, decays: Tensor) -> Tensor:
 
 
 def _per_head(x: Tensor, heads: int) -> Tensor:
-    """`[B, G, ...]` -> `[B, H, ...]`: each group's value for all its heads."""
+    """`[B, G, ...]` -> `[B, H, ...]`: repeats each group's value for all its heads."""
     return x.repeat_interleave(heads // x.shape[1], 1) if x.shape[1] != heads else x
 
 

@@ -37,7 +37,7 @@ def scan_sequences(
 ) -> tuple[Tensor, Tensor, SegmentState]:
     """Shift `[B, T, H]` int32, score `[B, T, H]` float32 and the final state of the N sequences in k `[B, T, G, K]`, v.
 
-    Tensors of another device are copied to the host and back; a warning says so once, since that is slow.
+    Tensors on another device are copied to the host and back; a warning says so once, since that is slow.
     """
     scan = _compiled_scan()
     _warn_if_copied(k.device)
@@ -77,7 +77,7 @@ class StraightThroughGate(torch.autograd.Function):
         cu_seqlens: Tensor | None,
         width: float,
     ) -> Tensor:
-        """`first` `[B, T, H]` bool: tokens without a slot before them. `open_sum`: as the sequences start."""
+        """`first` `[B, T, H]` bool: tokens that no slot precedes. `open_sum`: of the state before the first token."""
         ctx.save_for_backward(k, v, threshold, shift, score, first, open_sum, cu_seqlens)
         ctx.width = width
         return ((shift != JOIN) & ~first).float()
@@ -124,8 +124,8 @@ def _array(x: Tensor) -> np.ndarray[Any, Any]:
 def _run_jobs(function: Callable[..., None], jobs: int, *arrays: np.ndarray[Any, Any]) -> None:
     """Calls `function(first_job, last_job, *arrays)` on as many threads as torch uses.
 
-    Not numba's own threads: they set the number of OpenMP threads for the whole process, torch's included, and a rank
-    that was told to use one core would use all of them from then on.
+    Numba's own threads are avoided: they set the number of OpenMP threads for the whole process, torch's included, and
+    a rank that was told to use one core would use all of them from then on.
     """
     threads = min(torch.get_num_threads(), jobs)
     if threads <= 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dla_kernels.plan import JOIN, SegmentState
 
 ORTHOGONAL = 2.0**0.5
-"""The score of a token against a state when one of them is zero: with no direction to compare, as if orthogonal."""
+"""The score of a token against a state if one of them is zero: it has no direction, so they count as orthogonal."""
 
 
 def score(token: Tensor, open_sum: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def score(token: Tensor, open_sum: Tensor) -> Tensor:
     token_square = token.square().mean((-2, -1), keepdim=True)
     sum_square = open_sum.square().mean((-2, -1), keepdim=True)
     defined = (token_square > 0) & (sum_square > 0)
-    # The root comes after the choice: its slope at zero is infinite, and infinity times zero is no gradient.
+    # The root is taken after `where`: its slope at zero is infinite, and infinity times zero would give a NaN gradient.
     token = token / torch.where(defined, token_square, 1.0).sqrt()
     open_sum = open_sum / torch.where(defined, sum_square, 1.0).sqrt()
     distance = torch.linalg.matrix_norm(token - open_sum) / torch.where(
@@ -55,7 +55,7 @@ def empty_state(
 def segment_sequences(
     k: Tensor, v: Tensor, threshold: Tensor, state: SegmentState, gate_width: float | None
 ) -> tuple[Tensor, Tensor, Tensor, SegmentState]:
-    """Segments N sequences that go on from `state`.
+    """Segments N sequences that continue from `state`.
 
     Args:
         k, v: `[N, T, H, K]`, `[N, T, H, V]`, keys already expanded to the value heads.
@@ -66,7 +66,7 @@ def segment_sequences(
         shift `[N, T, H]` int32, score and gate `[N, T, H]` float32, the state after the last token.
 
     The gate is 1 where a token is a boundary by its score. Its derivative is that of `sigmoid((I_t - tau) /
-    gate_width)`, where `I_t` depends on the new token and the open segment counts as constant (DESIGN, "Gradients").
+    gate_width)`, where `I_t` depends on the new token and the open segment counts as constant.
     """
     open_sum, score_sum, count = state.open_sum, state.score_sum, state.count.long()
     capacity = count.shape[-1]

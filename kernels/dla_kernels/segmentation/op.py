@@ -53,11 +53,11 @@ def segment(
         gate: "straight_through" gives the plan a `gate` through which a gradient reaches k, v and the threshold: the
             value is the hard decision, the derivative that of `sigmoid((I_t - tau) / gate_width)`, the open segment
             taken as constant.
-        gate_width: of that sigmoid, in units of the score; above 0.
-        cache: go on from these sequences (N of them) instead of from nothing. Gradients of all else reach into the call
-            before; gates of that call get none from what this one reads.
+        gate_width: the width of that sigmoid, in units of the score; above 0.
+        cache: continue these N sequences instead of starting from nothing. All other gradients reach back into the call
+            that returned it, but its gates get none from what this call reads.
     Returns:
-        The plan, with `final` set so that a cache can be made of it.
+        The plan, with `final` set so that a cache can be made from it.
     Raises:
         ValueError: shapes, types, devices or sizes that do not fit; the message names the argument.
     """
@@ -157,7 +157,7 @@ def _starting_state(
 
 
 def _nothing_before(state: SegmentState, cu_seqlens: Tensor | None, time: int) -> Tensor:
-    """`[B, T, H]` bool: first tokens of sequences that come with no slots."""
+    """`[B, T, H]` bool: first tokens of sequences that start without any slot."""
     empty = (state.count == 0).all(-1)  # [N, H]
     if cu_seqlens is None:
         return first_tokens(None, time, empty.device)[None, :, None] & empty[:, None, :]

@@ -1,10 +1,10 @@
 """The segmentation as one compiled pass over the tokens, on the host: the CPU's fast path.
 
-A scan over scalars cannot be vectorised over time, and a Python loop over T would take longer than everything else in
-the model, so this is compiled by numba and releases the interpreter lock: callers run it for several (sequence, head)
-    pairs at once. It keeps the open segment's sum `S` (K x V,
-small enough for the first-level cache) and uses `I_t = sqrt(2 - 2 cos)`, `cos = k_t^T S v_t / (|k_t| |v_t| |S|)`
-(PAPER, consequence 1), where `|S|^2` grows by `2 k_t^T S v_t + |k_t|^2 |v_t|^2` with each token that joins.
+A scan over scalars cannot be vectorized over time, and a Python loop over T would take longer than everything else in
+the model. So numba compiles it, and it releases the interpreter lock, so that several (sequence, head) pairs can be
+scanned at once. It keeps the open segment's sum `S` (K x V, small enough for the first-level cache) and uses
+`I_t = sqrt(2 - 2 cos)`, `cos = k_t^T S v_t / (|k_t| |v_t| |S|)`, which is eq. 13 (kernels' README.md, "The method").
+`|S|^2` grows by `2 k_t^T S v_t + |k_t|^2 |v_t|^2` with each token that joins.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import numpy as np
 
 ORTHOGONAL = math.sqrt(2.0)
 SMALLEST_SCORE = 1e-3
-"""`dI/dcos = -1/I` has a pole at I = 0, where a token repeats the open segment; below this score the slope is held."""
+"""`dI/dcos = -1/I` has a pole at I = 0, where a token repeats the open segment; below this score the slope stays
+constant."""
 
 _SUMS = {"contract", "reassoc", "nsz"}
-"""What the inner sums may do to be vectorised. NaN and infinity keep their meaning, unlike under full fast-math."""
+"""Floating-point freedoms that let the inner sums be vectorized; unlike full fast-math, NaN and infinity keep their
+meaning."""
 
 
 @numba.njit(fastmath=_SUMS, cache=True, inline="always")
@@ -78,7 +80,7 @@ def segment_scan(
     """Segments sequence n = tokens `begin[n]:end[n]` of row `row[n]`; job `n H + h` is its head h.
 
     Args:
-        first_job, last_job: the jobs to do, the last one not included.
+        first_job, last_job: the jobs to do, `last_job` exclusive.
         k, v: `[B, T, G, K]`, `[B, T, H, V]` float32. threshold: `[H]` float32.
         open_sum, score_sum, count: the past of each sequence, as in `SegmentState`; replaced by the state at the end.
         shift, score: `[B, T, H]` int32, float32: written.
@@ -141,12 +143,12 @@ def score_gradient(
     first_job: int, last_job: int, k: Any, v: Any, row: Any, begin: Any, end: Any, open_sum: Any, shift: Any,
     score: Any, dscore: Any, dk: Any, dv: Any,
 ) -> None:  # fmt: skip
-    """`dk_t`, `dv_t` of `sum_t dscore_t I_t`, where the open segment counts as constant.
+    """The gradients `dk_t`, `dv_t` of `sum_t dscore_t I_t`, where the open segment counts as constant.
 
     `dI/dk = -(S v / (|k| |v| |S|) - cos k / |k|^2) / I`, and the same for v with `S^T k`.
 
     Args:
-        first_job, last_job, k, v, row, begin, end: as in `segment_scan`. open_sum: the past; used up. shift, score:
+        first_job, last_job, k, v, row, begin, end: as in `segment_scan`. open_sum: the past; overwritten. shift, score:
             what `segment_scan` wrote.
         dscore: `[B, T, H]` float32, zero at first tokens. dk: `[B, T, H, K]`, per value head; dv: `[B, T, H, V]`:
             written.
