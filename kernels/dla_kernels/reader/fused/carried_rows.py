@@ -11,8 +11,9 @@ their own, as rows X with left L = U and right R = K; writes go on over the tile
 A program carries the rows of one tile, in float32, in registers; what products take is rounded to the type of L and R. X and
 dX' before and after each tile (the trails) are stored for the sums over X, which go tile by tile and need no atomics.
 
-Everything is head-major and in full tiles, `[H, tiles TILE, K]`: tokens that are not there are zeros. Mx alone is in the order
-of the batch, `[tokens, H, LONG]`.
+Everything is head-major and in full tiles, `[H, tiles TILE, K]`: tokens that are not there are zeros. What chunks are read and
+written by, and its gradient, is in the order of the batch: Mx `[tokens, H, LONG]`, and Qe and U `[tokens, H, K]`, X when
+it has arrived.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ def carry_rows(
     x: Tensor, left: Tensor, right: Tensor, kept: Tensor, pieces: Pieces, *, up: bool, within: Tensor | None = None,
     own: Tensor | None = None, trail: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """X at the chunk's start (`up`: end), float32 like x `[H, tiles TILE, K]`; left, right like it, of the products' type.
+    """X at the chunk's start (`up`: end), `[tokens, H, K]` in the products' type, which left and right `[H, tiles TILE, K]` have; x
+    float32 like them.
 
     kept `[H, tiles]` float32. Filled if given: within = Mx `[tokens, H, LONG]`, its blocks on the diagonal from own
     `[H, tiles, TILE, TILE]` float32; trail `[LONG / TILE, H, tiles TILE, K]`, X before each tile.
     """
-    out = torch.empty_like(x)
+    out = torch.empty(pieces.tokens, len(x), x.shape[2], dtype=left.dtype, device=x.device)
     carry_rows_kernel[(kept.shape[1], len(x))](
         x, left, right, kept, out, left if within is None else within, kept if own is None else own,
         left if trail is None else trail, *chunks_of(pieces), x.shape[1],
@@ -47,23 +49,24 @@ def carry_rows(
 
 
 def carry_rows_backward(
-    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, pieces: Pieces, *, up: bool,
-    dwithin: Tensor | None = None, d_own: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dX before, dL, dR, all float32 like dx `[H, tiles TILE, K]`, and dkept `[H, tiles]` float32.
+    dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, before: Tensor, dleft: Tensor, dright: Tensor,
+    pieces: Pieces, *, up: bool, plus: Tensor | None = None, dwithin: Tensor | None = None, d_own: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """dkept `[H, tiles]` float32, from dx `[tokens, H, K]` in the products' type and `plus`, what comes to it, like before.
 
-    trail: as carry_rows filled it. d_own `[H, tiles, TILE, TILE]` float32, given with dwithin, is filled: dMx's diagonal blocks.
+    before `[H, tiles TILE, K]` float32 is filled: dX before. dL and dR are then added to dleft and dright, which are like it and
+    may be it. trail: as carry_rows filled it. d_own `[H, tiles, TILE, TILE]` float32, given with dwithin, is filled: dMx's
+    diagonal blocks.
     """
     heads, tiles = kept.shape
-    before, dleft, dright = (torch.empty_like(dx) for _ in range(3))
     dtrail = torch.empty_like(trail)
     parts = torch.zeros(heads, tiles, pieces.long // pieces.tile, dtype=torch.float32, device=dx.device)
     ext = left if dwithin is None else dwithin
-    where = *chunks_of(pieces), dx.shape[1]
+    where = *chunks_of(pieces), left.shape[1]
     sizes = _sizes(left, pieces) | {"UP": up}
     carry_rows_backward_kernel[(tiles, heads)](
-        dx, left, right, kept, ext, trail, before, dtrail, parts, kept if d_own is None else d_own, *where,
-        HAS_WITHIN=dwithin is not None, **sizes,
+        dx, before if plus is None else plus, left, right, kept, ext, trail, before, dtrail, parts,
+        kept if d_own is None else d_own, *where, HAS_PLUS=plus is not None, HAS_WITHIN=dwithin is not None, **sizes,
     )  # fmt: skip
     for into, factor, with_factor, summed, has_within in (
         (dleft, right, dtrail, trail, dwithin is not None), (dright, left, trail, dtrail, False),
@@ -71,7 +74,7 @@ def carry_rows_backward(
         carried_columns_kernel[(tiles, heads)](
             factor, with_factor, summed, ext, into, *where, HAS_WITHIN=has_within, **sizes
         )
-    return before, dleft, dright, parts.sum(-1)
+    return parts.sum(-1)
 
 
 def chunks_of(pieces: Pieces) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -119,6 +122,36 @@ def store_rows(ptr, base, x, K: tl.constexpr, TILE: tl.constexpr, START: tl.cons
     i = START + tl.arange(0, B)
     at = tl.arange(0, TILE)[:, None] * K + i[None, :]
     tl.store(ptr + base * K + at, x.to(ptr.dtype.element_ty), mask=(i < K)[None, :])
+
+
+@triton.jit
+def tokens_at(
+    first, last, h, H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr
+):
+    """Where in `[tokens, H, K]` a head's TILE tokens from `first` on begin, where in there their columns START.. are, and which of
+    them there are; `last`: the token after the chunk's last one."""
+    i = START + tl.arange(0, B)
+    row = tl.arange(0, TILE)
+    at = row[:, None] * (H * K) + i[None, :]
+    return (first * H + h) * K, at, (first + row < last)[:, None] & (i < K)[None, :]
+
+
+@triton.jit
+def load_tokens(
+    ptr, first, last, h, H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr
+):
+    """`[TILE, B]`, zeros for tokens that there are not."""
+    begin, at, there = tokens_at(first, last, h, H, K, TILE, START, B)
+    return tl.load(ptr + begin + at, mask=there, other=0.0)
+
+
+@triton.jit
+def store_tokens(
+    ptr, first, last, h, x, H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr
+):  # fmt: skip
+    """The counterpart."""
+    begin, at, there = tokens_at(first, last, h, H, K, TILE, START, B)
+    tl.store(ptr + begin + at, x.to(ptr.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -172,9 +205,9 @@ def carry_rows_kernel(
                 store_rows(trail_ptr, (a * H).to(tl.int64) * rows + base, x2, K, TILE, B1, B2)
             x2 = kept * x2 - tl.dot(taken, rows_at(right_ptr, source, K, TILE, B1, B2), input_precision=PRECISION)
         x1 = kept * x1 - tl.dot(taken, rows_at(right_ptr, source, K, TILE, 0, B1), input_precision=PRECISION)
-    store_rows(out_ptr, base, x1, K, TILE, 0, B1)
+    store_tokens(out_ptr, first + b * TILE, last, h, x1, H, K, TILE, 0, B1)
     if B2 > 0:
-        store_rows(out_ptr, base, x2, K, TILE, B1, B2)
+        store_tokens(out_ptr, first + b * TILE, last, h, x2, H, K, TILE, B1, B2)
     if HAS_WITHIN:
         square = (h * (rows // TILE) + tile) * (TILE * TILE)
         square += tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
@@ -184,10 +217,10 @@ def carry_rows_kernel(
 
 @triton.jit
 def carry_rows_backward_kernel(
-    dx_ptr, left_ptr, right_ptr, kept_ptr, dwithin_ptr, trail_ptr, before_ptr, dtrail_ptr, parts_ptr, d_own_ptr,
-    sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
+    dx_ptr, plus_ptr, left_ptr, right_ptr, kept_ptr, dwithin_ptr, trail_ptr, before_ptr, dtrail_ptr, parts_ptr,
+    d_own_ptr, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, rows,
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
-    HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_PLUS: tl.constexpr, HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dX = kept_a dX' + (dMx - dX' R_a^T) L_a, from tile to tile the other way around; sums of X . dX'"""
     tile = tl.program_id(0)
@@ -195,9 +228,13 @@ def carry_rows_backward_kernel(
     _, b, count, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
     dtype = left_ptr.dtype.element_ty
     base = h * rows + tile * TILE
-    dx1 = rows_at(dx_ptr, base, K, TILE, 0, B1).to(tl.float32)
+    dx1 = load_tokens(dx_ptr, first + b * TILE, last, h, H, K, TILE, 0, B1).to(tl.float32)
+    if HAS_PLUS:
+        dx1 += rows_at(plus_ptr, base, K, TILE, 0, B1)
     if B2 > 0:
-        dx2 = rows_at(dx_ptr, base, K, TILE, B1, B2).to(tl.float32)
+        dx2 = load_tokens(dx_ptr, first + b * TILE, last, h, H, K, TILE, B1, B2).to(tl.float32)
+        if HAS_PLUS:
+            dx2 += rows_at(plus_ptr, base, K, TILE, B1, B2)
     for step in range(0, count - 1 - b if UP else b):
         a = count - 1 - step if UP else step
         other = tile + a - b
@@ -237,16 +274,16 @@ def carried_columns_kernel(
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """sum over the tiles b whose rows went over tile a, of (dMx_b^T - F_a Y_b^T) Z_b: dL with F, Y, Z = R, dX', X; dR, without
-    dMx, with L, X, dX'"""
+    """out += the sum over the tiles b whose rows went over tile a, of (dMx_b^T - F_a Y_b^T) Z_b: dL with F, Y, Z = R, dX', X; dR,
+    without dMx, with L, X, dX'"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     _, a, count, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
     dtype = factor_ptr.dtype.element_ty
     base = h * rows + tile * TILE
-    acc1 = tl.zeros((TILE, B1), tl.float32)
+    acc1 = rows_at(out_ptr, base, K, TILE, 0, B1)
     if B2 > 0:
-        acc2 = tl.zeros((TILE, B2), tl.float32)
+        acc2 = rows_at(out_ptr, base, K, TILE, B1, B2)
     for step in range(0, a if UP else count - 1 - a):
         b = step if UP else a + 1 + step
         along = (a * H).to(tl.int64) * rows + h * rows + (tile + b - a) * TILE

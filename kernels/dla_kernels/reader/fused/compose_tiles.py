@@ -19,8 +19,8 @@ from dla_kernels.reader.fused.tile_solve import SolvedTiles
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedTiles:
-    """What chunks do: within = Mx `[tokens, H, LONG]` of the products' type; read = Qe and write = U, of the chunk now,
-    `[H, tiles TILE, K]`, and removal = R `[chunks, H, K, K]`, float32."""
+    """What chunks do, in the products' type: within = Mx `[tokens, H, LONG]`, read = Qe and write = U, of the chunk now,
+    `[tokens, H, K]`, removal = R `[chunks, H, K, K]`."""
 
     within: Tensor
     read: Tensor
@@ -30,43 +30,40 @@ class ComposedTiles:
 
 def compose_tiles(solved: SolvedTiles, kept: Tensor, from_start: Tensor, pieces: Pieces) -> ComposedTiles:
     """kept `[H, tiles]`: what a tile keeps of a state; from_start, alike: what the tiles before it in its chunk keep."""
-    right = solved.keys
-    left = solved.write.to(right.dtype)
+    left, right = solved.factor, solved.keys
     within = torch.empty(pieces.tokens, len(kept), pieces.long, dtype=right.dtype, device=right.device)
     read = carry_rows(solved.read, left, right, kept, pieces, up=False, within=within, own=solved.own)
     write = carry_rows(solved.write, right, left, kept, pieces, up=True)
-    return ComposedTiles(
-        within=within, read=read, write=write, removal=removals(write.to(right.dtype), right, from_start, pieces)
-    )
+    return ComposedTiles(within=within, read=read, write=write, removal=removals(write, right, from_start, pieces))
 
 
 def compose_tiles_backward(
     dwithin: Tensor, dread: Tensor, dwrite: Tensor, dremoval: Tensor, solved: SolvedTiles, kept: Tensor,
     from_start: Tensor, pieces: Pieces,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """d own, d read, d write, d keys, d kept and d from_start, all float32.
+    """d own, d read, d write, d keys, d kept and d from_start, all float32, of the parts of `solved`.
 
-    dwithin, dremoval of the products' type; dread, dwrite `[H, tiles TILE, K]` float32, dwrite is overwritten.
+    The gradients of a `ComposedTiles`, in its shapes and type.
     """
-    right = solved.keys
-    left = solved.write.to(right.dtype)
+    left, right = solved.factor, solved.keys
     trail = torch.empty(pieces.long // pieces.tile, *right.shape, dtype=right.dtype, device=right.device)
     d_own = torch.empty_like(solved.own)
 
     # of writes, carried on
-    ended = carry_rows(solved.write, right, left, kept, pieces, up=True, trail=trail).to(right.dtype)
+    ended = carry_rows(solved.write, right, left, kept, pieces, up=True, trail=trail)
     dended, dkeys, dfrom_start = removals_backward(dremoval, ended, right, from_start, pieces)
     del ended
-    dwrite, dkeys_passed, dwrite_passed, dkept = carry_rows_backward(
-        dwrite.add_(dended), right, left, kept, trail, pieces, up=True
+    dwrite_solved = torch.empty_like(solved.write)
+    dkept = carry_rows_backward(
+        dwrite, right, left, kept, trail, dwrite_solved, dkeys, dwrite_solved, pieces, up=True, plus=dended
     )
     del dended
-    dwrite.add_(dwrite_passed)
-    dkeys.add_(dkeys_passed)
 
     # of queries, carried back
     carry_rows(solved.read, left, right, kept, pieces, up=False, trail=trail)
-    dread, dwrite_passed, dkeys_passed, dkept_read = carry_rows_backward(
-        dread, left, right, kept, trail, pieces, up=False, dwithin=dwithin, d_own=d_own
-    )
-    return d_own, dread, dwrite.add_(dwrite_passed), dkeys.add_(dkeys_passed), dkept + dkept_read, dfrom_start
+    dread_solved = torch.empty_like(solved.read)
+    dkept += carry_rows_backward(
+        dread, left, right, kept, trail, dread_solved, dwrite_solved, dkeys, pieces, up=False, dwithin=dwithin,
+        d_own=d_own,
+    )  # fmt: skip
+    return d_own, dread_solved, dwrite_solved, dkeys, dkept, dfrom_start

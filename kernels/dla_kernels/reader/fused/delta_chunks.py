@@ -44,14 +44,10 @@ def chunk_algebra(
     q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, scale: float, pieces: Pieces, tiles: Tiles
 ) -> DeltaChunks:
     """q, k `[tokens, G, K]` of one type, which the result has, too; log_decay, beta `[tokens, H]`; all contiguous."""
-    rows = _TokenRows(pieces, k.dtype)
     solved = solve_tiles(q, k, _decay(log_decay, beta), beta, scale, pieces, tiles.block_k)
     decays = _TileDecays(solved.log_kept, pieces)
     made = compose_tiles(solved, decays.kept, decays.from_start, pieces)
-    return DeltaChunks(
-        within=made.within, read=rows.join(made.read), write=rows.join(made.write), removal=made.removal.to(k.dtype),
-        carry=decays.carry,
-    )  # fmt: skip
+    return DeltaChunks(within=made.within, read=made.read, write=made.write, removal=made.removal, carry=decays.carry)
 
 
 def chunk_algebra_backward(
@@ -60,12 +56,11 @@ def chunk_algebra_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk `[tokens, G, K]` in their type, dlog_decay and dbeta `[tokens, H]` float32, from the gradients of what
     `chunk_algebra` gives, which are not kept: what it went through is made again."""
-    rows = _TokenRows(pieces, k.dtype)
     given = q, k, _decay(log_decay, beta), beta, scale, pieces, tiles.block_k
     solved = solve_tiles(*given)
     decays = _TileDecays(solved.log_kept, pieces)
     d_own, dread, dwrite, dkeys, dkept, dfrom_start = compose_tiles_backward(
-        gradients.within.contiguous(), rows.split(gradients.read), rows.split(gradients.write),
+        gradients.within.contiguous(), gradients.read.contiguous(), gradients.write.contiguous(),
         gradients.removal.to(k.dtype).contiguous(), solved, decays.kept, decays.from_start, pieces,
     )  # fmt: skip
     dlog_kept = decays.backward(dkept, dfrom_start, gradients.carry)
@@ -111,36 +106,3 @@ class _TileDecays:
     def _by_tile(self, x: Tensor) -> Tensor:
         """The way back."""
         return x.flatten(1).index_select(1, self._place)
-
-
-class _TokenRows:
-    """Between `[tokens, H, K]` of a type and `[H, tiles TILE, K]` float32, where every tile is full: the tokens that are
-    not there are zeros."""
-
-    def __init__(self, pieces: Pieces, dtype: torch.dtype) -> None:
-        self._rows, self._dtype = pieces.tiles * pieces.tile, dtype
-        self._home = _home(pieces)
-
-    def split(self, x: Tensor) -> Tensor:
-        x = x.movedim(1, 0).float()
-        if self._home is None:
-            return x.contiguous()
-        return x.new_zeros(len(x), self._rows, x.shape[2]).index_copy(1, self._home, x)
-
-    def join(self, x: Tensor) -> Tensor:
-        if self._home is not None:
-            x = x.index_select(1, self._home)
-        return x.to(self._dtype).movedim(0, 1).contiguous()
-
-
-def _home(pieces: Pieces) -> Tensor | None:
-    """Where each token of the batch is in `[tiles, TILE]`: `[tokens]`; None where no tile is short: just there.
-
-    No mask is asked for its number of ones, for which the host would wait.
-    """
-    if pieces.tiles * pieces.tile == pieces.tokens:
-        return None
-    first = pieces.cu[pieces.tile_sequence.long()] + pieces.tile_number * pieces.tile
-    every = torch.arange(pieces.tokens, device=first.device)
-    tile = torch.searchsorted(first, every, right=True) - 1
-    return tile * pieces.tile + every - first[tile]

@@ -42,7 +42,7 @@ def _launch(factor: Tensor, pieces: Pieces, tiles: Tiles) -> tuple[tuple[int, in
     block_k = inner_block(key_dim, tiles)
     sizes = {"G": groups, "K": key_dim, "TILE": pieces.tile, "LONG": pieces.long, "BK": block_k}
     options = {"num_warps": tiles.warps, "num_stages": 1}
-    return (pieces.tiles, groups, triton.cdiv(key_dim, block_k)), sizes | {"PRECISION": "ieee"} | options
+    return (pieces.tiles, groups, (key_dim + block_k - 1) // block_k), sizes | {"PRECISION": "ieee"} | options
 
 
 @triton.jit

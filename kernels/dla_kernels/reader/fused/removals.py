@@ -21,11 +21,11 @@ from dla_kernels.reader.fused.pieces import Pieces
 
 
 def removals(write: Tensor, keys: Tensor, from_start: Tensor, pieces: Pieces) -> Tensor:
-    """R `[chunks, H, K, K]` float32; write = U, keys = K `[H, tiles TILE, K]`, of the products' type, from_start = f `[H, tiles]`."""
-    heads, rows, key_dim = write.shape
-    sizes = _sizes(write, pieces)
+    """R `[chunks, H, K, K]`; write = U `[tokens, H, K]`, keys = K `[H, tiles TILE, K]`, all of one type, from_start = f `[H, tiles]`."""
+    heads, rows, key_dim = keys.shape
+    sizes = _sizes(keys, pieces)
     blocks = triton.cdiv(key_dim, sizes["BLOCK"])
-    found = torch.empty(pieces.chunks, heads, key_dim, key_dim, dtype=torch.float32, device=write.device)
+    found = torch.empty(pieces.chunks, heads, key_dim, key_dim, dtype=keys.dtype, device=keys.device)
     removals_kernel[(pieces.tiles, heads, blocks * blocks)](
         write, keys, from_start, found, *chunks_of(pieces), rows, **sizes
     )
@@ -35,12 +35,12 @@ def removals(write: Tensor, keys: Tensor, from_start: Tensor, pieces: Pieces) ->
 def removals_backward(
     dremoval: Tensor, write: Tensor, keys: Tensor, from_start: Tensor, pieces: Pieces
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dU, dK `[H, tiles TILE, K]` and df `[H, tiles]`, float32; dremoval `[chunks, H, K, K]` of the products' type."""
-    heads, rows, _ = write.shape
-    sizes = _sizes(write, pieces)
-    blocks = triton.cdiv(write.shape[2], sizes["BLOCK"])
-    dwrite, dkeys = (torch.empty(write.shape, dtype=torch.float32, device=write.device) for _ in range(2))
-    parts = torch.empty(blocks, *from_start.shape, dtype=torch.float32, device=write.device)
+    """dU, dK `[H, tiles TILE, K]` and df `[H, tiles]`, float32; dremoval `[chunks, H, K, K]`, the rest as for `removals`."""
+    heads, rows, key_dim = keys.shape
+    sizes = _sizes(keys, pieces)
+    blocks = triton.cdiv(key_dim, sizes["BLOCK"])
+    dwrite, dkeys = (torch.empty(keys.shape, dtype=torch.float32, device=keys.device) for _ in range(2))
+    parts = torch.empty(blocks, *from_start.shape, dtype=torch.float32, device=keys.device)
     for into, x, other, transposed in ((dwrite, keys, write, True), (dkeys, write, keys, False)):
         removals_backward_kernel[(pieces.tiles, heads, blocks)](
             dremoval, x, other, from_start, into, parts, *chunks_of(pieces), rows, TRANSPOSED=transposed, **sizes
@@ -67,7 +67,9 @@ def removals_kernel(
     BLOCKS: tl.constexpr = (K + BLOCK - 1) // BLOCK
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
-    chunk, number, count, _, _ = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    chunk, number, count, first, last = locate_in_chunk(
+        tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG
+    )
     if number == 0:
         row = tl.arange(0, TILE)
         i = (tl.program_id(2) // BLOCKS) * BLOCK + tl.arange(0, BLOCK)
@@ -75,12 +77,14 @@ def removals_kernel(
         acc = tl.zeros((BLOCK, BLOCK), tl.float32)
         for a in range(0, count):
             base = (h * rows + (tile + a) * TILE) * K
-            u = tl.load(write_ptr + base + row[None, :] * K + i[:, None], mask=(i < K)[:, None], other=0.0)
+            t = first + a * TILE
+            there = (t + row < last)[None, :] & (i < K)[:, None]
+            u = tl.load(write_ptr + (t * H + h) * K + row[None, :] * (H * K) + i[:, None], mask=there, other=0.0)
             key = tl.load(keys_ptr + base + row[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
             kept = tl.load(kept_ptr + h * (rows // TILE) + tile + a)
             acc += kept * tl.dot(u, key, input_precision=PRECISION)  # [BLOCK, TILE] @ [TILE, BLOCK] -> [BLOCK, BLOCK]
         at = (chunk * H + h) * (K * K) + i[:, None] * K + k[None, :]
-        tl.store(removal_ptr + at, acc, mask=(i < K)[:, None] & (k < K)[None, :])
+        tl.store(removal_ptr + at, acc.to(removal_ptr.dtype.element_ty), mask=(i < K)[:, None] & (k < K)[None, :])
 
 
 @triton.jit
@@ -89,11 +93,13 @@ def removals_backward_kernel(
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
     BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """f X dR, a block of columns: dK with X = U; with X = K and dR^T, dU. And the block's part of df, with the other of the two"""
+    """f X dR, a block of columns: dK with X = U, which comes by token; with X = K and dR^T, dU. And the block's part of df, with
+    the other of the two"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     part = tl.program_id(2)
-    chunk, _, _, _, _ = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    chunk, number, _, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
+    t = first + number * TILE
     row = tl.arange(0, TILE)
     k = part * BLOCK + tl.arange(0, BLOCK)
     base = (h * rows + tile * TILE) * K
@@ -101,7 +107,11 @@ def removals_backward_kernel(
     acc = tl.zeros((TILE, BLOCK), tl.float32)
     for start in range(0, K, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + base + row[:, None] * K + i[None, :], mask=(i < K)[None, :], other=0.0)
+        if TRANSPOSED:
+            x = tl.load(x_ptr + base + row[:, None] * K + i[None, :], mask=(i < K)[None, :], other=0.0)
+        else:
+            there = (t + row < last)[:, None] & (i < K)[None, :]
+            x = tl.load(x_ptr + (t * H + h) * K + row[:, None] * (H * K) + i[None, :], mask=there, other=0.0)
         at = k[None, :] * K + i[:, None] if TRANSPOSED else i[:, None] * K + k[None, :]
         matrix = tl.load(matrix_ptr + at, mask=(i < K)[:, None] & (k < K)[None, :], other=0.0)
         acc += tl.dot(x, matrix, input_precision=PRECISION)  # [TILE, BLOCK] @ [BLOCK, BLOCK] -> [TILE, BLOCK]

@@ -25,11 +25,11 @@ from dla_kernels.reader.fused.pieces import Pieces, locate
 
 @dataclass(frozen=True, kw_only=True)
 class SolvedTiles:
-    """Of every tile and head, zeros for tokens that are not there; float32, keys of the products' type.
+    """Of every tile and head, zeros for tokens that are not there; float32, factor and keys of the products' type.
 
     Attributes:
         inverse, own: X and Mx `[H, tiles, TILE, TILE]`.
-        read, write, keys: Qe, U, K `[H, tiles TILE, K]`.
+        read, write, factor, keys: Qe, U, U rounded, K `[H, tiles TILE, K]`.
         log_kept: G of the tile's last token, `[H, tiles]`.
     """
 
@@ -37,6 +37,7 @@ class SolvedTiles:
     own: Tensor
     read: Tensor
     write: Tensor
+    factor: Tensor
     keys: Tensor
     log_kept: Tensor
 
@@ -54,13 +55,13 @@ def solve_tiles(
 
     solved = SolvedTiles(
         inverse=empty(*squares), own=empty(*squares), read=empty(*rows), write=empty(*rows),
-        keys=empty(*rows, dtype=k.dtype), log_kept=empty(heads, pieces.tiles),
+        factor=empty(*rows, dtype=k.dtype), keys=empty(*rows, dtype=k.dtype), log_kept=empty(heads, pieces.tiles),
     )  # fmt: skip
     grid, where, sizes = (pieces.tiles, heads), tiles_of(pieces), sizes_of(k, heads, pieces, block)
     invert_tiles_kernel[grid](k, log_decay, beta, solved.inverse, solved.log_kept, *where, **sizes)
     tile_rows_kernel[grid](
-        q, k, log_decay, beta, solved.inverse, solved.own, solved.read, solved.write, solved.keys, *where, scale,
-        **sizes,
+        q, k, log_decay, beta, solved.inverse, solved.own, solved.read, solved.write, solved.factor,
+        solved.keys, *where, scale, **sizes,
     )  # fmt: skip
     return solved
 
@@ -179,7 +180,7 @@ def invert_tiles_kernel(
 
 @triton.jit
 def tile_rows_kernel(
-    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, own_ptr, read_ptr, write_ptr, keys_ptr, sequence_ptr,
+    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, own_ptr, read_ptr, write_ptr, factor_ptr, keys_ptr, sequence_ptr,
     number_ptr, cu_ptr, tiles, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, EXACT: tl.constexpr,
@@ -211,3 +212,4 @@ def tile_rows_kernel(
         tl.store(read_ptr + at, read, mask=inside)
         write = tl.dot(ending, k, input_precision=EXACT)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
         tl.store(write_ptr + at, write, mask=inside)
+        tl.store(factor_ptr + at, write.to(factor_ptr.dtype.element_ty), mask=inside)
