@@ -15,7 +15,8 @@ _EXAMPLES = """\
 sources:
   FILE          .jsonl, .ndjson or .json (an object per line), with .gz or .zst or without; .parquet; any other name is
                 plain text, one document
-  DIRECTORY     all files of these kinds below it (of plain text .txt only), sorted
+  DIRECTORY     all files of these kinds below it, sorted; of plain text .txt, .md, .rst and .py, but beside JSON lines
+                or Parquet .txt only
   'PATTERN'     such as 'pretrain/arxiv*.jsonl.zst', sorted
   OWNER/NAME    a data set of the Hugging Face hub, where no such path exists; OWNER/NAME@REVISION takes a commit, tag
                 or branch of it

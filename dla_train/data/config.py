@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_data.text_files import TEXT_SUFFIXES
 from dla_train.data.prepared_config import PreparedData
 from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
@@ -41,7 +42,7 @@ class TextData:
 
     kind: Literal["text"] = "text"
     path: str
-    suffixes: tuple[str, ...] = (".txt", ".md", ".rst", ".py")
+    suffixes: tuple[str, ...] = TEXT_SUFFIXES
     vocab_size: int
     window: int
     workers: int = 0
