@@ -107,7 +107,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
                 )
         keep_freed_memory()
         allow_open_files()
-        store = CheckpointStore(folder.checkpoints)
+        store = CheckpointStore(folder.checkpoints, folder.require_held)
         start = prepare_start(loaded, folder, store, resume, ranks)
         _require_validation_that_was(loaded, start)
         folder.is_started = True
