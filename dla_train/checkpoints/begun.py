@@ -1,5 +1,6 @@
 """Whether a recipe may be trained in a folder that a run was begun in; reads no checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 from dla_train.checkpoints.resume import forbidden_changes, listed
@@ -11,6 +12,11 @@ from dla_train.errors import UsageError
 from dla_train.runs.folder import RunFolder
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether the run of this folder has something to go on from."""
+    return bool(CheckpointStore(RunFolder(folder).checkpoints).all())
+
+
 def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
     """Refuse the folder of a run of another recipe.
 
@@ -19,7 +25,8 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
     Raises:
         UsageError: lists the keys that differ, with both values.
     """
-    saved = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    text = folder.recipe.read_text(encoding="utf-8")
+    saved = load(RecipeFile(folder.path.name, text, str(folder.recipe)), begun=True)
     if changed := forbidden_changes(plain(saved.recipe), recipe):
         advice = (
             "(and --resume PATH to branch off at a checkpoint), or use the recipe of that run."

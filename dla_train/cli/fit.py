@@ -86,12 +86,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     from dataclasses import replace
 
+    from dla_train.checkpoints.begun import is_begun
     from dla_train.config.catalog import find
     from dla_train.config.load import load
     from dla_train.runs.folder import RunFolder
 
     if options.recipe is not None:
-        return load(find(options.recipe), settings)
+        file = find(options.recipe)
+        return load(file, settings, begun=is_begun(options.run_dir or Path("runs") / file.name))
     if options.run_dir is None:
         if settings and "=" not in settings[0]:
             raise UsageError(f"dla-train fit needs --recipe NAME_OR_PATH. Did you mean --recipe {settings[0]}?")
@@ -99,7 +101,8 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     folder = RunFolder(options.run_dir)
     if not folder.is_run():
         raise UsageError(f"{options.run_dir} holds no run to take the recipe from: give --recipe NAME_OR_PATH.")
-    return replace(load(find(str(folder.recipe)), settings), name=options.run_dir.name)
+    loaded = load(find(str(folder.recipe)), settings, begun=is_begun(options.run_dir))
+    return replace(loaded, name=options.run_dir.name)
 
 
 def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:
