@@ -17,6 +17,7 @@ from dla_train.cli.device import device_named
 from dla_train.cli.out_folder import require_unused
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalogue import BUILT_IN
+from dla_train.evaluation.lm_tasks.names import require_possible
 from dla_train.evaluation.prompts import read_text
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str],
             f"there is no built-in task '{foreign[0]}'.{_hint(foreign[0])} The built-in ones are "
             f"{', '.join(BUILT_IN)}; all others need lm-evaluation-harness. Install it: pip install 'dla-train[eval]'."
         )
+    require_possible([name for name in names if name not in BUILT_IN], tuple(BUILT_IN))
     return list(dict.fromkeys(names)), lengths
 
 
