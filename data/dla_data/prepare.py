@@ -22,7 +22,7 @@ from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.cache import cache_root, exclusive
 from dla_data.corpora import CorpusSource
 from dla_data.end_of_document import end_of_document_id
-from dla_data.errors import DataError
+from dla_data.errors import DataError, Unreadable
 from dla_data.inventory import Inventory
 from dla_data.manifest import VERSION as TOKEN_FORMAT_VERSION
 from dla_data.progress import Progress
@@ -94,6 +94,8 @@ def prepare_corpus(
         if target.exists():
             try:
                 return _open_verified(target)
+            except Unreadable:
+                raise
             except DataError as error:
                 _LOGGER.warning("the prepared corpus is damaged and is made again: %s", error)
         _prepare(inventory, split, vocab_size, target)

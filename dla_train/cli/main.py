@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, MemoryError):
+            print(f"dla-train: error: too little main memory: {str(error) or 'no more is said'}.", file=sys.stderr)
+            return 1
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # `dla-train show > /full/disk`
             place = error.filename or "the output"
             print(f"dla-train: error: cannot write {place}: {error.strerror}. Make room there.", file=sys.stderr)
