@@ -131,9 +131,15 @@ class CheckpointStore:
         """Refuse to begin a checkpoint of `needed` bytes that will not fit.
 
         Raises:
-            RunError: says what is needed and what is free.
+            RunError: says what is needed and what is free; or there is no place for checkpoints at all.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make {self.folder} for the checkpoints: {error.strerror}. If it is a link, see to it that "
+                "what it leads to is there; it must be a directory that can be written."
+            ) from error
         free = shutil.disk_usage(self.folder).free
         if free < needed + _ROOM_BESIDE:
             # A smaller `keep_last` alone makes no room: what it does not keep goes after the next save.

@@ -76,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except OSError:
                 _drop_output()
             return 1
+        if isinstance(error, OSError) and error.filename is not None:
+            print(
+                f"dla-train: error: cannot use {error.filename}: {error.strerror}. See to it that it is what it should "
+                "be and can be read and written; --debug shows what wanted it.",
+                file=sys.stderr,
+            )
+            return 1
         print(
             f"dla-train: unexpected {type(error).__name__}: {error}\nThis is a fault of dla-train, not of yours; "
             "--debug shows where.",
