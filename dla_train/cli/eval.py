@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dla_train.evaluation.trained import Trained
 
 _RESULTS = ("results.json", "results.md")
+_LONGEST = 2**24  # the texts are made in main memory, whole
 _GROUPS = {
     "paper-commonsense": "the paper's eight data sets of common sense",
     "paper-retrieval": "its six of retrieval from the text",
@@ -164,7 +165,10 @@ def _lengths(text: str) -> tuple[int, ...]:
                 f"--lengths holds '{part.strip()}'; it must be numbers of tokens, at least 1, such as 1K,4K or "
                 "1000,4000."
             )
-        found.add(int(match[1]) * (1024 if match[2] else 1))
+        length = int(match[1]) * (1024 if match[2] else 1)
+        if length > _LONGEST:
+            raise UsageError(f"--lengths holds '{part.strip()}'; it must be at most {_LONGEST:,} tokens.")
+        found.add(length)
     return tuple(sorted(found))
 
 

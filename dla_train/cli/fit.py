@@ -58,11 +58,20 @@ def add_to(commands: Any) -> None:
         metavar="NAME_OR_PATH",
         help="a shipped recipe's name, or the path of a .yaml file; may be left out where --run-dir holds a run",
     )
-    parser.add_argument("--resume", metavar="WHERE", default="never", help="never, auto, PATH or auto:PATH; see below")
+    parser.add_argument(
+        "--resume", metavar="WHERE", type=_where, default="never", help="never, auto, PATH or auto:PATH; see below"
+    )
     parser.add_argument(
         "--run-dir", "--out", dest="run_dir", metavar="DIR", type=a_folder, help="the run folder (default: runs/NAME)"
     )
     parser.set_defaults(run=run)
+
+
+def _where(text: str) -> str:
+    """What `--resume` may be; an unset variable of a shell script must not read as the current folder."""
+    if not text.removeprefix("auto:"):
+        raise argparse.ArgumentTypeError(f"'{text}' names no place; give never, auto, PATH or auto:PATH")
+    return text
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:

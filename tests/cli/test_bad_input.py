@@ -22,6 +22,9 @@ CASES = {
     "run folder of others": (["--run-dir", "folder/full"], "folder/full is not empty and holds no run"),
     "run folder nobody may write": (["--run-dir", "/proc/run"], "cannot write the run folder /proc/run: "),
     "no checkpoint": (["--resume", "nowhere"], "there is no checkpoint at nowhere."),
+    "no such word": (["--resume", "always"], "or a run folder; `fit --resume` takes never and auto, too."),
+    "an unset variable": (["--resume", ""], "--resume: '' names no place; give never, auto, PATH or auto:PATH"),
+    "another one": (["--resume", "auto:"], "--resume: 'auto:' names no place; give never, auto, PATH or auto:PATH"),
 }
 
 
