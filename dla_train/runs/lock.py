@@ -41,16 +41,39 @@ class Lock:
         self._what = what
 
     def require_held(self) -> None:
-        """Refuse to go on where another process has put a lock file of its own in the place of this one.
+        """Refuse to go on where another process has put a lock file of its own in the place of this one. One that is
+        only gone, as a clean-up of old files may have it, is made again.
 
         Raises:
             RunError: says who.
         """
-        if not _is_still(self._path, self._descriptor):
+        if not _is_still(self._path, self._descriptor) and not self._made_again():
             raise RunError(
                 f"{self._what} was taken over by {_shown(_owner_of(self._path))}: this process ends, and leaves the "
                 "folder to that one. If both were started on purpose, give each a folder of its own (--run-dir)."
             )
+
+    def sign(self) -> None:
+        """Say in the file who holds it."""
+        _sign(self._descriptor)
+
+    def close(self) -> None:
+        """Give it back."""
+        os.close(self._descriptor)
+
+    def _made_again(self) -> bool:
+        """Whether there was no lock file, and there is one now."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        before, self._descriptor = self._descriptor, descriptor
+        os.close(before)
+        if not _lock(descriptor, self._path):  # another process was quicker
+            return False
+        self.sign()
+        _LOGGER.warning("%s was gone while this process held it: it is there again.", self._path)
+        return True
 
 
 @contextmanager
@@ -64,12 +87,12 @@ def exclusive(path: Path, what: str) -> Iterator[Lock]:
         UsageError: another process holds it; names that process, its host and its Slurm job.
         OSError: the file cannot be made.
     """
-    descriptor = _locked(path, what)
+    lock = Lock(path, _locked(path, what), what)
     try:
-        _sign(descriptor)
-        yield Lock(path, descriptor, what)
+        lock.sign()
+        yield lock
     finally:
-        os.close(descriptor)
+        lock.close()
 
 
 def require_free(path: Path, what: str) -> None:

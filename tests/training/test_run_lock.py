@@ -116,11 +116,21 @@ def test_a_holder_on_another_machine_is_named_with_what_can_be_done(held):
         lock.require_free(folder.lock, "the run folder")
 
 
-def test_a_lock_file_that_was_removed_is_not_held_any_more(tmp_path):
+def test_a_lock_file_that_a_clean_up_removed_is_made_again(held):
+    """A run of months must not end because somebody removes old files."""
+    folder, process = held
+    folder.lock.unlink()
+    assert save(process) == "saved\n"
+    with pytest.raises(UsageError, match=f"is in use by job 7, process {process.pid} on"), occupied(folder):
+        pass
+
+
+def test_a_lock_file_in_the_place_of_the_own_one_is_another_process(tmp_path):
     folder = RunFolder(tmp_path)
     with occupied(folder):
         folder.require_held()
-        folder.lock.unlink()
+        folder.lock.rename(tmp_path / "own")
+        folder.lock.touch()
         with pytest.raises(RunError, match="was taken over by another process"):
             folder.require_held()
     folder.require_held()
