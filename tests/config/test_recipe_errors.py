@@ -84,6 +84,7 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
         ("lr=5", "Did you mean optimizer.lr?"),
         ("treining.steps=5", "treining is not a key (given {'steps': 5}). Did you mean training?"),
         ("training.stepps=5", "Did you mean training.steps?"),
+        ("training.STEPS=5", "training.STEPS is not a key (given 5). Did you mean training.steps?"),
         ("model.mixer.memory=dynamc", "must be one of single, fixed, fenwick, dynamic, but is 'dynamc'."),
         ("model.mixer.memory=fenwick model.mixer.memory.block=3", "Keys in model.mixer.memory (kind fenwick): kind, "),
         ("data.kind=prepared data.path=x", "data.vocab_size has no value: the command line gives data another kind,"),
