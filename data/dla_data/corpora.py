@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
-
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
+from dla_data.readers.files import files_below
+from dla_data.text_files import TEXT_SUFFIXES, said_of_left_out
 
 # Tests are repetitive and hold deliberately broken text; the rest is not the standard library's own source.
 _STDLIB_LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
@@ -47,6 +48,11 @@ class CorpusSource(ABC):
     @abstractmethod
     def documents(self, skipped: list[str] | None = None) -> Iterator[Document]:
         """Yield every document in the corpus's fixed order; names left out as unreadable are appended to `skipped`."""
+
+    @property
+    def left_out(self) -> str | None:
+        """What is not read of what a user may take for part of the corpus, in words; None for nothing."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,13 @@ class TextCorpus(CorpusSource):
     def documents(self, skipped: list[str] | None = None) -> Iterator[Document]:
         return text_documents(self.path, self.suffixes)
 
+    @property
+    def left_out(self) -> str | None:
+        if not (root := Path(self.path)).is_dir():
+            return None
+        chosen, others = _text_files(root, self.suffixes)
+        return f"{root}: {said_of_left_out(others, len(chosen))}" if others else None
+
 
 def stdlib_documents(skipped: list[str] | None = None) -> Iterator[Document]:
     """Yield the `.py` files of the standard library, sorted by path relative to it; about 12 MB in 730 files.
@@ -116,7 +129,7 @@ def stdlib_documents(skipped: list[str] | None = None) -> Iterator[Document]:
 def text_documents(path: str | os.PathLike[str], suffixes: tuple[str, ...] = TEXT_SUFFIXES) -> Iterator[Document]:
     """Yield the one document of a text file, or the files of a directory that end in one of `suffixes`, sorted by path.
 
-    Hidden files and directories (name begins with a dot) are left out, links to directories are not followed.
+    Hidden files and directories (name begins with a dot) are left out, links to directories followed.
 
     Raises:
         DataError: at the call if there is no such path, no fitting file or a malformed suffix; while reading if a file
@@ -132,17 +145,24 @@ def text_documents(path: str | os.PathLike[str], suffixes: tuple[str, ...] = TEX
         raise DataError(f"no corpus at {root}: no such file or directory. Check the path.")
     if not root.is_dir():
         raise DataError(f"{root} is neither a file nor a directory. Give a text file or a directory of text files.")
-    names = _relative_files(root, left_out=frozenset(), hidden=False)
-    chosen = [name for name in names if name.endswith(suffixes)]
+    chosen, others = _text_files(root, suffixes)
     if not chosen:
+        wanted = ", ".join(suffixes) or "(no suffix given)"
         raise DataError(
-            f"no text in {root}: none of its {len(names)} files ends in {', '.join(suffixes) or '(no suffix given)'}. "
+            f"no text in {root}: none of its {counted(len(others), 'file')} ends in {wanted}. "
             "Name the suffixes of your files, or give another directory."
         )
     return _read_documents(root, chosen, skipped=None)
 
 
-def _relative_files(root: Path, left_out: frozenset[str], hidden: bool = True) -> list[str]:
+def _text_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The files below `root` that end in one of `suffixes`, and the others, by path relative to it, sorted."""
+    names = [path.relative_to(root).as_posix() for path in files_below(root)]
+    chosen = [name for name in names if name.endswith(suffixes)]
+    return chosen, [name for name in names if not name.endswith(suffixes)]
+
+
+def _relative_files(root: Path, left_out: frozenset[str]) -> list[str]:
     """Paths of all files below `root`, relative to it, sorted by code point (the same in every locale)."""
 
     def stop(error: OSError) -> None:
@@ -150,9 +170,9 @@ def _relative_files(root: Path, left_out: frozenset[str], hidden: bool = True) -
 
     names = []
     for folder, subfolders, files in os.walk(root, onerror=stop):
-        subfolders[:] = [name for name in subfolders if name not in left_out and (hidden or not name.startswith("."))]
+        subfolders[:] = [name for name in subfolders if name not in left_out]
         below = Path(folder).relative_to(root)
-        names += [(below / name).as_posix() for name in files if hidden or not name.startswith(".")]
+        names += [(below / name).as_posix() for name in files]
     return sorted(names)
 
 

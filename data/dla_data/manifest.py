@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dla_data.errors import DataError
+from dla_data.errors import DataError, unreadable
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "dla-tokens"
@@ -72,7 +72,7 @@ class TokenManifest:
             what = f"it has no {MANIFEST_NAME}" if directory.is_dir() else "no such directory"
             raise DataError(f"no token file at {directory}: {what}. Check the path or prepare the corpus.") from error
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}. Make it readable.") from error
+            raise unreadable(path, error) from error
         except ValueError as error:  # not UTF-8 or not JSON
             raise DataError(f"{path} is damaged: {error}. {WAY_OUT}") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:

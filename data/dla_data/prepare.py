@@ -22,7 +22,7 @@ from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.cache import cache_root, exclusive
 from dla_data.corpora import CorpusSource
 from dla_data.end_of_document import end_of_document_id
-from dla_data.errors import DataError
+from dla_data.errors import DataError, Unreadable
 from dla_data.inventory import Inventory
 from dla_data.manifest import VERSION as TOKEN_FORMAT_VERSION
 from dla_data.progress import Progress
@@ -76,6 +76,8 @@ def prepare_corpus(
         _LOGGER.warning(
             "%d files are not UTF-8 and were skipped: %s", len(inventory.skipped), ", ".join(inventory.skipped)
         )
+    if source.left_out is not None:
+        _LOGGER.info("%s", source.left_out)
     root = cache_root() if cache_dir is None else Path(cache_dir).absolute()
     split = Split.of(inventory.names)
     target = root / "corpora" / f"{source.label}-{vocab_size}-{_key(inventory, split, vocab_size)}"
@@ -92,6 +94,8 @@ def prepare_corpus(
         if target.exists():
             try:
                 return _open_verified(target)
+            except Unreadable:
+                raise
             except DataError as error:
                 _LOGGER.warning("the prepared corpus is damaged and is made again: %s", error)
         _prepare(inventory, split, vocab_size, target)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dla_data.atomic import new_directory
-from dla_data.errors import DataError
+from dla_data.errors import DataError, unreadable
 from dla_data.manifest import WAY_OUT, TokenManifest
 from dla_data.token_file_writer import OFFSETS_NAME, TOKENS_NAME, TokenFileWriter
 from dla_data.tokenizer import Encoded
@@ -48,7 +48,9 @@ class TokenFile:
         check_sizes(directory, manifest)
         try:
             token_file = cls(directory, manifest)
-        except (OSError, ValueError) as error:  # ValueError: not an array file, or one that would need unpickling
+        except OSError as error:
+            raise unreadable(directory, error) from error
+        except ValueError as error:  # not an array file, or one that would need unpickling
             raise DataError(f"cannot map the token file {directory}: {error}. {WAY_OUT}") from error
         starts = token_file._document_starts
         if starts.dtype != np.dtype("<i8") or starts.shape != (manifest.documents,):
@@ -102,8 +104,11 @@ class TokenFile:
             DataError: names the first file that does not fit, and both values.
         """
         for name, record in self.manifest.files.items():
-            with (self.path / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with (self.path / name).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise unreadable(self.path / name, error) from error
             if found != record.sha256:
                 raise DataError(
                     f"{self.path / name} is damaged: its SHA-256 is {found}, "
@@ -138,7 +143,7 @@ def check_sizes(directory: Path, manifest: TokenManifest) -> None:
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing. {WAY_OUT}") from error
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}. Make it readable.") from error
+            raise unreadable(path, error) from error
         if size != record.bytes:
             raise DataError(f"{path} has {size:,} bytes, but the manifest says {record.bytes:,}. {WAY_OUT}")
     stated = manifest.tokens * manifest.token_dtype.itemsize

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dla_data.errors import DataError
+from dla_data.errors import DataError, unreadable
 
 END_OF_DOCUMENT = "<|endoftext|>"
 LARGEST_VOCABULARY = 2**22  # memory is taken for all of it at once
@@ -102,8 +102,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DataError(f"cannot read the tokenizer {path}: {error.strerror}. Check the path.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # the library raises bare Exception for every kind of bad content
         raise DataError(
             f"{path} is not a tokenizer file ({error}). Give one, such as the tokenizer.json of a model; where "

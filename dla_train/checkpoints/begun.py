@@ -1,14 +1,22 @@
 """Whether a recipe may be trained in a folder that a run was begun in; reads no checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 from dla_train.checkpoints.resume import forbidden_changes, listed
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import load
+from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.typed import plain
 from dla_train.errors import UsageError
+from dla_train.runs.environment import begun_at
 from dla_train.runs.folder import RunFolder
+from dla_train.runs.metrics_file import read_rows
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether the run of this folder has something to go on from."""
+    return bool(CheckpointStore(RunFolder(folder).checkpoints).all())
 
 
 def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
@@ -19,7 +27,7 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
     Raises:
         UsageError: lists the keys that differ, with both values.
     """
-    saved = load(RecipeFile(folder.path.name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    saved = _saved(folder)
     if changed := forbidden_changes(plain(saved.recipe), recipe):
         advice = (
             "(and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
@@ -30,6 +38,30 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
             f"the run folder {folder} holds a run of another recipe: {listed(changed)}. Choose another folder with "
             f"--run-dir DIR {advice}"
         )
+
+
+def require_nothing_lost(folder: RunFolder) -> None:
+    """Refuse to begin at step 0 where a run came so far that it had checkpoints: they were removed, by a clean-up
+    perhaps, or are not mounted, and what is left of it would be written over.
+
+    Args:
+        folder: of a run that has no checkpoint.
+    Raises:
+        UsageError: says how far the run was, and what to do.
+    """
+    if not folder.is_run():
+        return
+    every = _saved(folder).recipe.checkpoint.every
+    step = max((row["step"] for row in read_rows(folder.metrics)), default=0)
+    # The first is there, also where it is written in the background, before the second is begun.
+    steps = step - begun_at(folder.environment)
+    if not folder.report_text.is_file() and (every is None or steps <= 2 * every):
+        return
+    raise UsageError(
+        f"the run in {folder} came to step {step:,}, and there is no checkpoint in {folder.checkpoints}: they were "
+        "removed, or lie where this machine does not find them. Bring them back and go on with --resume auto, or begin "
+        f"anew in another folder (--run-dir DIR). If nobody needs what is left of that run, delete {folder}."
+    )
 
 
 def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
@@ -48,3 +80,9 @@ def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
             f"{folder} already holds this run, {state}: --resume auto {goes_on}. "
             "Another run needs another folder: --run-dir DIR."
         )
+
+
+def _saved(folder: RunFolder) -> LoadedRecipe:
+    """The recipe that a run was started with last."""
+    text = folder.recipe.read_text(encoding="utf-8")
+    return load(RecipeFile(folder.path.name, text, str(folder.recipe)), begun=True)

@@ -130,7 +130,7 @@ def require_checkpoint_at(path: Path) -> None:
     if not (Checkpoint.at(path) is not None and path.is_dir()) and not _store_at(path).all():
         raise UsageError(
             f"there is no checkpoint at {path}. Give a directory such as runs/tiny/checkpoints/step-00000100 (a copy "
-            "has that name, too), or a run folder."
+            "has that name, too), or a run folder; `fit --resume` takes never and auto, too."
         )
 
 

@@ -7,8 +7,9 @@ checksum, never by luck.
 
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,16 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. Only one process may hold it (the lock of the run folder)."""
+    """The checkpoints of one run. Only one process may hold it (the lock of the run folder).
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the checkpoints. require_held: raises where another process has taken the run folder over; called
+            before anything appears or goes.
+    """
+
+    def __init__(self, folder: Path, require_held: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
+        self._require_held = require_held
 
     def all(self) -> list[Checkpoint]:
         """Every checkpoint, sound or not, the newest first."""
@@ -96,15 +103,16 @@ class CheckpointStore:
             step: finished. identity: of the run. consumed: what it has read by then.
 
         Raises:
-            RunError: the operating system refuses (no space, no permission).
+            RunError: the operating system refuses (no space, no permission), or another process has the folder.
         """
         target = self.folder / f"step-{step:08d}"
-        unfinished = self.folder / f"{_UNFINISHED}{target.name}"
+        # Of its own name: a process that has taken the run folder over may be writing the same step.
+        unfinished = self.folder / f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}"
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             yield unfinished
             _seal(unfinished, step, identity, consumed)
+            self._require_held()
             if target.exists():  # a damaged one that training has come past once more
                 self.set_aside(Checkpoint(step, target))
             os.rename(unfinished, target)
@@ -123,9 +131,15 @@ class CheckpointStore:
         """Refuse to begin a checkpoint of `needed` bytes that will not fit.
 
         Raises:
-            RunError: says what is needed and what is free.
+            RunError: says what is needed and what is free; or there is no place for checkpoints at all.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make {self.folder} for the checkpoints: {error.strerror}. If it is a link, see to it that "
+                "what it leads to is there; it must be a directory that can be written."
+            ) from error
         free = shutil.disk_usage(self.folder).free
         if free < needed + _ROOM_BESIDE:
             # A smaller `keep_last` alone makes no room: what it does not keep goes after the next save.
@@ -148,6 +162,7 @@ class CheckpointStore:
 
     def prune(self, config: CheckpointConfig) -> None:
         """Remove what `config` does not keep."""
+        self._require_held()
         for checkpoint in self.all()[config.keep_last :]:
             if config.keep_every is None or checkpoint.step % config.keep_every:
                 hidden = self.folder / f"{_UNFINISHED}removed-{checkpoint.folder.name}"

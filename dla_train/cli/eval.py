@@ -17,6 +17,7 @@ from dla_train.cli.device import device_named
 from dla_train.cli.out_folder import require_unused
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalogue import BUILT_IN
+from dla_train.evaluation.lm_tasks.names import require_possible
 from dla_train.evaluation.prompts import read_text
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dla_train.evaluation.trained import Trained
 
 _RESULTS = ("results.json", "results.md")
+_LONGEST = 2**24  # the texts are made in main memory, whole
 _GROUPS = {
     "paper-commonsense": "the paper's eight data sets of common sense",
     "paper-retrieval": "its six of retrieval from the text",
@@ -142,6 +144,7 @@ def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str],
             f"there is no built-in task '{foreign[0]}'.{_hint(foreign[0])} The built-in ones are "
             f"{', '.join(BUILT_IN)}; all others need lm-evaluation-harness. Install it: pip install 'dla-train[eval]'."
         )
+    require_possible([name for name in names if name not in BUILT_IN], tuple(BUILT_IN))
     return list(dict.fromkeys(names)), lengths
 
 
@@ -162,7 +165,10 @@ def _lengths(text: str) -> tuple[int, ...]:
                 f"--lengths holds '{part.strip()}'; it must be numbers of tokens, at least 1, such as 1K,4K or "
                 "1000,4000."
             )
-        found.add(int(match[1]) * (1024 if match[2] else 1))
+        length = int(match[1]) * (1024 if match[2] else 1)
+        if length > _LONGEST:
+            raise UsageError(f"--lengths holds '{part.strip()}'; it must be at most {_LONGEST:,} tokens.")
+        found.add(length)
     return tuple(sorted(found))
 
 

@@ -58,11 +58,20 @@ def add_to(commands: Any) -> None:
         metavar="NAME_OR_PATH",
         help="a shipped recipe's name, or the path of a .yaml file; may be left out where --run-dir holds a run",
     )
-    parser.add_argument("--resume", metavar="WHERE", default="never", help="never, auto, PATH or auto:PATH; see below")
+    parser.add_argument(
+        "--resume", metavar="WHERE", type=_where, default="never", help="never, auto, PATH or auto:PATH; see below"
+    )
     parser.add_argument(
         "--run-dir", "--out", dest="run_dir", metavar="DIR", type=a_folder, help="the run folder (default: runs/NAME)"
     )
     parser.set_defaults(run=run)
+
+
+def _where(text: str) -> str:
+    """What `--resume` may be; an unset variable of a shell script must not read as the current folder."""
+    if not text.removeprefix("auto:"):
+        raise argparse.ArgumentTypeError(f"'{text}' names no place; give never, auto, PATH or auto:PATH")
+    return text
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
@@ -86,12 +95,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     from dataclasses import replace
 
+    from dla_train.checkpoints.begun import is_begun
     from dla_train.config.catalog import find
     from dla_train.config.load import load
     from dla_train.runs.folder import RunFolder
 
     if options.recipe is not None:
-        return load(find(options.recipe), settings)
+        file = find(options.recipe)
+        return load(file, settings, begun=is_begun(options.run_dir or Path("runs") / file.name))
     if options.run_dir is None:
         if settings and "=" not in settings[0]:
             raise UsageError(f"dla-train fit needs --recipe NAME_OR_PATH. Did you mean --recipe {settings[0]}?")
@@ -99,7 +110,8 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     folder = RunFolder(options.run_dir)
     if not folder.is_run():
         raise UsageError(f"{options.run_dir} holds no run to take the recipe from: give --recipe NAME_OR_PATH.")
-    return replace(load(find(str(folder.recipe)), settings), name=options.run_dir.name)
+    loaded = load(find(str(folder.recipe)), settings, begun=is_begun(options.run_dir))
+    return replace(loaded, name=options.run_dir.name)
 
 
 def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:

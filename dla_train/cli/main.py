@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, MemoryError):
+            print(f"dla-train: error: too little main memory: {str(error) or 'no more is said'}.", file=sys.stderr)
+            return 1
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # `dla-train show > /full/disk`
             place = error.filename or "the output"
             print(f"dla-train: error: cannot write {place}: {error.strerror}. Make room there.", file=sys.stderr)
@@ -72,6 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             except OSError:
                 _drop_output()
+            return 1
+        if isinstance(error, OSError) and error.filename is not None:
+            print(
+                f"dla-train: error: cannot use {error.filename}: {error.strerror}. See to it that it is what it should "
+                "be and can be read and written; --debug shows what wanted it.",
+                file=sys.stderr,
+            )
             return 1
         print(
             f"dla-train: unexpected {type(error).__name__}: {error}\nThis is a fault of dla-train, not of yours; "

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ _EXAMPLES = """\
 sources:
   FILE          .jsonl, .ndjson or .json (an object per line), with .gz or .zst or without; .parquet; any other name is
                 plain text, one document
-  DIRECTORY     all files of these kinds below it (of plain text .txt only), sorted
+  DIRECTORY     all files of these kinds below it, sorted; of plain text .txt, .md, .rst and .py, but beside JSON lines
+                or Parquet .txt only
   'PATTERN'     such as 'pretrain/arxiv*.jsonl.zst', sorted
   OWNER/NAME    a data set of the Hugging Face hub, where no such path exists; OWNER/NAME@REVISION takes a commit, tag
                 or branch of it
@@ -44,7 +46,9 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="where the text is; see below")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="the folder to make or to go on with")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", type=a_folder, help="the folder to make or to go on with"
+    )
     tokenizer = parser.add_mutually_exclusive_group(required=True)
     tokenizer.add_argument("--tokenizer", metavar="FILE", type=Path, help="a tokenizer.json with <|endoftext|>")
     tokenizer.add_argument(

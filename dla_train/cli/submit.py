@@ -11,6 +11,7 @@ from dla_train.errors import UsageError
 from dla_train.runs.program import this_program
 
 if TYPE_CHECKING:
+    from dla_train.config.catalog import RecipeFile
     from dla_train.config.load import LoadedRecipe
     from dla_train.runs.folder import RunFolder
     from dla_train.slurm.request import JobRequest
@@ -165,16 +166,19 @@ class _Run:
 
 
 def _checked(recipe: str, options: argparse.Namespace, settings: list[str], request: "JobRequest") -> _Run:
+    from dla_train.checkpoints.begun import is_begun
     from dla_train.checkpoints.resume import AUTO_FROM
+    from dla_train.config.catalog import find
     from dla_train.config.extras import require_extras
     from dla_train.runs.folder import RunFolder
     from dla_train.slurm.script import require_printable
 
-    loaded, settings = _checked_recipe(recipe, settings, request)
-    require_extras(loaded)  # the job runs this very Python
-    path = options.run_dir or Path("runs") / loaded.name
+    file = find(recipe)
+    path = options.run_dir or Path("runs") / file.name
     if options.run_dir is not None and len(options.recipe) > 1:
-        path = options.run_dir / loaded.name
+        path = options.run_dir / file.name
+    loaded, settings = _checked_recipe(file, settings, request, is_begun(path))
+    require_extras(loaded)  # the job runs this very Python
     folder = RunFolder(path.absolute())
     require_printable(str(folder), "the run folder")
     if "\\" in str(folder):  # Slurm reads it as "leave % alone" in the name of a log
@@ -229,18 +233,19 @@ def _request(options: argparse.Namespace) -> "JobRequest":
         raise UsageError(f"{error}.") from error
 
 
-def _checked_recipe(recipe: str, settings: list[str], request: "JobRequest") -> tuple["LoadedRecipe", list[str]]:
+def _checked_recipe(
+    file: "RecipeFile", settings: list[str], request: "JobRequest", begun: bool
+) -> tuple["LoadedRecipe", list[str]]:
     """The recipe as the job will read it, and the settings that make it so."""
-    from dla_train.config.catalog import find
     from dla_train.config.load import load
 
-    loaded = load(find(recipe), settings)
+    loaded = load(file, settings, begun)
     training = loaded.recipe.training
     wanted = "gpu" if request.gpus_per_node else "cpu"
     if training.accelerator == "auto":
         # A job that finds no GPU must say so, not crawl on the CPU.
         settings = [*settings, f"training.accelerator={wanted}"]
-        loaded = load(find(recipe), settings)
+        loaded = load(file, settings, begun)
     elif training.accelerator != wanted:
         raise loaded.problem(
             "training.accelerator",

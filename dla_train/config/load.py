@@ -11,7 +11,7 @@ from dla_train.config.catalog import RecipeFile
 from dla_train.config.overrides import Overridden, apply_overrides, nearest, parse_override
 from dla_train.config.recipe import Recipe
 from dla_train.config.references import referred, value_at
-from dla_train.config.typed import KeyProblem, build, known_keys
+from dla_train.config.typed import KeyProblem, build, known_keys, refused
 from dla_train.config.yaml_tree import Key, YamlTree, dotted, parse_tree
 from dla_train.errors import UsageError
 
@@ -36,9 +36,12 @@ class LoadedRecipe:
         return UsageError(_located(KeyProblem(tuple(key.split(".")), f": {text}"), self))
 
 
-def load(file: RecipeFile, settings: Sequence[str] = ()) -> LoadedRecipe:
+def load(file: RecipeFile, settings: Sequence[str] = (), begun: bool = False) -> LoadedRecipe:
     """Read `file`, lay `settings` (`key=value`) over it, and check everything.
 
+    Args:
+        file: the recipe. settings: from the command line.
+        begun: whether it is that of a run that has been begun, so that `Recipe.require_new` does not hold.
     Raises:
         UsageError: anything is wrong; the message has the key, the place, the value, what is allowed and the nearest
             key.
@@ -52,9 +55,18 @@ def load(file: RecipeFile, settings: Sequence[str] = ()) -> LoadedRecipe:
     loaded = LoadedRecipe(file.name, None, tree, overridden.keys, file.shown_as)  # type: ignore[arg-type]
     try:
         recipe = build(Recipe, _resolved(overridden), written=overridden.written)
+        if not begun:
+            _require_new(recipe)
     except KeyProblem as problem:
         raise UsageError(_located(problem, loaded)) from problem
     return LoadedRecipe(file.name, recipe, tree, overridden.keys, file.shown_as)
+
+
+def _require_new(recipe: Recipe) -> None:
+    try:
+        recipe.require_new()
+    except ValueError as error:
+        raise refused((), str(error), _sections()) from error
 
 
 def _resolved(overridden: Overridden) -> Any:

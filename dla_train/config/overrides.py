@@ -75,9 +75,11 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Find the choice that `word` was probably meant to be; the more choices, the higher the cutoff, up to 1."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
-    return found[0] if found else None
+    """Find the choice that `word` was probably meant to be, whatever its case; the more choices, the higher the cutoff,
+    up to 1."""
+    by_name = {choice.casefold(): choice for choice in choices}
+    found = difflib.get_close_matches(word.casefold(), list(by_name), n=1, cutoff=cutoff)
+    return by_name[found[0]] if found else None
 
 
 def _kinds_first(overrides: Sequence[Override]) -> list[Override]:

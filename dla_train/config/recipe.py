@@ -85,6 +85,13 @@ class Recipe:
                 f"schedule.warmup is {self.schedule.warmup}, but training.steps is only {self.training.steps}; "
                 "the warm-up must end before the run does"
             )
+
+    def require_new(self) -> None:
+        """Refuse what a run may not begin with, though one that an earlier version began so goes on and is read.
+
+        Raises:
+            ValueError: names the keys.
+        """
         if isinstance(self.schedule, WSDSchedule):
             most = self.training.steps - self.schedule.warmup
             if self.schedule.decay > most:

@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
@@ -70,7 +70,7 @@ def build(config_class: type[Config], values: Any, key: Key = (), *, written: Ma
     try:
         return config_class(**arguments)
     except ValueError as error:
-        raise _refused(key, str(error), fields) from error
+        raise refused(key, str(error), fields) from error
 
 
 def _wanted(annotation: Any, key: Key) -> str:
@@ -244,7 +244,7 @@ def _unknown(section: Key, name: str, values: dict[str, Any], allowed: list[str]
     return KeyProblem((*section, name), text)
 
 
-def _refused(section: Key, message: str, fields: dict[str, Any]) -> KeyProblem:
+def refused(section: Key, message: str, fields: Container[str]) -> KeyProblem:
     """What a dataclass says about itself, put on the field that it names first: `steps is 0; it must be at least 1`."""
     words = re.findall(r"[\w.]*\w", message)
     name = next((word for word in words if word.partition(".")[0] in fields), None)

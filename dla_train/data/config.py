@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_data.text_files import TEXT_SUFFIXES
+from dla_train.config.limits import LONGEST_WINDOW, MOST_PROCESSES, require_at_most
 from dla_train.data.prepared_config import PreparedData
 from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
@@ -41,7 +43,7 @@ class TextData:
 
     kind: Literal["text"] = "text"
     path: str
-    suffixes: tuple[str, ...] = (".txt", ".md", ".rst", ".py")
+    suffixes: tuple[str, ...] = TEXT_SUFFIXES
     vocab_size: int
     window: int
     workers: int = 0
@@ -65,3 +67,5 @@ def _check(config: StdlibData | TextData) -> None:
         )
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be at least 0")
+    require_at_most("window", config.window, LONGEST_WINDOW)
+    require_at_most("workers", config.workers, MOST_PROCESSES)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_train.config.limits import LONGEST_WINDOW, MOST_PROCESSES, require_at_most
 from dla_train.data.curriculum import CurriculumConfig
 
 
@@ -64,6 +65,8 @@ class PreparedData:
         for name, least in (("vocab_size", 1), ("window", 1), ("workers", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
+        require_at_most("window", self.window, LONGEST_WINDOW)
+        require_at_most("workers", self.workers, MOST_PROCESSES)
         if self.curriculum is not None:
             self.curriculum.check(self.window)
 

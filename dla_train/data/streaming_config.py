@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_train.config.limits import LONGEST_WINDOW, MOST_PROCESSES, MOST_WINDOWS, require_at_most
 from dla_train.data.curriculum import CurriculumConfig
 
 
@@ -74,6 +75,9 @@ class StreamingData:
         for name in ("vocab_size", "window", "streams"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        require_at_most("streams", self.streams, MOST_WINDOWS)
+        require_at_most("window", self.window, LONGEST_WINDOW)
+        require_at_most("workers", self.workers, MOST_PROCESSES)
         if self.curriculum is not None:
             self.curriculum.check(self.window)
         if not 0 <= self.held_out < 1:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dla_data.synthetic import ChangePoint, Copy, Mqar
+from dla_train.config.limits import LONGEST_WINDOW, MOST_PROCESSES, require_at_most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class SyntheticData:
             raise ValueError(f"examples is {self.examples}; it must be at least 1, or null")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; it must be at least 0")
+        require_at_most("window", self.window, LONGEST_WINDOW)
+        require_at_most("workers", self.workers, MOST_PROCESSES)
         try:
             self.task.check(self.vocab_size, self.window)
         except ValueError as error:

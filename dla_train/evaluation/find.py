@@ -52,7 +52,8 @@ def find_trained(path: Path) -> Found:
     match = _CHECKPOINT.fullmatch(place.name)
     named = Checkpoint(int(match[1]), _written_like(path, place)) if match else None
     checkpoint = _sound(named, folder)
-    loaded = load(RecipeFile(_run_of(place).name, folder.recipe.read_text(encoding="utf-8"), str(folder.recipe)))
+    text = folder.recipe.read_text(encoding="utf-8")
+    loaded = load(RecipeFile(_run_of(place).name, text, str(folder.recipe)), begun=True)
     return Found(loaded, checkpoint, folder)
 
 

@@ -4,13 +4,13 @@ import json
 import os
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
-from dla_train.errors import RunError, UsageError
+from dla_train.errors import UsageError
 from dla_train.evaluation.trained import load_trained
-from dla_train.export.write import CONFIG, PREFIX, WEIGHTS
+from dla_train.export.weight_files import damaged, read_weight_files
+from dla_train.export.write import CONFIG, PREFIX
 from dla_train.models import LanguageModel, ModelConfig, model_config_from_dict
 
 
@@ -18,7 +18,8 @@ def load_model(path: str | os.PathLike[str]) -> LanguageModel:
     """The model of an exported folder, of a run (its newest sound checkpoint) or of one checkpoint.
 
     Args:
-        path: what `dla-train export --to` made, a run folder such as runs/tiny, or one of its `checkpoints/step-...`.
+        path: what `dla-train export --to` made (or transformers saved of it, also in parts), a run folder such as
+            runs/tiny, or one of its `checkpoints/step-...`.
     Returns:
         the model on the CPU, in evaluation mode and the type it was saved in.
     Raises:
@@ -41,7 +42,7 @@ def exported_config(folder: Path) -> ModelConfig:
             raise UsageError(f"{folder} holds a model of another kind: its {CONFIG} has no model_type dla.")
         return model_config_from_dict(content.get("language_model") or {})
     except ValueError as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
 
 
 def exported_state(folder: Path) -> dict[str, Tensor]:
@@ -50,31 +51,23 @@ def exported_state(folder: Path) -> dict[str, Tensor]:
     Raises:
         RunError: the folder is damaged.
     """
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise RunError(f"{folder} is incomplete: {WEIGHTS} is missing. Export the model again.") from error
-    except (ValueError, SafetensorError) as error:
-        raise _damaged(folder, error) from error
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
-    if exported_config(folder).tie_embeddings and "embedding.weight" in state:
+    config = exported_config(folder)
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in read_weight_files(folder).items()}
+    if config.tie_embeddings and "embedding.weight" in state:
         state["head.weight"] = state["embedding.weight"]
+    with torch.device("meta"):
+        wanted = {name: list(tensor.shape) for name, tensor in LanguageModel(config).state_dict().items()}
+    given = {name: list(tensor.shape) for name, tensor in state.items()}
+    for name in {**wanted, **given}:
+        if given.get(name) != wanted.get(name):
+            shapes = f"{name} is {given.get(name, 'absent')} and should be {wanted.get(name, 'absent')}"
+            raise damaged(folder, f"its weights do not fit its {CONFIG}: {shapes}")
     return state
 
 
 def _load_exported(folder: Path) -> LanguageModel:
-    model = LanguageModel(exported_config(folder))
     state = exported_state(folder)
-    if "embedding.weight" in state:  # thresholds are float32 in any model
-        model.to(state["embedding.weight"].dtype)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunError(
-            f"{folder} is damaged: its {WEIGHTS} does not fit its {CONFIG} ({error}). Export it again."
-        ) from error
+    # Thresholds are float32 in any model.
+    model = LanguageModel(exported_config(folder)).to(state["embedding.weight"].dtype)
+    model.load_state_dict(state)
     return model.eval()
-
-
-def _damaged(folder: Path, error: Exception) -> RunError:
-    return RunError(f"{folder} is damaged: {error}. Export the model again.")

@@ -19,9 +19,9 @@ from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
 from dla_train.errors import UsageError
 from dla_train.export.model_code import model_code
 from dla_train.export.place import require_empty
+from dla_train.export.weight_files import WEIGHTS
 from dla_train.models import LanguageModel
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 PREFIX = "model."
 """Of the names of weights: `LanguageModel` is an attribute of the class that transformers loads."""

@@ -154,6 +154,8 @@ class Mamba2Config:
             _check_count(name, getattr(self, name))
         if self.heads % self.groups:
             raise ValueError(f"heads is {self.heads} and groups is {self.groups}; heads must be a multiple of groups")
+        _check_product("heads", self.heads, "head_dim", self.head_dim)
+        _check_product("groups", self.groups, "state_dim", self.state_dim)
         _check_memory(self.memory)
 
 
@@ -178,6 +180,8 @@ class GatedDeltaNetConfig:
         _check_kind(self)
         for name in ("heads", "key_dim", "value_dim", "conv_width"):
             _check_count(name, getattr(self, name))
+        _check_product("heads", self.heads, "key_dim", self.key_dim)
+        _check_product("heads", self.heads, "value_dim", self.value_dim)
         _check_memory(self.memory)
 
 
@@ -208,6 +212,9 @@ MIXERS: dict[str, type[MixerConfig]] = {
     "attention": AttentionConfig,
 }
 
+
+MOST_STD = 100
+"""What is drawn from a wider distribution overflows in the first forward pass."""
 
 MOST_LAYERS = 1_000
 """Far more than any real model has. With a hundred times as many, it would take minutes until any message appears."""
@@ -242,6 +249,13 @@ class ModelConfig:
             raise ValueError(f"layers is {self.layers}; it must be at most {MOST_LAYERS:,}")
         for name in ("mlp_ratio", "norm_eps", "init_std"):
             _check_positive(name, getattr(self, name))
+        for name, most in (("norm_eps", 1), ("init_std", MOST_STD)):
+            if (value := getattr(self, name)) > most:
+                raise ValueError(f"{name} is {value}; it must be at most {most}")
+        if self.mlp_ratio * self.hidden > LARGEST_COUNT:
+            raise ValueError(
+                f"mlp_ratio is {self.mlp_ratio}, times hidden {self.hidden}; it must be at most {LARGEST_COUNT:,}"
+            )
         if not isinstance(self.tie_embeddings, bool):
             raise ValueError(f"tie_embeddings is {self.tie_embeddings!r}; it must be true or false")
         if not isinstance(self.mixer, tuple(MIXERS.values())):
@@ -310,6 +324,11 @@ def _check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
     if value > LARGEST_COUNT:
         raise ValueError(f"{name} is {value}; it must be at most {LARGEST_COUNT:,}")
+
+
+def _check_product(one: str, first: int, other: str, second: int) -> None:
+    if first * second > LARGEST_COUNT:
+        raise ValueError(f"{one} is {first} and {other} {second}; their product must be at most {LARGEST_COUNT:,}")
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -94,7 +94,8 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """`[B, vocab]` with zeros outside the smallest set of likeliest tokens that reaches `top_p`; never an empty set."""
     ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
-    kept = ordered.masked_fill(before >= top_p, 0.0)
+    # As float32 a smaller top_p would be 0, which the likeliest token does not stay below either.
+    kept = ordered.masked_fill(before >= max(top_p, torch.finfo(torch.float32).tiny), 0.0)
     return torch.zeros_like(probabilities).scatter(-1, order, kept)
 
 

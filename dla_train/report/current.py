@@ -14,5 +14,5 @@ def has_report_for(recipe: Recipe, folder: RunFolder) -> bool:
     if not folder.is_run() or not folder.report_text.is_file():
         return False
     text = folder.recipe.read_text(encoding="utf-8")
-    saved = load(RecipeFile(folder.path.name, text, str(folder.recipe))).recipe
+    saved = load(RecipeFile(folder.path.name, text, str(folder.recipe)), begun=True).recipe
     return saved.report == recipe.report and saved.training.steps == recipe.training.steps

@@ -60,6 +60,12 @@ def last_start(path: Path) -> dict[str, Any] | None:
     return starts[-1] if starts else None
 
 
+def begun_at(path: Path) -> int:
+    """The step at which the run began whose starts `path` has: 0, or where it branched off."""
+    starts = _earlier(path)
+    return starts[0]["first_step"] if starts else 0
+
+
 def commit() -> str | None:
     """The checkout that this package runs from, `+changes` where files differ; None for an installed package."""
     root = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dla_train.errors import UsageError
-from dla_train.runs.lock import exclusive
+from dla_train.runs.lock import Lock, exclusive
 
 
 class RunFolder:
@@ -47,6 +47,7 @@ class RunFolder:
         self.loss_picture = path / "loss.png"
         self.lock = path / ".lock"
         self.is_started = False
+        self._held: Lock | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -54,6 +55,15 @@ class RunFolder:
     def log_of(self, rank: int) -> Path:
         """Where another rank than the first writes what it has to say."""
         return self.log.with_name(f"rank-{rank}.log")
+
+    def require_held(self) -> None:
+        """Refuse to write where another process has taken the folder over; without effect where it is not held here.
+
+        Raises:
+            RunError: says who has.
+        """
+        if self._held is not None:
+            self._held.require_held()
 
     def is_run(self) -> bool:
         """Whether a run was started here."""
@@ -108,7 +118,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = exclusive(folder.lock, f"the run folder {path}")
-        lock.__enter__()
+        folder._held = lock.__enter__()
     except OSError as error:
         _remove(made)
         raise UsageError(
@@ -118,6 +128,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     finally:
+        folder._held = None
         if not folder.is_started:
             if not folder.is_run() and not had_lock:
                 folder.lock.unlink(missing_ok=True)

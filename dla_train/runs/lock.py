@@ -1,19 +1,83 @@
-"""One process at a time in a run folder."""
+"""One process at a time in a run folder.
 
+A lock goes with its process, and on one machine that is all there is to it. On a network file system the server keeps
+the lock of a machine that is lost: for the lease (90 s with NFSv4), or until that machine is back (NFSv3). There the
+next start of the same Slurm job may take it over, because Slurm requeues a job only once it counts its processes as
+ended; and so may a user who removes the file. A process whose lock was taken over finds out before it makes a
+checkpoint visible, and ends.
+"""
+
+import errno
 import fcntl
 import json
+import logging
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from dla_train.errors import UsageError
+from dla_train.errors import RunError, UsageError
+
+_LOGGER = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 120.0
+"""How long the server may need to see that a machine is lost: longer than the lease of NFSv4."""
+_POLL_SECONDS = 2.0
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems without locks answer, such as Lustre mounted without `flock`."""
+
+
+class Lock:
+    """The lock file of a run folder, held by this process; what another one may do to it shows in `require_held`."""
+
+    def __init__(self, path: Path, descriptor: int, what: str) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._what = what
+
+    def require_held(self) -> None:
+        """Refuse to go on where another process has put a lock file of its own in the place of this one. One that is
+        only gone, as a clean-up of old files may have it, is made again.
+
+        Raises:
+            RunError: says who.
+        """
+        if not _is_still(self._path, self._descriptor) and not self._made_again():
+            raise RunError(
+                f"{self._what} was taken over by {_shown(_owner_of(self._path))}: this process ends, and leaves the "
+                "folder to that one. If both were started on purpose, give each a folder of its own (--run-dir)."
+            )
+
+    def sign(self) -> None:
+        """Say in the file who holds it."""
+        _sign(self._descriptor)
+
+    def close(self) -> None:
+        """Give it back."""
+        os.close(self._descriptor)
+
+    def _made_again(self) -> bool:
+        """Whether there was no lock file, and there is one now."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        before, self._descriptor = self._descriptor, descriptor
+        os.close(before)
+        if not _lock(descriptor, self._path):  # another process was quicker
+            return False
+        self.sign()
+        _LOGGER.warning("%s was gone while this process held it: it is there again.", self._path)
+        return True
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str) -> Iterator[Lock]:
     """Hold the lock file `path`; it goes with the process, however that ends.
 
     A POSIX lock (`lockf`), not `flock`: data loader workers inherit the latter, and one that outlives a killed
@@ -23,20 +87,12 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         UsageError: another process holds it; names that process, its host and its Slurm job.
         OSError: the file cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    lock = Lock(path, _locked(path, what), what)
     try:
-        _lock(descriptor, what)
-        owner = {
-            "job": _slurm_job(),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
-        yield
+        lock.sign()
+        yield lock
     finally:
-        os.close(descriptor)
+        lock.close()
 
 
 def require_free(path: Path, what: str) -> None:
@@ -50,18 +106,129 @@ def require_free(path: Path, what: str) -> None:
     except OSError:
         return
     try:
-        _lock(descriptor, what)
+        if not _lock(descriptor, path) and not _is_earlier_start(_owner(descriptor)):
+            raise _in_use(descriptor, path, what)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, what: str) -> None:
+def _locked(path: Path, what: str) -> int:
+    """A descriptor of the lock file that is there, locked."""
+    until: float | None = None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _lock(descriptor, path):
+                if _is_still(path, descriptor):
+                    return descriptor
+            elif not _is_earlier_start(owner := _owner(descriptor)):
+                raise _in_use(descriptor, path, what)
+            elif until is None:
+                until = time.monotonic() + _WAIT_SECONDS
+                _LOGGER.warning(
+                    "%s is still locked by an earlier start of this job, %s: waiting up to %.0f s for the file system "
+                    "to see that it has ended.",
+                    what,
+                    _shown(owner),
+                    _WAIT_SECONDS,
+                )
+            elif time.monotonic() > until:
+                _LOGGER.warning("%s is taken over from %s, which Slurm has ended.", what, _shown(owner))
+                _put_another(path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        if until is not None:
+            time.sleep(_POLL_SECONDS)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Whether nobody else has it; with a warning where the file system cannot say."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # POSIX allows either for "held by somebody else"
-        raise UsageError(
-            f"{what} is in use by {_holder(descriptor)}. Wait for it, stop it, or choose another folder with --run-dir."
-        ) from error
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # POSIX allows either for "held by somebody else"
+            return False
+        if error.errno not in _NO_LOCKS:
+            raise
+        _LOGGER.warning(
+            "no lock on %s (%s), for its file system has none: see to it that no other process uses the run folder.",
+            path,
+            error.strerror,
+        )
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the file that was opened has not been removed or replaced since: its lock would keep nobody out."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _put_another(path: Path) -> None:
+    """A lock file that nobody holds in the place of one whose holder is gone."""
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(fresh, path)
+    finally:
+        with suppress(FileNotFoundError):
+            fresh.unlink()
+
+
+def _sign(descriptor: int) -> None:
+    owner = {
+        "job": _slurm_job(),
+        "restart": _slurm_restart(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+
+
+def _owner(descriptor: int) -> dict[str, Any]:
+    """What the holder has written about itself; empty where nobody can read it."""
+    try:
+        owner = json.loads(os.pread(descriptor, 1000, 0))
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _owner_of(path: Path) -> dict[str, Any]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return {}
+    try:
+        return _owner(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_earlier_start(owner: dict[str, Any]) -> bool:
+    """Whether the holder belongs to a start of this Slurm job before this one. Two steps of one start do not."""
+    job, restart = owner.get("job"), owner.get("restart")
+    return job is not None and job == _slurm_job() and isinstance(restart, int) and restart < _slurm_restart()
+
+
+def _in_use(descriptor: int, path: Path, what: str) -> UsageError:
+    owner = _owner(descriptor)
+    elsewhere = (
+        f" If that machine is lost, its file system gives the lock back after a minute or two; if it does not, remove "
+        f"{path}."
+        if owner.get("host", socket.gethostname()) != socket.gethostname()
+        else ""
+    )
+    return UsageError(
+        f"{what} is in use by {_shown(owner)}. Wait for it, stop it, or choose another folder with --run-dir."
+        f"{elsewhere}"
+    )
 
 
 def _slurm_job() -> str | None:
@@ -70,10 +237,15 @@ def _slurm_job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def _holder(descriptor: int) -> str:
+def _slurm_restart() -> int:
+    """How often Slurm has begun this job anew."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
+
+
+def _shown(owner: dict[str, Any]) -> str:
     try:
-        owner = json.loads(os.pread(descriptor, 1000, 0))
         job = f"job {owner['job']}, " if owner.get("job") else ""
         return f"{job}process {owner['pid']} on {owner['host']} (since {owner['since']})"
-    except (ValueError, KeyError, TypeError):
+    except KeyError:
         return "another process"

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dla_train.config.limits import MOST_PROCESSES, MOST_STEPS, MOST_WINDOWS, require_at_most
+
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 Fused = Literal["none", "liger"]
 
@@ -68,6 +70,9 @@ class TrainingConfig:
         for name in ("steps", "global_batch", "micro_batch"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        require_at_most("steps", self.steps, MOST_STEPS)
+        require_at_most("global_batch", self.global_batch, MOST_WINDOWS)
+        require_at_most("threads", self.threads, MOST_PROCESSES)
         _recompute_every(self.activation_checkpointing)
         if self.max_nonfinite < 0:
             raise ValueError(f"max_nonfinite is {self.max_nonfinite}; it must be at least 0")

@@ -109,7 +109,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
                 )
         keep_freed_memory()
         allow_open_files()
-        store = CheckpointStore(folder.checkpoints)
+        store = CheckpointStore(folder.checkpoints, folder.require_held)
         start = prepare_start(loaded, folder, store, resume, ranks)
         _require_validation_that_was(loaded, start)
         folder.is_started = True
@@ -214,14 +214,14 @@ def _run(
         raise RunError(f"{error} {_how_to_branch_off(folder, store)}") from error
     except DataError as error:
         raise RunError(f"{error} {store.last_words()}") from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if kind := memory_lacked(error):
             raise RunError(
                 f"out of {kind} memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
                 f"{recipe.training.micro_batch}; the result stays the same) or data.window, or take a smaller model; "
                 f"`dla-train estimate` says what it needs. {store.last_words()}"
             ) from error
-        if not is_lost_peer(error):
+        if isinstance(error, MemoryError) or not is_lost_peer(error):
             raise
         raise RunError(
             f"rank {ranks.rank} lost contact with another process at step {trainer.global_step + 1}, because that one "
@@ -261,7 +261,7 @@ def _require_validation_that_was(loaded: LoadedRecipe, start: Start) -> None:
 def _initialized(loaded: LoadedRecipe) -> LanguageModel:
     try:
         return initialize(LanguageModel(loaded.recipe.model), loaded.recipe.seed)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if memory_lacked(error) is None:
             raise
         raise RunError(

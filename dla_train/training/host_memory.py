@@ -26,8 +26,10 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
 
 
-def memory_lacked(error: RuntimeError) -> str | None:
+def memory_lacked(error: RuntimeError | MemoryError) -> str | None:
     """`GPU` or `main` if the error says that this memory ran out, otherwise None."""
+    if isinstance(error, MemoryError):  # of Python and numpy
+        return "main"
     if isinstance(error, torch.OutOfMemoryError):
         return "GPU"
     return "main" if "can't allocate memory" in str(error) or "Cannot allocate memory" in str(error) else None

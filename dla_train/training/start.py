@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dla_train.checkpoints.begun import require_no_checkpoint, require_same_recipe
+from dla_train.checkpoints.begun import require_no_checkpoint, require_nothing_lost, require_same_recipe
 from dla_train.checkpoints.resume import (
     AUTO_FROM,
     ResumePoint,
@@ -189,10 +189,13 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         require_same_recipe(folder, recipe)
     if resume == "never":
         require_no_checkpoint(folder, loaded.recipe.training.steps)
+        require_nothing_lost(folder)
         return None
     base = resume.removeprefix(AUTO_FROM) if resume.startswith(AUTO_FROM) else None
     if resume == "auto" or base is not None or Path(resume).resolve() == folder.path.resolve():
         point = newest_sound(store)
+        if point is None:
+            require_nothing_lost(folder)
         if point is None and base is not None:
             point = from_path(Path(base), store)
         if point is None:

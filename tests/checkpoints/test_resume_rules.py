@@ -245,6 +245,7 @@ def test_auto_does_not_begin_a_branch_at_step_0(cli, micro_recipe, run):
     path = run / "checkpoints/step-00000004"
     assert _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", path).code == 0
     shutil.rmtree("branch/checkpoints")  # as a kill before the first of them leaves it
+    Path("branch/report.md").unlink()
     before = _content(Path("branch"))
     done = _fit(cli, micro_recipe, "--run-dir", "branch", "--resume", "auto")
     assert done.code == 2
@@ -279,6 +280,43 @@ def test_going_back_within_a_folder_is_refused(cli, micro_recipe, run):
     assert done.code == 2
     assert "has a newer checkpoint (step 6)" in done.err
     assert "to branch off at this one, give a new folder with --run-dir" in done.err
+
+
+@pytest.mark.parametrize("resume", ["auto", "never", "auto:elsewhere"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(cli, micro_recipe, run, resume):
+    """They may be where a clean-up or another mount has left them, and the record of the run is not written over."""
+    shutil.copytree(run, "elsewhere")
+    (run / "checkpoints").rename("kept")
+    before = _content(run)
+    arguments = ["--resume", resume, "checkpoint.every=2"]
+    done = _fit(cli, micro_recipe, *arguments)
+    assert done.code == 2
+    assert "the run in runs/micro came to step 6, and there is no checkpoint in runs/micro/checkpoints: " in done.err
+    (run / "report.md").unlink()  # not finished, and far enough to have had one, or not yet
+    before.pop(run / "report.md")
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("every: 4", "every: 2"))
+    before[recipe] = recipe.read_bytes()
+    assert _fit(cli, micro_recipe, *arguments).code == 2
+    assert _content(run) == before
+    Path("kept").rename(run / "checkpoints")
+    assert "going on from step 6" in _fit(cli, micro_recipe, "--resume", "auto").err
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(cli, micro_recipe, run):
+    (run / "report.md").unlink()
+    shutil.rmtree(run / "checkpoints")
+    done = _fit(cli, micro_recipe, "--resume", "auto")
+    assert done.code == 0, done.err
+
+
+def test_a_place_for_checkpoints_that_is_none_is_named(cli, micro_recipe):
+    Path("runs/micro").mkdir(parents=True)
+    Path("runs/micro/.lock").touch()
+    Path("runs/micro/checkpoints").symlink_to("/nowhere/checkpoints")
+    done = _fit(cli, micro_recipe)
+    assert done.code == 1
+    assert "cannot make runs/micro/checkpoints for the checkpoints: File exists. If it is a link" in done.err
 
 
 def test_a_path_without_checkpoint_is_refused(cli, micro_recipe, run):

@@ -22,6 +22,9 @@ CASES = {
     "run folder of others": (["--run-dir", "folder/full"], "folder/full is not empty and holds no run"),
     "run folder nobody may write": (["--run-dir", "/proc/run"], "cannot write the run folder /proc/run: "),
     "no checkpoint": (["--resume", "nowhere"], "there is no checkpoint at nowhere."),
+    "no such word": (["--resume", "always"], "or a run folder; `fit --resume` takes never and auto, too."),
+    "an unset variable": (["--resume", ""], "--resume: '' names no place; give never, auto, PATH or auto:PATH"),
+    "another one": (["--resume", "auto:"], "--resume: 'auto:' names no place; give never, auto, PATH or auto:PATH"),
 }
 
 
@@ -52,6 +55,19 @@ def test_bad_input(cli, micro_recipe, place, cache_directory, case):
         sorted(os.walk(place)),
         sorted(path.name for path in (cache_directory / "corpora").glob(".*.tmp")),
     ) == before
+
+
+def test_a_file_that_cannot_be_used_is_named_and_no_fault_of_the_program(cli, micro_recipe, tmp_path):
+    """Such as one of a run that another user began, or root in a container."""
+    run = tmp_path / "runs" / "micro"
+    (run / "logs").mkdir(parents=True)
+    (run / ".lock").touch()
+    (run / "metrics.csv").mkdir()
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(
+        "dla-train: error: cannot use runs/micro/metrics.csv: Is a directory. See to it that it is what it should be "
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_recipe(cli, micro_recipe, place, monkeypatch):

@@ -57,6 +57,7 @@ def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
     for arguments, message in [
         ([*position, "--lengths", "4K,x"], "--lengths holds 'x'; it must be numbers of tokens"),
         ([*position, "--lengths", "0"], "--lengths holds '0'"),
+        ([*position, "--lengths", "1K,64000K"], "--lengths holds '64000K'; it must be at most 16,777,216 tokens"),
         ([*position, "--seed", -1], "--seed is -1; it must be at least 0"),
         ([*position, "--text", "none.txt"], "cannot read the text none.txt"),
         ([*position, "--text", "latin.txt"], "latin.txt is not UTF-8"),

@@ -93,6 +93,7 @@ def test_wrong_usage_is_one_sentence(cli: Callable, source: Path, tmp_path: Path
         ([source, "--train-tokenizer", "300", "--workers", "0", *out], "error: --workers is 0; it must be"),
         ([source, "--train-tokenizer", "-5", *out], "error: --train-tokenizer is -5; it must be at least 257 (the 256"),
         (["empty.jsonl", "--train-tokenizer", "300", *out], "no documents in empty.jsonl: there is nothing to prepare"),
+        ([source, "--train-tokenizer", "300", "--out", ""], "--out: the name of the folder is empty"),
         (["", "--train-tokenizer", "300", *out], "a source has no name: its path is an empty text"),
         (["one.txt", "--train-tokenizer", "300", "--validation-share", "0.999", *out], "the only document fell to val"),
         (["kind", "--train-tokenizer", "300", *out], "no data in kind: of its 1 file none ends in .jsonl"),

@@ -43,7 +43,7 @@ def test_missing_unsuitable_and_empty_places_are_named_at_once(tmp_path: Path) -
     with pytest.raises(DataError, match=r"no corpus at .*nowhere"):
         text_documents(tmp_path / "nowhere")
     (tmp_path / "page.html").touch()
-    with pytest.raises(DataError, match=r"none of its 1 files ends in \.txt, \.md"):
+    with pytest.raises(DataError, match=r"none of its 1 file ends in \.txt, \.md"):
         text_documents(tmp_path)
     with pytest.raises(DataError, match=r"suffix 'txt' does not begin with a dot: write '\.txt'"):
         text_documents(tmp_path, suffixes=("txt",))

@@ -1,5 +1,6 @@
 """Preparing gives sound files, keeps them, notices what changed or broke, and never leaves half of anything."""
 
+import errno
 import json
 import logging
 import os
@@ -7,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dla_data import prepare, tokenizer
 from dla_data.corpora import TextCorpus
-from dla_data.errors import DataError
+from dla_data.errors import DataError, Unreadable
 from dla_data.prepare import PreparedCorpus, prepare_corpus
 from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint
 
@@ -99,6 +101,34 @@ def test_other_text_and_other_vocabularies_are_kept_apart(corpus: Path, tmp_path
     (corpus / "03.txt").rename(corpus / "3.txt")  # a name decides about the part and the order
     prepare_corpus(TextCorpus(corpus), 280, cache)
     assert len(entries(cache)) == 4
+
+
+@pytest.mark.parametrize("place", ["open", "memmap"])
+def test_a_machine_that_refuses_to_read_says_nothing_about_the_cache(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    """It is neither made again nor is its owner told to delete it."""
+    cache = tmp_path / "cache"
+    sound = prepare_corpus(TextCorpus(corpus), 280, cache)
+
+    original = Path.open
+
+    def refuse(path: Path, *rest: Any, **how: Any) -> object:
+        if place == "open" and path.name != "tokens.bin":
+            return original(path, *rest, **how)
+        raise OSError(errno.EMFILE if place == "open" else errno.ENOMEM, "refused", str(path))
+
+    with monkeypatch.context() as patch:
+        if place == "open":
+            patch.setattr(Path, "open", refuse)
+        else:
+            patch.setattr(np, "memmap", refuse)
+        with pytest.raises(Unreadable, match=r"cannot read .*/train.*: refused\. .*the file may be sound") as raised:
+            prepare_corpus(TextCorpus(corpus), 280, cache)
+    assert "Delete" not in str(raised.value)
+    assert "made again" not in caplog.text
+    before = sound.tokenizer_path.stat().st_ino
+    assert prepare_corpus(TextCorpus(corpus), 280, cache).tokenizer_path.stat().st_ino == before
 
 
 @pytest.mark.parametrize(

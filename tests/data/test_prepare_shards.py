@@ -313,6 +313,7 @@ def test_encoders_return_what_the_tokenizer_does(tokenizer_file: Path) -> None:
         ({"train_tokenizer": 300}, "one of the two"),
         ({"shard_tokens": 0}, "shard_tokens is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
+        ({"workers": 100_000}, "workers is 100,000; it must be at most 1,024"),
         ({"skip_bad": -1}, "skip_bad is -1"),
         ({"validation_share": 1.0}, r"validation_share is 1\.0"),
     ],

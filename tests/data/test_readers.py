@@ -210,7 +210,7 @@ def test_a_compressed_file_that_was_cut_off_is_an_error_whatever_may_be_skipped(
 def test_a_plain_file_that_was_cut_off_says_so(tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl"
     path.write_bytes(json_lines(["one", "two"])[:-9])
-    with pytest.raises(DataError, match=r"line 2: it is not JSON .*was the file cut off\?"):
+    with pytest.raises(DataError, match=r"line 2: it is not JSON .*no end: the file may be cut off\. Mend it"):
         texts_of(path)
 
 

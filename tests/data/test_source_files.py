@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from dla_data.corpora import TextCorpus
 from dla_data.errors import DataError
 from dla_data.readers import Source
+from dla_data.text_files import said_of_left_out
 
 
 def make(root: Path, *names: str) -> None:
@@ -87,9 +89,40 @@ def test_a_pattern_gives_every_file_once(tmp_path: Path) -> None:
 
 def test_a_link_to_nothing_is_an_error_where_it_would_be_data(tmp_path: Path) -> None:
     make(tmp_path, "a.txt")
-    (tmp_path / "notes.md").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "notes.html").symlink_to(tmp_path / "nowhere")
     assert names(tmp_path) == ["a.txt"]
     (tmp_path / "b.txt").symlink_to(tmp_path / "nowhere")
     for pattern in ("", "*.txt"):
         with pytest.raises(DataError, match=r"cannot read .*/b\.txt: No such file or directory\. Make it readable or"):
             names(tmp_path, pattern)
+
+
+def test_a_folder_of_texts_is_the_same_one_for_every_kind_of_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "corpus/a.txt", "corpus/b.md", "corpus/c.rst", "corpus/d.py", "elsewhere/f.txt")
+    make(tmp_path, "corpus/e.html", "corpus/g.html", "corpus/LICENSE", "corpus/.hidden.txt")
+    (tmp_path / "corpus/link").symlink_to(tmp_path / "elsewhere")
+    corpus = TextCorpus(tmp_path / "corpus")
+    with caplog.at_level("INFO", logger="dla_data"):
+        read = names(tmp_path / "corpus")
+    assert read == [document.name for document in corpus.documents()]
+    assert read == ["a.txt", "b.md", "c.rst", "d.py", "link/f.txt"]
+    said = "5 files read, 3 of other kinds left out (2 .html, 1 without a suffix): LICENSE, e.html, g.html"
+    assert f"{tmp_path}/corpus: {said}" in caplog.messages
+    assert corpus.left_out == f"{tmp_path}/corpus: {said}"
+
+
+def test_beside_rows_only_plain_text_is_text(tmp_path: Path) -> None:
+    """What comes with a data set, such as its card, is none of its documents."""
+    make(tmp_path, "rows.jsonl", "more.txt", "README.md", "loader.py", "dataset_info.json")
+    assert names(tmp_path) == ["more.txt", "rows.jsonl"]
+    (tmp_path / "rows.jsonl").unlink()
+    assert names(tmp_path) == ["README.md", "loader.py", "more.txt"]
+
+
+def test_what_is_left_out_is_named_in_one_line() -> None:
+    many = [f"{number}{suffix}" for number, suffix in enumerate([".a", ".a", ".b", ".c", ".d", ".e"])]
+    assert said_of_left_out(many, 1) == (
+        "1 file read, 6 of other kinds left out (2 .a, 1 .b, 1 .c and 2 more kinds): 0.a, 1.a, 2.b, ..."
+    )

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ from safetensors.torch import load_file
 
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train import load_model
+from dla_train.errors import RunError
+from dla_train.export.hugging_face.configuration_dla import DlaConfig
+from dla_train.export.hugging_face.modeling_dla import DlaForCausalLM
 from dla_train.export.model_code import model_code, own_imports
 from dla_train.export.write import write_export
 from dla_train.models import LanguageModel, ModelConfig, generate, initialize, model_config_from_dict
@@ -183,7 +188,10 @@ def test_a_damaged_folder_is_named(exported, models, tmp_path):
     sound, fields = weights.read_bytes(), json.loads(config.read_text())
     for spoil, message in [
         (lambda: weights.write_bytes(sound[:-9]), "is damaged"),
-        (lambda: weights.write_bytes((exported / "dynamic/model.safetensors").read_bytes()), "does not fit its config"),
+        (
+            lambda: weights.write_bytes((exported / "dynamic/model.safetensors").read_bytes()),
+            "do not fit its config.json: head.weight is absent",
+        ),
         (lambda: weights.unlink(), "model.safetensors is missing"),
         (lambda: config.write_text("{"), "is damaged"),
         (lambda: config.write_text(json.dumps(fields | {"language_model": {}})), "is damaged: mixer is None"),
@@ -195,6 +203,52 @@ def test_a_damaged_folder_is_named(exported, models, tmp_path):
         assert type(raised.value).__name__ in ("RunError", "UsageError")
     with pytest.raises(Exception, match="there is no folder"):
         load_model(tmp_path / "nothing")
+
+
+@pytest.fixture
+def sharded(exported, tmp_path) -> Callable[[str], Path]:
+    """Saves an exported model again as transformers saves a large one: in parts, with an index."""
+
+    def save(name: str) -> Path:
+        config = DlaConfig.from_pretrained(exported / name)
+        model = DlaForCausalLM(config)
+        model.model.load_state_dict(load_model(exported / name).state_dict())
+        model.save_pretrained(tmp_path / name, max_shard_size="15KB")
+        assert len(list((tmp_path / name).glob("model-0000*-of-0000*.safetensors"))) > 1
+        assert not (tmp_path / name / "model.safetensors").exists()
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize("name", ["dynamic", "learned"])  # with tied embeddings, and without
+def test_what_transformers_saved_in_parts_is_the_same_model(models, sharded, name):
+    assert torch.equal(load_model(sharded(name))(TOKENS)[0], models[name](TOKENS)[0])
+
+
+def test_parts_that_do_not_belong_together_are_named(sharded):
+    folder = sharded("learned")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    name, place = next(iter(content["weight_map"].items()))
+    other = next(shard for shard in content["weight_map"].values() if shard != place)
+    less = {key: shard for key, shard in content["weight_map"].items() if key != name}
+    for spoil, message in [
+        (lambda: index.write_text("{"), "is damaged: model.safetensors.index.json is no index of shards"),
+        (lambda: index.write_text('{"weight_map": {"a": "../../etc/passwd"}}'), "does not name files of this folder"),
+        (
+            lambda: index.write_text(json.dumps({"weight_map": content["weight_map"] | {name: other}})),
+            f"model.safetensors.index.json do not agree on {name}",
+        ),
+        (lambda: index.write_text(json.dumps({"weight_map": less})), "model.safetensors.index.json do not agree on"),
+        (
+            lambda: index.write_text(json.dumps(content)) and (folder / other).unlink(),
+            f"is incomplete: {other} is missing",
+        ),
+    ]:
+        spoil()
+        with pytest.raises(RunError, match=re.escape(message)):
+            load_model(folder)
 
 
 def test_half_precision_stays_although_thresholds_are_float32(models, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dla_train.training.host_memory import keep_freed_memory, memory_lacked
+from dla_train.training.module import LanguageModelTraining
 
 
 def _page_faults(repeats: int) -> int:
@@ -25,4 +26,24 @@ def test_it_is_told_which_memory_there_was_too_little_of():
         torch.empty(1 << 60, dtype=torch.uint8)
     assert memory_lacked(error.value) == "main"
     assert memory_lacked(torch.OutOfMemoryError("CUDA out of memory")) == "GPU"
+    assert memory_lacked(MemoryError()) == "main"
     assert memory_lacked(RuntimeError("expected a tensor")) is None
+
+
+def test_a_step_that_python_finds_no_memory_for_is_no_fault_of_the_program(cli, micro_recipe, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise MemoryError("Unable to allocate 1.42 PiB")
+
+    monkeypatch.setattr(LanguageModelTraining, "training_step", no_memory)
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 1
+    assert "out of main memory at step 1. Lower training.micro_batch (now 2" in done.err
+
+
+def test_neither_is_another_command(cli, micro_recipe, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dla_train.config.show.to_yaml", no_memory)
+    done = cli("show", micro_recipe)
+    assert (done.code, done.err) == (1, "dla-train: error: too little main memory: no more is said.\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dla_train import load_model
 from dla_train.models.slot_weight import SlotWeight
@@ -116,6 +117,20 @@ def test_a_place_without_weights_is_refused(cli, micro_recipe):
     assert done.code == 2
     assert "initial_weights: there is no folder nowhere." in done.err
     assert not Path("child").exists()
+
+
+def test_an_export_that_lacks_weights_is_refused(cli, micro_recipe, parent):
+    """And its gaps are not filled with drawn ones."""
+    assert cli("export", "--checkpoint", parent, "--to", "exported").code == 0
+    path = Path("exported/model.safetensors")
+    weights = load_file(path)
+    del weights["model.blocks.1.mixer_norm.weight"]
+    save_file(weights, path)
+    done = child(cli, micro_recipe, "initial_weights=exported")
+    assert done.code == 1
+    assert (
+        "exported is damaged: its weights do not fit its config.json: blocks.1.mixer_norm.weight is absent" in done.err
+    )
 
 
 def test_tokens_that_meant_something_else_are_refused(cli, micro_recipe, parent, tmp_path):

@@ -93,7 +93,7 @@ def _parsed(line: bytes, position: Position) -> object:
             where = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         else:
             where = "nested too deep" if isinstance(error, RecursionError) else "a number of too many digits"
-        hint = "" if line.endswith(b"\n") else ". The line has no end: was the file cut off?"
+        hint = "" if line.endswith(b"\n") else ", and the line has no end: the file may be cut off"
         if position.row == 0 and text.lstrip()[:1] == "[":
             hint = ". It begins like one JSON array; JSON lines have one object on each line"
         raise RowProblem(f"it is not JSON ({where}){hint}") from error

@@ -17,6 +17,7 @@ from dla_data.readers.json_lines import JsonLinesReader
 from dla_data.readers.parquet import ParquetReader
 from dla_data.readers.plain_text import PlainTextReader
 from dla_data.readers.reader import DocumentReader
+from dla_data.text_files import TEXT_SUFFIXES, said_of_left_out
 
 _LOGGER = logging.getLogger("dla_data")
 
@@ -33,8 +34,9 @@ class Source:
     path: one of
         - a file: `.jsonl`, `.ndjson` or `.json` (an object per line), any of them with `.gz` or `.zst`; `.parquet`; any
           other name is plain text, one document, with `.gz` or `.zst` too;
-        - a directory: all files below it of these kinds, of plain text `.txt` only, sorted by path, links followed,
-          without prepared folders;
+        - a directory: all files below it of these kinds, sorted by path, links followed, without prepared folders; of
+          plain text those that end in `TEXT_SUFFIXES`, but beside JSON lines or Parquet only `.txt`, because the
+          others are then about the data (a card, a script) and none of it;
         - a pattern such as `pretrain/arxiv*.jsonl.zst`, sorted;
         - a data set of the hub, `owner/name`, where no such path exists; `owner/name@revision` is a commit, tag or
           branch of it;
@@ -109,15 +111,17 @@ class Source:
         if not found and not any(root.iterdir()):
             raise DataError(f"the directory {root} is empty. Check the path.")
         found = [path for path in found if not prepared.hold(path)]
-        chosen = [path for path in found if _is_data(path) and is_data_file(path)]
+        text = (".txt",) if any(_has_rows(path) for path in found) else TEXT_SUFFIXES
+        chosen = [path for path in found if (_has_rows(path) or _kind(path) in text) and is_data_file(path)]
         if not chosen:
             raise DataError(
                 f"no data in {root}: of its {counted(len(found), 'file')} none ends in .jsonl, .ndjson, .json, "
-                ".parquet or .txt (with .gz or .zst or without), prepared folders left out. Give others one by one, or "
-                "by a pattern."
+                f".parquet, {', '.join(TEXT_SUFFIXES[:-1])} or {TEXT_SUFFIXES[-1]} (with .gz or .zst or without), "
+                "prepared folders left out. Give others one by one, or by a pattern."
             )
-        if left_out := len(found) - len(chosen):
-            _LOGGER.info("%s: %s read, %d of other kinds left out", root, counted(len(chosen), "file"), left_out)
+        read = set(chosen)
+        if others := [path.relative_to(root).as_posix() for path in found if path not in read]:
+            _LOGGER.info("%s: %s", root, said_of_left_out(others, len(chosen)))
         return chosen
 
     def _reader(self, path: Path) -> DocumentReader:
@@ -132,7 +136,6 @@ def _kind(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in COMPRESSED_SUFFIXES else path.suffix
 
 
-def _is_data(path: Path) -> bool:
-    if path.suffix == ".parquet":
-        return True
-    return _kind(path) in (*_JSON_LINES, ".txt") and path.name not in _ABOUT
+def _has_rows(path: Path) -> bool:
+    """Whether many documents are to be expected in the file, one a row or line."""
+    return path.suffix == ".parquet" or (_kind(path) in _JSON_LINES and path.name not in _ABOUT)

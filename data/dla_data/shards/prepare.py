@@ -58,6 +58,8 @@ from dla_data.tokenizer import (
 
 _LOGGER = logging.getLogger("dla_data")
 
+_MOST_WORKERS = 1024  # more than any machine has cores; a typing error of many more would take it down
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
@@ -85,6 +87,8 @@ class PrepareOptions:
         for name, least in (("shard_tokens", 1), ("skip_bad", 0), ("workers", 1)):
             if (value := getattr(self, name)) < least:
                 raise DataError(f"{name} is {value:,}; it must be at least {least}.")
+        if self.workers > _MOST_WORKERS:
+            raise DataError(f"workers is {self.workers:,}; it must be at most {_MOST_WORKERS:,}.")
         size = self.train_tokenizer
         if size is not None and not SMALLEST_VOCABULARY <= size <= LARGEST_VOCABULARY:
             raise DataError(

@@ -141,7 +141,8 @@ class TokenStream:
             if not self._repeat:
                 raise EndOfText(
                     f"{self._source.name} is at its end for stream {self._stream} of {self._parts.streams}, and it is "
-                    "not to be repeated. Train for fewer steps, let it repeat, or give more text."
+                    "not to be repeated. Train for fewer steps, deal it out to fewer streams (data.streams), let it "
+                    "repeat, or give more text."
                 )
             if empty_epochs == _EMPTY_EPOCHS_PER_STREAM * self._parts.streams:
                 raise DataError(

@@ -16,12 +16,10 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer
 
-from dla_train.config.overrides import nearest
 from dla_train.errors import UsageError
 from dla_train.evaluation.lm_tasks.adapter import HarnessModel
+from dla_train.evaluation.lm_tasks.names import TASKS, no_such_task, require_file
 
-TASKS = Path(__file__).parent / "tasks"
-"""Our own task files: groups of the paper's data sets, and those that the harness has in another form only."""
 _BOOTSTRAP = 1000  # resamples for errors of metrics that are no mean, such as a perplexity
 _KEYS_OF_A_GROUP = {"group", "group_alias", "task", "tag", "aggregate_metric_list", "metadata"}
 
@@ -67,18 +65,11 @@ class Harness:
             UsageError: there is none of this name; names the nearest.
         """
         if name.endswith(".yaml"):
-            if not Path(name).is_file():
-                raise UsageError(f"there is no task file {name}.")
+            require_file(name)
             return [name]
         entry = self._manager.task_index.get(name)
         if entry is None:
-            guess = nearest(name, [*self._besides, *self._manager.all_tasks])
-            hint = f" Did you mean {guess}?" if guess else ""
-            raise UsageError(
-                f"there is no task '{name}'.{hint} Allowed are {''.join(f'{one}, ' for one in self._besides)}"
-                "paper-commonsense, paper-retrieval, paper-ruler, paper-longbench, every task of "
-                "lm-evaluation-harness (`lm-eval ls tasks`), or a task file (.yaml)."
-            )
+            raise no_such_task(name, [*self._besides, *self._manager.all_tasks], self._besides)
         if entry.kind.name == "TAG":
             return sorted(entry.tags)
         if entry.kind.name != "GROUP":

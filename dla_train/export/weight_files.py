@@ -1,0 +1,58 @@
+"""The weights of an exported folder: one file, as `dla-train export` writes it, or shards and an index, as transformers
+writes a large model that it saves."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dla_train.errors import RunError
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+
+
+def read_weight_files(folder: Path) -> dict[str, Tensor]:
+    """All tensors, by the names that they have there.
+
+    Raises:
+        RunError: a file is missing or damaged, or the index is not that of the shards.
+    """
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return _read(folder, WEIGHTS)
+    places = _places(folder)
+    weights: dict[str, Tensor] = {}
+    for shard in sorted(set(places.values())):
+        found = _read(folder, shard)
+        wanted = {name for name, place in places.items() if place == shard}
+        if different := wanted ^ found.keys():
+            raise damaged(folder, f"{shard} and {INDEX} do not agree on {min(different)}")
+        weights |= found
+    return weights
+
+
+def damaged(folder: Path, problem: object) -> RunError:
+    """The error about a folder in which something is wrong."""
+    return RunError(f"{folder} is damaged: {problem}. Export the model again.")
+
+
+def _places(folder: Path) -> dict[str, str]:
+    """The file of each tensor, in this folder."""
+    try:
+        places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        if not places or not all(isinstance(place, str) and Path(place).name == place for place in places.values()):
+            raise ValueError("its weight_map does not name files of this folder")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder, f"{INDEX} is no index of shards ({error})") from error
+    return places
+
+
+def _read(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / name)
+    except FileNotFoundError as error:
+        raise RunError(f"{folder} is incomplete: {name} is missing. Export the model again.") from error
+    except (ValueError, SafetensorError) as error:
+        raise damaged(folder, f"{name}: {error}") from error
