@@ -25,8 +25,8 @@ class Recipe:
         model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, profile, report: see their
             classes.
         initial_weights: a run folder, a checkpoint in one, or an exported model, whose weights the run begins with at
-            step 0, with a fresh optimizer; null draws them at random. A memory of another kind than in that model
-            begins as a single state (all slots weigh 1).
+            step 0, with a fresh optimizer; null draws them at random. A memory that those weights do not fit begins as
+            a single state (all slots weigh 1).
     """
 
     description: str = ""
