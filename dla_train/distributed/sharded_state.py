@@ -1,8 +1,8 @@
-"""Checkpoints of strategies that shard weights and optimizer states: each rank writes its part, any number of ranks
-reads.
+"""Checkpoints of strategies that shard weights and optimizer states: each rank writes its part, and any number can read
+them.
 
 A checkpoint always holds what a single process would have written (`dla_train.checkpoints.shards`), so a run can
-continue with another number of ranks or another strategy, and be exported without any.
+continue with another number of ranks or another strategy, and be exported without any strategy.
 """
 
 from __future__ import annotations
