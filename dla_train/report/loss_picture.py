@@ -22,7 +22,6 @@ def draw_losses(
             loss of a step is not finite, the curve has a gap, and the smoothed curve leaves it out.
         bigram: in nats per token, or None.
         unit: what a loss is the mean over.
-        unit: what a loss is the mean over.
     """
     figure = Figure(figsize=(8, 4.8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)  # no display and no global state, unlike pyplot
