@@ -46,6 +46,11 @@ def test_paper_shapes(check, executed, delta, time, key_dim, value_dim):
     assert len(executed) > 15
 
 
+@pytest.mark.parametrize("target", ["sm_90"], indirect=True)
+def test_heads_that_share_nothing(check):
+    check("dynamic", 200, 5, torch.bfloat16, delta=False, batch=1, heads=2, groups=2)
+
+
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 @pytest.mark.parametrize("target", ["sm_90"], indirect=True)

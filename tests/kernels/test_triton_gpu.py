@@ -64,6 +64,13 @@ def test_every_size(check, key_dim, value_dim, delta, dtype):
     check("dynamic", 1100, 8, dtype, delta=delta, key_dim=key_dim, value_dim=value_dim, heads=2, groups=1, cached=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("heads", "groups"), [(3, 3), (12, 2)])
+def test_every_sharing(check, heads, groups, dtype):
+    """Products of q and k are stored where heads share them, and made by every head where they do not."""
+    check("dynamic", 700, 8, dtype, delta=False, batch=1, heads=heads, groups=groups)
+
+
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("cached", [False, True], ids=["from nothing", "from a cache"])
 def test_documents(check, cached, delta):

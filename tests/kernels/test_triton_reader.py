@@ -152,6 +152,12 @@ def test_more_of_k_than_a_block_takes(check, key_dim, value_dim):
     check("dynamic", 35, 2, delta=True, cached=True, heads=1, **size)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_heads_that_share_nothing(check, dtype):
+    """With as many groups as heads, every head makes its own products of q and k; in two blocks of K and of V."""
+    check("dynamic", 141, 4, cached=True, dtype=dtype, heads=2, groups=2)
+
+
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_half_precision(check, delta):
     """States in two parts, products of 16 bits; several chunks, a cache and groups of heads."""

@@ -176,13 +176,18 @@ def weights_backward_kernel(
         dwithin = products * own_weights(own_ptr, h, first, rows, tokens, TILE, False)
         tl.store(dwithin_ptr + at, dwithin.to(dtype), mask=(row < rows)[:, None])
     if STORED:
-        products *= own_stored(within_ptr, q_tile, rows, W, LONG, TILE, False)
+        within = own_stored(within_ptr, q_tile, rows, W, LONG, TILE, False)
     else:
         k = load_tile_transposed(k_ptr, first, rows, column_k, G * K, K, TILE)
-        products *= tile_products(
+        within = tile_products(
             q, q_ptr, first, rows, k, k_ptr, first, rows, G * K, G * K, K, TILE, BK, PRECISION
         )  # fmt: skip
-        products *= scale
+    if not DECAYED:  # rounded as values.py has it for k . dk: of their difference running sums are made
+        seen = (within * (own_weights(own_ptr, h, first, rows, tokens, TILE, False) * scale)).to(dtype).to(tl.float32)
+        qdq += tl.sum(seen * products, 1)
+        tl.store(qdq_ptr + h * tokens + first + row, qdq, mask=row < rows)
+        within *= scale
+    products *= within
 
     if GATE:  # a token with itself would be in both sums
         y = products * own_weights(own_change_ptr, h, first, rows, tokens, TILE, False)
@@ -190,8 +195,6 @@ def weights_backward_kernel(
         tl.store(row_sums_ptr + h * tokens + first + row, row_sums + tl.sum(y, 1), mask=row < rows)
         tl.store(column_sums_ptr + first + row, tl.sum(y, 0), mask=row < rows)
     if not DECAYED:
-        qdq += tl.sum(products * own_weights(own_ptr, h, first, rows, tokens, TILE, False), 1)
-        tl.store(qdq_ptr + h * tokens + first + row, qdq, mask=row < rows)
         products *= own_decays(total_ptr, first, rows, TILE, False)
 
     # into the ages at t: slots come from young to old, tokens of this tile from old to young

@@ -86,6 +86,8 @@ def open_sums_kernel(
     first_tile = tl.load(first_tile_ptr + n)
     row = tl.arange(0, C)
     s = tl.load(open_ptr + (n * H + h) * (K * V) + block, mask=inside, other=0.0)
+    # which tokens open a segment is known a chunk ahead, and no load waits for it
+    boundary = tl.load(boundary_ptr + (begin + row) * H + h, mask=begin + row < stop, other=0).to(tl.int32)
     for c in range(0, tl.load(first_tile_ptr + n + 1) - first_tile):
         tl.store(
             states_ptr + ((first_tile + c).to(tl.int64) * H + h) * (K * V) + block,
@@ -93,11 +95,13 @@ def open_sums_kernel(
             mask=inside,
         )
         t = begin + c * C + row
-        boundary = tl.load(boundary_ptr + t * H + h, mask=t < stop, other=0).to(tl.int32)
+        there = t < stop
+        key = tl.load(k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=there[None, :] & (i < K)[:, None], other=0.0)
+        v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=there[:, None] & (j < V)[None, :], other=0.0)
+        following = tl.load(boundary_ptr + (t + C) * H + h, mask=t + C < stop, other=0).to(tl.int32)
         last = tl.max(tl.where(boundary > 0, row, -1))
-        member = (t < stop) & (row >= last)
-        key = tl.load(k_ptr + (t * G + g)[None, :] * K + i[:, None], mask=member[None, :] & (i < K)[:, None], other=0.0)
-        v = tl.load(v_ptr + (t * H + h)[:, None] * V + j[None, :], mask=member[:, None] & (j < V)[None, :], other=0.0)
+        v = tl.where((row >= last)[:, None], v, 0.0)
+        boundary = following
         s = s * tl.where(last >= 0, 0.0, 1.0)
         s += tl.dot(key, v, input_precision=PRECISION)  # [BK, C] @ [C, BV] -> [BK, BV]
 
