@@ -1,7 +1,7 @@
-"""What compiled kernels must give, on a GPU (test_triton_gpu.py) or executed for one (test_triton_executed.py).
+"""What compiled kernels must compute, on a GPU (test_triton_gpu.py) or executed on the CPU (test_triton_executed.py).
 
-The exact value of a reading is that of `torch` in float64, held to the definition on the CPU: the recurrence is too
-slow. Decisions, gates and decoding are held to the definition itself.
+The exact value of a read is that of backend `torch` in float64, which CPU tests compare with the definition: the
+recurrence is too slow here. Decisions, gates and decoding are compared with the definition itself.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from tests.kernels.inputs import Inputs, inputs_of, plan_of, relative_error
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROUNDINGS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Allowed relative error: a product of the type rounds each factor, and weights, decays and states are factors: 4 eps
-of 16-bit types; float32 goes through sums of thousands of terms and differences of running sums."""
+"""Allowed relative error. A product in a type rounds each factor, and weights, decays and states are factors: 4 eps for
+16-bit types. float32 results are sums of thousands of terms and differences of running sums."""
 RUNNING_SUMS = ("d log_decay",)
-"""A sum over up to all later tokens of differences of terms: a rounding more each time the number of terms doubles, as
-in test_triton_reader.py. The gate's, likewise, counts from what crosses into the next chunk (reader/fused/gates.py)."""
+"""A sum of differences over up to all later tokens: one more rounding each time the number of terms doubles, as in
+test_triton_reader.py. The gate's gradient is not among them, because it counts from what crosses into the next chunk
+(reader/fused/gates.py)."""
 SOLVED = ("d beta",)
-"""A difference of two sums that nearly cancel without decay, of tiles solved backward in tf32, which is no wider than
-float16: twice the error there (K 16 and 24 at 900 tokens: 5e-3, where the other gradients have 1e-3)."""
+"""A difference of two sums that nearly cancel without decay, of tiles solved backward in tf32, which is no more precise
+than float16: twice the error is allowed there (K 16 and 24 at 900 tokens: 5e-3, where the other gradients have
+1e-3)."""
 PLANNED: dict[str, Any] = {"backend": "reference"}
-"""The definition makes the plans: the fast path of the CPU needs numba, which a GPU machine may not have."""
+"""Plans are made by the definition: the fast path on the CPU needs numba, which a GPU machine may not have."""
 
 
 def results(
     inputs: Inputs, plan: Plan, state: Tensor | None, cu_seqlens: Tensor | None, backend: str, leaf_type: torch.dtype
 ) -> dict[str, Tensor]:
-    """Output, final state and all gradients by name, of leaves of a type."""
+    """Output, final state and all gradients by name, for leaves of a type."""
     device = inputs.v.device
     leaves = {name: x.detach().to(leaf_type).requires_grad_() for name, x in inputs.named().items()}
     wide = torch.float64 if leaf_type == torch.float64 else torch.float32
@@ -65,7 +67,7 @@ def check_reading(
     device: str, kind: str, time: int, capacity: int, dtype: torch.dtype, *, cu_seqlens: Tensor | None = None,
     cached: bool = False, **shape: Any,
 ) -> None:  # fmt: skip
-    """Output, state and every gradient of one plan and type."""
+    """Check output, state and every gradient for one plan and type."""
     shape = {"heads": 4, "groups": 2, "key_dim": 64, "value_dim": 64, "seed": time} | shape
     inputs = inputs_of(time, capacity, **shape).to(dtype)
     plan = plan_of(kind, inputs.to(torch.float32), cu_seqlens=cu_seqlens, threshold=0.4, **PLANNED)
@@ -79,7 +81,7 @@ def check_reading(
         state = torch.randn(sizes, generator=torch.Generator(device).manual_seed(2), device=device)
     exact = results(inputs, plan, state, cu_seqlens, "torch", torch.float64)
     fast = results(inputs, plan, state, cu_seqlens, "triton", dtype)
-    # a gate that nothing hangs on: beside nothing an error is an absolute one
+    # a gate that nothing depends on: if the exact value is nothing, the error counts absolutely
     exact = {name: torch.where(x.abs() < 1e-12, 0.0, x) for name, x in exact.items()}
     found = {name: relative_error(fast[name], exact[name]) for name in fast}
     of_sums = ROUNDINGS[dtype] + time.bit_length() * torch.finfo(dtype).eps
@@ -91,7 +93,8 @@ def check_reading(
 
 
 def undoubted(inputs: Inputs, plan: Plan, threshold: float) -> bool:
-    """No score is at the threshold, where both decisions are right, and no two merges as good but for a rounding."""
+    """Whether no score is at the threshold, where both decisions are right, and no two merges are equally good up to
+    rounding."""
     if (plan.score - threshold).abs().min() <= 1e-4:
         return False
     for seed in range(2):
@@ -109,7 +112,7 @@ def check_decisions(
     device: str, threshold: float, dtype: torch.dtype, *, time: int = 700,
     **shape: Any,
 ) -> None:  # fmt: skip
-    """Scores, boundaries and merges, of inputs that leave no doubt about them (`undoubted`)."""
+    """Check scores, boundaries and merges, on inputs that leave no doubt about them (`undoubted`)."""
     for seed in range(20):
         inputs = inputs_of(time, 8, heads=2, groups=1, seed=seed, **shape).to(dtype)
         expected = segment(inputs.k, inputs.v, 8, threshold, **PLANNED)
@@ -123,7 +126,7 @@ def check_decisions(
 
 
 def check_gate(device: str, dtype: torch.dtype, **shape: Any) -> None:
-    """The gradient through boundaries."""
+    """Check the gradient through boundaries."""
     inputs = inputs_of(300, 8, heads=2, groups=1, **{"key_dim": 64, "value_dim": 32} | shape).to(dtype)
     found = []
     for place, backend in (("cpu", "reference"), (device, "triton")):
@@ -138,8 +141,8 @@ def check_gate(device: str, dtype: torch.dtype, **shape: Any) -> None:
 
 
 def check_gates_of_a_long_sequence(device: str, kind: str, capacity: int, *, delta: bool) -> None:
-    """The gates' gradient at 4,096 tokens in bfloat16: a sum from both ends, whose roundings must not add up. They did,
-    to 7e-3 and more, when sums over rows and columns were rounded each by itself."""
+    """Check the gates' gradient at 4,096 tokens in bfloat16: a sum whose roundings must not accumulate. They did, to
+    7e-3 and more, when sums over rows and columns were rounded separately."""
     inputs = inputs_of(4096, capacity, heads=1, groups=1, key_dim=64, value_dim=32, batch=1, delta=delta, seed=3)
     inputs = inputs.to(torch.bfloat16)
     plan = plan_of(kind, inputs)
@@ -153,7 +156,7 @@ def check_gates_of_a_long_sequence(device: str, kind: str, capacity: int, *, del
 def check_decode(
     device: str, delta: bool, dtype: torch.dtype = torch.float32, *, tokens: int = 60, donated: bool = False
 ) -> None:
-    """Token by token after a prefill, against one call of the definition."""
+    """Check decoding token by token after a prefill, against one call of the definition."""
     sizes = {"batch": 3, "heads": 4, "groups": 2, "key_dim": 48, "value_dim": 40}
     inputs = inputs_of(60 + tokens, 6, delta=delta, **sizes).to(dtype).map(lambda x: x.to(device))
     options: dict[str, Any] = {"capacity": 6, "threshold": 0.4}

@@ -1,4 +1,5 @@
-"""What the tests of the op share: inputs and plans (inputs.py), one tolerance, a watch on interpreted kernels."""
+"""Shared by the tests of the op: inputs and plans (inputs.py), one tolerance, and memory checks of interpreted
+kernels."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ from tests.kernels.report import loaded_report
 
 @pytest.fixture
 def compile_report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, where the interpreter has not taken the compiler's place."""
+    """The script as a module, with the compiler that the interpreter otherwise replaces."""
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     return loaded_report()
 
 
 @pytest.fixture(autouse=True)
 def watched_memory(request: pytest.FixtureRequest) -> Iterator[set[str]]:
-    """Interpreted kernels touch nothing but their own, and wait for no program beside them (memory_checks.py).
+    """Checks that interpreted kernels touch only their own memory and depend on no other program (memory_checks.py).
 
-    Gives the names of the kernels that ran.
+    Yields the names of the kernels that ran.
     """
     if request.node.get_closest_marker("interpret") is None:
         yield set()
@@ -71,8 +72,8 @@ def error() -> Callable[[Tensor, Tensor], float]:
 
 @pytest.fixture
 def assert_as_precise(error: Callable[[Tensor, Tensor], float]) -> Callable[..., None]:
-    """The tolerance of every path that is not the definition: no more than twice the error that the definition itself
-    makes in the same type, plus one rounding of that type."""
+    """The tolerance of every path but the definition: at most twice the error that the definition itself makes in the
+    same type, plus one rounding of that type."""
 
     def check(name: str, fast: Tensor, definition: Tensor, exact: Tensor) -> None:
         assert fast.dtype == definition.dtype

@@ -1,10 +1,10 @@
-"""A pytest plugin for machines that are lent by the minute: stop in time, and go on where the last call stopped.
+"""A pytest plugin for GPU machines with limited time: stops in time, and continues where the last call stopped.
 
 `make test-gpu` loads it. A test that passed is not run again until the kernels, the tests, PyTorch, Triton or the GPU
-are others; `--anew` runs all. A call that ends before its last test fails with pytest's code for an interrupted run.
-A test after which the GPU takes no more work (an illegal address does that) ends the call, as all others would fail.
-What has failed comes last in the next one.
-With pytest-xdist (`-n`), kernels compile side by side, which is what takes the time; the first process keeps the notes.
+change; `--anew` runs all. A call that ends before its last test fails with pytest's code for an interrupted run. A test
+after which the GPU accepts no more work (because of an illegal address, for example) ends the call, as all further
+tests would fail. Tests that have failed come last in the next call. With pytest-xdist (`-n`), kernels compile in
+parallel, which is what takes the time; the main process keeps the record.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Progress:
-    """Leaves out what has passed, notes what passes, and stops in time."""
+    """Leaves out tests that have passed, records what passes, and stops in time."""
 
     def __init__(self, path: Path, *, minutes: float, is_anew: bool, has_workers: bool, is_worker: bool) -> None:
         self.path = path
@@ -82,7 +82,7 @@ class _Progress:
         return result
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        # with workers, it is they who left tests out
+        # with workers, it is the workers that left tests out
         if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and (self.left_out or (self.has_workers and self.passed)):
             session.exitstatus = pytest.ExitCode.OK
 
@@ -91,7 +91,7 @@ class _Progress:
 
 
 def _key() -> str:
-    """Of everything that a result depends on."""
+    """A hash of everything that a result depends on."""
     digest = hashlib.sha256(f"{version('torch')} {version('triton')}".encode())
     if Path("/dev/nvidiactl").exists():
         import torch  # takes seconds, and this plugin's own tests start many a process
@@ -104,7 +104,7 @@ def _key() -> str:
 
 
 def _gpu_is_broken() -> bool:
-    """After an illegal address and the like all that this process asks of its GPU fails."""
+    """Whether the GPU fails all further work of this process, as after an illegal address."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False
@@ -116,7 +116,7 @@ def _gpu_is_broken() -> bool:
 
 
 def _read(path: Path, key: str) -> tuple[set[str], set[str]]:
-    """What has passed, and what has failed."""
+    """The tests that have passed, and those that have failed."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):

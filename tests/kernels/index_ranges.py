@@ -1,9 +1,10 @@
-"""Can an index of a kernel overflow 32 bits, or a grid what CUDA takes? From shapes alone, without memory or a GPU.
+"""Checks, from shapes alone, that no index of a kernel can overflow 32 bits and no grid CUDA's limits.
 
 Launchers run on the meta device at the shapes in question, so terabytes cost nothing, and launches are recorded. Each
-kernel is then translated to Triton's own representation (TTIR), and the range of every integer in it is worked out from
-the grid, the arguments and what index tables may hold. An integer that leaves its type and reaches an address, a mask
-or the bounds of a loop is a fault. Where none is found none can occur; one that is found, other values may prevent.
+kernel is then lowered to Triton's own representation (TTIR), and the range of every integer in it is derived from the
+grid, the arguments and what index tables may hold. An integer that exceeds its type and reaches an address, a mask or
+the bounds of a loop is a fault. If none is found, none can occur; a fault that is found may be impossible with actual
+values.
 """
 
 from __future__ import annotations
@@ -19,28 +20,29 @@ from tests.kernels.ttir import Launched, Op, parse
 
 Range = tuple[float, float]
 GRID_LIMITS = 2**31 - 1, 65_535, 65_535
-"""CUDA's, of x, y and z."""
+"""CUDA's limits of a grid's x, y and z."""
 ANYTHING = -math.inf, math.inf
 
 
 def grid_faults(launch: Launched) -> list[str]:
-    """Sizes of the grid that CUDA refuses."""
+    """Describes the grid sizes that CUDA refuses."""
     sides = zip("xyz", launch.grid, GRID_LIMITS, strict=False)
     return [f"{launch.name}: grid {axis} is {size:,}, above {most:,}" for axis, size, most in sides if size > most]
 
 
 def index_faults(launch: Launched, tables: dict[str, Range], ttir: Callable[[Launched], str]) -> list[str]:
-    """Integers that may leave their type and reach an address, a mask or a loop.
+    """Describes integers that may exceed their type and reach an address, a mask or a loop.
 
-    tables: what integers that are loaded from an argument may be, by its name.
+    tables: the range of integers that are loaded from an argument, by its name.
     """
     return sorted(set(_Ranges(launch, tables).faults(ttir(launch))))
 
 
 @dataclass(frozen=True)
 class _Value:
-    """An integer: a sum of numbers with a name, times factors, and a rest in a range; and where it may have left its
-    type on the way. Names are why `(first + i) - first` is known to be i. Or a pointer: into which argument."""
+    """An integer: a sum of named numbers times factors, plus a rest in a range; and where it may have exceeded its type
+    on the way. Thanks to the names, `(first + i) - first` is known to be i. Or a pointer, with the argument it points
+    into."""
 
     low: float
     high: float
@@ -85,10 +87,10 @@ class _Ranges:
         self._run(parse(text[begin:].splitlines()))
         return self.found
 
-    # what is done one after the other
+    # sequences of operations
 
     def _run(self, block: list[Op]) -> list[_Value]:
-        """The values that the block ends with."""
+        """Run a block; returns the values that it ends with."""
         for op in block:
             if op.text.startswith("^bb0"):
                 continue
@@ -210,7 +212,7 @@ class _Ranges:
         return low, high
 
     def _join(self, a: _Value, b: _Value) -> _Value:
-        """Either of the two."""
+        """A value that covers both."""
         if a.terms != b.terms:
             a, b = self._nameless(a), self._nameless(b)
         return replace(a, low=min(a.low, b.low), high=max(a.high, b.high), overflow=_first_overflow([a, b]))
@@ -220,7 +222,7 @@ class _Ranges:
         return replace(value, low=low, high=high, terms=())
 
     def _with_name(self, name: str, value: _Value) -> _Value:
-        """A number of which only the range is known gets a name."""
+        """Give a name to a number of which only the range is known."""
         if value.terms or value.pointer or value.low == value.high:
             return value
         self.named[name] = value.low, value.high
@@ -248,10 +250,10 @@ class _Ranges:
         elif is_index and not all(map(math.isfinite, self._bounds(value))):
             self.found.append(f"{self.launch.name}: a number without a bound reaches {where}")
 
-    # what has regions
+    # operations with regions
 
     def _combined(self, value: _Value, op: Op) -> _Value:
-        """Of a sum, a largest or a smallest."""
+        """The result of a reduction: a sum, maximum or minimum."""
         body = " ".join(inner.text for inner in op.regions[0])
         if re.search(r"arith\.(min|max)si", body):
             return value

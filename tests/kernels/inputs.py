@@ -1,4 +1,4 @@
-"""Inputs of the op whose segments mean something, and plans of every kind for them."""
+"""Inputs of the op with meaningful segments, and plans of every kind for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from dla_kernels import Cache, Plan, fenwick_plan, fixed_plan, segment, single_plan
 
 THRESHOLDS = (0.02, 0.3, 0.5, 1.9)
-"""One per head: boundary at nearly every token, in the middle twice, almost never (test_boundary_rates.py)."""
+"""One per head, for boundaries at nearly every token, at some tokens (twice), and almost never
+(test_boundary_rates.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Inputs:
     beta: Tensor | None
 
     def named(self) -> dict[str, Tensor]:
-        """Those that are there, by the names of `multi_state_attention`."""
+        """The inputs that are not None, by their names in `multi_state_attention`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
@@ -45,7 +46,8 @@ class Inputs:
 
 
 def correlated(shape: tuple[int, int, int, int], persistence: float, generator: torch.Generator) -> Tensor:
-    """AR(1) features `[B, T, heads, D]` of unit variance: neighbours resemble each other, distant tokens do not."""
+    """AR(1) features `[B, T, heads, D]` of unit variance: neighboring tokens resemble each other, distant ones do
+    not."""
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
     steps = [noise[:, 0]]
     for t in range(1, shape[1]):
@@ -93,7 +95,8 @@ def plan_of(
     threshold: float | Tensor | None = None,
     **options: Any,
 ) -> Plan:
-    """A plan of any kind, after a cache where there is one; each head has its own threshold unless one is given."""
+    """A plan of any kind, continuing from a cache if one is given; each head has its own threshold unless one is
+    given."""
     sizes = inputs.v.shape[:3]
     capacity = inputs.slot_weight.shape[3]
     start = 0 if cache is None else cache.tokens
@@ -108,6 +111,6 @@ def plan_of(
 
 
 def relative_error(x: Tensor, exact: Tensor) -> float:
-    """`||x - exact|| / ||exact||`; where the exact value is zero, `||x||`."""
+    """`||x - exact|| / ||exact||`, or `||x||` if the exact value is zero."""
     norm = exact.double().norm().item()
     return (x.double() - exact.double()).norm().item() / (norm if norm > 0 else 1.0)

@@ -1,8 +1,9 @@
-"""Loops whose number of rounds hangs on what an outer loop carries on, which Triton 3.6 and 3.7 compile wrongly.
+"""Finds loops whose number of iterations depends on a value carried by an outer loop; Triton 3.6 and 3.7 miscompile
+them.
 
-On the way to machine code a pass drops what a loop carries if nothing in it uses that, and does not count the bounds
-of an inner loop as a use: these stay what they were in the first round. The interpreter knows nothing of it. Seen on an
-H200, where merges took every chunk to have as many segments as the first.
+On the way to machine code, a pass drops values that a loop carries if nothing in the loop uses them, and it does not
+count the bounds of an inner loop as a use: so these stay as in the first iteration. The interpreter does not show it.
+Seen on an H200, where merges assumed that every chunk has as many segments as the first.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ NAME = re.compile(r"%[\w-]+")
 
 
 def carried_bounds(launch: Launched, ttir: Callable[[Launched], str]) -> list[str]:
-    """The bounds of inner loops that depend on a value which a loop around them carries on."""
+    """The bounds of inner loops that depend on a value carried by a loop around them."""
     return [f"{launch.name}: {fault}" for fault in _faults(parse(ttir(launch).splitlines()), frozenset(), {})]
 
 
@@ -37,7 +38,7 @@ def _faults(body: list[Op], carried: frozenset[str], operands: dict[str, list[st
 
 
 def _origins(names: tuple[str, ...], operands: dict[str, list[str]]) -> set[str]:
-    """The names and all that they are made of."""
+    """The names, and all names that they are computed from."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

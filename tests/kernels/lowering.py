@@ -1,4 +1,4 @@
-"""Launches as Triton's own representations, on the way to a GPU that is not here."""
+"""Lowers launches to Triton's own representations, for a GPU that this machine does not have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.kernels.ttir import Launched
 
 
 def ttir_of(report: Any) -> Callable[[Launched], str]:
-    """Translates a launch with the types that `compile_report` gives its arguments."""
+    """A function that lowers a launch to TTIR, with the types that `compile_report` gives its arguments."""
 
     def translate(launch: Launched) -> str:
         typed = report.Launch(kernel=launch.kernel, arguments=launch.arguments, options={"num_warps": 4})
@@ -19,7 +19,7 @@ def ttir_of(report: Any) -> Callable[[Launched], str]:
 
 
 def lowered(launch: Any, target: Any, *stages: str) -> str:
-    """What the first stages of Triton's compiler make of a launch (of `compile_report`) for a target."""
+    """The result of the given first stages of Triton's compiler for a launch (of `compile_report`) and a target."""
     from triton._C.libtriton import ir
     from triton.compiler.compiler import make_backend
 

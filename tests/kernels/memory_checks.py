@@ -1,8 +1,8 @@
-"""A memcheck and a racecheck without a GPU: while kernels are interpreted, every address that they touch is looked at.
+"""A memcheck and a racecheck without a GPU: checks every address that interpreted kernels touch.
 
-The interpreter runs the programs of a launch one after the other and reads whatever address it is given, so a mask that
-lets too much through, or a program that waits for what another one writes, gives right results there and wrong ones, or
-none, on a GPU. Within `checking_memory()` each tensor that a launch gets lies between two guards, and these are errors:
+The interpreter runs the programs of a launch one after the other and reads whatever address it is given. So a mask that
+lets too much through, or a program that relies on what another one writes, gives correct results there, but wrong ones,
+or none, on a GPU. Within `checking_memory()`, each tensor of a launch lies between two guards, and these are errors:
 
 * an address outside the launch's tensors;
 * one address written by two programs of a launch, or written by one and read by another: programs have no order;
@@ -24,16 +24,17 @@ GUARD = 1 << 16
 """Bytes before and after each tensor."""
 NOBODY, SEVERAL = -1, -2
 BARRIERS = 1 << 24
-"""More than a program has. A writer is its program's number times this, and how many barriers it had passed."""
+"""More barriers than a program has. A writer is recorded as its program's number times this, plus the barriers that it
+had passed."""
 
 
 class MemoryFault(AssertionError):
-    """A kernel touched what it must not."""
+    """A kernel touched memory that it must not touch."""
 
 
 @dataclass
 class Allocation:
-    """One tensor's memory during one launch: where it is, and which program wrote and read each of its elements."""
+    """A tensor's memory during a launch: where it is, and which program wrote and read each of its elements."""
 
     name: str
     memory: torch.Tensor
@@ -49,7 +50,7 @@ class Allocation:
 
 
 class Launch:
-    """The tensors of one launch, and the rules that its programs keep to."""
+    """The tensors of a launch, and the rules that its programs must follow."""
 
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
@@ -58,7 +59,7 @@ class Launch:
         self.allocations: dict[int, Allocation] = {}
 
     def guarded(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The same view of a copy between guards; tensors that share memory share the copy."""
+        """The same view of a copy that lies between guards; tensors that share memory share the copy."""
         storage = x.untyped_storage()
         size = x.element_size()
         if storage.data_ptr() not in self.allocations:
@@ -77,7 +78,7 @@ class Launch:
             allocation.source.copy_(allocation.memory[GUARD:-GUARD])
 
     def _touched(self, kind: str, addresses: np.ndarray[Any, Any]) -> Iterator[tuple[Allocation, Any]]:
-        """The allocations that are touched, and the numbers of their elements."""
+        """The allocations that the addresses lie in, with the indices of the touched elements."""
         left = addresses.size
         for allocation in self.allocations.values():
             if not left:
@@ -125,7 +126,7 @@ class Launch:
 
 @contextmanager
 def checking_memory() -> Iterator[set[str]]:
-    """Checks all kernels that are interpreted within the context; gives the names of those that ran."""
+    """Check all kernels that are interpreted within the context; yields the names of those that ran."""
     from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
     launches: list[Launch] = []

@@ -1,4 +1,5 @@
-"""The memory that an operator takes, from shapes alone: on the meta device, where nothing is allocated or computed."""
+"""Measures the memory that an operator takes from shapes alone, on the meta device, where nothing is allocated or
+computed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes of meta tensors, made within the context and our operators, that are alive at one time."""
+    """The peak, in bytes, of live meta tensors that were made within the context, inside our operators as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class PeakMemory(TorchDispatchMode):
 
 @contextmanager
 def no_launches() -> Iterator[None]:
-    """Within the context launches go nowhere."""
+    """Within the context, launches do nothing."""
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
@@ -49,5 +50,5 @@ def no_launches() -> Iterator[None]:
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """An empty tensor there."""
+    """An empty tensor on the meta device."""
     return torch.empty(*shape, dtype=dtype, device="meta")

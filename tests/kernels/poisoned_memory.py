@@ -1,4 +1,4 @@
-"""Memory that a kernel forgets to write shows: NaN, or a number that no table holds."""
+"""Makes memory that a kernel forgets to write visible: it holds NaN, or a number that no table holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Within the context, new tensors on the CPU without a value have such values."""
+    """Within the context, uninitialized new tensors on the CPU hold such values."""
     with (
         mock.patch.object(torch, "empty", _poisoning(torch.empty)),
         mock.patch.object(torch, "empty_like", _poisoning(torch.empty_like)),

@@ -1,8 +1,8 @@
-"""Triton's interpreter, without what it does for nothing.
+"""Triton's interpreter, without its unnecessary work.
 
-At every call of a jitted function from a kernel, `tl.sum` among them, it replaces all functions of its language anew:
-milliseconds, where what is called takes a fraction of one. Once a launch is enough. And it makes every sum and product
-of integers again in 64 bits, for an assertion that only `debug` turns on.
+At every call of a jitted function from a kernel, such as `tl.sum`, the interpreter patches all functions of its
+language again, which takes milliseconds, while the called function takes a fraction of one. Once per launch is enough.
+And it recomputes every sum and product of integers in 64 bits, for an assertion that is active only with `debug`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from triton.runtime import interpreter
 
 @contextmanager
 def quick_interpreter() -> Iterator[None]:
-    """Within the context, a launch replaces each module of the language once, and integers are not watched."""
+    """Within the context, a launch patches each module of the language only once, and integers are not checked."""
     patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
     done: set[int] = set()
 

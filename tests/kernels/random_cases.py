@@ -1,8 +1,8 @@
-"""Compiled kernels executed at random shapes, types, plans, documents and GPUs, against `torch` in float64.
+"""Executes compiled kernels at random shapes, types, plans, documents and GPUs, and compares with `torch` in float64.
 
     python -m tests.kernels.random_cases [--minutes 10] [--seed 0] [--only SEED]
 
-Ends with 1 if a case was wrong; each such line begins with the seed that `--only` takes.
+The exit code is 1 if a case was wrong; each line about one begins with the seed to give to `--only`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.kernels import compiled_cases as cases
 from tests.kernels.executor.launch import executing
 
 LARGE = 2**18
-"""Numbers of the states of a head, from which on sequences are kept short."""
+"""If the states of a head have at least so many numbers, sequences are kept short."""
 
 
 @dataclass(frozen=True, kw_only=True)

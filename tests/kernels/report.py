@@ -13,7 +13,8 @@ SCRIPT = Path(__file__).parents[2] / "kernels/benchmarks/compile_report.py"
 
 @functools.cache
 def loaded_report() -> ModuleType:
-    """Loaded once; it compiles where the interpreter has not taken the compiler's place."""
+    """The module, loaded once; it can compile only in a process in which the interpreter does not replace the
+    compiler."""
     spec = importlib.util.spec_from_file_location("compile_report", SCRIPT)
     assert spec is not None
     assert spec.loader is not None

@@ -1,8 +1,8 @@
-"""Every kernel on one small case, for checkers of memory: NVIDIA's compute-sanitizer on a GPU, which
+"""Every kernel on one small case, for memory checkers: NVIDIA's compute-sanitizer on a GPU, which
 `test_triton_sanitizer.py` calls, and our own in the interpreter (`test_triton_memory.py`).
 
-Lengths, widths and slots that fill no block: a mask that lets too much through then touches memory that is not ours.
-Several chunks, a cache, packed documents and the straight-through gate: each has kernels, or branches, of its own.
+Lengths, widths and slots fill no block, so that a mask that lets too much through touches foreign memory. Several
+chunks, a cache, packed documents and the straight-through gate each have kernels, or branches, of their own.
 """
 
 from typing import Any
@@ -17,7 +17,8 @@ def every_kernel(
     device: str, dtype: torch.dtype, *, delta: bool, time: int = 131, groups: int = 1, heads: int = 2, slots: int = 5,
     key_dim: int = 24, value_dim: int = 40, documents: tuple[int, ...] = (0, 60, 61, 131), **sizes: int,
 ) -> None:  # fmt: skip
-    """Prefill, decode, training on one sequence and on documents that go on from caches; `sizes` as in `Tiles`."""
+    """Prefill, decode, and training on one sequence and on documents that continue from caches; `sizes` as in
+    `Tiles`."""
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:

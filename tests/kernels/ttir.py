@@ -1,4 +1,4 @@
-"""Launches recorded instead of run, and what Triton's own representations (TTIR, TTGIR) say, as a tree."""
+"""Records launches instead of running them, and parses Triton's own representations (TTIR, TTGIR) into a tree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Launched:
         return self.kernel.__name__
 
     def kind(self, but: str) -> str:
-        """Launches of one kind differ in the argument of that name only, and in contents of tensors."""
+        """Equal for launches that differ only in the argument named `but` and in the contents of tensors."""
         return f"{self.name} {self.grid} {[self._kind_of(p.name) for p in self.kernel.params if p.name != but]}"
 
     def _kind_of(self, name: str) -> str:
@@ -34,7 +34,7 @@ class Launched:
 
 @contextmanager
 def recorded_launches() -> Iterator[list[Launched]]:
-    """Within the context launches are noted and go nowhere."""
+    """Within the context, launches are recorded and not run."""
     from triton.runtime.jit import JITFunction
 
     launches: list[Launched] = []
@@ -55,7 +55,7 @@ def recorded_launches() -> Iterator[list[Launched]]:
 
 @dataclass
 class Op:
-    """A line of TTIR, and the regions that begin there."""
+    """A line of TTIR, and the regions that begin in it."""
 
     text: str
     regions: list[list[Op]] = field(default_factory=list)

@@ -1,11 +1,12 @@
-"""Runs on the CPU what Triton's compiler made of a kernel for a GPU that is not here.
+"""Runs on the CPU what Triton's compiler makes of a kernel for a GPU that this machine does not have.
 
-Triton's own interpreter runs the Python of a kernel and knows nothing of the compiler: not its optimisations, nor the
-loads it moves ahead and waits for, nor bfloat16. Here a launch is compiled as on that GPU, down to the last
+Triton's own interpreter runs a kernel's Python and does not involve the compiler: neither its optimizations, nor the
+loads that it moves ahead and waits for, nor bfloat16. Here a launch is compiled as for that GPU, down to the last
 representation that is still about tensors (TTGIR: layouts chosen, loops pipelined, tensor cores named), and that is
-executed. What is left unproven is the rest of the way, from TTGIR to machine code, and how programs and threads of one
-launch meet in time; but what is under way (copies, products of tensor cores) is done here as late as the code allows.
+executed. What remains unproven is the rest of the way, from TTGIR to machine code, and the timing between the programs
+and threads of a launch; but asynchronous operations (copies, products of tensor cores) are completed here as late as
+the code allows.
 
-`translate.py` makes Python of TTGIR, `values.py` has the arithmetic, `program.py` memory and what is under way,
-`launch.py` compiles and runs.
+`translate.py` turns TTGIR into Python, operation by operation (`operations.py`); `values.py` has the arithmetic,
+`memory.py` the tensors, `program.py` asynchronous operations; `launch.py` compiles and runs.
 """

@@ -24,7 +24,8 @@ _compiled: dict[tuple[str, str, str], str] = {}
 
 
 def ttgir_of(launch: Any, target: str) -> str:
-    """What Triton makes of a launch (of `compile_report`) before it turns to threads; compiled once in a process."""
+    """The TTGIR of a launch (of `compile_report`), Triton's last representation before threads; compiled once per
+    process."""
     key = target, launch.kernel.cache_key, launch.key()
     if key not in _compiled:
         _compiled[key] = lowered(launch, loaded_report().target_of(target), "ttir", "ttgir")
@@ -33,12 +34,12 @@ def ttgir_of(launch: Any, target: str) -> str:
 
 @contextmanager
 def executing(target: str) -> Iterator[set[str]]:
-    """Within the context `backend="triton"`, and "auto" as for tensors on a GPU, takes tensors on the CPU: kernels are
-    compiled for the target (`sm_90`), with the sizes that it would get, and executed.
+    """Within the context, `backend="triton"` accepts tensors on the CPU, and "auto" chooses as for tensors on a GPU:
+    kernels are compiled for the target (such as `sm_90`), with the tile sizes for it, and executed.
 
-    Raises: ValueError where the target is none of NVIDIA's that are known here.
+    Raises: ValueError if the target is no known NVIDIA GPU.
 
-    Programs of a launch run in some order, but not in that of their numbers. Gives the names of the kernels that ran.
+    Programs of a launch run in some order, but not in that of their numbers. Yields the names of the kernels that ran.
     """
     from triton.runtime.jit import JITFunction
 

@@ -1,7 +1,7 @@
 """The tensors of a launch, as a kernel addresses them.
 
-An address is a number of the tensor (in the order of the kernel's parameters, from 1) above `OFFSET` bits of bytes into
-its storage, so that an access outside of it is seen whatever lies there.
+An address holds the tensor's number (in the order of the kernel's parameters, from 1) above `OFFSET` bits for the
+offset in bytes into its storage, so that every access outside the storage is detected.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ STORED: dict[str, type[np.generic]] = {
     "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "f16": np.float16, "bf16": np.uint16, "f32": np.float32,
 }  # fmt: skip
-"""What numbers of a type are in memory."""
+"""How numbers of a type are stored in memory."""
 
 
 class ExecutionFault(AssertionError):
-    """A compiled kernel did what a GPU must not."""
+    """A compiled kernel did something that it must not do on a GPU."""
 
 
 def poison(shape: tuple[int, ...], element: str) -> Array:
-    """What nobody has written: NaN, or a number that no table holds."""
+    """Values for unwritten memory: NaN, or a number that no table holds."""
     return poisoned(np.empty(shape, ARRAYS[element]))
 
 
 def poisoned(x: Array) -> Array:
-    """The same array, as if nobody had written it."""
+    """An array like x with the values of unwritten memory."""
     x[...] = np.nan if x.dtype.kind == "f" else 111
     return x
 
@@ -46,7 +46,7 @@ class Memory:
         self._views: dict[tuple[int, str], Array] = {}
 
     def address(self, x: torch.Tensor) -> int:
-        """Where the tensor begins; its whole storage may be reached from there."""
+        """The address of the tensor's first element; its whole storage is reachable from there."""
         storage = x.untyped_storage()
         size = int(storage.nbytes())
         raw = (ctypes.c_byte * size).from_address(storage.data_ptr()) if size else b""
@@ -55,7 +55,7 @@ class Memory:
         return (len(self._storages) << OFFSET) + int(x.storage_offset()) * x.element_size()
 
     def load(self, pointer: Any, mask: Any, other: Any, element: str) -> Any:
-        """`tt.load`; where the mask is false and no other value given, anything."""
+        """`tt.load`; where the mask is false and no other value is given, the result is arbitrary."""
         if not isinstance(pointer, np.ndarray):
             if mask is not None and not mask:
                 return poison((1,), element)[0] if other is None else other
@@ -89,7 +89,7 @@ class Memory:
         return raw.astype(np.float32) if element == "f16" else raw
 
     def _found(self, pointer: Array, element: str) -> tuple[Array, Array]:
-        """The tensor that addresses lie in, as numbers of a type, and which of them they are."""
+        """The tensor that the addresses lie in, as numbers of a type, and the indices of the addressed ones."""
         number = int(pointer.flat[0]) >> OFFSET
         if not 0 < number <= len(self._storages):
             raise ExecutionFault(f"address {int(pointer.flat[0]):#x} is in no tensor")

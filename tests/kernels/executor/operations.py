@@ -1,6 +1,6 @@
-"""One operation of TTGIR as an expression of Python.
+"""One operation of TTGIR as a Python expression.
 
-Names in it: `np`, what `values.py` and `memory.py` define, `program` (the one that runs), and `constant_N`.
+It may use `np`, the names of `values.py` and `memory.py`, `program` (the running one), and `constant_N`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.kernels.executor.values import ARRAYS
 
 @dataclass(frozen=True)
 class Type:
-    """Of a value: its shape, () for single ones, and what an element is (`f32`, or the target of a pointer)."""
+    """The type of a value: its shape, () for scalars, and its element (`f32`, or the target of a pointer)."""
 
     shape: tuple[int, ...]
     element: str
@@ -52,9 +52,9 @@ def types_in(text: str) -> list[Type]:
 @dataclass
 class Operation:
     """Attributes:
-    name: with its dialect, `arith.addi`. operands: expressions. predicate: the word after the name, of a comparison.
+    name: with its dialect, `arith.addi`. operands: expressions. predicate: of a comparison, the word after the name.
     attributes: `{axis = 1 : i32}`. types: those after the colon; the last is that of the result.
-    arrays: whether values are arrays though their types are single ones, as in the region of a reduction.
+    arrays: whether values are arrays although their types are scalars, as in the region of a reduction.
     """
 
     name: str
@@ -107,7 +107,7 @@ FLOATING = {
     "oeq": "{0} == {1}", "olt": "{0} < {1}", "ole": "{0} <= {1}", "ogt": "{0} > {1}", "oge": "{0} >= {1}",
     "une": "{0} != {1}", "uno": "({0} != {0}) | ({1} != {1})", "ord": "({0} == {0}) & ({1} == {1})",
 }  # fmt: skip
-"""Comparisons with NaN: those that begin with o are false, those with u true."""
+"""With NaN, comparisons that begin with o are false, those that begin with u are true."""
 
 
 def _compare_integers(op: Operation) -> str:
@@ -197,7 +197,7 @@ def _allocate(op: Operation) -> str:
 
 
 def _copy(op: Operation) -> str:
-    """Operands by what stands before them: pointers, buffer, `mask`, `other`."""
+    """The operands are told apart by the words before them: pointers, buffer, `mask`, `other`."""
     pointer, buffer, *rest = op.operands
     named = dict(zip([word for word in ("mask", "other") if f" {word} %" in op.text], rest, strict=True))
     mask, other = named.get("mask", "None"), named.get("other", "None")
@@ -218,7 +218,7 @@ def _wait_for_products(op: Operation) -> str:
 
 
 def _multiply_into(op: Operation) -> str:
-    """`left, right, out, adds, issued, barrier[condition], ...`"""
+    """The operands are `left, right, out, adds, issued, barrier[condition], ...`."""
     if not re.match(r"ttng.tc_gen5_mma (?:%[\w#-]+, ){4}%[\w#-]+, (?:%[\w#-]+\[%[\w#-]+\](?:, )?)+ ", op.text):
         raise NotImplementedError(op.text)
     *first, adds, issued = op.operands[:5]
@@ -228,7 +228,7 @@ def _multiply_into(op: Operation) -> str:
 
 
 def _wait_barrier(op: Operation) -> str:
-    """`barrier, parity, condition deps ...`: what else hangs on it is for the compiler."""
+    """The operands are `barrier, parity, condition deps ...`; further dependencies matter only to the compiler."""
     waited = VALUES.findall(op.text.partition(" deps ")[0].partition(" : ")[0])
     return f"program.wait_barrier({', '.join(op.operands[: len(waited)])})"
 
@@ -294,9 +294,9 @@ EXPRESSIONS: dict[str, Callable[[Operation], str]] = {
 }  # fmt: skip
 
 WITH_EFFECTS = re.compile(r"tt\.(load|store)|ttg\.(async|local)|ttng\.")
-"""Operations that are not the same twice."""
+"""Operations that may give another result the second time."""
 NOTHING = {"gpu.barrier", "ttg.barrier", "ttng.fence_async_shared"}
-"""Programs run by themselves here, one thread each."""
+"""Operations without effect here, where a program is a single thread."""
 
 
 def constant(text: str, type_: Type) -> Any:

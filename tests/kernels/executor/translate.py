@@ -1,4 +1,4 @@
-"""TTGIR as a function of Python."""
+"""Translates TTGIR to a Python function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULTS = re.compile(r"(%[\w$.-]+)(?::(\d+))? = ")
 
 @functools.lru_cache(maxsize=1024)
 def translated(ttgir: str) -> Callable[..., None]:
-    """The kernel as `function(program, *arguments)`; its source is its attribute `source`."""
+    """The kernel as `function(program, *arguments)`, with its source as the attribute `source`."""
     lines = ttgir.splitlines()
     head = next(line for line in lines if "tt.func" in line)
     parameters = [_identifier(name) for name in re.findall(r"(%[\w$.-]+): ", head.partition("(")[2])]
@@ -36,7 +36,7 @@ def translated(ttgir: str) -> Callable[..., None]:
 
 
 def _identifier(name: str) -> str:
-    """`%c-1_i32` and `%acc:2#1` as names of Python; a `$` or `.` does not occur in two names that differ only there."""
+    """`%c-1_i32` and `%acc:2#1` as Python names; no two names differ only in `$` or `.`."""
     return "v_" + re.sub(r"\W", "_", name[1:].replace("-", "minus_"))
 
 
@@ -78,8 +78,8 @@ def _tuple(names: list[str]) -> str:
 
 
 class _Translator:
-    """Values that differ in their layout only are the same here, and made once: `_same` has the name that stands for a
-    name, `_made` (of each region around the current place) the name of an expression."""
+    """Values that differ only in their layout are the same here, and are computed once: `_same` maps a name to the name
+    that stands for it, `_made` (one for each region around the current place) maps an expression to its name."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -88,7 +88,7 @@ class _Translator:
         self._made: list[dict[str, str]] = []
 
     def body(self, operations: list[Op], indent: str, targets: list[str], *, arrays: bool = False) -> None:
-        """A region; what it yields goes to `targets`."""
+        """Write a region; what it yields is assigned to `targets`."""
         before = len(self.lines)
         self._made.append({})
         for op in operations:
@@ -104,7 +104,7 @@ class _Translator:
         return operation
 
     def _forget(self, names: list[str]) -> None:
-        """Names defined anew: regions side by side use the same ones."""
+        """Forget names that are defined anew, because sibling regions use the same ones."""
         for name in names:
             self._same.pop(name, None)
 
@@ -194,7 +194,7 @@ class _Translator:
         self._write(indent, "while True:")
         inner = indent + "    "
         *before, last = op.regions[0]
-        # what the condition makes is not known after it, but where it passes it on
+        # values of the condition's region are known only where it passes them on
         self.body(before, inner, [])
         condition, *passed = self._operation(last.text).operands
         if results:
@@ -209,7 +209,7 @@ class _Translator:
         self.body(op.regions[1], inner, carried)
 
     def _combine(self, op: Op, operation: Operation, results: list[str], indent: str) -> None:
-        """The region as a function of arrays."""
+        """Write the region as a function of arrays."""
         block = next(x.text for x in op.regions[0] if x.text.startswith("^"))
         arguments = [_identifier(name) for name in re.findall(r"(%[\w$.-]+):", block)]
         self._forget(arguments)

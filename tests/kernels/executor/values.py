@@ -1,7 +1,7 @@
 """Arithmetic of a GPU on NumPy values.
 
-Integers of tensors are signed arrays of their width, single ones are `int`; i1 is bool. All floats are held as float32,
-rounded to their own type whenever they are made: bf16 and fp16 are subsets of it.
+Integers of tensors are signed arrays of their width, scalars are `int`; i1 is bool. All floats are held as float32, and
+rounded to their own type when they are computed: bf16 and fp16 are subsets of float32.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ ARRAYS: dict[str, type[np.generic]] = {
     "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "f16": np.float32, "bf16": np.float32, "f32": np.float32,
 }  # fmt: skip
-"""What holds numbers of a type. Pointers are held as i64."""
+"""The NumPy type that holds numbers of a type. Pointers are held as i64."""
 
 
 def wrapped(x: int, bits: int) -> int:
-    """The signed number of that many bits which `x` is but for multiples of 2^bits."""
+    """The signed number of that many bits that equals `x` modulo 2^bits."""
     half = 1 << (bits - 1)
     return ((x + half) & (2 * half - 1)) - half
 
 
 def unsigned(x: Any, bits: int) -> Any:
-    """The same bits as a number without sign."""
+    """The same bits as an unsigned number."""
     if isinstance(x, np.ndarray):
         return x if bits == 1 else x.view(f"u{x.itemsize}")
     return int(x) & ((1 << bits) - 1)
 
 
 def divided(a: Any, b: Any) -> Any:
-    """Rounded towards zero, as C does; by zero it is anything, here 0."""
+    """The quotient rounded towards zero, as in C; by zero it is arbitrary, here 0."""
     if isinstance(a, np.ndarray):
         quotient = a // b
         return quotient + ((quotient * b != a) & ((a < 0) != (b < 0)))
@@ -42,7 +42,7 @@ def divided(a: Any, b: Any) -> Any:
 
 
 def remainder(a: Any, b: Any) -> Any:
-    """What `divided` leaves: of the sign of `a`."""
+    """The remainder of `divided`, with the sign of `a`."""
     return np.fmod(a, b) if isinstance(a, np.ndarray) else a - divided(a, b) * b
 
 
@@ -68,7 +68,7 @@ def to_f16(x: Any) -> Any:
 
 
 def to_f32(x: Any) -> Any:
-    """As it is."""
+    """Unchanged: floats are held as float32."""
     return x
 
 
@@ -76,12 +76,12 @@ ROUNDED: dict[str, Callable[[Any], Any]] = {"bf16": to_bf16, "f16": to_f16, "f32
 
 
 def rounded_to_tf32(x: Any) -> Any:
-    """`cvt.rna.tf32.f32`: to the nearest of 10 bits of mantissa, ties away from zero."""
+    """`cvt.rna.tf32.f32`: to the nearest with a mantissa of 10 bits, ties away from zero."""
     return _like((_bits(x) + 0x1000) & np.uint32(0xFFFFE000), x)
 
 
 def _read_as_tf32(x: Array) -> Array:
-    """Tensor cores do not look at the lower 13 bits of a float32."""
+    """Tensor cores ignore the lower 13 bits of a float32."""
     return _like(_bits(x) & np.uint32(0xFFFFE000), x)
 
 
@@ -129,7 +129,8 @@ def gathered(source: Array, index: Array, axis: int) -> Array:
 
 
 def reordered(x: Array, shape: tuple[int, ...]) -> Array:
-    """Any order of the elements is allowed; this one is not the one that a reader would expect."""
+    """`x` in another shape, where any order of the elements is allowed; this one is deliberately not the obvious
+    one."""
     return x.reshape(-1)[::-1].reshape(shape)
 
 
@@ -137,7 +138,7 @@ Combine = Callable[..., tuple[Any, ...]]
 
 
 def reduced(given: Sequence[Array], axis: int, combine: Combine) -> tuple[Any, ...]:
-    """All along an axis combined, pair by pair."""
+    """Everything along an axis combined, pair by pair."""
     parts = tuple(np.moveaxis(x, axis, 0) for x in given)
     while (n := len(parts[0])) > 1:
         half = n // 2
