@@ -103,7 +103,7 @@ def sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H: tl.constexpr)
 
 @triton.jit
 def numbers_of_program(slot, KV: tl.constexpr, B: tl.constexpr):
-    """The offsets of a program's B of the K V numbers of a state, in all slots `[MP, B]`, and whether they exist `[1,
+    """The offsets `[MP, B]`, in all slots, of a program's B of the K V numbers of a state, and whether they exist `[1,
     B]`."""
     at = tl.program_id(1) * B + tl.arange(0, B)
     return slot[:, None] * KV + at[None, :], (at < KV)[None, :]

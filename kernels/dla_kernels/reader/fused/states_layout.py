@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 LAUNCHED_CHUNKS = 65_535
-"""Most chunks in one launch: CUDA's limit of a grid's third dimension. 17 million tokens, or as many documents as this,
-have more chunks."""
+"""Most chunks in one launch: CUDA's limit of a grid's third dimension. A batch of 17 million tokens, or of more
+documents than this, has more."""
 
 
 class StateRows:
