@@ -84,7 +84,7 @@ def _run(text: StreamedText, positions: StreamPositions, workers: int, options: 
 
 
 def near_the_end(text: ReaderText, parts: StreamParts, streams: int, share: float) -> Iterator[tuple[int, StreamState]]:
-    """Each stream's state at `share` of its documents of epoch 0, found without tokenising."""
+    """Each stream's state at `share` of its documents of epoch 0, found without tokenizing."""
     positions = [[position for position, _ in text.documents(shard, None)] for shard in range(text.shards)]
     for stream in range(streams):
         documents = []

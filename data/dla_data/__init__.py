@@ -1,1 +1,1 @@
-"""Corpora, tokenising, packed windows and the deterministic order in which training sees them."""
+"""Corpora, tokenizing, packed windows and the deterministic order in which training sees them."""

@@ -40,7 +40,7 @@ class BigramModel:
 
     @classmethod
     def fit(cls, tokens: npt.ArrayLike, vocab_size: int) -> "BigramModel":
-        """Count the pairs of neighbours in `tokens`, int [n] with n at least 2, all below `vocab_size`.
+        """Count the pairs of neighbors in `tokens`, int [n] with n at least 2, all below `vocab_size`.
 
         Takes about a second and 100 MB for 3 million tokens; everything is held in memory.
 

@@ -29,7 +29,7 @@ _MIN_FREQUENCY = 2
 # and in bounded memory (while it exists, an encoding is many times larger than its text).
 _PIECE_CHARACTERS = 200_000
 _BATCH_CHARACTERS = 4_000_000
-# Between two lines of which neither has white space at the cut, byte-level pre-tokenising always splits.
+# Between two lines of which neither has white space at the cut, byte-level pre-tokenizing always splits.
 _SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)")
 # Options that decide the ids beside vocabulary and merges; all are off in a tokenizer trained here.
 _MODEL_OPTIONS = ("dropout", "ignore_merges", "byte_fallback", "unk_token")

@@ -1,4 +1,4 @@
-"""How the state itself is written and read: as one file, or with a further file of each rank beside it (`shards`)."""
+"""How the state itself is written and read: as one file, or with one more file per rank beside it (`shards`)."""
 
 import pickle
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`dla-train recipes`: what is there, with one line each."""
+"""`dla-train recipes`: the shipped recipes, with one line each."""
 
 import argparse
 from typing import Any

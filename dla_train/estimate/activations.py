@@ -30,7 +30,7 @@ class Setting:
     Attributes:
         batch, window: rows, and tokens per row, that go through the model at once.
         precision: of the recipe. path: of the op. is_gpu: whether it is a GPU, where a norm is one fused kernel.
-        recompute_every: of the recipe; one of so many blocks keeps only its input and is recomputed.
+        recompute_every: of the recipe; one in this many blocks keeps only its input and is recomputed.
     """
 
     batch: int

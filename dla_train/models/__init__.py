@@ -1,4 +1,4 @@
-"""Language models in pure torch: their configuration, modules, initialisation and generation.
+"""Language models in pure torch: their configuration, modules, initialization and generation.
 
 The configuration is imported at once. Everything that needs torch is imported on first use, so that a recipe can be
 read and shown without waiting for torch.

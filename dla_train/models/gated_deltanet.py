@@ -21,7 +21,7 @@ L2_EPS = 1e-6
 class GatedDeltaNet(nn.Module):
     """Linear attention that overwrites what its key already holds, with a scalar decay per head and token.
 
-        q, k, v = silu(conv(proj(x)));    q, k L2-normalised;    beta = sigmoid(b(x))
+        q, k, v = silu(conv(proj(x)));    q, k L2-normalized;    beta = sigmoid(b(x))
         S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,    g = -exp(A_log) softplus(a(x) + dt_bias)
         out_proj(RMSNorm(S_t^T q_t / sqrt(K)) * silu(gate(x)))
 

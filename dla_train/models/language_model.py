@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
         cache: ModelCache | None = None,
         return_cache: bool = False,
     ) -> tuple[Tensor, ModelCache | None]:
-        """What `forward` computes before the head: `[B, T, hidden]`, normalised, and the new cache or None."""
+        """What `forward` computes before the head: `[B, T, hidden]`, normalized, and the new cache or None."""
         batch, time = _check_tokens(tokens)
         if cu_seqlens is not None and (cache is not None or return_cache):
             raise ValueError(

@@ -39,7 +39,7 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNormMamba2(nn.Module):
-    """Mamba-2: gate, then normalise each group. `RMSNorm(x * silu(gate))`.
+    """Mamba-2: gate, then normalize each group. `RMSNorm(x * silu(gate))`.
 
     Args:
         width: size of the last dimension. groups: the mean square is taken over `width / groups` channels.
@@ -63,7 +63,7 @@ class GatedRMSNormMamba2(nn.Module):
 
 
 class GatedRMSNormDeltaNet(nn.Module):
-    """Gated DeltaNet: normalise each head, then gate. `RMSNorm(x) * silu(gate)`.
+    """Gated DeltaNet: normalize each head, then gate. `RMSNorm(x) * silu(gate)`.
 
     Args:
         width: size of the last dimension, a head's value width; all heads share the weight.

@@ -18,7 +18,7 @@ _SMALLEST_NORM = 1e-7
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon and PyTorch's AdamW side by side, with one state dict and one learning rate for both.
 
-    Muon (Jordan et al., 2024) moves a matrix along the orthogonalised Nesterov momentum of its gradient. Its rate is
+    Muon (Jordan et al., 2024) moves a matrix along the orthogonalized Nesterov momentum of its gradient. Its rate is
     scaled by `0.2 sqrt(max(rows, columns))`, which gives its steps the size of AdamW's (arXiv 2502.16982), so that a
     rate found for one suits the other. `torch.optim.Muon` does the same, but always in bfloat16: on a CPU without
     bfloat16 instructions that takes several times as long as the rest of a small model's step. State and groups have

@@ -208,7 +208,8 @@ def _resume_point(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
 
 
 def _require_begun_at_0(folder: RunFolder) -> None:
-    """Refuse to restart a run at step 0 if it began from a checkpoint: who resumes it does not want fresh weights."""
+    """Refuse to restart a run at step 0 if it began from a checkpoint: whoever resumes it does not want fresh
+    weights."""
     last = last_start(folder.environment)
     if last is not None and (step := last["first_step"]) > 0:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""All slot weights one: the backbone with its single state comes out, wherever the boundaries are."""
+"""With all slot weights one, the result is that of the backbone with its single state, wherever the boundaries are."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_backbone_for_every_threshold(draw_inputs, threshold, delta):
 
 
 def test_weights_scale_the_output(draw_inputs, make_plan, read):
-    """Else a reader that ignores the weights would pass the tests above."""
+    """Otherwise a reader that ignores the weights would pass the tests above."""
     inputs = draw_inputs(70, 4)
     inputs.slot_weight.fill_(0.25)
     o, _ = read(inputs, make_plan("dynamic", inputs))

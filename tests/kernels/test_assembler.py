@@ -1,4 +1,4 @@
-"""On Hopper our kernels are assembled by a ptxas that is right: the given one, or the newer one that Triton has."""
+"""On Hopper our kernels are assembled by a correct ptxas: the given one, or the newer one that Triton brings."""
 
 import os
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ def test_triton_itself_has_one_that_is_right():
 
 
 def test_an_old_one_is_replaced_and_its_version_forgotten(give):
-    """Triton's cache names what it keeps by that version: wrong code of an earlier run would be found under it."""
+    """Triton's cache uses that version in its keys: otherwise it would return wrong code of an earlier run."""
     give(VARIABLE, "12.8")
     newer = give(OF_BLACKWELL, "13.1")
     assert "12.8" in compiler.get_ptxas_version(90)
@@ -128,7 +128,7 @@ def test_the_compile_report_leaves_nothing_behind(compile_report):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Makes all GPUs of one kind, and gives the drivers that `use_right_assembler` was called with."""
+    """Makes all GPUs of one kind, and yields the drivers that `use_right_assembler` was called with."""
     drivers = []
 
     def gpu(capability, hip=None):
@@ -158,7 +158,7 @@ def test_other_gpus_keep_theirs(gpu, capability, hip):
 
 
 class Driver:
-    """NVIDIA's library, as far as it is asked."""
+    """A stand-in for NVIDIA's library, with what is called of it."""
 
     def __init__(self, version, answer=0):
         self.version, self.answer = version, answer

@@ -16,7 +16,8 @@ SCRIPT = Path(__file__).parents[2] / "kernels/benchmarks/bench_gpu.py"
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The script as a module, on the CPU; bfloat16 is not for the interpreter. `bench.calls` counts what was timed."""
+    """The script as a module, on the CPU, without bfloat16, which the interpreter cannot compute. `bench.calls` counts
+    what was timed."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "bench_cases", raising=False)
     spec = importlib.util.spec_from_file_location("bench_gpu", SCRIPT)
@@ -125,7 +126,7 @@ def test_what_is_wrong_or_fails_gets_no_time(bench, call, monkeypatch):
 
 
 def test_a_gpu_that_takes_no_more_work_ends_the_call(bench, call, monkeypatch, capsys):
-    """The case that broke it is noted as failed; the next call goes on with the one after it."""
+    """The case that broke it is recorded as failed; the next call continues with the one after it."""
     asked = []
 
     def refuse():
@@ -152,7 +153,7 @@ def test_a_gpu_that_takes_no_more_work_ends_the_call(bench, call, monkeypatch, c
 
 
 def test_compiling_stops_in_time(bench, monkeypatch):
-    """A process that never ends is ended, and the others with it."""
+    """A process that never ends is killed, and the others with it."""
     ended = []
 
     class Endless:

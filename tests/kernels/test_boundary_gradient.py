@@ -1,4 +1,4 @@
-"""The gradient of a gate by its definition: what one more shift of all older tokens would change at later tokens."""
+"""The gradient of a gate against its definition: the effect of one more shift of all older tokens on later tokens."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from dla_kernels import multi_state_attention, segment
 
 
 def mixing(inputs, scale):
-    """`Mx[t, j]` `[H, T, T]`: how much of token j's value token t reads at weight one, all transitions included."""
+    """`Mx[t, j]` `[H, T, T]`: how much of token j's value token t reads at weight one, including all transitions."""
     heads, time = inputs.v.shape[2], inputs.v.shape[1]
     q, k = (x[0].repeat_interleave(heads // x.shape[2], 1) for x in (inputs.q, inputs.k))  # [T, H, K]
     carried = q.new_zeros(heads, time, q.shape[2])  # what is left of every token's write
@@ -40,7 +40,7 @@ def ages(shift, capacity):
 
 
 def dense_gate_gradient(inputs, plan, do, scale):
-    """`dgate_s = sum over t >= s > j of y[t, j]`, summed as it stands."""
+    """`dgate_s = sum over t >= s > j of y[t, j]`, summed literally."""
     time, heads = inputs.v.shape[1:3]
     capacity = plan.capacity
     mx = mixing(inputs, scale)
@@ -73,7 +73,7 @@ def test_one_sequence(draw_inputs, make_plan, read, time, capacity, delta, backe
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_packed_documents(draw_inputs, make_plan, read, documents_of, delta, backend):
-    """A boundary moves the slots of its own document only."""
+    """A boundary moves only the slots of its own document."""
     cu_seqlens = torch.tensor([0, 30, 64, 65, 150])
     inputs = draw_inputs(150, 4, delta=delta)
     plan = make_plan("dynamic", inputs, cu_seqlens=cu_seqlens)
@@ -89,7 +89,7 @@ def test_packed_documents(draw_inputs, make_plan, read, documents_of, delta, bac
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_the_gates_value_changes_nothing(draw_inputs, make_plan, read, backend):
-    """The forward is hard: outputs and all other gradients are bit for bit those without a gate."""
+    """The forward is hard: outputs and all other gradients are bitwise those without a gate."""
     inputs = draw_inputs(130, 5, delta=True).leaves()
     hard, soft = (make_plan("dynamic", inputs, gate=gate, backend=backend) for gate in ("hard", "straight_through"))
     assert hard.gate is None
@@ -106,8 +106,9 @@ def test_the_gates_value_changes_nothing(draw_inputs, make_plan, read, backend):
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_a_gate_that_should_fall(backend):
-    """The sign, on a case one can follow: an old token with a useful value and an open slot weighed above older ones.
-    Making the second token a boundary would lower the first one's weight, so its gate's gradient is negative."""
+    """The sign, on a case that can be followed by hand: an old token with a useful value, and the open slot weighed
+    above older ones. Making the second token a boundary would lower the first one's weight, so its gate's gradient is
+    negative."""
     one = torch.ones(1, 2, 1, 1, dtype=torch.float64)
     weight = torch.tensor([1.0, 0.2], dtype=torch.float64).expand(1, 2, 1, 2)
     plan = segment(one, one, 2, 0.6)

@@ -1,4 +1,4 @@
-"""The inputs that other tests use give boundaries never, sometimes and always: without that they would prove little."""
+"""The inputs of other tests give boundaries never, sometimes and always; otherwise those tests would prove little."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The delta rule's algebra of long chunks, made of tiles, is that of solving each chunk whole."""
+"""The delta rule's algebra of long chunks, composed of tiles, equals that of solving each chunk as a whole."""
 
 import pytest
 import torch
@@ -23,11 +23,12 @@ def pieces_of(time, long, tile=16):
 
 
 PARTS = ("within", "read", "write", "removal")
-"""Of `DeltaChunks`: Mx, Qe, U and R."""
+"""The fields of `DeltaChunks` that are compared: Mx, Qe, U and R."""
 
 
 def arguments(inputs, pieces):
-    """What chunk_algebra asks for of q, k `[1, T, G, K]`, log_decay, beta `[1, T, H]`; blocks of K of 16."""
+    """The arguments of chunk_algebra for q, k `[1, T, G, K]` and log_decay, beta `[1, T, H]`, with blocks of K of
+    16."""
     tiles = Tiles(tile=pieces.tile, long=pieces.long, block_k=16, block_v=16)
     return *(x.flatten(0, 1) for x in inputs), 0.5, pieces, tiles
 
@@ -39,7 +40,7 @@ def gradients_of(parts):
 
 
 def solved_whole(q, k, decay, beta, long):
-    """What chunk_algebra gives, by one triangular system for each whole chunk, one sequence; scale a half."""
+    """The result of chunk_algebra from one triangular system for each whole chunk; one sequence, with scale 0.5."""
     heads, time = beta.shape[2], q.shape[1]
     missing = -time % long
     split = (
@@ -114,7 +115,7 @@ def test_the_carry_has_a_gradient_of_its_own(error):
 
 
 def test_a_strong_decay_leaves_the_digits_of_mild_ones(error):
-    """Sums of decays over tiles, too, are never differences of larger ones."""
+    """Sums of decays over tiles are never computed as differences of larger sums, either."""
     q, k, decay, beta = draw(1, 96, 1, 2, 16)
     decay = 0.1 * decay
     decay[:, 20::40] = -1000.0
@@ -138,7 +139,8 @@ def test_a_strong_decay_leaves_the_digits_of_mild_ones(error):
     ("batch", "time", "cu_seqlens"), [(2, 66, None), (2, 64, None), (1, 100, torch.tensor([0, 1, 5, 40, 100]))]
 )
 def test_each_token_is_where_its_document_puts_it(batch, time, cu_seqlens):
-    """Reading a single state by the parts gives what the recurrence gives, for short chunks and several documents."""
+    """Reading a single state with the parts gives the result of the recurrence, for short chunks and several
+    documents."""
     heads, key_dim, value_dim = 2, 4, 3
     q, k, decay, beta = (x.float() for x in draw(batch, time, 1, heads, key_dim))
     v = torch.randn(batch, time, heads, value_dim, generator=torch.Generator().manual_seed(1))
@@ -172,7 +174,7 @@ def test_each_token_is_where_its_document_puts_it(batch, time, cu_seqlens):
 
 
 def test_gradients_come_back_from_full_chunks_as_from_short_ones():
-    """Full ones lie there as they are; a short document at the end makes all be moved."""
+    """Full chunks need no rearrangement; a short document at the end makes all of them be moved."""
     found = []
     for cu_seqlens in (torch.tensor([0, 32, 64]), torch.tensor([0, 32, 64, 69])):
         time = int(cu_seqlens[-1])

@@ -1,4 +1,4 @@
-"""The executor computes what a GPU would, and shows what compiled code does too early or outside its tensors."""
+"""The executor computes what a GPU would, and exposes what compiled code does too early or outside its tensors."""
 
 import re
 
@@ -70,7 +70,7 @@ def pipelined_product():
 
 @pytest.fixture
 def multiplied(monkeypatch, compile_report):
-    """Compiles the product, changes its TTGIR, and gives by how much it is wrong."""
+    """Compiles the product, changes its TTGIR, executes it, and returns the error of the result."""
 
     def run(target, change=lambda ttgir: ttgir, *, rows=48, columns=64):
         ttgir_of = launch.ttgir_of

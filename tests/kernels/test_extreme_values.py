@@ -11,7 +11,7 @@ BACKENDS = ["reference", "torch"]
 
 
 def outputs_and_gradients(inputs, *, threshold=0.3, backend, **options):
-    """o, the states and all gradients, those through the gates included, by name."""
+    """o, the states and all gradients, including those through the gates, by name."""
     inputs, tau = inputs.leaves(), torch.full((inputs.v.shape[2],), threshold, requires_grad=True)
     capacity = inputs.slot_weight.shape[3]
     o, cache = dynamic_linear_attention(
@@ -129,7 +129,7 @@ def test_kernels_give_numbers_too(draw_inputs, error, change, delta):
 
 @pytest.mark.interpret
 def test_kernels_keep_the_digits_after_forgetting(draw_inputs, make_plan, read, error):
-    """One token forgets all; those of its chunk after it are right nevertheless."""
+    """One token forgets everything; the tokens of its chunk after it are correct nevertheless."""
     inputs = draw_inputs(100, 4)
     plan = make_plan("dynamic", inputs)
     for log_decay in (-torch.inf, -1e6):

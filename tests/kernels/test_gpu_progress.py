@@ -1,4 +1,4 @@
-"""`make test-gpu` goes on where it stopped; tried with tests that need no GPU."""
+"""`make test-gpu` continues where it stopped; checked with tests that need no GPU."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What no kernel may contain (TRITON-PITFALLS.md), and that the compile report forgets no kernel."""
+"""Checks that no kernel contains what TRITON-PITFALLS.md forbids, and that the compile report forgets no kernel."""
 
 import ast
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def launched(module: ast.Module) -> set[str]:
 
 
 def turned(module: ast.Module) -> list[str]:
-    """Transpositions in what is compiled."""
+    """Transpositions in compiled functions."""
     return [
         f"{function.name}, line {node.lineno}: {ast.unparse(node)}"
         for function in jitted(module)
@@ -55,7 +55,7 @@ def turned(module: ast.Module) -> list[str]:
 
 
 def too_many_warps(module: ast.Module) -> list[str]:
-    """Launches with another number of warps than a small constant or that of the tiles, which a table limits."""
+    """Launches with a number of warps other than a small constant or that of the tiles, which a table limits."""
     given = [
         keyword.value
         for node in ast.walk(module)
@@ -75,8 +75,8 @@ def too_many_warps(module: ast.Module) -> list[str]:
 
 
 def prefetching_pairs(module: ast.Module) -> list[str]:
-    """Kernels that go through pairs of tiles of a chunk (`token_starts`) and may load ahead: Triton 3.6 gave such a
-    loop wrong results on an H100 with three stages, right ones with one."""
+    """Kernels that go through pairs of tiles of a chunk (`token_starts`) and may load ahead: with Triton 3.6 on an
+    H100, such a loop gave wrong results with three stages, and correct ones with one."""
     functions = {function.name: ast.unparse(function) for function in jitted(module)}
     pairing = {"token_starts"}
     while more := {name for name, text in functions.items() if any(f"{p}(" in text for p in pairing)} - pairing:
@@ -98,7 +98,7 @@ def tuned(module: ast.Module) -> list[str]:
 
 
 def calls(module: ast.Module, name: str) -> Iterator[tuple[str, ast.Call, set[str | None]]]:
-    """Calls of a function of the language in what is compiled, with the names of their arguments."""
+    """Calls of a function of the language in compiled functions, with the names of their arguments."""
     for function in jitted(module):
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == name:
@@ -106,7 +106,7 @@ def calls(module: ast.Module, name: str) -> Iterator[tuple[str, ast.Call, set[st
 
 
 def undefined_loads(module: ast.Module) -> list[str]:
-    """Loads whose mask leaves elements out, without what they are then: 0 in the interpreter, anything on a GPU."""
+    """Loads with a mask but without a value for masked elements: 0 in the interpreter, anything on a GPU."""
     return [
         f"{name}, line {call.lineno}"
         for name, call, given in calls(module, "tl.load")
@@ -115,14 +115,15 @@ def undefined_loads(module: ast.Module) -> list[str]:
 
 
 def rounded_products(module: ast.Module) -> list[str]:
-    """Products that do not say how float32 is multiplied: exactly in the interpreter, with 10 bits (tf32) on a GPU."""
+    """Products that do not specify how float32 is multiplied: exactly in the interpreter, with 10 bits (tf32) on a
+    GPU."""
     return [
         f"{name}, line {call.lineno}" for name, call, given in calls(module, "tl.dot") if "input_precision" not in given
     ]
 
 
 def unordered(module: ast.Module) -> list[str]:
-    """Atomics: the order of their sums is another one each time on a GPU."""
+    """Atomics: on a GPU, the order of their sums differs each time."""
     return [
         f"line {node.lineno}: {ast.unparse(node)}"
         for node in ast.walk(module)
@@ -131,7 +132,7 @@ def unordered(module: ast.Module) -> list[str]:
 
 
 def nothing_returned(module: ast.Module) -> list[str]:
-    """`return None` in what is compiled: Triton 3.6 refuses a call of it, 3.7 does not."""
+    """`return None` in compiled functions: Triton 3.6 refuses calls of these, 3.7 does not."""
     return [
         f"{function.name}, line {node.lineno}"
         for function in jitted(module)
@@ -147,7 +148,8 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_no_kernel_breaks(rule):
-    """Nothing is transposed at all, so no result of a product is: tiles are loaded the way around that is needed."""
+    """Nothing is transposed at all, and so no result of a product: tiles are loaded in the orientation that is
+    needed."""
     found = {name: broken for name, module in modules() if (broken := rule(module))}
     assert not found
 

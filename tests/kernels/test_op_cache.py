@@ -1,4 +1,4 @@
-"""A sequence in pieces, down to single tokens, gives what one call gives."""
+"""A sequence in pieces, down to single tokens, gives the result of one call."""
 
 from dataclasses import replace
 
@@ -72,7 +72,8 @@ def test_backends_may_change_between_pieces(draw_inputs, thresholds, prefill, de
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_segment_goes_on(draw_inputs, thresholds, backend):
-    """Scores, gates and everything of the final state; the sums of a segment cut by a piece's end are carried over."""
+    """Compares scores, gates and all of the final state; the sums of a segment cut by a piece's end are carried
+    over."""
     inputs = draw_inputs(150, 5, batch=2)
     options = {"capacity": 5, "threshold": thresholds, "backend": backend, "gate": "straight_through"}
     whole = segment(inputs.k, inputs.v, **options)

@@ -46,7 +46,7 @@ def test_plans(draw_inputs, thresholds, backend):
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_gradients(draw_inputs, make_plan, read, delta, backend):
-    """The output of token t has no gradient with respect to later tokens, through the boundaries neither."""
+    """The output of token t has no gradient with respect to later tokens, not even through the boundaries."""
     inputs = draw_inputs(130, 5, delta=delta).leaves()
     plan = make_plan("dynamic", inputs, gate="straight_through", backend=backend)
     o, _ = read(inputs, plan, backend=backend)

@@ -1,4 +1,4 @@
-"""Packed documents share nothing: each gives what it gives alone."""
+"""Packed documents share nothing: each gives the same result as alone."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_one_document_is_no_document(draw_inputs, backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_documents_that_go_on(draw_inputs, thresholds, documents_of, delta, backend):
-    """Each document in two pieces, packed both times, is each document at once."""
+    """Each document in two pieces, packed both times, gives the same result as in one piece."""
     inputs = draw_inputs(200, 5, delta=delta)
     cu_seqlens = torch.tensor([0, 30, 31 + 10, 200])
     cuts = [10, 37, 140]  # where each document is cut

@@ -1,4 +1,4 @@
-"""The op changes nothing that it is given, depends on nothing else, and gives the same bits every time."""
+"""The op modifies none of its arguments, depends on nothing else, and gives the same bits every time."""
 
 from dataclasses import fields
 
@@ -44,7 +44,7 @@ def setting(draw_inputs, thresholds):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("packed", [False, True], ids=["batch", "packed"])
 def test_nothing_given_is_modified(setting, packed, backend, dtype):
-    """Neither inputs nor the cache, values and torch's own version counters alike."""
+    """Neither inputs nor the cache, by value and by torch's own version counters."""
     inputs, tau, cache, cu_seqlens = setting(packed, dtype)
     given = [*inputs.named().values(), tau, *tensors_of(cache)] + ([cu_seqlens] if packed else [])
     before = [(x.detach().clone(), x._version) for x in given]
@@ -56,7 +56,7 @@ def test_nothing_given_is_modified(setting, packed, backend, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_new_cache_shares_no_memory_with_the_old(setting, backend):
-    """Else a caller who keeps a prefix cache would find it changed by whoever writes into the new one."""
+    """Otherwise a prefix cache that a caller keeps would change when someone writes into the new one."""
     inputs, tau, cache, _ = setting(packed=False)
     _, ended = dynamic_linear_attention(
         **inputs.tokens(0, 1).named(), capacity=5, threshold=tau, cache=cache, return_cache=True, backend=backend
@@ -74,7 +74,7 @@ def test_the_same_bits_every_time(setting, packed, backend):
 
 
 def test_threads_play_no_part_in_the_plan(setting):
-    """Sequences and heads are scanned side by side; each alone."""
+    """Sequences and heads are scanned in parallel, each by a single thread."""
     threads = torch.get_num_threads()
     try:
         found = []
@@ -90,7 +90,7 @@ def test_threads_play_no_part_in_the_plan(setting):
 
 
 def test_memory_is_written_before_it_is_read(setting, monkeypatch):
-    """Fresh memory holds NaN or the largest integer here; no result shows it."""
+    """Fresh memory holds NaN or the largest integer here, which must not appear in any result."""
     expected = forward_and_backward(*setting(packed=True), "torch")
 
     def poisoned(shape, dtype=float):

@@ -1,4 +1,5 @@
-"""Operators launch on the GPU that their tensors are on, and what is around them does not make the host wait for it."""
+"""Operators launch on the GPU that their tensors are on, and the code around them does not make the host wait for
+it."""
 
 import ast
 from pathlib import Path
@@ -81,7 +82,7 @@ CU_SEQLENS = torch.tensor([0, 3, 4, 9])
 
 
 def test_tokens_with_nothing_before_are_found_without_a_wait():
-    """To set what a mask selects, the host asks how much that is."""
+    """To set the elements that a mask selects, the host would ask how many there are."""
 
     class WithoutMasks(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -101,7 +102,7 @@ def test_tokens_with_nothing_before_are_found_without_a_wait():
 
 @pytest.mark.parametrize("plan", [fixed_plan, fenwick_plan])
 def test_plans_of_documents_that_go_on_are_made_without_a_wait(plan):
-    """On the meta device nothing can be asked for."""
+    """On the meta device, no value can be read."""
     start = torch.tensor([5, 0, 2], device="meta")
     assert plan(1, 9, 2, capacity=4, cu_seqlens=CU_SEQLENS, start=start, device="meta").shift.shape == (1, 9, 2)
 

@@ -1,4 +1,4 @@
-"""The compiled scan decides as the printed equations do, wherever rounding cannot turn a decision."""
+"""The compiled scan decides as the printed equations do, wherever rounding cannot change a decision."""
 
 import pytest
 import torch

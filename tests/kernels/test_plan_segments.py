@@ -1,4 +1,4 @@
-"""Plans replayed with explicit lists of segments, and the whole algorithm written once more with lists."""
+"""Plans replayed with explicit lists of segments, and the whole algorithm written a second time with lists."""
 
 from dataclasses import replace
 from fractions import Fraction

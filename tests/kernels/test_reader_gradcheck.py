@@ -1,4 +1,4 @@
-"""The chunked reader's gradients against finite differences: no other implementation is asked."""
+"""The chunked reader's gradients against finite differences, without any other implementation."""
 
 from dataclasses import replace
 

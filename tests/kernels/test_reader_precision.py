@@ -1,4 +1,4 @@
-"""In narrow types the chunked reader errs no more than the recurrence itself does in the same type."""
+"""In narrow types, the chunked reader's error is no larger than that of the recurrence itself in the same type."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""Kernels compile for GPUs that are not here, and fit: shared memory, and registers spilled to the stack."""
+"""Kernels compile for GPUs that this machine does not have, and fit: in shared memory, and in registers spilled to the
+stack."""
 
 import os
 import re
@@ -40,7 +41,7 @@ def test_paper_shapes_compile_for_hopper(tmp_path, chosen):
 
 @pytest.mark.timeout(600)
 def test_the_hungriest_kernel_of_the_extremes_fits(tmp_path):
-    """In tiles of 64 it left 8.1 KB a thread on the stack; all kernels, shapes and targets: `make test-slow`."""
+    """In tiles of 64 it spilled 8.1 KB per thread to the stack; all kernels, shapes and targets: `make test-slow`."""
     found = report(
         tmp_path, "--once", "--target", "sm_90", "--type", "fp32", "--shape", "wide", "--kernel", "read_kernel"
     )

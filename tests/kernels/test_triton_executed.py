@@ -1,5 +1,5 @@
-"""The Triton backend as compiled for GPUs that are not here, executed on the CPU (`executor/`): a choice of what
-`make test-executed` goes through, for each kind of tensor cores."""
+"""The Triton backend as compiled for GPUs that this machine does not have, executed on the CPU (`executor/`): a
+selection of the cases of `make test-executed`, for each kind of tensor cores."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def check(executed):
 
 
 PAPER = [(False, 1090, 128, 64), (True, 530, 192, 384)]
-"""Rule, tokens (a chunk and a tile and a bit), K, V."""
+"""Whether it is the delta rule, tokens (a chunk, a tile and a bit more), K, V."""
 
 
 @pytest.mark.parametrize(("delta", "time", "key_dim", "value_dim"), PAPER, ids=["plain", "delta"])
@@ -63,14 +63,14 @@ def test_every_type(check, delta, dtype):
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("target", ["sm_80", "sm_100"], indirect=True)
 def test_other_tensor_cores(check, delta, dtype):
-    """In float32 they would be heard of: Triton for Blackwell may use them where it was told not to."""
+    """In float32 they would show: on Blackwell, Triton may use them even if told not to."""
     check("dynamic", 530, 8, dtype, delta=delta, cached=True, heads=2, groups=1, value_dim=40)
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 @pytest.mark.parametrize("target", ["sm_90"], indirect=True)
 def test_the_gate_of_two_slots(check, delta):
-    """Boundaries at nearly every token: row and column sums are much larger than what is left of them."""
+    """Boundaries at nearly every token: row and column sums are much larger than their difference."""
     check("dynamic", 881, 2, torch.bfloat16, delta=delta, heads=1, groups=1, key_dim=40, value_dim=33, seed=1001)
 
 

@@ -1,7 +1,7 @@
 """The Triton backend on a GPU: `make test-gpu`. Every type, rule and plan, every gradient.
 
-What only a GPU shows: the last part of the compiler, from tensors to machine code, and threads and programs side by
-side. Where there is none, `make test-executed` executes what Triton's compiler made for one (`executor/`).
+Only a GPU shows the last part of the compiler, from tensors to machine code, and threads and programs in parallel.
+Without one, `make test-executed` executes what Triton's compiler makes for one (`executor/`).
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.kernels import compiled_cases as cases
 pytestmark = pytest.mark.gpu
 
 VARIABLE = "DLA_TEST_EXECUTED"
-"""Names the GPU for which kernels are compiled, to be executed on the CPU: `sm_90`."""
+"""Names the GPU, such as `sm_90`, for which kernels are compiled, to be executed on the CPU."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +67,7 @@ def test_every_size(check, key_dim, value_dim, delta, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("heads", "groups"), [(3, 3), (12, 2)])
 def test_every_sharing(check, heads, groups, dtype):
-    """Products of q and k are stored where heads share them, and made by every head where they do not."""
+    """Products of q and k are stored if heads share them, and otherwise computed by every head."""
     check("dynamic", 700, 8, dtype, delta=False, batch=1, heads=heads, groups=groups)
 
 
@@ -104,7 +104,7 @@ def test_decode(device, delta, dtype, donated):
 
 
 def test_same_bits_twice(draw_inputs, make_plan, device):
-    """No atomics, no order of programs in the result."""
+    """No atomics: the result does not depend on the order of programs."""
     inputs = draw_inputs(1000, 8, heads=4, groups=1, key_dim=64, value_dim=64).to(torch.bfloat16)
     plan = make_plan("dynamic", inputs.to(torch.float32), threshold=0.4, **cases.PLANNED)
     plan = replace(plan, shift=plan.shift.to(device), gate=(plan.shift != JOIN).float().to(device), final=None)

@@ -1,7 +1,7 @@
 """No kernel touches memory that is not its own, and no program reads or writes what another one writes.
 
 The programs of a launch run in any order on a GPU, and one after the other here: `memory_checks` watches every address.
-It does so in all interpreted tests of this folder (conftest.py); here are those that are about nothing else.
+It does so in all interpreted tests of this folder (conftest.py); the tests here are about nothing else.
 """
 
 import ast

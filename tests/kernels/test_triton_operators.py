@@ -93,7 +93,7 @@ def test_what_inference_remembers_serves_training(delta):
 
 @pytest.mark.interpret
 def test_compiled_documents():
-    """What depends on the lengths is not fixed at the first batch's."""
+    """What depends on the documents' lengths is not fixed to those of the first batch."""
     from dla_kernels.reader.fused import configs
 
     q, weight = torch.randn(1, 20, 2, 16), torch.rand(1, 20, 2, 3)
@@ -110,7 +110,7 @@ def test_compiled_documents():
 
 @pytest.fixture
 def documents_read(monkeypatch):
-    """Whose numbers the host asked for: each time it would wait for the GPU."""
+    """Records the reads of tensors by the host, each of which would wait for the GPU."""
     read = []
     tolist = torch.Tensor.tolist
 
@@ -191,7 +191,7 @@ def test_one_long_document_makes_no_programs_for_the_short_ones():
 
 
 def test_refusals_say_what_to_do():
-    """In a process that does not interpret, on the CPU."""
+    """On the CPU, in a process that does not interpret kernels."""
     k = torch.randn(1, 4, 1, 16)
     with pytest.raises(ValueError, match=r"v is on cpu; it needs a GPU .* pass backend='torch'"):
         segment(k, k, backend="triton")

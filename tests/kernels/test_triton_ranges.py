@@ -1,5 +1,5 @@
-"""Nothing overflows at the largest shapes promised: no index, and no grid what CUDA takes (index_ranges.py). And no
-loop's bounds are what another one carries on (loop_bounds.py)."""
+"""At the largest promised shapes, no index overflows and no grid exceeds CUDA's limits (index_ranges.py); and no loop's
+bounds are carried by another loop (loop_bounds.py)."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from tests.kernels.peak_memory import meta
 from tests.kernels.ttir import Launched, recorded_launches
 
 BATCH, TIME, HEADS, KEY_DIM, VALUE_DIM, SLOTS = 256, 2**18, 48, 256, 512, 64
-"""The most of each, all at once: more than a GPU holds, so what fits one of them is far inside."""
+"""The largest value of each, all at once: more than any GPU holds, so whatever fits on one is far below."""
 MANY_DOCUMENTS = torch.arange(2**18 + 1)
-"""As many as tokens: the most chunks and tiles for a number of tokens."""
+"""As many documents as tokens: the most chunks and tiles for a number of tokens."""
 TABLES = {
     "sequence_ptr": (0, len(MANY_DOCUMENTS)), "by_length_ptr": (0, len(MANY_DOCUMENTS)), "number_ptr": (0, TIME // 16),
     "first_chunk_ptr": (0, BATCH * TIME // 256), "first_tile_ptr": (0, BATCH * TIME // 16), "cu_ptr": (0, BATCH * TIME),
@@ -22,17 +22,18 @@ TABLES = {
     "final_slot_ptr": (0, SLOTS - 1), "entries_ptr": (0, 64 + 256 * 63),
     "reached_ptr": (-(2**63), 2**63 - 1), "token_ends_ptr": (0, 1024),
 }  # fmt: skip
-"""What integers that a kernel loads may be."""
+"""The ranges of the integers that kernels load."""
 
 
 @pytest.fixture
 def ttir(compile_report):
-    """Translates launches, where the interpreter has not taken the compiler's place."""
+    """Lowers launches to TTIR, with the compiler that the interpreter otherwise replaces."""
     return ttir_of(compile_report)
 
 
 def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> list[Launched]:
-    """Of segmenting, decoding, and reading forward and backward, with a gate, from nothing and from states."""
+    """All launches of segmenting, of decoding, and of reading, forward and backward, with a gate, with and without
+    initial states."""
     from dla_kernels.decode import decode_in_place, decode_operator
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward

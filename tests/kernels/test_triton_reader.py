@@ -1,8 +1,8 @@
-"""The Triton reader, interpreted, gives what the recurrence gives: outputs, states and every gradient.
+"""The Triton reader, interpreted, gives the results of the recurrence: outputs, states and every gradient.
 
-Exact is the recurrence in float64 on the same (rounded) inputs. The yardstick for an error is the recurrence itself in
-the kernels' type, tokens, products and states. bfloat16 is not here: the interpreter computes on its bits as if they
-were integers (tests/kernels/test_triton_gpu.py has it).
+The exact value is that of the recurrence in float64 on the same (rounded) inputs. The yardstick for errors is the
+recurrence itself with tokens, products and states in the kernels' type. bfloat16 is missing, because the interpreter
+computes on its bits as if they were integers (see tests/kernels/test_triton_gpu.py).
 """
 
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""No kernel touches memory that is not its own: NVIDIA's memcheck over one small case of each."""
+"""No kernel touches foreign memory: NVIDIA's memcheck on one small case of each."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`make try-gpu` without a GPU: what is asked, and that launches get it."""
+"""`make try-gpu` without a GPU: which options are tried, and that launches get them."""
 
 import argparse
 import importlib

@@ -14,7 +14,7 @@ def findings(compile_report):
 
 
 def function(name, lines):
-    """As cuobjdump prints it: one instruction each 16 bytes, and its bits behind it and below."""
+    """Code as cuobjdump prints it: one instruction per 16 bytes, with its bits after it and on the next line."""
     code = "\n".join(
         f"        /*{16 * i:04x}*/                   {line} ;      /* 0x0000004010107890 */\n"
         "                                                     /* 0x000fe2000ff1e03f */"

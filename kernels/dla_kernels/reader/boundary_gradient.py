@@ -2,9 +2,9 @@
 
     dgate_s = sum over t >= s > j of y[t, j],   y[t, j] = (L[t, min(age + 1, M - 1)] - L[t, age]) Mx[t, j] (do_t . v_j)
 
-As `t >= s > j` is the difference of `t >= s` and `j >= s`, it is the sum of (row sum - column sum) of y from s to the
-end of the document. Row sums come from products the backward forms anyway; column sums need a second adjoint of the
-states, with `L[age + 1] - L[age]` in place of `L`.
+Since the pairs with `t >= s > j` are those with `t >= s` without those with `j >= s`, it is the sum of (row sum -
+column sum) of y from s to the end of the document. Row sums come from products the backward forms anyway; column sums
+need a second adjoint of the states, with `L[age + 1] - L[age]` in place of `L`.
 """
 
 from __future__ import annotations
