@@ -47,11 +47,15 @@ class Lock:
         Raises:
             RunError: says who.
         """
-        if not _is_still(self._path, self._descriptor) and not self._made_again():
+        if not self.is_held() and not self._made_again():
             raise RunError(
                 f"{self._what} was taken over by {_shown(_owner_of(self._path))}: this process ends, and leaves the "
                 "folder to that one. If both were started on purpose, give each a folder of its own (--run-dir)."
             )
+
+    def is_held(self) -> bool:
+        """Whether the file that is there is the one that this process has locked."""
+        return _is_still(self._path, self._descriptor)
 
     def sign(self) -> None:
         """Say in the file who holds it."""

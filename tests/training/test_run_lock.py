@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from dla_train.checkpoints.store import CheckpointStore
 from dla_train.errors import RunError, UsageError
 from dla_train.runs import lock
 from dla_train.runs.folder import RunFolder, occupied
+from dla_train.training.start import prepare_start
 
 # Makes a checkpoint each time that it reads a line, as a start of Slurm's job 7.
 HOLD = """
@@ -134,6 +136,30 @@ def test_a_lock_file_in_the_place_of_the_own_one_is_another_process(tmp_path):
         with pytest.raises(RunError, match="was taken over by another process"):
             folder.require_held()
     folder.require_held()
+
+
+def test_who_lost_the_folder_before_its_run_began_removes_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with occupied(folder):
+        lock._put_another(folder.lock)  # as the next start of the job does
+        folder.checkpoints.mkdir()
+    assert folder.checkpoints.is_dir()
+    assert folder.lock.is_file()
+
+
+def test_who_lost_the_folder_while_the_data_was_prepared_begins_no_run(cli, micro_recipe, monkeypatch):
+    """It would cut the metrics of the other one."""
+
+    def prepared_slowly(loaded, folder, *others):
+        start = prepare_start(loaded, folder, *others)
+        lock._put_another(folder.lock)
+        return start
+
+    monkeypatch.setattr("dla_train.training.fit.prepare_start", prepared_slowly)
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 1
+    assert "the run folder runs/micro was taken over by another process: this process ends" in done.err
+    assert [path.name for path in Path("runs/micro").iterdir()] == [".lock"]
 
 
 def test_a_file_system_without_locks_is_one_to_train_on(tmp_path, monkeypatch, caplog):
