@@ -168,7 +168,9 @@ def _is_still(path: Path, descriptor: int) -> bool:
     """Whether the file that was opened has not been removed or replaced since: its lock would keep nobody out."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):  # NFS says the latter of what another machine has replaced
+            raise
         return False
 
 
@@ -193,6 +195,7 @@ def _sign(descriptor: int) -> None:
     }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+    os.fsync(descriptor)  # or it stays in this machine for a while, and is lost with it
 
 
 def _owner(descriptor: int) -> dict[str, Any]:

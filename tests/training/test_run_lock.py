@@ -162,6 +162,29 @@ def test_who_lost_the_folder_while_the_data_was_prepared_begins_no_run(cli, micr
     assert [path.name for path in Path("runs/micro").iterdir()] == [".lock"]
 
 
+def test_a_handle_that_another_machine_has_made_stale_is_a_lock_that_was_taken_over(tmp_path, monkeypatch):
+    """So answers NFS where the file was replaced on another machine."""
+
+    def stale(descriptor):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    folder = RunFolder(tmp_path / "run")
+    with occupied(folder):
+        lock._put_another(folder.lock)
+        with monkeypatch.context() as nfs:
+            nfs.setattr(os, "fstat", stale)
+            with pytest.raises(RunError, match="was taken over by another process"):
+                folder.require_held()
+
+
+def test_who_holds_the_folder_is_on_disk_before_the_machine_can_be_lost(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.pread(descriptor, 1000, 0)))
+    with occupied(folder := RunFolder(tmp_path / "run")):
+        assert synced == [folder.lock.read_bytes()]
+        assert json.loads(synced[0])["pid"] == os.getpid()
+
+
 def test_a_file_system_without_locks_is_one_to_train_on(tmp_path, monkeypatch, caplog):
     def no_lock(descriptor, operation):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
