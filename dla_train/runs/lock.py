@@ -71,10 +71,11 @@ class Lock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
-        before, self._descriptor = self._descriptor, descriptor
-        os.close(before)
         if not _lock(descriptor, self._path):  # another process was quicker
+            os.close(descriptor)
             return False
+        os.close(self._descriptor)
+        self._descriptor = descriptor
         self.sign()
         _LOGGER.warning("%s was gone while this process held it: it is there again.", self._path)
         return True

@@ -127,6 +127,17 @@ def test_a_lock_file_that_a_clean_up_removed_is_made_again(held):
         pass
 
 
+def test_who_makes_the_file_again_and_is_not_the_first_to_lock_it_stays_without(tmp_path, monkeypatch):
+    with occupied(folder := RunFolder(tmp_path)):
+        folder.lock.unlink()
+        with monkeypatch.context() as late:
+            late.setattr(lock, "_lock", lambda *_: False)
+            with pytest.raises(RunError, match="was taken over by another process"):
+                folder.require_held()
+        with pytest.raises(RunError, match="was taken over by another process"):
+            folder.require_held()
+
+
 def test_a_lock_file_in_the_place_of_the_own_one_is_another_process(tmp_path):
     folder = RunFolder(tmp_path)
     with occupied(folder):
