@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # not from typing: until the command's `main` runs, Ctrl-C would be a traceback
+TYPE_CHECKING = False  # not imported from typing: Ctrl-C before the command's `main` runs would show a traceback
 if TYPE_CHECKING:
     from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for: the command line must not wait for it."""
+    """Import what needs torch only when it is first used: the command line must not wait for it."""
     if name == "load_model":
         from dla_train.export.load import load_model
 

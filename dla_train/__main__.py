@@ -1,6 +1,6 @@
 """The `dla-train` command, and `python -m dla_train`.
 
-Nothing is imported before `main` runs, so that Ctrl-C is one word at any moment, also while the command is imported.
+Nothing is imported before `main` runs, so that Ctrl-C prints one word at any moment, even during imports.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command, `sys.argv` if no arguments are given; returns the exit code."""
+    """Run one command, from `sys.argv` if no arguments are given; returns the exit code."""
     import _thread
     import sys
 
     before = sys.unraisablehook
 
     def not_lost(lost: UnraisableHookArgs) -> None:
-        """A Ctrl-C that came in a destructor or weak reference's callback, where Python drops it: raise it again."""
+        """Raise a Ctrl-C again that Python dropped because it came in a destructor or a weak reference's callback."""
         if lost.exc_type is KeyboardInterrupt:
-            _thread.start_new_thread(_thread.interrupt_main, ())  # a thread: at once, it would be dropped again
+            _thread.start_new_thread(_thread.interrupt_main, ())  # in a thread: raised here, it would be dropped again
         else:
             before(lost)
 

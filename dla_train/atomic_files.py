@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, also when the machine loses power."""
+"""Files that appear complete or not at all, even if the machine loses power."""
 
 import os
 from pathlib import Path

@@ -8,13 +8,13 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """Something failed in a run that was asked for rightly. Exit code 1."""
+    """Something failed in a run that was requested correctly. Exit code 1."""
 
     exit_code = 1
 
 
 class RelayedError(Exception):
-    """Another rank has failed and says why; this one only ends with the same exit code."""
+    """Another rank has failed and reports why; this one only ends with the same exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"another rank failed (exit code {exit_code})")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
-    """Where the run is found at Weights & Biases; what is left out, W&B's own variables say (WANDB_ENTITY, ...).
+    """Where the run is found at Weights & Biases; W&B's own variables (WANDB_ENTITY, ...) give what is left out.
 
     Attributes:
-        project: null is WANDB_PROJECT, or else dla-train. entity: the user or team. group, tags: to find runs by.
+        project: null takes WANDB_PROJECT, else dla-train. entity: the user or team. group, tags: to find runs by.
     """
 
     project: str | None = None
@@ -25,10 +25,10 @@ class LoggingConfig:
         tensorboard: also write event files for TensorBoard.
         wandb: a section (`{project: NAME}`) that also sends the rows of `metrics.csv` to Weights & Biases; null does
             not. Needs the extra `wandb`.
-        console_seconds: seconds between lines where the output is no terminal (a terminal gets a progress bar).
-        memory_every: steps between measurements of the boundary rate and the slots in use.
-        histograms_every: steps between the distributions over tokens, slots and heads behind these means, in
-            `memory.jsonl` and as TensorBoard's histograms. Every validation has its own.
+        console_seconds: seconds between lines if the output is not a terminal (a terminal gets a progress bar).
+        memory_every: steps between measurements of the boundary rate and the number of slots in use.
+        histograms_every: steps between records of the distributions (over tokens, slots and heads) behind these means,
+            in `memory.jsonl` and as TensorBoard's histograms. Every validation records them, too.
         inspect_every: steps between pages, in `inspections/`, that show what the memories do with the first window of
             that step (as `dla-train inspect` does); null writes none.
     """
@@ -52,13 +52,13 @@ class LoggingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchdogConfig:
-    """What ends a run that hangs.
+    """When to end a run that hangs.
 
     Attributes:
-        minutes: without a micro-batch of training or validation; then every thread's stack is written to
-            `logs/hang-rank-0.txt` (one file per process), and the process ends with exit code 75. null: wait for ever.
-            A process that is stopped (Ctrl-Z, `scontrol suspend`) for more than twice as long ends when it goes on,
-            with exit code 1; set null, or more, where that is meant.
+        minutes: time without a micro-batch of training or validation, after which every thread's stack is written to
+            `logs/hang-rank-0.txt` (one file per process), and the process ends with exit code 75; null waits forever. A
+            process that is suspended (Ctrl-Z, `scontrol suspend`) for more than twice as long ends with exit code 1
+            when it continues; set null, or more, if you suspend runs on purpose.
     """
 
     minutes: float | None = 30.0
@@ -70,13 +70,15 @@ class WatchdogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """Which steps are recorded to `profile/`: a trace, the costliest operators and, on CUDA, what the memory held.
+    """Which steps are recorded to `profile/`: a trace, the costliest operators and, on CUDA, a snapshot of the memory.
 
-    The recorded steps are slower, and the one after them waits until all is written. Training stays the same.
+    The recorded steps are slower, and the step after them waits until all is written. The result of training stays the
+    same.
 
     Attributes:
-        start: the first of them, as `metrics.csv` counts (from 1). The first few of a run compile and tune.
-        steps: how many; a trace has some 10 MB for each micro-batch of a large model.
+        start: the first recorded step, counted from 1 as in `metrics.csv`. The first few steps of a run compile and
+            tune.
+        steps: how many are recorded; a trace takes some 10 MB per micro-batch of a large model.
     """
 
     start: int = 10

@@ -1,8 +1,8 @@
-"""Go on from a checkpoint as if a new epoch began at its step.
+"""Continues from a checkpoint as if a new epoch began at its step.
 
-Lightning restores some twenty loop counters and works out from their differences where it was interrupted, for
-loaders that begin anew and are a whole epoch long. Ours begins at the step (`WindowsDataModule`), so one integer is
-enough: the counters of the whole run are set from it and the others start at 0. That also holds for another
+Lightning restores some twenty loop counters and derives from their differences where it was interrupted, assuming
+loaders that begin anew and are a whole epoch long. Our loaders begin at the step (`WindowsDataModule`), so one integer
+is enough: the counters of the whole run are set from it, and the others start at 0. This also works with another
 micro-batch size or number of processes.
 """
 
@@ -18,7 +18,7 @@ class ResumePosition(Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the loops out of `checkpoint` before Lightning reads them, and set the position."""
+        """Remove the loop counters from `checkpoint` before Lightning reads them, and set the position."""
         checkpoint.pop("loops", None)
         step = int(checkpoint["global_step"])
         loop = trainer.fit_loop.epoch_loop

@@ -9,5 +9,5 @@ def begins_step(trainer: lightning.Trainer, batch_idx: int) -> bool:
 
 
 def ends_step(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether it is the last."""
+    """Whether micro-batch `batch_idx` of this start is the last of its optimizer step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0

@@ -2,8 +2,8 @@
 
 A second Ctrl-C stops at once.
 
-Saving from inside a signal handler is how runs deadlock (the ranks are at different places then); the handler only
-takes note, and `Checkpointing` asks at the next step boundary, where all ranks agree.
+Saving from inside a signal handler would deadlock, because the ranks are at different places then. So the handler only
+notes the signal, and `Checkpointing` asks for it at the next step boundary, where all ranks agree.
 """
 
 import os
@@ -14,7 +14,7 @@ from types import FrameType
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-# Where ranks were told different things, the first of these counts: a warning says most about why.
+# If ranks received different signals, the first in this order counts: a warning is the most specific reason.
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
@@ -22,7 +22,7 @@ class Interrupted(Exception):
     """The run was told to stop.
 
     Attributes:
-        signal_number: which signal; the exit code is 128 more, as shells have it.
+        signal_number: which signal; the exit code is 128 more, as in shells.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -31,18 +31,18 @@ class Interrupted(Exception):
 
 
 class StopSignal(Callback):
-    """Takes note of signals once model and checkpoint are there.
+    """Notes signals, once model and checkpoint are loaded.
 
-    Before that nothing can be lost: Ctrl-C raises KeyboardInterrupt, the others end the process, as everywhere. This
-    takes the place of Lightning's own handlers (whose SIGTERM broadcasts wherever it lands, which deadlocks where the
-    ranks are at different places); Lightning puts back what was there before.
+    Before that nothing can be lost: Ctrl-C raises KeyboardInterrupt and the other signals end the process, as usual.
+    This replaces Lightning's own handlers, whose SIGTERM handler broadcasts at once and so deadlocks if the ranks are
+    at different places. Lightning restores the previous handlers at the end.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take the signals over where Lightning would."""
+        """Install our handlers when Lightning would install its own."""
         connector = trainer._signal_connector
 
         def register() -> None:
@@ -53,12 +53,12 @@ class StopSignal(Callback):
         connector.register_signal_handlers = register  # type: ignore[method-assign]
 
     def agreed(self, trainer: lightning.Trainer) -> int | None:
-        """The signal that any rank has received, the same for all, or None.
+        """The signal that some rank has received, the same on all ranks, or None.
 
         To be called by all ranks, at a step boundary.
         """
         any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)
-        received = self._received  # another signal may come while the ranks talk
+        received = self._received  # another signal may arrive while the ranks communicate
         if not any_rank(received is not None):
             return None
         return next(number for number in _SIGNALS if any_rank(received == number))

@@ -1,4 +1,5 @@
-"""Sets the thresholds of dynamic memories where the recipe asks for a boundary rate, and keeps it if it says so."""
+"""Sets the thresholds of dynamic memories to the boundary rate that the recipe asks for, and steers them if it says
+so."""
 
 import logging
 from typing import Any
@@ -21,18 +22,19 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class ThresholdCalibration(Callback):
-    """Calibrates on the first micro-batch of each of the first `calibrate_steps` steps, over all ranks together, and
-    with `steer` follows the scores of all micro-batches of the later ones.
+    """Calibrates thresholds on the first micro-batch of each of the first `calibrate_steps` steps, over all ranks
+    together; with `steer`, later steps adjust them to the scores of all their micro-batches.
 
-    Thresholds are part of the model's state, so a resumed run goes on with them, and calibrates only in what is left of
-    those steps. Steering has no other state: it moves them at the end of a step, before that step is saved.
+    Thresholds are part of the model's state, so a resumed run continues with them, and calibrates only in what is left
+    of the first steps. Steering has no other state: it moves the thresholds at the end of a step, before that step is
+    saved.
     """
 
     def __init__(self) -> None:
         self._steering: ThresholdSteering | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Watch the scores, if thresholds are to follow them."""
+        """Watch the scores, if thresholds are to be steered."""
         assert isinstance(pl_module, LanguageModelTraining)
         memory = _calibrated(pl_module)
         if memory is not None and memory.steer is not None:
@@ -40,14 +42,14 @@ class ThresholdCalibration(Callback):
             self._steering = ThresholdSteering(pl_module.model, memory.calibrate_rate, memory.steer)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._steering is not None:
             self._steering.close()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Calibrate, if this is one of those steps; look at the scores, if it is a later one."""
+        """Calibrate if this is one of the first steps; in later ones, collect the scores."""
         assert isinstance(pl_module, LanguageModelTraining)
         model = pl_module.model
         memory = _calibrated(pl_module)
@@ -76,14 +78,14 @@ class ThresholdCalibration(Callback):
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
     ) -> None:
-        """What the backward pass computes again must not be looked at twice."""
+        """Stop collecting, because what the backward pass recomputes must not be counted twice."""
         if self._steering is not None:
             self._steering.is_active = False
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the thresholds at the end of a step, unless it was skipped, which changes nothing."""
+        """Move the thresholds at the end of a step, unless the step was skipped: it must change nothing."""
         if self._steering is not None and ends_step(trainer, batch_idx):
             assert isinstance(pl_module, LanguageModelTraining)
 

@@ -1,9 +1,9 @@
-"""Ends a process that hangs (in a collective whose partner has died, on a disk that does not answer); says where.
+"""Ends a process that hangs (in a collective whose partner has died, or on a disk that does not answer) and says where.
 
-A thread looks for signs of life; one of its own time in a hanging process suffices to write the stacks of all threads.
-Where even that is not to be had (code that hangs without giving up the interpreter's lock), `faulthandler` writes
-them to standard error instead and ends the process with exit code 1, after twice the time. That timer goes by the
-clock: a process that is stopped (Ctrl-Z, SIGSTOP, `scontrol suspend`) for longer than that ends when it goes on.
+A thread looks for signs of life and, if there are none, writes the stacks of all threads. If not even that thread can
+run, because the hanging code holds the interpreter's lock, `faulthandler` writes the stacks to standard error after
+twice the time and ends the process with exit code 1. Its timer goes by the clock: a process that is suspended (Ctrl-Z,
+SIGSTOP, `scontrol suspend`) for longer than that ends when it continues.
 """
 
 import faulthandler
@@ -24,21 +24,22 @@ from torch import Tensor
 from dla_train.runs.exit_code_file import announce_exit
 
 EXIT_CODE = 75
-"""Of a process that hung: EX_TEMPFAIL of sysexits.h, worth another try."""
+"""Exit code of a process that hung: EX_TEMPFAIL of sysexits.h, as another try may succeed."""
 
 _OTHERS = 15.0
-"""Seconds between the stacks and the end: other ranks hang a little later, and write theirs before srun ends them."""
+"""Seconds between writing the stacks and ending: other ranks notice the hang a little later, and need time to write
+theirs before srun ends them."""
 _STANDARD_ERROR = 2
 
 
 class Watchdog(Callback):
-    """Watches from the set-up of the training to its end.
+    """Watches training from its set-up to its end.
 
     Signs of life are micro-batches of training and of validation and the beginning of a save.
 
     Args:
-        minutes: without one before the process ends; None watches nothing.
-        folder: for `hang-rank-0.txt` and its like.
+        minutes: how long the process may be without a sign of life; None watches nothing.
+        folder: for `hang-rank-0.txt` and the files of other ranks.
     """
 
     def __init__(self, minutes: float | None, folder: Path) -> None:
@@ -57,7 +58,7 @@ class Watchdog(Callback):
             self._thread.start()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """A sign of life, as all below."""
+        """Note a sign of life, as the hooks below do."""
         self._signs += 1
 
     def on_train_batch_start(
@@ -111,8 +112,8 @@ class Watchdog(Callback):
         interval = min(limit / 10, 5.0)
         seen, idle = self._signs, 0.0
         while not self._ended.wait(interval):
-            # Counted in intervals that this thread was awake for: a process that was stopped has not hung. The timer
-            # below knows no better than the clock, and is there for when no thread of Python runs.
+            # Counts intervals in which this thread was awake, because a suspended process has not hung. The timer below
+            # only knows the clock; it serves for the case that no Python thread can run.
             seen, idle = (self._signs, 0.0) if self._signs != seen else (seen, idle + interval)
             faulthandler.dump_traceback_later(2 * limit, file=_STANDARD_ERROR, exit=True)
             if idle >= limit:
@@ -124,7 +125,7 @@ class Watchdog(Callback):
         path = self.folder / f"hang-rank-{rank}.txt"
         idle = f"no step for {limit / 60:g} minutes after step {trainer.global_step}"
         what = f"rank {rank} on {socket.gethostname()}: {idle}"
-        # Not through logging: what hangs may hold its locks.
+        # Not through logging, whose locks the hanging code may hold.
         os.write(_STANDARD_ERROR, f"\ndla-train: error: {what}; the stacks are in {path}\n".encode())
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {what}\n")

@@ -1,1 +1,1 @@
-"""Checkpoints that are complete or invisible, and the choice of the one to go on from."""
+"""Checkpoints that are either complete or invisible, and the choice of the one to continue from."""

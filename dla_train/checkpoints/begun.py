@@ -1,4 +1,4 @@
-"""Whether a recipe may be trained in a folder that a run was begun in; reads no checkpoint."""
+"""Whether a recipe may be trained in a folder where a run was already begun; reads no checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from dla_train.runs.metrics_file import read_rows
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether the run of this folder has something to go on from."""
+    """Whether the run of this folder has a checkpoint to continue from."""
     return bool(CheckpointStore(RunFolder(folder).checkpoints).all())
 
 
 def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
-    """Refuse the folder of a run of another recipe.
+    """Refuse a folder that holds a run of another recipe.
 
     Args:
-        folder: of a run. recipe: plain.
+        folder: of a run. recipe: as plain values.
     Raises:
         UsageError: lists the keys that differ, with both values.
     """
@@ -41,19 +41,19 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
 
 
 def require_nothing_lost(folder: RunFolder) -> None:
-    """Refuse to begin at step 0 where a run came so far that it had checkpoints: they were removed, by a clean-up
-    perhaps, or are not mounted, and what is left of it would be written over.
+    """Refuse to begin at step 0 if the folder's run came so far that it must have had checkpoints: they were removed,
+    perhaps by a clean-up, or are not mounted, and starting anew would overwrite what is left of the run.
 
     Args:
         folder: of a run that has no checkpoint.
     Raises:
-        UsageError: says how far the run was, and what to do.
+        UsageError: says how far the run had come, and what to do.
     """
     if not folder.is_run():
         return
     every = _saved(folder).recipe.checkpoint.every
     step = max((row["step"] for row in read_rows(folder.metrics)), default=0)
-    # The first is there, also where it is written in the background, before the second is begun.
+    # Even when written in the background, the first checkpoint is complete before the second is begun.
     steps = step - begun_at(folder.environment)
     if not folder.report_text.is_file() and (every is None or steps <= 2 * every):
         return
@@ -65,12 +65,12 @@ def require_nothing_lost(folder: RunFolder) -> None:
 
 
 def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
-    """Refuse to begin a run at step 0 where it has been begun.
+    """Refuse to begin a run at step 0 if it already has a checkpoint.
 
     Args:
         folder: of the run. steps: `training.steps`.
     Raises:
-        UsageError: it has a checkpoint; says how to go on.
+        UsageError: it has one; says how to continue.
     """
     if newest := CheckpointStore(folder.checkpoints).all()[:1]:
         done = newest[0].step
@@ -83,6 +83,6 @@ def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
 
 
 def _saved(folder: RunFolder) -> LoadedRecipe:
-    """The recipe that a run was started with last."""
+    """The recipe of a run's latest start."""
     text = folder.recipe.read_text(encoding="utf-8")
     return load(RecipeFile(folder.path.name, text, str(folder.recipe)), begun=True)

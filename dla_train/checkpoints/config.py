@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save and what to keep. A checkpoint is always written at the end of a run and when it is told to stop.
+    """When to save and what to keep. A checkpoint is always written at the end of a run and when a run is told to stop.
 
     Attributes:
-        every: steps between checkpoints; null saves only then.
+        every: steps between checkpoints; null saves only in those two cases.
         keep_last: how many of the newest stay. With 1, a damaged newest one leaves nothing to fall back on.
         keep_every: checkpoints at multiples of this many steps stay for good; null keeps none for good.
-        background: whether training goes on while a checkpoint is written, from a copy in main memory that is as large
-            as it; else it waits. It is there a little later than its step, and until then the one before counts.
+        background: whether training continues while a checkpoint is written from a copy in main memory, which is as
+            large as the checkpoint; otherwise training waits. A checkpoint written this way becomes visible a little
+            after its step; until then, the one before it is the newest.
     """
 
     every: int | None = 100

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a checkpoint is a checkpoint of, and how to tell that it is whole."""
+"""`manifest.json`: which run and step a checkpoint belongs to, and how to tell that it is intact."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from dla_train.data.consumed import Consumed
 
 FORMAT = "dla-checkpoint"
-VERSION = 1  # raise it when an older reader would misread the files
+VERSION = 1  # to be raised when an older reader would misread the files
 MANIFEST_NAME = "manifest.json"
 _NOTE = ".sha256"
 
@@ -23,10 +23,10 @@ class DamagedCheckpoint(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What must agree between a checkpoint and the run that goes on from it.
+    """What must agree between a checkpoint and the run that continues from it.
 
     Attributes:
-        recipe: the resolved recipe as plain values, its `model` section being the architecture.
+        recipe: the resolved recipe as plain values; its `model` section is the architecture.
         data: fingerprints of the tokenizer and of the training tokens.
         world_size: number of processes that trained.
         strategy: how the state is laid out on disk; `single` is one file.
@@ -45,8 +45,9 @@ class Manifest:
     Attributes:
         step: finished optimizer steps.
         identity: of the run that wrote it.
-        fingerprints: of the whole recipe and of its model, for people and for quick comparison.
-        consumed: what the run has read. None in checkpoints that did not note it: the recipe's batch in each step.
+        fingerprints: of the whole recipe and of its model section, for people and for quick comparison.
+        consumed: what the run has read. None in old checkpoints, which did not record it: then every step read the
+            recipe's batch.
         files: size and SHA-256 of every other file, by path inside the checkpoint.
     """
 
@@ -61,7 +62,7 @@ class Manifest:
     )
 
     def to_json(self) -> str:
-        """Text for `read`."""
+        """The text of `manifest.json`, which `read` reads."""
         content = asdict(self)
         head = {"format": FORMAT, "version": VERSION, "checksum": checksum(content)}
         return json.dumps({**head, **content}, indent=2) + "\n"
@@ -71,7 +72,7 @@ class Manifest:
         """Read the manifest of the checkpoint `folder`.
 
         Raises:
-            DamagedCheckpoint: it is missing, not JSON, of another format or version, or was changed.
+            DamagedCheckpoint: the manifest is missing, not JSON, of another format or version, or was changed.
         """
         try:
             content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
@@ -83,7 +84,7 @@ class Manifest:
             raise DamagedCheckpoint(f"{MANIFEST_NAME} is not that of a checkpoint of dla-train")
         if (version := content.pop("version", None)) != VERSION:
             raise DamagedCheckpoint(f"it has format version {version}, and this program reads {VERSION}")
-        # Manifests had none at first.
+        # Early manifests had no checksum.
         if (noted := content.pop("checksum", None)) is not None and noted != checksum(content):
             raise DamagedCheckpoint(f"the content of {MANIFEST_NAME} does not match its checksum")
         try:
@@ -115,17 +116,18 @@ class Manifest:
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's own fields, however the JSON around them is laid out."""
+    """SHA-256 of a manifest's own fields, independent of the JSON layout."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def note_checksum(path: Path) -> None:
-    """Leave the SHA-256 of `path` beside it for `describe_files`: each rank reads its own file, and at once."""
+    """Write the SHA-256 of `path` beside it for `describe_files`, so that each rank reads only its own file, all ranks
+    at the same time."""
     note_of(path).write_text(sha256(path), encoding="ascii")
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below `folder`; takes away what `note_checksum` left."""
+    """Size and SHA-256 of every file below `folder`; removes the notes of `note_checksum`."""
     described: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != _NOTE):
         note = note_of(path)
@@ -136,12 +138,12 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def note_of(path: Path) -> Path:
-    """Where `note_checksum` leaves the checksum of `path`."""
+    """The file that `note_checksum` writes the checksum of `path` to."""
     return path.with_name(path.name + _NOTE)
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

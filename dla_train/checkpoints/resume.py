@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it may."""
+"""Which checkpoint a run continues from, and whether it may."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -43,23 +43,23 @@ MAY_CHANGE = (
     "strategy",
     "strategy.",
 )
-"""Keys (patterns, or sections with a dot) that may differ when a run goes on: they decide how long, how fast and what
-is written, not what is learned from which windows. (`training.steps` stretches the schedule: that is what changing it
-means.)"""
+"""Keys (patterns, or sections ending in a dot) that may differ when a run continues: they decide how long and how fast
+it trains and what it writes, not what is learned from which windows. (`training.steps` does stretch the schedule;
+whoever changes it asks for that.)"""
 
 
 MUST_STAY = ("model.", "optimizer.kind", "initial_weights")
-"""Keys that may not differ in a run that branches off, either: the saved weights and states would not fit, and others
-to begin with would not be looked at."""
+"""Keys that may not differ even in a run that branches off: the saved weights and optimizer states would not fit, and
+other initial weights would be ignored."""
 
 
 AUTO_FROM = "auto:"
-"""Before a path after `--resume`: like auto, but a run without a checkpoint branches off there."""
+"""Prefix of a path given to `--resume`: like auto, but a run without a checkpoint branches off at that path."""
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A sound checkpoint, and the damaged ones after it."""
+    """A sound checkpoint, and the newer ones that are damaged."""
 
     checkpoint: Checkpoint
     manifest: Manifest
@@ -67,11 +67,11 @@ class ResumePoint:
 
 
 def newest_sound(store: CheckpointStore) -> ResumePoint | None:
-    """The newest checkpoint that is as it was written; warns of every damaged one. None where there is none at all.
+    """The newest checkpoint that is as it was written; warns of every damaged one. None if there is no checkpoint at
+    all.
 
     Raises:
-        RunError: there are checkpoints, and all are damaged: starting again from nothing would not be what the user
-            wants.
+        RunError: there are checkpoints, but all are damaged: the user would not want to start again from nothing.
     """
     damaged: list[Checkpoint] = []
     reasons: list[str] = []
@@ -93,7 +93,7 @@ def newest_sound(store: CheckpointStore) -> ResumePoint | None:
 
 
 def from_path(path: Path, store: CheckpointStore) -> ResumePoint:
-    """The checkpoint that `--resume PATH` names: a `step-...` directory, or a run folder (its newest sound one).
+    """The checkpoint that `--resume PATH` names: a `step-...` directory, or the newest sound one of a run folder.
 
     Raises:
         UsageError: there is no checkpoint at `path`, or `store` already has newer ones.
@@ -125,7 +125,7 @@ def require_checkpoint_at(path: Path) -> None:
     """Refuse a path that names no checkpoint; reads none.
 
     Raises:
-        UsageError: there is neither a `step-...` directory nor a folder with some.
+        UsageError: it is neither a `step-...` directory nor a folder that holds some.
     """
     if not (Checkpoint.at(path) is not None and path.is_dir()) and not _store_at(path).all():
         raise UsageError(
@@ -140,7 +140,7 @@ def _store_at(path: Path) -> CheckpointStore:
 
 
 def require_same_experiment(point: ResumePoint, recipe: dict[str, Any]) -> None:
-    """Refuse a checkpoint that this recipe did not make.
+    """Refuse a checkpoint that was made with another recipe.
 
     Raises:
         UsageError: lists the keys that differ, with both values.
@@ -179,7 +179,7 @@ def require_fitting_state(point: ResumePoint, recipe: dict[str, Any]) -> None:
 
 
 def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
-    """Refuse to go on with other text: the windows would not be those that the finished steps have not seen yet.
+    """Refuse to continue with other text: its windows would not be the ones that the finished steps left unseen.
 
     Raises:
         UsageError: says what changed.
@@ -198,8 +198,8 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
 
 
 def changed_data(point: ResumePoint, data: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
-    """The parts of the checkpoint's data that differ, with the fingerprints there and here. What the checkpoint does
-    not know, of a version that did not note it yet, does not differ."""
+    """The parts of the checkpoint's data that differ, with the fingerprints there and here. A part that the checkpoint
+    does not record, because an older version wrote it, does not count as different."""
     return {
         part: (before, data.get(part))
         for part, before in point.manifest.identity.data.items()
@@ -217,7 +217,7 @@ def _matches(key: str, patterns: Iterable[str]) -> bool:
 
 
 def listed(changed: dict[str, tuple[Any, Any]]) -> str:
-    """`optimizer.lr 0.001 there and 0.01 here, ...`"""
+    """As text: `optimizer.lr 0.001 there and 0.01 here, ...`."""
     return ", ".join(
         f"{key} {_plainly(before)} there and {_plainly(now)} here" for key, (before, now) in changed.items()
     )

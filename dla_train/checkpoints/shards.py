@@ -1,9 +1,9 @@
-"""Tensors of which every rank holds a part: how a checkpoint keeps the parts, and how any number of ranks reads them.
+"""Tensors of which every rank holds a part: how a checkpoint stores the parts, and how any number of ranks reads them.
 
-A part is a run of a tensor's elements in row-major order. DeepSpeed cuts flat buffers and FSDP cuts rows: runs, both.
-So each rank writes the runs that it has to a file of its own, and `state.ckpt`, of the same layout as that of one
-process, says in their place which shape the tensor has. Nothing is gathered for it. Who reads takes from all files the
-runs that it needs, be it one process, another number of ranks, or another strategy.
+A part is a contiguous range of a tensor's elements in row-major order. DeepSpeed cuts flat buffers and FSDP cuts rows,
+so both yield such ranges. Each rank writes the ranges that it has to a file of its own; `state.ckpt`, laid out as that
+of a single process, has the tensor's shape in their place. Nothing is gathered for a save. A reader (one process,
+another number of ranks, or another strategy) takes the ranges that it needs from all files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 _SHAPE = "shape of shards"  # the key of a placeholder
 SHARDS = "shards"
-"""Key of `state.ckpt`: the number of files that its tensors lie in; absent where they lie in itself."""
+"""Key of `state.ckpt`: the number of files that its tensors lie in; absent if they lie in `state.ckpt` itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Shard:
     """This rank's part of a tensor.
 
     Attributes:
-        shape: of the whole tensor. start: of the part among its elements. values: `[n]`; n may be 0.
+        shape: of the whole tensor. start: index of the part's first element. values: `[n]`; n may be 0.
     """
 
     shape: tuple[int, ...]
@@ -47,10 +47,10 @@ class Scattered:
     parts: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def read(self, start: int, count: int) -> Tensor:
-        """`count` elements from `start` on: `[count]`.
+        """The `count` elements from `start` on: `[count]`.
 
         Raises:
-            ValueError: no file has some of them.
+            ValueError: some of them are in no file.
         """
         found: Tensor | None = None
         have = 0
@@ -67,13 +67,13 @@ class Scattered:
         return torch.empty(0) if found is None else found
 
     def whole(self) -> Tensor:
-        """All of it, in its shape."""
+        """The whole tensor, in its shape."""
         count = torch.Size(self.shape).numel()
         return self.read(0, count).view(self.shape)
 
 
 def read_part(value: Tensor | Scattered, start: int, count: int) -> Tensor:
-    """`count` elements of a tensor from `start` on, wherever it lies: `[count]`."""
+    """The `count` elements of a tensor from `start` on, wherever it lies: `[count]`."""
     if isinstance(value, Scattered):
         return value.read(start, count)
     return value.reshape(-1)[start : start + count]
@@ -85,8 +85,8 @@ def take_out(tree: Any) -> tuple[Any, dict[str, tuple[int, Tensor]]]:
     Args:
         tree: dicts and lists of tensors, shards and plain values.
     Returns:
-        the tree with a placeholder for each shard; and `(start, values)` of each by its place in the tree, in main
-        memory and with nothing around them, once, however many names a tensor has.
+        the tree with a placeholder for each shard; and each shard's `(start, values)` by its place in the tree. The
+        values are in main memory, in storage of just their size, and shared if a tensor has several names.
     """
     shards: dict[str, tuple[int, Tensor]] = {}
     copies: dict[int, Tensor] = {}
@@ -96,7 +96,7 @@ def take_out(tree: Any) -> tuple[Any, dict[str, tuple[int, Tensor]]]:
             return leaf
         if id(leaf) not in copies:
             values = leaf.values.detach()
-            # A view would be written with all that lies around it.
+            # A view would be saved with its whole underlying storage.
             is_view = values.untyped_storage().nbytes() > values.numel() * values.element_size()
             copies[id(leaf)] = values.to("cpu", copy=is_view)
         shards[place] = (leaf.start, copies[id(leaf)])
@@ -106,7 +106,7 @@ def take_out(tree: Any) -> tuple[Any, dict[str, tuple[int, Tensor]]]:
 
 
 def put_back(tree: Any, files: list[dict[str, tuple[int, Tensor]]]) -> Any:
-    """The counterpart: each placeholder becomes a `Scattered` over what `files`, one of each rank, have of it."""
+    """Undo `take_out`: each placeholder becomes a `Scattered` over the parts that `files`, one per rank, have of it."""
 
     def replace(leaf: Any, place: str) -> Any:
         if not (isinstance(leaf, dict) and _SHAPE in leaf):
@@ -117,7 +117,7 @@ def put_back(tree: Any, files: list[dict[str, tuple[int, Tensor]]]) -> Any:
 
 
 def assembled(tree: Any) -> Any:
-    """The tree with whole tensors in place of scattered ones; a tensor of several names stays one."""
+    """The tree with whole tensors in place of scattered ones; a tensor with several names stays a single tensor."""
     wholes: dict[tuple[int, ...], Tensor] = {}
 
     def replace(leaf: Any, place: str) -> Any:

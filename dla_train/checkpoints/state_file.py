@@ -1,4 +1,4 @@
-"""How the state itself is written and read: in one file, or in one of each rank beside it (`shards`)."""
+"""How the state itself is written and read: as one file, or with a further file of each rank beside it (`shards`)."""
 
 import pickle
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest, note_che
 from dla_train.checkpoints.shards import SHARDS, assembled, put_back, shard_path, take_out
 from dla_train.errors import RunError
 
-# Without these Lightning could not go on, and would fail somewhere on the way.
+# Without these keys Lightning could not continue, and would fail somewhere along the way.
 _NEEDED = ("state_dict", "optimizer_states", "global_step", "callbacks")
 
 
 class StateFileIO(TorchCheckpointIO):
     """Lightning's file format, written straight to disk and read without unpickling anything.
 
-    Lightning's own writer collects the whole checkpoint in memory first, to make a single file appear whole; here the
-    directory around it does (`CheckpointStore.new`).
+    Lightning's own writer collects the whole checkpoint in memory first, so that a single file appears complete; here
+    the directory around it appears as a whole (`CheckpointStore.new`).
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -37,23 +37,23 @@ class StateFileIO(TorchCheckpointIO):
         Raises:
             RunError: see `read_state`.
         """
-        # Not mapped: optimizers keep what they are given, and the file may go.
+        # Not memory-mapped: optimizers keep the tensors that they are given, and the file may be removed.
         return assembled(_read(Path(path), map_location, mmap=False))
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint with its tensors where they lie, for who copies the parts that it needs: mapped from the file
-    `path`, or `Scattered` over those of several ranks.
+    """A checkpoint whose tensors stay on disk, for callers that copy the parts they need: memory-mapped from the file
+    `path`, or `Scattered` over the files of several ranks.
 
     Raises:
-        RunError: a file holds more than tensors and plain values, which only running its code could bring back; or it
-            lacks what a run goes on from.
+        RunError: a file holds more than tensors and plain values, which could be restored only by running code from it;
+            or it lacks keys that a run needs to continue.
     """
     return _read(path, None, mmap=True)
 
 
 def write_shards(checkpoint: dict[str, Any], path: Path, rank: int, world_size: int) -> None:
-    """Write this rank's shards beside `path`; rank 0 writes `path` itself, which holds all the rest."""
+    """Write this rank's shards beside `path`; rank 0 also writes `path` itself, which holds everything else."""
     rest, shards = take_out(checkpoint)
     _write(shards, shard_path(path, rank, world_size))
     if rank == 0:
@@ -61,7 +61,7 @@ def write_shards(checkpoint: dict[str, Any], path: Path, rank: int, world_size: 
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
-    """It is on disk when this returns (another node could not bring it there), and its checksum is noted."""
+    """Write and sync the file, and note its checksum; each rank syncs its own, as no other node could do it."""
     torch.save(content, path)
     atomic_files.sync(path)
     note_checksum(path)
@@ -99,7 +99,7 @@ def _require_keys(state: dict[str, Any], path: Path) -> None:
 
 
 def state_bytes(module: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Size of weights, buffers and optimizer state, which is that of the checkpoint but for a few thousand bytes."""
+    """Bytes of weights, buffers and optimizer state; the checkpoint is only a few thousand bytes larger."""
     tensors = [*module.parameters(), *module.buffers()]
     for optimizer in optimizers:
         tensors += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

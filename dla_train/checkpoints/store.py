@@ -1,8 +1,8 @@
-"""The `checkpoints/` folder of a run: directories `step-00000100` that are complete or not there.
+"""The `checkpoints/` folder of a run: directories such as `step-00000100` that are either complete or absent.
 
-A checkpoint is written under a hidden name, brought to disk, described by a manifest, and then renamed. What a kill
-leaves behind has a hidden name, is never read, and goes at the next start. Damaged checkpoints are found by size and
-checksum, never by luck.
+A checkpoint is written under a hidden name, synced to disk, described by a manifest, and then renamed. What a kill
+leaves behind has a hidden name, is never read, and is removed at the next start. Damaged checkpoints are recognized by
+size and checksum.
 """
 
 import os
@@ -29,7 +29,7 @@ from dla_train.data.consumed import Consumed
 from dla_train.errors import RunError
 
 STATE_NAME = "state.ckpt"
-"""What Lightning's strategy writes inside a checkpoint: a file, or a directory where the state is sharded."""
+"""What Lightning's strategy writes inside a checkpoint."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 _UNFINISHED = ".unfinished-"
@@ -46,7 +46,8 @@ class Checkpoint:
 
     @classmethod
     def at(cls, folder: Path) -> "Checkpoint | None":
-        """The checkpoint that the name of `folder` says it is; None for any other name."""
+        """The checkpoint at `folder`, whose step is read from its name; None if the name is not that of a
+        checkpoint."""
         match = _NAME.fullmatch(folder.name)
         return cls(int(match[1]), folder) if match else None
 
@@ -56,11 +57,11 @@ class Checkpoint:
         return self.folder / STATE_NAME
 
     def verify(self) -> Manifest:
-        """Read everything and return the manifest.
+        """Read and check every file, and return the manifest.
 
         Raises:
-            DamagedCheckpoint: the reason.
-            RunError: the disk does not answer, which says nothing about the checkpoint.
+            DamagedCheckpoint: says why.
+            RunError: the files cannot be read, which says nothing about whether the checkpoint is sound.
         """
         try:
             manifest = Manifest.read(self.folder)
@@ -76,8 +77,8 @@ class CheckpointStore:
     """The checkpoints of one run. Only one process may hold it (the lock of the run folder).
 
     Args:
-        folder: of the checkpoints. require_held: raises where another process has taken the run folder over; called
-            before anything appears or goes.
+        folder: of the checkpoints. require_held: raises if another process has taken over the run folder; called before
+            a checkpoint appears or is removed.
     """
 
     def __init__(self, folder: Path, require_held: Callable[[], None] = lambda: None) -> None:
@@ -92,28 +93,30 @@ class CheckpointStore:
         return sorted((one for one in found if one is not None), key=lambda one: -one.step)
 
     def holds(self, checkpoint: Checkpoint) -> bool:
-        """Whether `checkpoint` is one of this run's, and not that of a run which it branches off from."""
+        """Whether `checkpoint` is one of this run's, and not of a run that this one branches off from."""
         return checkpoint.folder.resolve().parent == self.folder.resolve()
 
     @contextmanager
     def new(self, step: int, identity: RunIdentity, consumed: Consumed | None = None) -> Iterator[Path]:
-        """Yield an empty directory that becomes the checkpoint of `step` when the block ends, and goes if it raises.
+        """Yield an empty directory that becomes the checkpoint of `step` when the block ends; removed if the block
+        raises.
 
         Args:
-            step: finished. identity: of the run. consumed: what it has read by then.
+            step: number of finished steps. identity: of the run. consumed: what the run has read by then.
 
         Raises:
-            RunError: the operating system refuses (no space, no permission), or another process has the folder.
+            RunError: the checkpoint cannot be written (no space, no permission), or another process has taken over the
+                folder.
         """
         target = self.folder / f"step-{step:08d}"
-        # Of its own name: a process that has taken the run folder over may be writing the same step.
+        # The name is unique: a process that has taken over the run folder may be writing the same step.
         unfinished = self.folder / f"{_UNFINISHED}{target.name}-{secrets.token_hex(4)}"
         try:
             unfinished.mkdir(parents=True)
             yield unfinished
             _seal(unfinished, step, identity, consumed)
             self._require_held()
-            if target.exists():  # a damaged one that training has come past once more
+            if target.exists():  # a damaged one, whose step training has reached again
                 self.set_aside(Checkpoint(step, target))
             os.rename(unfinished, target)
             atomic_files.sync(self.folder)
@@ -131,7 +134,7 @@ class CheckpointStore:
         """Refuse to begin a checkpoint of `needed` bytes that will not fit.
 
         Raises:
-            RunError: says what is needed and what is free; or there is no place for checkpoints at all.
+            RunError: says what is needed and what is free; or the folder for checkpoints cannot be made.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,7 @@ class CheckpointStore:
             ) from error
         free = shutil.disk_usage(self.folder).free
         if free < needed + _ROOM_BESIDE:
-            # A smaller `keep_last` alone makes no room: what it does not keep goes after the next save.
+            # A smaller `keep_last` alone frees no space: surplus checkpoints are removed only after the next save.
             advice = (
                 "Make room there, if need be by removing the oldest checkpoints (a smaller checkpoint.keep_last then "
                 "keeps fewer), and go on with --resume auto."
@@ -156,7 +159,7 @@ class CheckpointStore:
             )
 
     def last_words(self) -> str:
-        """What a run that ends now can be resumed from."""
+        """A sentence that says which checkpoint a run that ends now can be resumed from."""
         newest = self.all()[:1]
         return f"The newest checkpoint is that of step {newest[0].step}." if newest else "There is no checkpoint yet."
 
@@ -166,25 +169,25 @@ class CheckpointStore:
         for checkpoint in self.all()[config.keep_last :]:
             if config.keep_every is None or checkpoint.step % config.keep_every:
                 hidden = self.folder / f"{_UNFINISHED}removed-{checkpoint.folder.name}"
-                # Gone at once: a kill in the middle of rmtree would leave half of it.
+                # Renamed first, so that it disappears at once: a kill in the middle of rmtree would leave half of it.
                 os.rename(checkpoint.folder, hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
 
     def set_aside(self, checkpoint: Checkpoint) -> Path:
-        """Rename a damaged checkpoint, so that it is neither tried again nor counted, and a person can look at it."""
+        """Rename a damaged checkpoint, so that it is neither tried again nor counted, but can still be examined."""
         aside = self.folder / f"{_SET_ASIDE}{checkpoint.folder.name}"
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(checkpoint.folder, aside)
         return aside
 
     def remove_leftovers(self) -> None:
-        """Remove what killed processes were in the middle of writing."""
+        """Remove what killed processes left half written."""
         for path in self.folder.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _seal(folder: Path, step: int, identity: RunIdentity, consumed: Consumed | None) -> None:
-    """Bring a written checkpoint to disk and describe it; the manifest comes last."""
+    """Sync a written checkpoint to disk and describe it; the manifest is written last."""
     for path in folder.rglob("*"):
         atomic_files.sync(path)
     fingerprints = {

@@ -1,4 +1,4 @@
-"""Writing a checkpoint while training goes on: what it holds is copied to main memory, and a thread does the rest."""
+"""Writing a checkpoint while training continues: its content is copied to main memory, and a thread does the rest."""
 
 import threading
 from collections.abc import Callable
@@ -22,8 +22,8 @@ class Writing:
     """One checkpoint that every rank writes its part of; complete when `finish` returns, and invisible until then.
 
     Args:
-        ranks: all of them, which make this object and call `finish` together.
-        directory: entered and left by rank 0; gives the folder to write into.
+        ranks: all ranks; they make this object and call `finish` together.
+        directory: a context that rank 0 enters and leaves; gives the folder to write into.
     Raises:
         RunError: the folder cannot be made.
     """
@@ -38,10 +38,11 @@ class Writing:
     def start(
         self, state: Callable[[], State | None], write: Callable[[State, Path], None], *, in_background: bool
     ) -> None:
-        """Take `state()` and `write` it into the folder: at once, or in a thread from a copy in main memory. None is
-        what a rank has that writes nothing.
+        """Take `state()` and `write` it into the folder: at once, or in a thread from a copy in main memory. A rank
+        whose state is None writes nothing.
 
-        What either raises is kept for `finish`. They must not hold collectives, which a rank that failed would miss.
+        What either raises is kept for `finish`. Neither may call a collective, because a rank that failed would miss
+        it.
         """
         try:
             taken = state()
@@ -57,18 +58,18 @@ class Writing:
             self._failure = error
 
     def is_written(self) -> bool:
-        """Whether this rank has no more to do for it."""
+        """Whether this rank has written its part."""
         return self._thread is None or not self._thread.is_alive()
 
     def finish(self) -> None:
         """Wait for every rank's part and make the checkpoint visible.
 
         Raises:
-            RunError: it could not be written; on every rank if on one.
+            RunError: it could not be written; raised on every rank if any rank failed.
         """
         if self._thread is not None:
             self._thread.join()
-        # Of rank 0 the files are here.
+        # Rank 0 looks at its own files directly.
         files = self._ranks.collect([] if self._ranks.is_first else self._own_files())
         if self._ranks.is_first and self._failure is None:
             try:
@@ -78,12 +79,12 @@ class Writing:
         self._ranks.leave(self._directory, self._failure)
 
     def _own_files(self) -> list[str]:
-        """What this rank, which is not the first, has written."""
+        """The files that this rank has written, which is not the first."""
         shard = shard_path(self._folder / STATE_NAME, self._ranks.rank, self._ranks.world_size)
         return [path.name for path in (shard, note_of(shard)) if path.exists()]
 
     def _require_seen(self, files: list[list[str]]) -> None:
-        """Wait until the files of all ranks are seen here; an OSError names the first that is not."""
+        """Wait until the files of all ranks are visible on this node; an OSError names the first that is not."""
         seen = {path.name for path in self._folder.iterdir()}
         for rank, names in enumerate(files):
             for name in names:
@@ -98,9 +99,9 @@ class Writing:
 
 
 def in_main_memory(tree: State) -> State:
-    """A copy of dicts, lists and tuples in which training can change nothing any more.
+    """A copy of dicts, lists and tuples that training no longer changes.
 
-    A tensor or shard of several names stays one.
+    A tensor or shard with several names stays a single one.
     """
     shards: dict[int, Shard] = {}
     tensors: dict[tuple[Any, ...], Tensor] = {}

@@ -1,10 +1,10 @@
-"""`--device`: where a command that asks a model runs it."""
+"""`--device`: where a command runs its model."""
 
 from dla_train.errors import UsageError
 
 
 def device_named(name: str) -> str:
-    """The device of PyTorch for `auto`, `cpu` or `gpu`; auto takes a GPU if there is one.
+    """PyTorch's device for `auto`, `cpu` or `gpu`; auto takes a GPU if there is one.
 
     Raises:
         UsageError: a GPU was asked for, and there is none.

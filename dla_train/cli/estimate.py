@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     device = device_named(options.device)
     loaded = load(find(options.recipe), settings)
     devices = devices_for(loaded, options.devices)
-    from dla_train.estimate.estimate import estimate  # torch: all that can be refused without it was
+    from dla_train.estimate.estimate import estimate  # imports torch, after all checks that do not need it
     from dla_train.estimate.text import render
 
     print(render(estimate(loaded, device, devices, options.utilisation)), end="")

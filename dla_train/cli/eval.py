@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dla_train.evaluation.trained import Trained
 
 _RESULTS = ("results.json", "results.md")
-_LONGEST = 2**24  # the texts are made in main memory, whole
+_LONGEST = 2**24  # each text is made as a whole in main memory
 _GROUPS = {
     "paper-commonsense": "the paper's eight data sets of common sense",
     "paper-retrieval": "its six of retrieval from the text",
@@ -80,7 +80,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
-    """Print a table for each name that was given."""
+    """Print a table for each given task name."""
     if options.tasks == "list":
         print("\n".join(f"{name:24}{line}" for name, line in (BUILT_IN | _GROUPS).items()))
         print("All tasks of lm-evaluation-harness: lm-eval ls tasks. A path that ends in .yaml is a task file.")
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     from dla_train.evaluation.find import find_trained
 
     found = find_trained(options.checkpoint)
-    from dla_train.evaluation.built_in.catalogue import open_task  # torch: all that can be refused without it was
+    from dla_train.evaluation.built_in.catalogue import open_task  # imports torch, after all checks that do not need it
     from dla_train.evaluation.built_in.task import Asked
     from dla_train.evaluation.trained import load_trained
 
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str], tuple[int, ...] | None]:
-    """The names of the tasks, each once, and the lengths."""
+    """Check the options; returns the names of the tasks, each once, and the lengths."""
     names = [name for part in (options.tasks or "").split(",") if (name := part.strip())]
     if options.checkpoint is None:
         raise UsageError("dla-train eval needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
@@ -133,7 +133,7 @@ def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str],
         if value is not None and not any(name in BUILT_IN for name in names):
             raise UsageError(f"{flag} is for the built-in tasks ({', '.join(BUILT_IN)}); none of them is in --tasks.")
     if options.text is not None:
-        read_text(options.text)  # before the model is
+        read_text(options.text)  # refused before the model is loaded
     lengths = None if options.lengths is None else _lengths(options.lengths)
     if options.out is not None:
         pictures = [f"{name}.png" for name in dict.fromkeys(names) if name in BUILT_IN]
@@ -173,7 +173,8 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 
 def _require_writable(out: Path) -> None:
-    """Make the folder, and see that a file can be written there: nobody should learn it after an hour."""
+    """Make the folder and check that a file can be written there, so that nobody learns that it cannot after an
+    hour."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,7 +190,7 @@ def _require_writable(out: Path) -> None:
 def _ask_harness(
     trained: Trained, names: list[str], limit: int | None
 ) -> tuple[dict[str, str], dict[str, list[Score]]]:
-    """The table of each name, and the scores of its members."""
+    """The table of each name, and the scores by member."""
     from dla_data.tokenizer import END_OF_DOCUMENT
     from dla_train.evaluation.lm_tasks.adapter import HarnessModel
     from dla_train.evaluation.lm_tasks.harness import Harness, transformers_folder
@@ -222,7 +223,8 @@ def _ask_harness(
 
 
 def _scores(harness: Harness, groups: dict[str, list[str]], model: Any, limit: int | None) -> dict[str, list[Score]]:
-    """Of each member of a group. All are loaded before the first is asked: what is missing shows at once."""
+    """The scores of each member of the groups. All tasks are loaded before the first one runs, so that missing data
+    shows at once."""
     loaded = {member: harness.load(member) for members in groups.values() for member in members}
     total, number = sum(map(len, loaded.values())), 0
     found: dict[str, list[Score]] = {}

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
     require_empty(options.to)
     found = find_trained(options.checkpoint)
-    from dla_train.evaluation.trained import load_trained  # torch: all that can be refused without it was
+    from dla_train.evaluation.trained import load_trained  # imports torch, after all checks that do not need it
     from dla_train.export.write import write_export
 
     trained = load_trained(found)

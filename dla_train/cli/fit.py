@@ -68,7 +68,7 @@ def add_to(commands: Any) -> None:
 
 
 def _where(text: str) -> str:
-    """What `--resume` may be; an unset variable of a shell script must not read as the current folder."""
+    """The type of `--resume`; an empty text, as from an unset shell variable, must not mean the current folder."""
     if not text.removeprefix("auto:"):
         raise argparse.ArgumentTypeError(f"'{text}' names no place; give never, auto, PATH or auto:PATH")
     return text
@@ -115,7 +115,7 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
 
 
 def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:
-    """The arguments that this command was given, for further processes of the same run."""
+    """The arguments of this command, with which further processes of the same run are started."""
     given = {"--recipe": options.recipe, "--run-dir": options.run_dir, "--resume": options.resume}
     flags = ["--debug"] if options.debug else []
     return ["fit", *flags, *(f"{name}={value}" for name, value in given.items() if value is not None), *settings]

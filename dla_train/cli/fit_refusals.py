@@ -1,6 +1,6 @@
 """What `dla-train fit` refuses before it imports torch and Lightning, which takes ten seconds.
 
-All of it is checked again when the run folder is locked: this is only for whoever waits.
+All of it is checked again once the run folder is locked; this early check only spares the user the wait.
 """
 
 from pathlib import Path
@@ -19,14 +19,15 @@ from dla_train.runs.lock import require_free
 
 
 def refuse_at_once(loaded: LoadedRecipe, folder: RunFolder, resume: str) -> None:
-    """Refuse what can be seen from recipe, arguments and the names of files.
+    """Refuse what can be refused from recipe, arguments and file names alone.
 
-    Of several processes each would say it, and none would tell the others: theirs is the later check.
+    With several processes, each would print the refusal without telling the others; they rely on the later check.
 
     Args:
         loaded: the recipe. folder: of the run. resume: as `--resume`.
     Raises:
-        UsageError: the run folder is another's, a package is missing, or a checkpoint, text or model to begin with.
+        UsageError: the run folder belongs to something else; or a package, a checkpoint, the text, or the model for
+            `initial_weights` is missing.
     """
     if loaded.recipe.strategy.kind != "single":
         return

@@ -70,13 +70,13 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
     prompts = [read_prompt(options.prompt)] if options.prompts is None else read_prompts(options.prompts)
     found = find_trained(options.checkpoint)
-    from dla_train.evaluation.continuation import Continuations, Sampling  # torch: what needs none was refused
+    from dla_train.evaluation.continuation import Continuations, Sampling  # imports torch, so checks come first
     from dla_train.evaluation.trained import load_trained
 
     trained = load_trained(found)
     tokenizer = trained.tokenizer()
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    # As in training, which knows none of the special tokens that a tokenizer may put around a text.
+    # As in training, without the special tokens that a tokenizer may put around a text.
     encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     tokens = [ids or _beginning(end, trained) for ids in encoded]
     model = trained.model.to(device_named(options.device))
@@ -114,7 +114,7 @@ def _check(options: argparse.Namespace, settings: list[str]) -> None:
 
 
 def _beginning(end: int | None, trained: Trained) -> list[int]:
-    """What stands before the first token of a document: an empty prompt."""
+    """The tokens of an empty prompt: the end-of-document token, which precedes the first token of a document."""
     if end is None:
         raise UsageError(
             f"the prompt is empty, and the tokenizer of {trained.folder} has no token that ends documents."
@@ -123,7 +123,7 @@ def _beginning(end: int | None, trained: Trained) -> list[int]:
 
 
 def _print_one(prompt: str, continuations: Continuations, tokenizer: Tokenizer, stream: bool) -> None:
-    """The prompt and what follows."""
+    """Print the prompt and its continuation."""
     from tokenizers.decoders import DecodeStream
 
     decoder = DecodeStream(skip_special_tokens=True)
@@ -136,12 +136,12 @@ def _print_one(prompt: str, continuations: Continuations, tokenizer: Tokenizer, 
             shown += piece
             print(piece, end="", flush=True)
     text = tokenizer.decode(tokens)
-    # The stream holds back bytes that are not a character yet; at the end they will not become one.
+    # The stream holds back bytes that do not form a character yet; print them at the end, where no more will come.
     print(text.removeprefix(shown) if stream else prompt + text)
 
 
 def _print_all(prompts: list[str], continuations: Continuations, tokenizer: Tokenizer) -> None:
-    """A line of JSON for each prompt, in their order."""
+    """Print a line of JSON for each prompt, in order."""
     found: list[list[int]] = [[] for _ in prompts]
     for number, token in continuations:
         found[number].append(token)

@@ -1,8 +1,8 @@
 """`dla-train`: reads the command line, and turns failures into one sentence and an exit code.
 
-Exit codes: 0 done; 1 the run failed; 2 wrong usage, recipe, data or folder; 75 it hung
-(`watchdog.minutes`); 130 stopped by Ctrl-C; 143 by SIGTERM; 138
-by SIGUSR1. Everything heavy is imported inside the commands that need it, so that help and errors come at once.
+Exit codes: 0 done; 1 the run failed; 2 wrong usage, recipe, data or folder; 75 it hung (`watchdog.minutes`); stopped by
+Ctrl-C 130, by SIGTERM 143, by SIGUSR1 138. Heavy modules are imported inside the commands that need them, so that help
+and errors come at once.
 """
 
 import argparse
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _let_output_be_any_text()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
-    # Threads that wait for others sleep instead of spinning; read when torch is imported. On cores shared with anything
-    # else, spinning made a step many times slower.
+    # Threads that wait for others sleep instead of spinning, which made a step many times slower on cores shared with
+    # anything else. Torch reads this variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parser = _parser()
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 2
         code: int = options.run(options, _settings(rest, options.command, known=_options_of(parser, options.command)))
-        sys.stdout.flush()  # what cannot be written should not first show when the interpreter ends
+        sys.stdout.flush()  # a write that fails should fail here, not when the interpreter ends
         return code
     except RelayedError as error:
         return error.exit_code
@@ -92,20 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _let_output_be_any_text() -> None:
-    """Where the terminal or file takes another encoding than UTF-8, write what it lacks as `\\u25b8`: a run that is
-    done must not fail at its report."""
+    """If the output's encoding is not UTF-8, write characters that it lacks as `\\u25b8` and the like: a finished run
+    must not fail when it prints its report."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
-    """Or the interpreter would try to write what is left of it, and fail, as it ends."""
+    """Discard further output; otherwise the interpreter would try to write what is buffered as it ends, and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _decoded(argument: str) -> str:
-    """An argument whose bytes Python could not read in the locale's encoding, read as UTF-8."""
+    """The argument; read as UTF-8 if Python could not decode its bytes in the locale's encoding."""
     try:
         argument.encode("utf-8")
     except UnicodeEncodeError:
@@ -118,7 +118,7 @@ def _decoded(argument: str) -> str:
 
 
 class _OneRecipe(argparse._StoreAction):
-    """Keeps a value; refuses a second recipe, with which the first would be lost. `submit` takes several."""
+    """Stores a value, but refuses a second --recipe, which would replace the first. (`submit` takes several.)"""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -129,7 +129,7 @@ class _OneRecipe(argparse._StoreAction):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage in one sentence, as everything else does."""
+    """Reports wrong usage in one sentence, like every other error."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _require_command(arguments: Sequence[str]) -> None:
-    """The first word must be a command; argparse would answer with a list of them and no guess."""
+    """Refuse a first word that is no command; argparse would list the commands, but not guess which one was meant."""
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
     names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
     if word is not None and word not in names:
@@ -167,7 +167,7 @@ def _require_command(arguments: Sequence[str]) -> None:
 
 
 def _settings(rest: list[str], command: str, known: Sequence[str]) -> list[str]:
-    """What argparse did not know must be `key=value`; an option that the command lacks gets a hint."""
+    """The arguments that argparse did not know, which must be `key=value`; an unknown option is refused with a hint."""
     for text in rest:
         if text.startswith("-"):
             raise UsageError(
@@ -178,7 +178,7 @@ def _settings(rest: list[str], command: str, known: Sequence[str]) -> list[str]:
 
 
 def _hint(text: str, known: Sequence[str]) -> str:
-    """What was meant: a key in another program's style, or an option whose name is near."""
+    """A guess at what was meant: a recipe key in another program's style, or an option with a similar name."""
     option = text.partition("=")[0]
     name = option.lstrip("-")
     if name == "set":
@@ -195,6 +195,6 @@ def _hint(text: str, known: Sequence[str]) -> str:
 
 
 def _options_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
-    """`--recipe`, `--resume` and the like."""
+    """The options of a command: `--recipe`, `--resume` and the like."""
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return list(commands.choices[command]._option_string_actions)

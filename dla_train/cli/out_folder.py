@@ -1,4 +1,4 @@
-"""`--out`: a folder for results, which must not take the place of earlier ones."""
+"""`--out`: a folder for results, which must not overwrite earlier ones."""
 
 import argparse
 import os
@@ -9,19 +9,20 @@ from dla_train.errors import UsageError
 
 
 def a_folder(text: str) -> Path:
-    """The type of an option that names a folder; an empty name, as of a variable that is not set, would be this one."""
+    """The type of an option that names a folder; refuses an empty name (an unset variable), which would mean the
+    current one."""
     if not text:
         raise argparse.ArgumentTypeError("the name of the folder is empty; `.` is the current one")
     return Path(text)
 
 
 def require_unused(out: Path, names: Iterable[str]) -> None:
-    """Refuse a folder in which a file would be overwritten; what else lies there may stay.
+    """Refuse a folder in which a file would be overwritten; other files may lie there.
 
     Args:
-        out: may be there or not. names: of the files that will be written.
+        out: the folder, which need not exist. names: of the files that will be written.
     Raises:
-        UsageError: says which file is there.
+        UsageError: says which of the files exist.
     """
     there = [name for name in names if os.path.exists(out / name)]
     if there:

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
             workers=options.workers if options.workers is not None else len(os.sched_getaffinity(0)),
         )
     except DataError as error:
-        name, _, problem = str(error).partition(" ")  # of the field, which is that of the option
+        name, _, problem = str(error).partition(" ")  # the field's name, which is also the option's
         raise UsageError(f"--{name.replace('_', '-')} {problem}") from error
     sources = [
         Source(path=path, text_field=options.text_field, config=options.config, split=options.split)

@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
-    """Print them."""
+    """Print the recipes, or with --costs their table."""
     from dla_train.config.catalog import shipped
 
     if settings:

@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
-    """Print it."""
+    """Print the recipe."""
     from dla_train.config.catalog import find
     from dla_train.config.load import load
     from dla_train.config.show import to_yaml

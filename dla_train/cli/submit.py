@@ -84,7 +84,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
-    """Check, write, submit, say how to follow."""
+    """Check the options, write the scripts, submit them, and say how to follow the job."""
     from dla_train import atomic_files
     from dla_train.runs.folder import require_own
     from dla_train.slurm.sbatch import require_sbatch, submit
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of what is submitted: the command trains in `folder`."""
+    """One of the submitted runs; `command` trains in `folder`."""
 
     folder: "RunFolder"
     command: list[str]
@@ -147,7 +147,7 @@ class _Run:
         return self.sbatch_of(self.script, "job-%j.log")
 
     def sbatch_of(self, script: Path, log: str) -> list[str]:
-        # The log's place is no #SBATCH line: on the command line its name needs no quoting that only Slurm knows.
+        # Not an #SBATCH line: on the command line, the log's path needs no quoting rules that only Slurm knows.
         output = str(self.folder.slurm).replace("%", "%%") + f"/{log}"
         return ["sbatch", "--parsable", f"--output={output}", str(script)]
 
@@ -179,10 +179,10 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
     if options.run_dir is not None and len(options.recipe) > 1:
         path = options.run_dir / file.name
     loaded, settings = _checked_recipe(file, settings, request, is_begun(path))
-    require_extras(loaded)  # the job runs this very Python
+    require_extras(loaded)  # the job runs this same Python
     folder = RunFolder(path.absolute())
     require_printable(str(folder), "the run folder")
-    if "\\" in str(folder):  # Slurm reads it as "leave % alone" in the name of a log
+    if "\\" in str(folder):  # in the name of a log, Slurm takes a backslash to mean "do not expand %"
         raise UsageError(
             f"the run folder {folder} has a backslash; Slurm cannot write a log there. Choose another one."
         )
@@ -237,14 +237,14 @@ def _request(options: argparse.Namespace) -> "JobRequest":
 def _checked_recipe(
     file: "RecipeFile", settings: list[str], request: "JobRequest", begun: bool
 ) -> tuple["LoadedRecipe", list[str]]:
-    """The recipe as the job will read it, and the settings that make it so."""
+    """The recipe as the job will read it, and the settings that lead to it."""
     from dla_train.config.load import load
 
     loaded = load(file, settings, begun)
     training = loaded.recipe.training
     wanted = "gpu" if request.gpus_per_node else "cpu"
     if training.accelerator == "auto":
-        # A job that finds no GPU must say so, not crawl on the CPU.
+        # A job that finds no GPU must say so instead of training slowly on the CPU.
         settings = [*settings, f"training.accelerator={wanted}"]
         loaded = load(file, settings, begun)
     elif training.accelerator != wanted:
@@ -257,7 +257,8 @@ def _checked_recipe(
 
 
 def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
-    """What the job would find out on the cluster: whether its processes can train this recipe together."""
+    """Check here what the job would otherwise find out on the cluster: whether its processes can train this recipe
+    together."""
     from dla_train.distributed.shares import check_shares
 
     strategy = loaded.recipe.strategy

@@ -1,1 +1,1 @@
-"""Recipes: YAML and `key=value` become frozen dataclasses, and errors name key, file and line."""
+"""Recipes: turns YAML and `key=value` into frozen dataclasses; errors name key, file and line."""

@@ -1,4 +1,4 @@
-"""Recipes by name: the YAML files of the `dla_recipes` package, in a checkout and in an installed wheel alike."""
+"""Recipes by name: the YAML files of the `dla_recipes` package, in a checkout or an installed wheel."""
 
 import os
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class RecipeFile:
 
     @property
     def description(self) -> str:
-        """Its one line of description, or what keeps it from being read."""
+        """Its one-line description, or the reason why it cannot be read."""
         try:
             values = parse_tree(self.text, self.shown_as).values
         except UsageError as error:
@@ -51,7 +51,7 @@ def find(name_or_path: str) -> RecipeFile:
     """A shipped recipe by its name, or any YAML file by its path.
 
     Raises:
-        UsageError: there is neither; names the nearest recipes.
+        UsageError: there is neither, or the file cannot be read; names the nearest recipe.
     """
     path = Path(name_or_path).expanduser()
     if not name_or_path.endswith(SUFFIXES):
@@ -85,6 +85,6 @@ def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]
 
 
 def _shown(file: Traversable) -> str:
-    """The path from here where the file lies below, else its full path."""
+    """The path relative to the current folder if the file lies below it, else the full path."""
     path = Path(str(file))
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""Packages that only some recipes need: whether they are there, asked before what takes long or waits in a queue."""
+"""Packages that only some recipes need: whether they are installed, checked before anything slow or queued."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def require_extras(loaded: LoadedRecipe) -> None:
-    """Whether the packages that the recipe wants are installed here; imports none of them.
+    """Check that the packages that the recipe needs are installed here; imports none of them.
 
     Raises:
         UsageError: one is not; says how to install it.

@@ -1,12 +1,12 @@
 """The largest numbers that a recipe may hold: far above what anybody trains, and far below what overflows 64 bits or
-takes a machine down before anything can say why."""
+brings a machine down before an error can be reported."""
 
 MOST_STEPS = 10**9
 MOST_WINDOWS = 2**24
-"""In a step."""
+"""Windows in a step."""
 LONGEST_WINDOW = 2**31 - 1
 MOST_PROCESSES = 1024
-"""Beside the training process, and threads of one."""
+"""Processes beside the training process, or threads of one process."""
 
 
 def require_at_most(name: str, value: int | None, most: int) -> None:

@@ -1,4 +1,4 @@
-"""From a recipe file and `key=value` to a `Recipe`; every error says where the value was written."""
+"""Turns a recipe file and `key=value` settings into a `Recipe`; every error says where the value was written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class LoadedRecipe:
     _shown_as: str
 
     def problem(self, key: str, text: str) -> UsageError:
-        """An error about the value of `key`, such as `data.path`, found later than the recipe was read."""
+        """An error about the value of `key`, such as `data.path`, that is found after the recipe was read."""
         return UsageError(_located(KeyProblem(tuple(key.split(".")), f": {text}"), self))
 
 
@@ -41,7 +41,7 @@ def load(file: RecipeFile, settings: Sequence[str] = (), begun: bool = False) ->
 
     Args:
         file: the recipe. settings: from the command line.
-        begun: whether it is that of a run that has been begun, so that `Recipe.require_new` does not hold.
+        begun: whether the recipe is that of a run already begun, to which `Recipe.require_new` does not apply.
     Raises:
         UsageError: anything is wrong; the message has the key, the place, the value, what is allowed and the nearest
             key.
@@ -51,7 +51,7 @@ def load(file: RecipeFile, settings: Sequence[str] = (), begun: bool = False) ->
         found = "is empty" if tree.values is None else "does not hold keys and values"
         raise UsageError(f"{file.shown_as} {found}: a recipe has the sections {', '.join(_sections())}.")
     overridden = apply_overrides(tree, [parse_override(text) for text in settings])
-    # Only its places are looked at until the recipe is there.
+    # Until the recipe is built, only the places of its values are used.
     loaded = LoadedRecipe(file.name, None, tree, overridden.keys, file.shown_as)  # type: ignore[arg-type]
     try:
         recipe = build(Recipe, _resolved(overridden), written=overridden.written)
@@ -88,7 +88,7 @@ def _resolved(overridden: Overridden) -> Any:
 
 
 def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
-    """`tiny.yaml:12: KEY TEXT`; the place is that of the key, or of the nearest section that was written."""
+    """The message `tiny.yaml:12: KEY TEXT`; the place is that of the key or of the nearest enclosing section."""
     if not problem.key:
         return f"{loaded._shown_as}: the recipe{problem.text}"
     parents = [problem.key[:depth] for depth in range(len(problem.key), 0, -1)]
@@ -116,7 +116,7 @@ def _same_name_elsewhere(problem: KeyProblem) -> str:
 
 
 def recipe_keys() -> list[str]:
-    """All keys that a recipe may have, whatever the kinds of its sections, such as `optimizer.lr`."""
+    """All keys that a recipe may have, for any kinds of its sections, such as `optimizer.lr`."""
     return list(dict.fromkeys(dotted(key) for key in known_keys(Recipe)))
 
 

@@ -44,9 +44,9 @@ class Overridden:
     """Values with overrides laid over them.
 
     Attributes:
-        values: the new ones.
-        keys: those that came from overrides; each stands for everything below it.
-        written: as `YamlTree.written`, of the new values.
+        values: the resulting ones.
+        keys: the keys that overrides have set; each stands for everything below it.
+        written: as `YamlTree.written`, for the resulting values.
     """
 
     values: dict[str, Any]
@@ -58,9 +58,9 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden
     """Lay `overrides` over the values of `tree`; later ones win.
 
     Where an override gives a section another `kind` (`model.mixer.memory=fenwick` or
-    `model.mixer.memory.kind=fenwick`), the section starts anew with that kind's defaults: the fields of the old kind
-    mean nothing, or something else, to the new one. Such an override comes before the fields inside its section,
-    whatever their place on the command line, so that what is set beside it stays.
+    `model.mixer.memory.kind=fenwick`), the section starts anew with that kind's defaults, because the old kind's fields
+    mean nothing, or something else, to the new one. Such an override is applied before those of fields inside its
+    section, in whatever order the command line has them, so that these fields are kept.
     """
     result = _copy(tree.values)
     origins: set[Key] = set()
@@ -75,16 +75,16 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[Override]) -> Overridden
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Find the choice that `word` was probably meant to be, whatever its case; the more choices, the higher the cutoff,
-    up to 1."""
+    """The choice that `word` was probably meant to be, ignoring case; a `cutoff` closer to 1 asks for more similarity,
+    and should be higher the more choices there are."""
     by_name = {choice.casefold(): choice for choice in choices}
     found = difflib.get_close_matches(word.casefold(), list(by_name), n=1, cutoff=cutoff)
     return by_name[found[0]] if found else None
 
 
 def _kinds_first(overrides: Sequence[Override]) -> list[Override]:
-    """As they were given, but each that may name a kind before the fields of its section; never before what set that
-    section as a whole."""
+    """The overrides in the given order, except that one that may name a kind comes before the fields of its section,
+    but never before an override that sets that section as a whole."""
     ordered: list[Override] = []
     for override in overrides:
         place, section = len(ordered), _section_of(override.key)
@@ -104,7 +104,7 @@ def _section_of(key: Key) -> Key:
 
 
 def _assign(values: dict[str, Any], override: Override) -> bool:
-    """Put the override in its place; returns whether its section was emptied for it."""
+    """Set the value of an override in `values`; returns whether its section was emptied for it."""
     *path, last = override.key
     section: dict[str, Any] = values
     for depth, part in enumerate(path):
@@ -122,7 +122,7 @@ def _assign(values: dict[str, Any], override: Override) -> bool:
         section = inner
     here = section.get(str(last))
     if isinstance(here, dict) and isinstance(override.value, str) and here.get("kind") == override.value:
-        return False  # `memory=dynamic` where it is: as `memory.kind=dynamic`
+        return False  # `memory=dynamic` where the kind is dynamic already: changes nothing, like `memory.kind=dynamic`
     anew = last == "kind" and section.get("kind") not in (None, override.value)
     if anew:
         section.clear()

@@ -1,4 +1,4 @@
-"""The whole recipe: one dataclass whose sections belong to whoever reads them."""
+"""The whole recipe: one dataclass; each of its sections is defined in the package that reads it."""
 
 from dataclasses import dataclass, field
 
@@ -21,11 +21,12 @@ class Recipe:
 
     Attributes:
         description: one line for `dla-train recipes`.
-        seed: of the initial weights, of the order of the windows and of everything else that is drawn.
+        seed: of the initial weights, of the order of the windows and of everything else that is random.
         model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, profile, report: see their
             classes.
         initial_weights: a run folder, a checkpoint in one, or an exported model, whose weights the run begins with at
-            step 0, with a fresh optimizer; null draws them. Another memory begins as one state (all slots weigh 1).
+            step 0, with a fresh optimizer; null draws them at random. A memory that those weights do not fit begins as
+            a single state (all slots weigh 1).
     """
 
     description: str = ""
@@ -87,7 +88,7 @@ class Recipe:
             )
 
     def require_new(self) -> None:
-        """Refuse what a run may not begin with, though one that an earlier version began so goes on and is read.
+        """Refuse what no new run may begin with, but what must stay readable: runs of earlier versions began with it.
 
         Raises:
             ValueError: names the keys.

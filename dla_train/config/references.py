@@ -1,4 +1,4 @@
-"""`${data.vocab_size}` in a recipe stands for that key's value. A text that has `${` itself must be written `\\${`."""
+"""`${data.vocab_size}` in a recipe stands for that key's value. A literal `${` in a text must be written `\\${`."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ _OPENING = re.compile(r"(\\*)\$\{")
 
 
 def escaped(value: Any) -> Any:
-    """`value` with every text in it, at any depth, written so that OmegaConf reads just that text.
+    """`value` with every text in it, at any depth, escaped so that OmegaConf reads it as it is.
 
-    Backslashes mean something to OmegaConf only where they stand before `${`: two of them are one.
+    OmegaConf treats backslashes specially only before `${`, where two of them stand for one.
     """
     if isinstance(value, str):
         return _OPENING.sub(lambda found: f"{found[1] * 2}\\${{", value)
@@ -20,14 +20,14 @@ def escaped(value: Any) -> Any:
 
 
 def referred(value: Any) -> list[str]:
-    """The keys that a value stands for: `data.window` in `${data.window}`."""
+    """The keys that a value refers to: `data.window` in `${data.window}`."""
     if not isinstance(value, str):
         return []
     return [found[2] for found in re.finditer(r"(\\*)\$\{([\w.-]+)\}", value) if len(found[1]) % 2 == 0]
 
 
 def value_at(values: Any, key: Sequence[object]) -> Any:
-    """What stands there in nested sections and lists, or None."""
+    """The value at `key` in nested sections and lists, or None."""
     for part in key:
         if isinstance(values, list) and str(part).isdigit() and int(str(part)) < len(values):
             values = values[int(str(part))]

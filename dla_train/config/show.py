@@ -1,4 +1,4 @@
-"""A recipe as YAML that is itself a recipe, and what tells two recipes apart."""
+"""A recipe as YAML that is itself a recipe, and the differences between two recipes."""
 
 import hashlib
 import json
@@ -12,23 +12,23 @@ from dla_train.config.yaml_tree import CoreSchemaLoader
 
 
 def to_yaml(config: Any) -> str:
-    """Every field of a dataclass, defaults included, as YAML."""
+    """YAML of every field of a dataclass, including defaults."""
     return yaml.dump(escaped(plain(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def fingerprint(config: Any) -> str:
-    """16 hex digits that are equal exactly where all fields are."""
+    """16 hex digits that are equal if and only if all fields are (up to hash collisions)."""
     return fingerprint_of_plain(plain(config))
 
 
 def fingerprint_of_plain(values: dict[str, Any]) -> str:
-    """`fingerprint` of what `plain` made."""
+    """The `fingerprint` of the plain values that `plain` returned."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The keys in which two plain recipes differ, with both values. A key that one lacks has None there, so a recipe of
-    a version that did not know it yet does not differ from one in which it is null."""
+    """The keys in which two plain recipes differ, with both values. A missing key counts as None, so a recipe of a
+    version that did not know the key yet does not differ from one in which it is null."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in {**old, **new}:
         before, after = old.get(name), new.get(name)
@@ -41,12 +41,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes by the rules that recipes are read with: `1e-08` is a number; a list stands in one line."""
+    """Writes by the same rules by which recipes are read: `1e-08` is a number. Lists are written on one line."""
 
     yaml_implicit_resolvers = CoreSchemaLoader.yaml_implicit_resolvers
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write values out where they occur twice."""
+        """Write a value out each time it occurs."""
         return True
 
 

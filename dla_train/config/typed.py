@@ -1,10 +1,8 @@
-"""From plain values to frozen dataclasses: which keys exist, which types they take, and what to say when one does not
+"""Turns plain values into frozen dataclasses: which keys exist, which types they take, and what to say if one does not
 fit.
 
-Each dataclass becomes an OmegaConf structured config of its plain fields, which converts and checks the values. What
-OmegaConf
-cannot express is done here: a field that may be one of several dataclasses (`Mamba2Config | AttentionConfig`), chosen
-by `kind`.
+An OmegaConf structured config converts and checks each plain field. What OmegaConf cannot express is done here: a field
+that may be one of several dataclasses (`Mamba2Config | AttentionConfig`), chosen by `kind`.
 """
 
 import dataclasses
@@ -24,7 +22,7 @@ from dla_train.config.references import escaped
 from dla_train.config.yaml_tree import Key, dotted
 
 Config = TypeVar("Config")
-_NO_VALUE = "???"  # OmegaConf's mark for a value that the user must give
+_NO_VALUE = "???"  # OmegaConf's marker of a value that the user must give
 
 
 class KeyProblem(Exception):
@@ -32,7 +30,7 @@ class KeyProblem(Exception):
 
     Attributes:
         key: the key itself.
-        text: what is wrong, what is allowed, what to do; to be read right after the key.
+        text: what is wrong, what is allowed, what to do; phrased to follow the key directly.
     """
 
     def __init__(self, key: Key, text: str) -> None:
@@ -45,8 +43,8 @@ def build(config_class: type[Config], values: Any, key: Key = (), *, written: Ma
     """Make a `config_class` from plain values.
 
     Args:
-        config_class: a dataclass. values: of its fields. key: where it stands in the recipe.
-        written: how numbers were written, by their whole keys; a field that takes a text takes this.
+        config_class: a dataclass. values: of its fields. key: its place in the recipe.
+        written: how each number was written in the recipe, by its full key; a text field takes this spelling.
     Raises:
         KeyProblem: an unknown key, a missing one, a wrong type, or a value that the dataclass itself refuses
             (ValueError).
@@ -86,7 +84,7 @@ def _wanted(annotation: Any, key: Key) -> str:
 
 
 def known_keys(config_class: type) -> Iterator[Key]:
-    """Every key that exists somewhere below `config_class`, for whatever kinds."""
+    """Every key that may exist below `config_class`, for any kinds of its sections."""
     for name, annotation in _annotations(config_class).items():
         yield (name,)
         for choice in _section_choices(annotation).values():
@@ -149,7 +147,7 @@ def _chosen(choices: dict[str, type], value: dict[str, Any], key: Key) -> type:
 
 
 def _as_written(annotation: Any, value: Any, key: Key, written: Mapping[Key, str]) -> Any:
-    """For a text, or a list of them: `2024_01` and `007` as they were written, not the numbers of YAML."""
+    """For a field that takes a text, or a list of texts: `2024_01` and `007` as written, not as numbers."""
     bare = _without_none(annotation)
     if bare is str:
         return value if isinstance(value, str) else written.get(key, value)
@@ -162,10 +160,10 @@ def _as_written(annotation: Any, value: Any, key: Key, written: Mapping[Key, str
 def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
     bare = _without_none(annotation)
     if type(value) is bare and (bare in (bool, int, str) or (bare is float and math.isfinite(value))):
-        return value  # which OmegaConf would return, too, after a millisecond for each key
+        return value  # OmegaConf would return the same, but takes a millisecond per key
     allowed = _described(annotation)
-    # OmegaConf takes 3 for true and .nan for a number; both are slips of the pen here. Of lists it lets pass what is
-    # nested, and fails in its own way where there is a section instead.
+    # OmegaConf accepts 3 as true and .nan as a number; in a recipe both are mistakes. It also accepts nested lists, and
+    # fails with a message of its own if there is a section in place of a list.
     slip = (
         (bare is bool and value not in (True, False, None))
         or (isinstance(value, float) and not math.isfinite(value))
@@ -175,7 +173,7 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
         if slip:
             raise KeyProblem(key, "")
         structured = _leaf(annotation)
-        # References were filled in before: what looks like one now is text.
+        # References were resolved before: what still looks like one is literal text.
         converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": escaped(value)}), resolve=True)
     except (OmegaConfBaseException, KeyProblem) as error:
         hint = ""
@@ -184,7 +182,7 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
         raise KeyProblem(key, f" must be {allowed}, but is {_shown(value)}.{hint}") from error
     assert isinstance(converted, dict)
     result = converted["value"]
-    if isinstance(result, float) and not math.isfinite(result):  # it was a text, `nan`: YAML writes `.nan`
+    if isinstance(result, float) and not math.isfinite(result):  # it was the text `nan`; a YAML number would be `.nan`
         raise KeyProblem(key, f" must be {allowed}, but is {_shown(value)}.")
     return tuple(result) if isinstance(result, list) and typing.get_origin(bare) is tuple else result
 
@@ -195,7 +193,7 @@ def _is_nested(value: Any) -> bool:
 
 @cache
 def _leaf(annotation: Any) -> Any:
-    """A configuration of one `value`; merging copies it."""
+    """A structured config with the single field `value`; it can be shared, because merging copies it."""
     field = ("value", annotation, dataclasses.field(default=MISSING))
     return OmegaConf.structured(dataclasses.make_dataclass("Leaf", [field]))
 
@@ -207,7 +205,8 @@ def _annotations(config_class: type) -> dict[str, Any]:
 
 
 def _named_sections(annotation: Any) -> Any | None:
-    """What each section of a `dict[str, Section]`, which may be null, is; None for any other, `dict[str, Any]` too."""
+    """The class `Section` of `dict[str, Section]` or `dict[str, Section] | None`; None for anything else, including
+    `dict[str, Any]`."""
     bare = _without_none(annotation)
     if typing.get_origin(bare) is not dict or typing.get_args(bare)[1] is Any:
         return None
@@ -245,7 +244,8 @@ def _unknown(section: Key, name: str, values: dict[str, Any], allowed: list[str]
 
 
 def refused(section: Key, message: str, fields: Container[str]) -> KeyProblem:
-    """What a dataclass says about itself, put on the field that it names first: `steps is 0; it must be at least 1`."""
+    """The message of a dataclass's own check, attributed to the field that it names first: `steps is 0; it must be at
+    least 1`."""
     words = re.findall(r"[\w.]*\w", message)
     name = next((word for word in words if word.partition(".")[0] in fields), None)
     if name is None:

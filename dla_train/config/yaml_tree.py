@@ -1,7 +1,7 @@
 """YAML with the line of every value, so that a later error can say where the value was written.
 
-The scalars are those of YAML 1.2's core schema: `1e-3` is a number (YAML 1.1 reads a text), `on`, `no` and `12:30`
-are texts (YAML 1.1 reads true, false and 750), and only decimal whole numbers are numbers.
+The scalars are those of YAML 1.2's core schema, except that whole numbers are decimal only: `1e-3` is a number (a text
+in YAML 1.1), and `on`, `no` and `12:30` are texts (true, false and 750 in YAML 1.1).
 """
 
 import re
@@ -13,7 +13,7 @@ import yaml
 from dla_train.errors import UsageError
 
 Key = tuple[str | int, ...]
-"""Where a value stands: `("model", "mixer", "heads")`; items of a list by their number."""
+"""The place of a value: `("model", "mixer", "heads")`; items of a list by their index."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class YamlTree:
     Attributes:
         values: what it holds.
         lines: the line (from 1) on which each key begins.
-        written: how each number, true and false was written: where a text is wanted, `007` is one.
+        written: how each number and boolean was written, so that `007` can serve as a text.
     """
 
     values: Any
@@ -56,7 +56,7 @@ _REWRITTEN = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2
 def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     try:
         return int(str(node.value).replace("_", ""))
-    except ValueError as error:  # Python reads no more than some thousand digits
+    except ValueError as error:  # Python limits the number of digits
         raise yaml.MarkedYAMLError(problem="a number of too many digits", problem_mark=node.start_mark) from error
 
 
@@ -74,7 +74,7 @@ def parse_tree(text: str, shown_as: str) -> YamlTree:
     Args:
         text: of the file. shown_as: how messages name the file.
     Raises:
-        UsageError: not YAML, or a key is given twice.
+        UsageError: it is not valid YAML, has an unknown tag, or gives a key twice.
     """
     loader = CoreSchemaLoader(text)
     tree = YamlTree(None)
@@ -100,8 +100,8 @@ def parse_value(text: str) -> YamlTree:
         tree = parse_tree(text, text)
     except UsageError:
         return YamlTree(text)
-    # To YAML `a: b` is a mapping, `a #1` and `&a b` have parts that are none of the value, and lines are folded: all a
-    # text to the person who typed a prompt or a path.
+    # In YAML, `a: b` is a mapping, `a #1` and `&a b` have parts that do not belong to the value, and lines are folded;
+    # but whoever typed a prompt or a path means all of it as text.
     is_mapping = isinstance(tree.values, dict) and not text.lstrip().startswith("{")
     is_cut = isinstance(tree.values, str) and text.strip()[:1] not in ("'", '"') and tree.values != text.strip()
     is_comment = tree.values is None and text.lstrip().startswith("#")

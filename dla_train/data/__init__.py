@@ -1,1 +1,1 @@
-"""LightningDataModules over `dla_data`."""
+"""LightningDataModules built on `dla_data`."""

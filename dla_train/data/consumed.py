@@ -1,4 +1,4 @@
-"""How much a run has read: where its next window is, and what its metrics say of tokens."""
+"""How much a run has read: determines its next window and the token counts of its metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Consumed:
-    """What was read by the end of a step, over all ranks, in this run and those that it branched off from.
+    """What was read by the end of a step, over all ranks, in this run and in the runs that it branched off from.
 
-    No product of sizes gives it: a run may branch off with another batch, window or mixture.
+    It cannot be computed from the recipe's sizes: a run may branch off with another batch, window or mixture.
 
     Attributes:
-        step: finished optimizer steps. windows, tokens: trained on by then.
-        by_source: the tokens of each source; empty where there is only one.
+        step: finished optimizer steps. windows, tokens: how many were trained on by then.
+        by_source: the tokens of each source; empty if there is only one.
     """
 
     step: int = 0

@@ -1,4 +1,4 @@
-"""From the recipe's `data` section to a data module."""
+"""Builds the data module of the recipe's `data` section."""
 
 from collections.abc import Mapping
 
@@ -19,11 +19,12 @@ from dla_train.data.windows import WindowsDataModule
 
 
 def open_data(loaded: LoadedRecipe, verify: bool = True, revisions: Mapping[str, str] | None = None) -> RecipeData:
-    """The data that the recipe describes; text that must be prepared comes from the cache or is prepared now.
+    """The data that the recipe describes; text of kinds `stdlib` and `text` comes from the cache or is prepared now.
 
     Args:
         loaded: the recipe. verify: false compares only sizes of prepared shards, whatever the recipe says.
-        revisions: commits to read of data sets of the hub (`dla_train.data.revisions`); the others are looked up.
+        revisions: which commits of hub data sets to read (`dla_train.data.revisions`); those of other sources are
+            looked up.
 
     Raises:
         UsageError: the text is missing, not UTF-8, or too little for vocabulary or window; says where that was set.

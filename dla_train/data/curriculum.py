@@ -1,7 +1,8 @@
-"""Shorter windows at first: the same tokens in the same order, seen in shorter pieces.
+"""Shorter windows at first: the same tokens in the same order, cut into shorter pieces.
 
-A step keeps its tokens: where windows are a quarter as long, there are four times as many. They are the step's windows
-cut up, so the order of the text, the positions of streams and what a checkpoint says are those of a run without it.
+A step keeps its number of tokens: if windows are a quarter as long, there are four times as many. They are the step's
+full windows cut up, so the order of the text, the positions of streams and the content of a checkpoint are those of a
+run without a curriculum.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class CurriculumConfig:
                 raise ValueError(f"{name} is {list(getattr(self, name))}; each must be at least 1")
 
     def check(self, window: int) -> None:
-        """Raise ValueError unless whole windows can be cut into each phase's."""
+        """Raise ValueError unless the full `window` is a multiple of each phase's length."""
         for length in self.windows:
             if window % length:
                 raise ValueError(
@@ -40,6 +41,6 @@ class CurriculumConfig:
                 )
 
     def window_at(self, step: int) -> int | None:
-        """Length of the windows of optimizer step `step` (from 0); None where they are whole."""
+        """Length of the windows of optimizer step `step` (from 0); None if they have their full length."""
         ends = accumulate(self.steps)
         return next((length for length, end in zip(self.windows, ends, strict=True) if step < end), None)

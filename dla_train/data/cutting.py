@@ -1,4 +1,4 @@
-"""Whole windows cut into the shorter ones of a curriculum's phase."""
+"""Cuts full windows into the shorter ones of a curriculum's phase."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def cut_batch(batch: Tensor | SeparateBatch, window: int) -> Tensor | SeparateBa
     """Cut windows `[B, W + 1]` into `[B * W / window, window + 1]`: each piece's last target is the next one's first
     input.
 
-    Where documents are kept apart, one that a cut goes through begins anew behind it, as it does in a new window.
+    If documents are kept apart, a document that is cut begins anew after the cut, as it would in a new window.
     """
     if isinstance(batch, Tensor):
         return _cut(batch, window)

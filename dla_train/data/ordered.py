@@ -22,9 +22,9 @@ from dla_train.training.config import TrainingConfig
 class OrderedSource(NamedTuple):
     """One text, cut into windows.
 
-    train, validation: windows by number. plain_validation: the same as `validation`, as tokens alone. text: that they
-    are cut from. window: tokens predicted per window. name, weight: for messages, and its share of the windows, beside
-    the other sources'.
+    train, validation: windows by number. plain_validation: the windows of `validation`, as tokens alone. text: the text
+    that the validation windows are cut from. window: tokens predicted per window. name: for messages. weight: its share
+    of the windows, relative to the other sources' weights.
     """
 
     train: Dataset[Any]
@@ -37,7 +37,7 @@ class OrderedSource(NamedTuple):
 
 
 class NoWindows(Dataset[Any]):
-    """The validation windows of a run that reads none, whose data need not have such text."""
+    """The validation windows of a run without validation, whose data need not have validation text."""
 
     def __len__(self) -> int:
         return 0
@@ -47,7 +47,7 @@ class NoWindows(Dataset[Any]):
 
 
 class OrderedWindows(RecipeData):
-    """Batches of windows in the order of `MixedOrder`: the same ones on any number of ranks and workers.
+    """Batches of windows in the order of `MixedOrder`, the same for any number of ranks and workers.
 
     There is no loader state to save: the training loader begins at the trainer's global step, which the checkpoint
     restored.
@@ -55,7 +55,7 @@ class OrderedWindows(RecipeData):
     Args:
         sources: at least one. training: batch sizes, steps, and how many validation windows, shared among the sources
             by weight.
-        seed: of the order. workers: processes that read ahead. collate: makes a batch; None stacks tensors.
+        seed: of the order. workers: processes that read ahead. collate: makes a batch of windows; None stacks tensors.
     Raises:
         DataError: the weights cannot be met.
     """
@@ -90,7 +90,7 @@ class OrderedWindows(RecipeData):
         return self._plain_validation
 
     def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
-        """See `RecipeData`: of all the validation text, however few windows the run reads of it."""
+        """See `RecipeData`; taken from all the validation text, even if the run reads only a few windows of it."""
         texts = [source.text for source in self.sources]
         if not any(text.tokens for text in texts):
             raise DataError(f"there are no tokens in {', '.join(map(str, texts))}.")
@@ -100,7 +100,7 @@ class OrderedWindows(RecipeData):
         )
 
     def epochs(self, windows: int) -> float | None:
-        """One epoch holds every training window once; several sources have each their own."""
+        """One epoch holds every training window once; None for several sources, which each have their own epochs."""
         return windows / self.order.window_count if len(self.sources) == 1 else None
 
     def windows_by_source(self, windows: int) -> dict[str, int]:
@@ -113,7 +113,7 @@ class OrderedWindows(RecipeData):
     def train_dataloader(self) -> DataLoader[Any]:
         """The micro-batches from the trainer's step to the last one.
 
-        Its length is known, so Lightning does not read a batch ahead.
+        The loader has a known length, so that Lightning does not prefetch a batch.
         """
         steps = step_batches(self, self.order)
         return self._loader(self.train_windows, batch_sampler=steps)
@@ -123,11 +123,11 @@ class OrderedWindows(RecipeData):
         return self._loader(self._validation, batch_size=self.training.micro_batch)
 
     def _shares(self, count: int) -> list[int]:
-        """`count` things of the validation part, dealt out to the sources by weight."""
+        """`count` validation windows (or tokens), divided among the sources by weight."""
         return Mixture([source.weight for source in self.sources], streams=1).counts(count).tolist()
 
     def _validation_indices(self) -> list[int]:
-        """The windows that are read, by their number among those of all sources."""
+        """The validation windows that are read, by their number among those of all sources."""
         sizes = [len(source.plain_validation) for source in self.sources]  # type: ignore[arg-type]
         wanted = self.training.validation_windows
         counts = [None] * len(sizes) if wanted is None else self._shares(wanted)
@@ -168,17 +168,18 @@ def step_batches(data: RecipeData, order: Order) -> StepBatches:
 
 
 def _evenly_spread(windows: int, count: int | None) -> list[int]:
-    """`count` windows at equal distances: the first ones would be those of a few documents only."""
+    """Indices of `count` windows at equal distances, because the first ones would cover only a few documents."""
     chosen = windows if count is None else min(count, windows)
     return [index * windows // chosen for index in range(chosen)]
 
 
 def _in_a_row(parts: Iterator[Dataset[Any]]) -> Dataset[Any]:
-    """Those of the first, then those of the second and so on."""
+    """The data sets one after another."""
     first, *others = parts
     return ConcatDataset([first, *others]) if others else first
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to every process of the terminal; the trainer decides when its workers end."""
+    """Ignore Ctrl-C in a worker: it goes to every process of the terminal, but the trainer decides when its workers
+    end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Where in a recipe the value was written that an error of the data is about."""
+"""Finds the place in the recipe of the value that a data error is about."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,8 @@ _ABSENT = re.compile(r"no (?:corpus|prepared tokens|source) at (.+?): ")
 
 
 def data_problem(loaded: LoadedRecipe, text: str) -> UsageError:
-    """The error `text`, put on the key of `data` that it is about; a cache that cannot be written is in no recipe."""
+    """The error `text`, attributed to the key of `data` that it is about; to none if it is about something outside the
+    recipe, such as a cache that cannot be written."""
     data = loaded.recipe.data
     if (match := _ABSENT.search(text)) and not Path(match[1]).is_absolute():
         text += f" A relative path counts from the current folder, {Path.cwd()}."
@@ -44,7 +45,7 @@ def _prepared_key(data: PreparedData, text: str) -> str:
 
 
 def _streaming_key(data: StreamingData, text: str) -> str:
-    """That of the tokenizer, or of the source whose path or name is in the message."""
+    """The key of the tokenizer, or of the source whose path or name is in the message."""
     if data.tokenizer in text:
         return "data.vocab_size" if "vocabulary is set" in text else "data.tokenizer"
     for name, source in data.sources.items():

@@ -1,6 +1,6 @@
-"""A `DataError` that a worker meets reaches the user as its own message.
+"""Passes a `DataError` from a worker to the user with its own message.
 
-A `DataLoader` puts the worker's traceback into the message of what a worker raises, so errors travel as items.
+If a worker raises, `DataLoader` puts the worker's traceback into the message; so errors are passed as items instead.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from dla_data.errors import DataError, raise_or_return
 
 
 class PlainErrorLoader(DataLoader[Any]):
-    """Raises the error that came in place of a batch; its data set is `ErrorsAsItems`, its collation `OrError`."""
+    """Raises an error that arrives in place of a batch; to be used with `ErrorsAsItems` and `OrError`."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         return map(raise_or_return, super().__iter__())
 
 
 class ErrorsAsItems(Dataset[Any]):
-    """The items of `items`, or the `DataError` that one of them raises, in its place."""
+    """The items of `items`; an item that raises a `DataError` is replaced by that error."""
 
     def __init__(self, items: Dataset[Any]) -> None:
         self.items = items
@@ -35,7 +35,7 @@ class ErrorsAsItems(Dataset[Any]):
 
 
 class OrError:
-    """Makes a batch of items, or gives the first error among them.
+    """Makes a batch of items, or returns the first error among them.
 
     Args:
         collate: makes the batch; None stacks tensors.

@@ -1,4 +1,4 @@
-"""Shards of tokens that were prepared once, as windows."""
+"""Windows over shards of tokens that `dla-train prepare` made."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +14,19 @@ from dla_train.data.ordered import NoWindows, OrderedSource, OrderedWindows
 from dla_train.data.prepared_config import PreparedData
 from dla_train.training.config import TrainingConfig
 
-# A bigram model of more tokens takes seconds and gigabytes, for a yardstick that moves no more.
+# Counting bigrams of more tokens takes seconds and gigabytes, and hardly changes the yardstick.
 _MOST_COUNTED = 50_000_000
 
 
 class PreparedDataModule(OrderedWindows):
-    """Batches of windows `[micro_batch, window + 1]` int64, `[:, :-1]` the inputs and `[:, 1:]` the targets; where
-    documents are kept apart, `SeparateBatch`, which adds where they begin.
+    """Batches of windows `[micro_batch, window + 1]` int64: `[:, :-1]` are the inputs and `[:, 1:]` the targets. If
+    documents are kept apart, a batch is a `SeparateBatch`, which adds where they begin.
 
     Args:
-        tokens: of the recipe's folders, by the names of `config.folders`. config, training: sections of the recipe.
+        tokens: of the recipe's folders, by the names in `config.folders`. config, training: sections of the recipe.
         seed: of the order.
     Raises:
-        DataError: a part is shorter than one window, or there is none for a validation that the recipe wants.
+        DataError: a part is shorter than one window, or the recipe validates and there are no documents for it.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class PreparedDataModule(OrderedWindows):
         return f"{count:,} training tokens in {shards:,} shards{names}"
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
-        """All of them, if they are not too many and of one source: a mixture is not its sources one after another."""
+        """All training tokens, if they are not too many and of one source; concatenated sources are not their
+        mixture."""
         count = self._first.train.tokens
         return self._first.train.read(0, count) if count <= _MOST_COUNTED and len(self.tokens) == 1 else None
 
@@ -75,8 +76,8 @@ def open_prepared(config: PreparedData, verify: bool = True) -> dict[str, Prepar
         config: where they are. verify: false compares only sizes, whatever `config.verify` says.
 
     Raises:
-        DataError: no finished folder, damaged, another tokenizer than asked for or than the first folder's, or ids
-            beyond `vocab_size`.
+        DataError: a folder is unfinished or damaged, has another tokenizer than the configured one or the first
+            folder's, or has ids beyond `vocab_size`.
     """
     opened: dict[str, PreparedTokens] = {}
     for name, source in config.folders.items():

@@ -13,8 +13,8 @@ class PreparedSourceConfig:
     """One of several folders that are mixed.
 
     Attributes:
-        path: the folder that `dla-train prepare --out` made; all with one tokenizer.
-        weight: its part of the training tokens, beside the other sources' weights.
+        path: the folder that `dla-train prepare --out` made; all folders must have the same tokenizer.
+        weight: its share of the training tokens, relative to the other sources' weights.
     """
 
     path: str
@@ -30,18 +30,17 @@ class PreparedData:
     """Windows over memory-mapped shards of tokens.
 
     Attributes:
-        path: the folder that `dla-train prepare --out` made; null where `sources` has several.
-        sources: folders to be mixed, by a name of your choice, which the metrics use; each begins again when it is
-            through.
-        vocab_size: ids that the model has for the tokens; at least as many as the tokenizer's.
+        path: the folder that `dla-train prepare --out` made; null if `sources` gives several.
+        sources: folders to be mixed, by names of your choice, which the metrics use; each begins again when it is used
+            up.
+        vocab_size: number of token ids that the model has; at least as many as the tokenizer's.
         window: tokens that the model sees at once.
         documents: `joined` reads all documents in a row, with end-of-document tokens between them, as the paper does;
-            `separate` lets nothing cross from one document into the next: no convolution, slot, score or attention.
-        tokenizer: path of a `tokenizer.json` that must be the one that made the tokens; null does not ask.
-        verify: compare all checksums at the start (about 3 s per GB, once on each node); false
-            checks sizes only.
+            `separate` lets no convolution, slot, score or attention cross from one document into the next.
+        tokenizer: path of a `tokenizer.json` that must be the one that made the tokens; null does not check.
+        verify: compare all checksums at the start (about 3 s per GB, once on each node); false checks sizes only.
         workers: processes that read ahead; 0 reads in the training process. The order is the same for any number.
-        curriculum: shorter windows in the first phases of training, as many more of them as keeps a step's tokens.
+        curriculum: shorter windows in the first phases of training, with more of them, so that a step keeps its tokens.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -72,7 +71,7 @@ class PreparedData:
 
     @property
     def folders(self) -> dict[str, PreparedSourceConfig]:
-        """All of them by name, sorted, because their order in the recipe must not matter; "" is that of `path`."""
+        """All folders by name, sorted because their order in the recipe must not matter; that of `path` is named ""."""
         if self.path is not None:
             return {"": PreparedSourceConfig(path=self.path)}
         return dict(sorted((self.sources or {}).items()))

@@ -1,4 +1,4 @@
-"""Whether the text of a recipe is there: what can be refused without reading it, and without torch."""
+"""Whether the text of a recipe exists, as far as that can be checked without reading it and without torch."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from dla_train.data.streaming_config import StreamingData
 
 
 def require_text(loaded: LoadedRecipe) -> None:
-    """Look for the files and folders that the recipe's `data` names; data sets of the hub are not asked for.
+    """Look for the files and folders that the recipe's `data` names; hub data sets are not checked.
 
     Raises:
-        UsageError: one is not there, or holds nothing of a known kind; says where that was set.
+        UsageError: one is missing, or holds no files of a known kind; says where it was set.
     """
     data = loaded.recipe.data
     try:
@@ -29,7 +29,7 @@ def require_text(loaded: LoadedRecipe) -> None:
                 PreparedManifest.read(Path(source.path))
         elif isinstance(data, StreamingData):
             if not Path(data.tokenizer).is_file():
-                load_tokenizer(data.tokenizer)  # says so
+                load_tokenizer(data.tokenizer)  # raises the error
             for one in data.sources.values():
                 source = Source(path=one.path, text_field=one.text_field, config=one.config, split=one.split)
                 if source.hub is None and not source.path.startswith("hf:"):

@@ -1,4 +1,4 @@
-"""What a run needs of its data, whatever the `data` section's kind."""
+"""The interface of a run to its data, the same for every kind of `data` section."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -23,40 +23,40 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Windows(Protocol):
-    """Windows by number: int64 [window + 1], or `Examples` where only answers count."""
+    """Windows by number: int64 [window + 1], or `Examples` if only answers count."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> "torch.Tensor | Examples": ...
 
 
 class RecipeData(lightning.LightningDataModule, ABC):
-    """Batches for the trainer, and what is said and kept of them.
+    """Batches for the trainer, and what is logged and saved about them.
 
     Attributes:
         training: batch sizes and steps.
-        begun: what was read before training goes on, by the checkpoint that it goes on from.
-        curriculum: shorter training windows at first; None has whole ones from the first step on.
+        begun: what was read before this start, as the checkpoint that training continues from says.
+        curriculum: shorter training windows at first; None has full windows from the first step on.
     """
 
     training: TrainingConfig
     begun: Consumed = Consumed()
     curriculum: CurriculumConfig | None = None
-    _said_window: int | None = -1  # nothing said yet; None is said of whole windows
+    _said_window: int | None = -1  # the window length logged last; -1: none yet, None: full windows
 
     @property
     @abstractmethod
     def tokenizer_path(self) -> Path | None:
-        """The tokenizer that makes the tokens; the run folder keeps a copy. None where tokens are no text."""
+        """The tokenizer that makes the tokens; the run folder keeps a copy. None if tokens are not text."""
 
     @property
     @abstractmethod
     def fingerprints(self) -> Mapping[str, str]:
-        """What must stay equal while a run is stopped, by the name that a message gives it."""
+        """What must not change between a stop of the run and its continuation, by the name used in messages."""
 
     @property
     @abstractmethod
     def extent(self) -> str:
-        """How much there is to train on, as the first words of a line of the log."""
+        """How much there is to train on, as the beginning of a log line."""
 
     @property
     @abstractmethod
@@ -66,13 +66,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
     @property
     @abstractmethod
     def validation_windows(self) -> Windows:
-        """What validation reads."""
+        """The windows that validation reads."""
 
     def validation_tokens(self, at_most: int) -> npt.NDArray[np.int64]:
-        """The beginning of the validation text in one piece; not for data with answers.
+        """Up to `at_most` tokens from the beginning of the validation text, in one piece; not for data with answers.
 
         Raises:
-            DataError: the run reads none.
+            DataError: the run reads no validation text.
         """
         if not len(self.validation_windows):
             raise DataError("training.validation_windows is 0: the run reads no such text.")
@@ -84,16 +84,16 @@ class RecipeData(lightning.LightningDataModule, ABC):
 
     @property
     def has_answers(self) -> bool:
-        """Whether batches are `Examples`, of which validation measures how many answers are right."""
+        """Whether batches are `Examples`; validation then measures the share of correct answers."""
         return False
 
     def begin_anew(self, step: int) -> str:
-        """Go on after `step` steps from a checkpoint of other data, or of another order, whose position means nothing
-        here; returns where that begins, for the log."""
+        """Continue after `step` steps from a checkpoint of other data, or of another order, whose position means
+        nothing here; returns, for the log, where reading begins."""
         return f"the windows are those of the new order from number {self.windows_before(step) + 1:,} on"
 
     def windows_before(self, step: int) -> int:
-        """How many windows the first `step` steps read, over all ranks."""
+        """Number of windows that the first `step` steps read, over all ranks."""
         return self.begun.windows + (step - self.begun.step) * self.training.global_batch
 
     def consumed(self, step: int) -> Consumed:
@@ -106,19 +106,19 @@ class RecipeData(lightning.LightningDataModule, ABC):
         return Consumed(step=step, windows=windows, tokens=tokens, by_source=by_source)
 
     def answers_of_step(self, step: int) -> int:
-        """How many answers the `Examples` of optimizer step `step` (from 0) have, over all micro-batches and ranks."""
+        """Number of answers in the `Examples` of optimizer step `step` (from 0), over all micro-batches and ranks."""
         raise NotImplementedError(f"{type(self).__name__} has no answers")
 
     def epochs(self, windows: int) -> float | None:
-        """How often `windows` training windows go through the text; None where its length is not known."""
+        """How often `windows` training windows go through the text; None if its length is not known."""
         return None
 
     def windows_by_source(self, windows: int) -> dict[str, int]:
-        """How many of the order's first `windows` windows each source gives; empty where there is only one."""
+        """How many of the order's first `windows` windows come from each source; empty if there is only one."""
         return {}
 
     def window_at(self, step: int) -> int | None:
-        """Length of the training windows of optimizer step `step` (from 0); None where they are whole."""
+        """Length of the training windows of optimizer step `step` (from 0); None if they have their full length."""
         return None if self.curriculum is None else self.curriculum.window_at(step)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -134,5 +134,5 @@ class RecipeData(lightning.LightningDataModule, ABC):
         return batch if length is None else cut_batch(batch, length)
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
-        """Training tokens to fit a bigram model to, as a yardstick; None where there are too many to hold in memory."""
+        """Training tokens to fit a bigram model to, as a yardstick; None if there are too many to hold in memory."""
         return None

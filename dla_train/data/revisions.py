@@ -1,4 +1,4 @@
-"""Which commits of the hub's data sets a run reads: noted in its checkpoints, and read again when it goes on."""
+"""Which commits of hub data sets a run reads: noted in its checkpoints, and read again when the run continues."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ FILES_OF = "files of data.sources."
 
 
 def version_fingerprints(name: str, version: DataSetVersion | None) -> Iterator[tuple[str, str]]:
-    """What `RecipeData.fingerprints` says of the version of source `name`; nothing of files."""
+    """The entries of `RecipeData.fingerprints` for the version of source `name`; none if the source is plain files."""
     if version is not None:
         if version.revision is not None:
             yield REVISION_OF + name, version.revision
@@ -27,13 +27,14 @@ def revisions_in(fingerprints: Mapping[str, str]) -> dict[str, str]:
 
 
 def held_revisions(recipe: Recipe, before: Mapping[str, Any], fingerprints: Mapping[str, str]) -> dict[str, str]:
-    """The commits that a run must go on reading, by source.
+    """The commits that a continued run must keep reading, by source.
 
-    A source whose name on the hub and revision are written as they were goes on with the commit that they stood for
-    then. One that is written in another way is looked up anew.
+    A source whose hub name and revision are unchanged in the recipe keeps the commit that they stood for then. If
+    either was changed, the commit is looked up anew.
 
     Args:
-        recipe: of the run that goes on. before: the plain recipe of the checkpoint. fingerprints: of its data.
+        recipe: of the run that continues. before: the plain recipe of the checkpoint. fingerprints: of the checkpoint's
+            data.
     """
     if not isinstance(recipe.data, StreamingData):
         return {}

@@ -1,4 +1,4 @@
-"""Text tokenised while training, as a LightningDataModule that owns the positions of its streams."""
+"""Text tokenized while training, as a LightningDataModule that keeps the positions of its streams."""
 
 import logging
 import time
@@ -31,15 +31,15 @@ _LOGGER = logging.getLogger(__name__)
 class StreamingDataModule(RecipeData):
     """Batches of windows `[micro_batch, window + 1]` int64: `[:, :-1]` are the inputs and `[:, 1:]` the targets.
 
-    A checkpoint holds a few integers for each stream, gathered from all ranks, so that any number of ranks may go on
-    from it. Nothing is left to the state of a loader: Lightning keeps only that of rank 0, and counts what workers have
+    A checkpoint holds a few integers for each stream, gathered from all ranks, so that any number of ranks may continue
+    from it. It does not rely on the loader's state: Lightning keeps only that of rank 0, and counts what workers have
     read ahead as trained on.
 
     Args:
         config: sources, tokenizer, window. training: batch sizes, steps, validation windows. seed: of the order.
-        revisions: commits to read of data sets of the hub, by source, whatever the recipe's revisions stand for now.
+        revisions: commits of hub data sets to read, by source, whatever the recipe's revisions stand for now.
     Raises:
-        DataError: tokenizer, a source or the weights do not work, or there is too little text to validate on.
+        DataError: the tokenizer, a source or the weights cannot be used, or there is too little text to validate on.
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class StreamingDataModule(RecipeData):
         """The micro-batches from the trainer's step to the last one.
 
         Raises:
-            DataError: the streams cannot be shared by so many ranks and workers, or the checkpoint had no positions.
+            DataError: the streams cannot be divided among so many ranks and workers, or the checkpoint has no
+                positions.
         """
         assert self.trainer is not None
         step = self.trainer.global_step
@@ -161,7 +162,7 @@ class StreamingDataModule(RecipeData):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The positions of all streams at the trainer's step; every rank must call it, and all get the same."""
+        """The positions of all streams at the trainer's step; every rank must call it, and all get the same result."""
         assert self.trainer is not None
         step = self.trainer.global_step
         own = self.positions.at(step, self._share().owned_streams())
@@ -172,13 +173,13 @@ class StreamingDataModule(RecipeData):
         return {"step": step, "streams": {stream: states for each in gathered for stream, states in each.items()}}
 
     def begin_anew(self, step: int) -> str:
-        """See `RecipeData`; a saved position names files and bytes of the text that it was saved for."""
+        """See `RecipeData`; saved positions are ignored, because they name files and bytes of the other text."""
         self._begins_anew = True
         self.positions.begin(step)
         return "every stream begins with its first document"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, on however many ranks."""
+        """Continue from the positions that `state_dict` returned, on any number of ranks."""
         if self._begins_anew:
             return
         self.positions.restore(state_dict["step"], state_dict["streams"])

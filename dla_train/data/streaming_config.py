@@ -1,4 +1,4 @@
-"""The recipe's `data` section of kind `streaming`: text tokenised while training, from one source or several."""
+"""The recipe's `data` section of kind `streaming`: text tokenized while training, from one source or several."""
 
 import re
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from dla_train.data.curriculum import CurriculumConfig
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedSourceConfig:
-    """Where documents come from, and how they take part.
+    """Where the documents of a source come from, and how they are used.
 
     Attributes:
         path: a file (`.jsonl`, `.json`, `.ndjson`, `.txt`, each also with `.gz` or `.zst`, or `.parquet`), a directory
             of such files, a pattern such as `pretrain/*.jsonl.zst`, a data set of the Hugging Face hub (`owner/name`,
             or `owner/name@revision` with a commit, tag or branch), or `hf:` and a folder to be read as a data set. A
-            run that goes on reads the commit that it began with.
+            run that continues reads the commit that it began with.
         text_field: the field or column with the text.
-        config, split: of a data set; null takes its default and `train`. Files have neither.
-        weight: its part of the training tokens, beside the other sources' weights.
+        config, split: of a data set; null takes its default configuration and the split `train`. Not for files.
+        weight: its share of the training tokens, relative to the other sources' weights.
         at_end: `repeat` begins again, in another order of the files; `stop` ends the run with an error.
         skip_bad: how many bad rows (empty, malformed, without the field) may be left out each time a stream reads a
             file, or its part of a large one.
@@ -42,20 +42,20 @@ class StreamedSourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingData:
-    """Text tokenised on the fly, nothing written to disk first.
+    """Text tokenized on the fly, with nothing written to disk first.
 
     Attributes:
         sources: by a name of your choice, which the metrics use.
         tokenizer: path of a `tokenizer.json` with the token `<|endoftext|>`.
-        vocab_size: ids that the model has for it; at least as many as the tokenizer's.
+        vocab_size: number of token ids that the model has; at least as many as the tokenizer's.
         window: tokens that the model sees at once.
-        streams: how many sequences the text is dealt out to; a multiple of ranks x workers. Another number is another
-            order of the windows.
+        streams: number of sequences that the text is dealt out to; a multiple of ranks x workers. Another number gives
+            another order of the windows.
         held_out: the share of documents, chosen by their text, that is kept for validation and never trained on; 0
             keeps none, for runs without validation.
-        workers: processes per rank that read and tokenise ahead; 0 does it in the training process. The order is the
+        workers: processes per rank that read and tokenize ahead; 0 does it in the training process. The order is the
             same for any number.
-        curriculum: shorter windows in the first phases of training, as many more of them as keeps a step's tokens.
+        curriculum: shorter windows in the first phases of training, with more of them, so that a step keeps its tokens.
     """
 
     kind: Literal["streaming"] = "streaming"

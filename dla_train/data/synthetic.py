@@ -14,9 +14,9 @@ from dla_train.data.synthetic_config import SyntheticData
 from dla_train.training.config import TrainingConfig
 
 VALIDATION_SEED = (1 << 64) - 1
-"""No recipe can have it: its examples are never trained on, and are the same for runs of every seed."""
+"""A seed that no recipe can have: the validation examples are never trained on, and are the same for every seed."""
 VALIDATION_EXAMPLES = 1024
-_ENDLESS = 1 << 40  # examples that nobody sees all of: none comes twice
+_ENDLESS = 1 << 40  # more examples than any run reads, so that none comes twice
 
 
 class SyntheticDataModule(RecipeData):
@@ -42,7 +42,7 @@ class SyntheticDataModule(RecipeData):
 
     @property
     def tokenizer_path(self) -> None:
-        """Tokens are no text."""
+        """None: the tokens are not text."""
         return None
 
     @property
@@ -72,7 +72,7 @@ class SyntheticDataModule(RecipeData):
         return self.train_examples.answers(self.order.windows(begin, self.training.global_batch))
 
     def epochs(self, windows: int) -> float | None:
-        """One epoch holds every training example once; ever new ones have none."""
+        """One epoch holds every training example once; None if every example is new."""
         return windows / self.config.examples if self.config.examples else None
 
     def train_dataloader(self) -> DataLoader[Examples]:

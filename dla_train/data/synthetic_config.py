@@ -1,4 +1,4 @@
-"""The recipe's `data` section of the kind `synthetic`: made-up tasks."""
+"""The recipe's `data` section of kind `synthetic`: made-up tasks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +9,14 @@ from dla_train.config.limits import LONGEST_WINDOW, MOST_PROCESSES, require_at_m
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticData:
-    """Made-up examples with questions in them; only the answers count in the loss, and validation measures how many
-    are right.
+    """Made-up examples with questions in them; only the answers count in the loss, and validation measures how many are
+    correct.
 
     Attributes:
         task: `mqar`, `change_point` or `copy`, with its own fields.
-        vocab_size: how many token ids the task may use. window: tokens of an example.
-        examples: different examples before they come again, each epoch in an order of its own; null makes a new one
-            each time.
+        vocab_size: how many token ids the task may use. window: tokens per example.
+        examples: number of different examples, which are repeated in an order of its own each epoch; null makes a new
+            one each time.
         workers: processes that make them ahead; 0 makes them in the training process. The order is the same for any
             number.
     """

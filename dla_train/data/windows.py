@@ -1,4 +1,4 @@
-"""A corpus from the cache as packed windows."""
+"""Packed windows over a corpus from the cache."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,5 +48,5 @@ class WindowsDataModule(OrderedWindows):
         return f"{self.corpus.train.tokens:,} training tokens"
 
     def tokens_to_count(self) -> npt.NDArray[np.int64]:
-        """All of them."""
+        """All training tokens."""
         return self.corpus.train.read(0, self.corpus.train.tokens)

@@ -1,1 +1,1 @@
-"""Many processes as one run: how they start, join, decide together, and share the work."""
+"""Many processes as one run: how they start, meet, decide together, and share the work."""

@@ -1,4 +1,4 @@
-"""The other processes of a plain `dla-train fit` with several devices: started, watched, and gone when it is."""
+"""The further processes of a plain `dla-train fit` with several devices: started, watched, and ended with it."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dla_train.distributed.placement import CHILD, Placement
 from dla_train.runs.program import this_program
 
-_GRACE_SECONDS = 20.0  # for this process to notice by itself that another one has failed
+_GRACE_SECONDS = 20.0  # time for this process to notice by itself that another one has failed
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -30,7 +30,7 @@ class Children:
             subprocess.Popen(
                 [*this_program(), *arguments],
                 env={
-                    # Without a number of its own, each process would start a thread for every core.
+                    # Otherwise each process would start a thread for every core.
                     "OMP_NUM_THREADS": str(max(1, cores // placement.devices)),
                     **os.environ,
                     CHILD: f"{rank} {placement.devices} {placement.port}",
@@ -46,7 +46,7 @@ class Children:
         return self
 
     def __exit__(self, error_type: object, *rest: object) -> None:
-        """Wait for all; after a failure only for a moment."""
+        """Wait for all processes: up to 2 minutes, or 20 s after a failure; then kill them."""
         self._over.set()
         deadline = time.monotonic() + (_GRACE_SECONDS if error_type else 120.0)
         for rank, process in enumerate(self._processes, start=1):
@@ -56,11 +56,11 @@ class Children:
                 process.kill()
                 process.wait()
                 continue
-            if code < 0:  # one that ended otherwise has said why
+            if code < 0:  # a process that ended in another way has reported why
                 os.write(2, f"dla-train: {_ending(rank, code)}.\n".encode())
 
     def _watch(self) -> None:
-        """A process that failed leaves this one waiting in a collective: end it, with a reason."""
+        """End this process, saying why, if another one has failed and leaves it waiting in a collective."""
         while not self._over.wait(0.2):
             failed = [(rank, one.poll()) for rank, one in enumerate(self._processes, start=1) if one.poll()]
             if failed and not self._over.wait(_GRACE_SECONDS):
@@ -76,5 +76,5 @@ def _ending(rank: int, code: int) -> str:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child: however the parent ends, SIGKILL included, this process ends too."""
+    """Runs in the child: makes it end with its parent, however that ends, even by SIGKILL."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """The recipe's `strategy` section: on how many devices, and how they share weights, gradients and optimizer states.
 
-The number of processes may be left out everywhere: it is then that of the launcher (torchrun, srun), or one process
+The numbers of processes may always be left out: they are then those of the launcher (torchrun, srun), or one process
 per GPU of this machine.
 """
 
@@ -52,11 +52,11 @@ class DeepSpeedConfig:
     The weights stay in float32, as with `ddp`; with `training.precision` bf16-mixed the products run in bfloat16.
 
     Attributes:
-        stage: what is shared out: 1 the optimizer states, 2 the gradients too, 3 the weights too.
-        offload_optimizer: keep the optimizer states in main memory and step there, on the CPU: slower, for models that
-            do not fit otherwise.
-        config: keys of DeepSpeed's own configuration, laid over `dla_train.distributed.deepspeed_config`; keys that the
-            recipe decides elsewhere are refused.
+        stage: what is divided among the processes: 1 the optimizer states, 2 also the gradients, 3 also the weights.
+        offload_optimizer: keep the optimizer states in main memory and let the CPU take the optimizer step: slower, for
+            models that do not fit otherwise.
+        config: keys of DeepSpeed's own configuration, which override those of `dla_train.distributed.deepspeed_config`;
+            keys that the recipe decides elsewhere are refused.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
@@ -82,8 +82,8 @@ class FSDPConfig:
     gradient and of its optimizer states, and gathers the weights of a block while that block runs.
 
     Attributes:
-        reshard_after_forward: give the gathered weights of a block back after its forward, and gather them again in
-            the backward; false keeps them until then: more memory, less traffic.
+        reshard_after_forward: free the gathered weights of a block after its forward, and gather them again in the
+            backward; false keeps them until then, for more memory and less traffic.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
@@ -99,11 +99,11 @@ class FSDPConfig:
 
 
 StrategyConfig = SingleStrategy | DDPConfig | DeepSpeedConfig | FSDPConfig
-"""What the recipe's `strategy` may be; further kinds join with `|`."""
+"""What the recipe's `strategy` may be; to add a kind, append it with `|`."""
 
 
 def check_sizes(config: DDPConfig | DeepSpeedConfig | FSDPConfig) -> None:
-    """Refuse numbers of processes that cannot be.
+    """Refuse impossible numbers of processes.
 
     Raises:
         ValueError: names the field.

@@ -1,6 +1,8 @@
-"""DeepSpeed's configuration: our defaults, what the recipe decides, and the user's keys over them.
+"""DeepSpeed's configuration: our defaults, the values that the recipe decides, and the user's keys, which override
+them.
 
-Recipes are read without DeepSpeed, which takes seconds to import; `require_known_keys` asks it, when a run starts.
+Recipes are read without importing DeepSpeed, which takes seconds; `require_known_keys` checks keys against it when a
+run starts.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ DECIDED_ELSEWHERE = {
     "activation_checkpointing": "training.activation_checkpointing",
     "seed": "seed",
 }
-"""Keys of DeepSpeed, with dots, that something else in the recipe stands for."""
+"""Dotted keys of DeepSpeed whose values are decided elsewhere, and where: the messages name that place."""
 
 UNSUPPORTED = {
     "zero_optimization.zenflow": "its steps are not those of the recipe's optimizer",
@@ -66,7 +68,7 @@ KEYS = (
     "disable_allgather", "zero_force_ds_cpu_optimizer", "wall_clock_breakdown", "memory_breakdown", "dump_state",
     "steps_per_print", "disable_python_gc", "log_level", "tensorboard", "wandb", "csv_monitor", "comet",
 )  # fmt: skip
-"""Further keys of DeepSpeed that a run may set. DeepSpeed itself passes over a key that it does not know."""
+"""Further keys of DeepSpeed that a run may set. DeepSpeed itself silently ignores keys that it does not know."""
 
 
 def deepspeed_config(strategy: DeepSpeedConfig, training: TrainingConfig, accumulate: int) -> dict[str, Any]:
@@ -78,17 +80,17 @@ def deepspeed_config(strategy: DeepSpeedConfig, training: TrainingConfig, accumu
     zero: dict[str, Any] = {
         "stage": strategy.stage,
         "contiguous_gradients": True,
-        "overlap_comm": True,  # exchange gradients while the backward goes on
+        "overlap_comm": True,  # exchange gradients during the backward
         "reduce_scatter": True,
-        # Elements; the buffers lie beside the gradients, in float32: 200 MB, and twice for overlap_comm.
+        # In elements. The buffers, float32, come on top of the gradients: 200 MB, doubled by overlap_comm.
         "reduce_bucket_size": 50_000_000,
         "allgather_bucket_size": 50_000_000,
     }
     if strategy.stage == 3:
         zero |= {
-            "stage3_prefetch_bucket_size": 50_000_000,  # elements gathered ahead of need
+            "stage3_prefetch_bucket_size": 50_000_000,  # elements gathered ahead of use
             "stage3_param_persistence_threshold": 10_000,  # smaller weights stay whole
-            # Elements that are whole at a time, a few large blocks: DeepSpeed's own 1e9 gives nothing back.
+            # Elements gathered at one time, a few large blocks; DeepSpeed's default of 1e9 would never free any.
             "stage3_max_live_parameters": 100_000_000,
             "stage3_max_reuse_distance": 100_000_000,
         }
@@ -99,22 +101,22 @@ def deepspeed_config(strategy: DeepSpeedConfig, training: TrainingConfig, accumu
         "gradient_accumulation_steps": accumulate,
         "gradient_clipping": training.clip or 0.0,
         "zero_allow_untested_optimizer": True,
-        # PyTorch's AdamW steps on the CPU too, fused; DeepSpeed's own would have to be compiled first (minutes).
+        # PyTorch's fused AdamW also works on the CPU; DeepSpeed's own must be compiled first, which takes minutes.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,  # the console is ours
         "zero_optimization": zero,
     }
     if training.precision == "bf16-mixed":
-        # No module's gradients are rounded for their way between devices, unless the user names some.
+        # Gradients are exchanged without rounding, unless the user names modules.
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return _laid_over(config, strategy.config)
 
 
 def require_free_keys(config: Mapping[str, Any]) -> None:
-    """Refuse keys of `strategy.config` that are not the user's to set there.
+    """Refuse keys of `strategy.config` that must not be set there.
 
     Raises:
-        ValueError: names the key, and where to set it instead, or the nearest one that there is.
+        ValueError: names the key, and where to set it instead, or the nearest known key.
     """
     for name, value in config.items():
         if name in SECTIONS and not isinstance(value, Mapping):
@@ -134,10 +136,10 @@ def require_free_keys(config: Mapping[str, Any]) -> None:
 
 
 def require_known_keys(loaded: LoadedRecipe) -> None:
-    """Refuse keys of `strategy.config.zero_optimization` that DeepSpeed does not take.
+    """Refuse keys and values in `strategy.config.zero_optimization` that DeepSpeed does not accept.
 
     Raises:
-        UsageError: names the key, and what DeepSpeed says of it.
+        UsageError: names the key, and what DeepSpeed says about it.
     """
     strategy = loaded.recipe.strategy
     if strategy.kind != "deepspeed" or "zero_optimization" not in strategy.config:

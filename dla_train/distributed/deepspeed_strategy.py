@@ -1,7 +1,7 @@
-"""Lightning's DeepSpeed strategy: on the CPU too, with our clipping, skipping and checkpoints.
+"""Lightning's DeepSpeed strategy, extended to the CPU, with our own clipping, skipping and checkpoints.
 
-It overrides private methods of Lightning and DeepSpeed, whose versions pyproject.toml therefore bounds; the tests run
-the real engine through each of them.
+It overrides private methods of Lightning and DeepSpeed, whose versions are therefore bounded in pyproject.toml; the
+tests run the real engine through each of these methods.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dla_train.training.module import LanguageModelTraining
 
 _SHM_OP = "deepspeed_shm_comm"
 _BESIDE_THE_POINT = (
-    "A module has unknown inputs or outputs type",  # a memory's plan is no tensor, and no weight hangs on it
-    "OVERFLOW! Skipping step",  # the training module has said what is skipped and why
+    "A module has unknown inputs or outputs type",  # a memory's plan: no tensor, and no gradient depends on it
+    "OVERFLOW! Skipping step",  # the training module has already logged what is skipped and why
 )
 
 
 class ZeroPrecision(DeepSpeedPrecision):
-    """float32 weights, with or without bfloat16 products; gradients are judged by the training module.
+    """float32 weights, with products in float32 or bfloat16; the training module decides whether to accept gradients.
 
     Args:
         precision: `32-true` or `bf16-mixed`. device_type: `cpu` or `cuda`.
@@ -45,21 +45,22 @@ class ZeroPrecision(DeepSpeedPrecision):
         self.device_type = device_type
 
     def convert_input(self, data: Any) -> Any:
-        """Tokens stay what they are."""
+        """Return the data unchanged: tokens must not be converted."""
         return data
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """For calls that do not go through the engine; it sets the same itself."""
+        """Autocast for calls that bypass the engine, which sets the same itself."""
         if self.precision == "bf16-mixed":
             return torch.autocast(self.device_type, dtype=torch.bfloat16)
         return nullcontext()
 
     def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Lightning has divided the loss by the number of micro-batches already."""
+        """Run the engine's backward without scaling: Lightning has divided the loss by the number of micro-batches
+        already."""
         model.trainer.model.backward(tensor, scale_wrt_gas=False)
 
     def optimizer_step(self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any) -> Any:
-        """Forward and backward; the engine steps after the last micro-batch of a step."""
+        """Run forward and backward; the engine takes the optimizer step only after a step's last micro-batch."""
         closure()
         return model.trainer.model.step()
 
@@ -68,7 +69,7 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
     """DeepSpeed with ZeRO 1, 2 or 3.
 
     Args:
-        config: DeepSpeed's own, complete. precision: of the recipe. device_type: `cpu` or `cuda`.
+        config: DeepSpeed's configuration, complete. precision: of the recipe. device_type: `cpu` or `cuda`.
     """
 
     def __init__(self, config: dict[str, Any], precision: str, device_type: str) -> None:
@@ -77,7 +78,7 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
             precision_plugin=ZeroPrecision(precision, device_type),
             logging_level=logging.WARNING,
         )
-        logger = logging.getLogger("DeepSpeed")  # what it has to say goes where everything goes
+        logger = logging.getLogger("DeepSpeed")  # its messages go where all others go
         logger.handlers, logger.propagate = [], True
         logger.addFilter(lambda record: not any(text in record.getMessage() for text in _BESIDE_THE_POINT))
         self._names: dict[int, str] = {}
@@ -92,14 +93,15 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
         return self.optimizers[0]  # type: ignore[return-value]
 
     def setup_environment(self) -> None:
-        """Without the check for a GPU."""
+        """As in Lightning, but on the CPU without its check for a GPU."""
         if self._is_on_cpu:
             DDPStrategy.setup_environment(self)  # type: ignore[arg-type]
         else:
             super().setup_environment()
 
     def setup_distributed(self) -> None:
-        """Without the check of the devices' numbers, and without compiling an op that training does not use."""
+        """As in Lightning, but on the CPU without its check of device numbers, and without compiling an op that
+        training does not use."""
         if self._is_on_cpu:
             deepspeed.ops.__compatible_ops__[_SHM_OP] = False
             reset_seed()
@@ -109,11 +111,11 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
             super().setup_distributed()
 
     def init_deepspeed(self) -> None:
-        """Without Lightning's warning about clipping, which is seen to here."""
+        """As in Lightning, but without its warning about clipping, which works here."""
         self._initialize_deepspeed_train(self.model)  # type: ignore[arg-type]
 
     def _format_config(self) -> None:
-        """It is complete."""
+        """Leave the configuration as it is: it is complete already."""
 
     def _setup_model_and_optimizer(self, model: Any, optimizer: Any, lr_scheduler: Any = None) -> Any:
         named = dict(model.named_parameters())
@@ -124,7 +126,7 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
         ]
         if "offload_optimizer" in cast(dict[str, Any], self.config)["zero_optimization"]:
             for group in optimizer.param_groups:
-                group["fused"] = True  # on the CPU: one pass over the states in place of ten
+                group["fused"] = True  # on the CPU: one pass over the states instead of ten
         engine, zero, _, _ = deepspeed.initialize(
             config=self.config,
             model=model,
@@ -136,11 +138,11 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
         return engine, zero
 
     def torch_optimizer(self) -> torch.optim.Optimizer:
-        """The one that DeepSpeed has taken over."""
+        """The optimizer that DeepSpeed wraps."""
         return self._zero.optimizer
 
     def groups(self) -> list[dict[str, Any]]:
-        """See `ShardedState`; with the rates of now."""
+        """See `ShardedState`; with the current learning rates."""
         now = self.torch_optimizer().param_groups
         return [{**group, "lr": current["lr"]} for group, current in zip(self._groups, now, strict=True)]
 
@@ -156,10 +158,11 @@ class ZeroStrategy(ShardedState, DeepSpeedStrategy):
 
 
 def _judge_gradients(zero: Any, module: LanguageModelTraining) -> None:
-    """Let `module` see the norm of each step's gradient, and leave out the steps that it refuses.
+    """Let `module` see the norm of each step's gradient, and skip the steps that it refuses.
 
-    DeepSpeed computes the norm when it steps, clips by it, and discards the step where the norm is negative, its sign
-    for a gradient that is not finite: the same sign tells it to discard a step for another reason.
+    DeepSpeed computes the norm when it takes the step, clips by it, and discards the step if the norm is negative,
+    which is its marker of a gradient that is not finite. Returning that marker makes it discard a step for any other
+    reason.
     """
     discard = torch.tensor(-1.0)
 

@@ -1,7 +1,7 @@
-"""PyTorch's `fully_shard` as a Lightning strategy, on GPUs and on the CPU, with our checkpoints.
+"""PyTorch's `fully_shard` as a Lightning strategy, on GPUs and on the CPU, with our own checkpoints.
 
-Lightning's own `FSDPStrategy` takes the older interface, which needs a GPU; its `ModelParallelStrategy` takes this one,
-but brings tensor parallelism with defaults that average nothing. What is left to do is little, so it is done here.
+Lightning's own `FSDPStrategy` uses the older interface, which needs a GPU; its `ModelParallelStrategy` uses this one,
+but brings tensor parallelism with defaults that average nothing. A strategy of our own needs little code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENTRANCES = ("loss", "hidden_states", "token_losses")
 
 
 class FullyShardedStrategy(ShardedState, DDPStrategy):
-    """Each block is a unit that is gathered when it runs; embedding, last norm and head are one more.
+    """Each block is a unit that is gathered when it runs; embedding, last norm and head form one more unit.
 
     Args:
         reshard_after_forward: of the blocks.
@@ -35,13 +35,13 @@ class FullyShardedStrategy(ShardedState, DDPStrategy):
         self.reshard_after_forward = reshard_after_forward
 
     def model_to_device(self) -> None:
-        """Cut the model up on its way to the device; the whole of it is never there."""
+        """Shard the model on its way to the device, which never holds the whole model."""
         assert isinstance(self.lightning_module, LanguageModelTraining)
         shard(self.lightning_module.model, self.root_device.type, self.world_size, self.reshard_after_forward)
         super().model_to_device()
 
     def configure_ddp(self) -> None:
-        """Nothing is wrapped around it."""
+        """Do not wrap the model in DistributedDataParallel."""
 
     def torch_optimizer(self) -> torch.optim.Optimizer:
         """See `ShardedState`."""
@@ -57,20 +57,20 @@ class FullyShardedStrategy(ShardedState, DDPStrategy):
 
     def parts(self) -> list[Part]:
         """See `ShardedState`."""
-        # A forward without a backward, as a validation's, may have left the weights of the whole model gathered.
+        # A forward without a backward, as in validation, may have left weights gathered.
         for module in self.lightning_module.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
         return [self._part(name, parameter) for name, parameter in self.lightning_module.named_parameters()]
 
     def weights_changed(self) -> None:
-        """Nothing is made from them before the next forward."""
+        """Do nothing: nothing is derived from the weights before the next forward."""
 
     def _part(self, name: str, parameter: nn.Parameter) -> Part:
         assert isinstance(parameter, DTensor)
         here = local(parameter.detach())
         rows = parameter.shape[0]
-        start = min(-(-rows // self.world_size) * self.global_rank, rows)  # as torch.chunk cuts
+        start = min(-(-rows // self.world_size) * self.global_rank, rows)  # cut as by torch.chunk
         size_of_row = parameter.numel() // rows
         return Part(name, tuple(parameter.shape), start * size_of_row, here.view(-1), parameter, 0)
 
@@ -80,7 +80,7 @@ def shard(model: LanguageModel, device_type: str, ranks: int, reshard_after_forw
     mesh = init_device_mesh(device_type, (ranks,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
-    # The backward begins with the head, right after the forward.
+    # The backward begins with the head right after the forward, so resharding would not pay.
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     for name in _ENTRANCES:
         register_fsdp_forward_method(model, name)

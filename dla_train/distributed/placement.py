@@ -1,4 +1,4 @@
-"""Which process this is among those of the run: told by the launcher, or decided here for a plain start."""
+"""Which process this is among those of the run: as the launcher says, or decided here for a plain start."""
 
 import os
 import socket
@@ -17,13 +17,13 @@ Launcher = Literal["dla-train", "torchrun", "Slurm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One process among all.
+    """One process's place among all.
 
     Attributes:
         rank: of this process, over all nodes. local_rank: on its node.
         devices: processes per node. nodes: machines.
         address, port: where rank 0 listens.
-        launcher: who started the processes; `dla-train` starts them itself where nobody else has.
+        launcher: who started the processes; `dla-train` if nobody else did, so that it starts them itself.
         is_child: whether another `dla-train` started this one.
     """
 
@@ -64,7 +64,7 @@ def find_placement(loaded: LoadedRecipe) -> Placement:
 
 
 def _launched() -> Placement | None:
-    """What a launcher has put into the environment."""
+    """The placement that a launcher has put into the environment; None without a launcher."""
     env = os.environ
     if CHILD in env:
         rank, devices, port = map(int, env[CHILD].split())

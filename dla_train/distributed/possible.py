@@ -1,16 +1,16 @@
-"""What a strategy that cuts up the weights cannot train."""
+"""What strategies that shard the weights cannot train."""
 
 from dla_train.distributed.config import StrategyConfig
 from dla_train.models.config import DynamicMemory, ModelConfig
 
 
 def require_possible(strategy: StrategyConfig, model: ModelConfig, optimizer: str, precision: str) -> None:
-    """Refuse a recipe whose sections do not go together with its strategy.
+    """Refuse a recipe whose other sections are incompatible with its strategy.
 
     Args:
         strategy, model: sections of the recipe. optimizer: its kind. precision: of training.
     Raises:
-        ValueError: names the key, and what would go.
+        ValueError: names the key, and what would work.
     """
     if strategy.kind == "deepspeed" and optimizer == "muon":
         raise ValueError(

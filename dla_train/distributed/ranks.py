@@ -1,7 +1,7 @@
 """The processes of a run, joined before anything is written, so that they decide together from the start.
 
-Decisions go through the store that the processes meet at, not through collectives: it works before there is a device,
-and one rank may work for an hour while the others wait.
+Decisions go through the store where the processes meet, not through collectives: it works before there is a device, and
+lets one rank work for an hour while the others wait.
 """
 
 import pickle
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)  # rank 0 may be preparing a corpus
 _JOIN_TIME = timedelta(minutes=10)  # until all processes of a job have started
-_LEAVE_TIME = timedelta(minutes=1)  # until all have read what was decided last
+_LEAVE_TIME = timedelta(minutes=1)  # until all have read the last decision
 _LEAVE_TIME_AFTER_FAILURE = timedelta(seconds=5)
 _SHARED_FOLDER_SECONDS = 30.0
 
@@ -36,7 +36,8 @@ class Ranks:
     """This process among those of the run.
 
     Args:
-        rank, world_size: its place. store: where they meet; None for one process. local_rank: its place on its node.
+        rank, world_size: its place. store: where the processes meet; None for one process. local_rank: its place on its
+            node.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, store: Store | None = None, local_rank: int = 0) -> None:
@@ -45,7 +46,7 @@ class Ranks:
         self.world_size = world_size
         self._store = store
         self._talks = 0
-        self._said: list[str] = []  # keys of rank 0 that another rank may still have to read
+        self._said: list[str] = []  # keys written by rank 0 that another rank may not have read yet
 
     @property
     def is_first(self) -> bool:
@@ -54,14 +55,14 @@ class Ranks:
 
     @property
     def is_first_of_node(self) -> bool:
-        """Whether this rank does what one per machine does."""
+        """Whether this rank does what only one process per machine does."""
         return self.local_rank == 0
 
     def first(self, work: Callable[[], Result]) -> Result:
-        """Rank 0 works, all get its result; to be called by all.
+        """Do `work` on rank 0 and return its result on all ranks; to be called by all.
 
         Raises:
-            Exception: on rank 0, what `work` raised. RelayedError: on the others, which have nothing to add.
+            Exception: on rank 0, what `work` raised. RelayedError: on the others, which only take over the exit code.
         """
         if self._store is None:
             return work()
@@ -72,7 +73,7 @@ class Ranks:
             except BaseException as error:
                 code = getattr(error, "exit_code", None)
                 if code is not None:
-                    # First: the others leave once they know, and srun may then end this process for it.
+                    # Before the others know: they then leave, upon which srun may end this process.
                     with suppress(OSError):
                         announce_exit(code)
                 self._say(key, (code or 1, None))
@@ -85,10 +86,10 @@ class Ranks:
         return result
 
     def together(self, work: Callable[[], Result]) -> Result:
-        """All work at the same time, each gets its own result; to be called by all.
+        """Do `work` on all ranks at the same time; each gets its own result. To be called by all.
 
         Raises:
-            UsageError, RunError: on rank 0, what the first rank that failed raised. RelayedError: on the others.
+            UsageError, RunError: on rank 0, the error of the lowest rank that failed. RelayedError: on the others.
         """
         results: list[Result] = []
         problem: UsageError | RunError | None = None
@@ -107,9 +108,9 @@ class Ranks:
         return results[0]
 
     def collect(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order, for rank 0, and nothing for the others; to be called by all.
+        """On rank 0, the values of all ranks in order; on the others, an empty list. To be called by all.
 
-        Were all of them told all values, rank 0's store would send the square of the number of ranks.
+        If every rank got all values, rank 0's store would send a number of values that is the square of the ranks.
         """
         if self._store is None:
             return [value]
@@ -121,20 +122,21 @@ class Ranks:
         for rank in range(1, self.world_size):
             values.append(_unpacked(self._store.get(f"{key}/{rank}")))
             self._store.delete_key(f"{key}/{rank}")
-        for said in self._said:  # who has come here has read it
+        for said in self._said:  # a rank that has come this far has read it
             self._store.delete_key(said)
         self._said.clear()
         return values
 
     def enter(self, manager: AbstractContextManager[Result]) -> Result:
-        """Rank 0 enters `manager`, all get what it gives, and each does its part until all `leave`."""
+        """Enter `manager` on rank 0 and return its value on all ranks; each then does its part until all `leave`."""
         return self.first(manager.__enter__)
 
     def leave(self, manager: AbstractContextManager[Any], failure: Exception | None) -> None:
-        """Rank 0 leaves `manager`, which ends with an error on every rank if the part of one failed.
+        """Leave `manager` on rank 0, on every rank with an error if any rank's part failed.
 
         Args:
-            failure: of this rank's part, which must not hold collectives that it could miss by failing before.
+            failure: of this rank's part, or None. The part must not contain collectives, which a rank that fails would
+                miss.
         """
         texts = self.collect(None if failure is None else f"{type(failure).__name__}: {failure}")
 
@@ -151,7 +153,7 @@ class Ranks:
             raise failure
 
     def require_shared(self, folder: Path) -> None:
-        """Refuse a run folder that rank 0 has made and another rank does not see.
+        """Refuse a run folder that rank 0 has made but another rank does not see.
 
         Raises:
             UsageError: on rank 0; names the first host that does not see it.
@@ -176,10 +178,10 @@ class Ranks:
         self.first(refuse)
 
     def require_equal(self, value: Any, what: str) -> None:
-        """Refuse to go on where ranks differ in `value`.
+        """Refuse to continue if ranks differ in `value`.
 
         Raises:
-            RunError: on rank 0.
+            RunError: on rank 0; names the rank that differs. RelayedError: on the others.
         """
         found = self.collect((value, socket.gethostname()))
 
@@ -204,7 +206,7 @@ class Ranks:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether `error` is what a collective raises once another process has gone."""
+    """Whether `error` is what a collective raises when another process is gone."""
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL"))
     )
@@ -220,12 +222,12 @@ def _unpacked(text: bytes) -> Any:
 
 @contextmanager
 def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ranks]:
-    """Join the processes of the run, starting them where that is this process's task.
+    """Join the processes of the run, and start them if that is this process's task.
 
     Args:
         placement: of this process; None for a run of one process. arguments: of `dla-train`, for processes to start.
     Raises:
-        RunError: not all have come within 10 minutes.
+        RunError: not all processes have arrived within 10 minutes.
     """
     if placement is None:
         yield Ranks()
@@ -259,8 +261,8 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
 
 
 def _take_leave(store: Store, placement: Placement, patience: timedelta) -> None:
-    """Rank 0 keeps the store: another rank may still be reading there what was decided last."""
-    with suppress(torch.distributed.DistError):  # a rank that is lost says nothing
+    """Let rank 0, which runs the store, wait for the others: they may still be reading the last decision there."""
+    with suppress(torch.distributed.DistError):  # a lost rank does not answer
         if placement.rank:
             store.set(f"left/{placement.rank}", "")
         else:
@@ -269,7 +271,7 @@ def _take_leave(store: Store, placement: Placement, patience: timedelta) -> None
 
 def _store(placement: Placement) -> Store:
     if placement.launcher == "torchrun":
-        # Its agent keeps the store and tells apart the restarts of a job.
+        # torchrun's agent runs the store, and separates the restarts of a job.
         store, _, _ = next(iter(rendezvous("env://", timeout=_JOIN_TIME)))
         return PrefixStore("run", store)
     store = TCPStore(
@@ -295,7 +297,7 @@ def _touch(path: Path) -> None:
 
 
 def appears(path: Path) -> bool:
-    """Whether another node's file comes to be seen here: network file systems show a new one late."""
+    """Wait until another node's file is visible here; false after 30 s. Network file systems show new files late."""
     deadline = time.monotonic() + _SHARED_FOLDER_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:

@@ -1,7 +1,8 @@
-"""Checkpoints of strategies that cut up weights and optimizer states: written by rank, read by any number of ranks.
+"""Checkpoints of strategies that shard weights and optimizer states: each rank writes its part, and any number can read
+them.
 
-What a checkpoint holds is in every case what one process would have written (`dla_train.checkpoints.shards`), so a
-run goes on with another number of ranks, or with another strategy, and exports without any.
+A checkpoint always holds what a single process would have written (`dla_train.checkpoints.shards`), so a run can
+continue with another number of ranks or another strategy, and be exported without any strategy.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from dla_train.checkpoints.state_file import read_state, write_shards
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What this rank holds of a parameter: a run of its elements.
+    """What this rank holds of a parameter: a contiguous range of its elements.
 
     Attributes:
-        name: of the parameter. shape: of it all. start: of the run.
-        weights: `[n]`, the run itself, a view; of the float32 weights where others are made from them.
-        owner: what the optimizer keeps states for, and `weights` is a part of. offset: of the run in it.
+        name: of the parameter. shape: of the whole parameter. start: of the range in the parameter.
+        weights: `[n]`, the range itself, a view; of the float32 master weights if there are any.
+        owner: the tensor that the optimizer keeps states for, which `weights` is a part of. offset: of the range in
+            `owner`.
     """
 
     name: str
@@ -38,12 +40,12 @@ class Part:
     offset: int
 
     def cut(self, state: Tensor) -> Tensor:
-        """The run of an optimizer state that belongs to `owner`: `[n]`, a view."""
+        """This part's range of an optimizer state of `owner`: `[n]`, a view."""
         return local(state).view(-1)[self.offset : self.offset + len(self.weights)]
 
 
 class ShardedState(ABC):
-    """The part of a Lightning strategy that saves and restores; to be inherited before the strategy itself."""
+    """Mixin that saves and restores for a Lightning strategy; must precede the strategy among the base classes."""
 
     lightning_module: lightning.LightningModule
     optimizers: list[torch.optim.Optimizer]
@@ -52,32 +54,32 @@ class ShardedState(ABC):
 
     @abstractmethod
     def parts(self) -> list[Part]:
-        """One of every parameter, empty where this rank holds nothing of it; the same names on all ranks."""
+        """One part of every parameter, empty if this rank holds nothing of it; the same names on all ranks."""
 
     @abstractmethod
     def torch_optimizer(self) -> torch.optim.Optimizer:
-        """Whose `state` has the owners of `parts` as its keys."""
+        """The optimizer whose `state` has the owners of `parts` as keys."""
 
     @abstractmethod
     def groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups as they would be without a strategy, `params` being names."""
+        """The optimizer's groups as they would be without a strategy, with names in `params`."""
 
     @abstractmethod
     def weights_changed(self) -> None:
-        """`parts` were written to: make all that is made from them anew. To be called by all ranks."""
+        """Rebuild what is derived from `parts`, which were written to. To be called by all ranks."""
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """There are no parts before."""
+        """True: parts exist only after the setup."""
         return True
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """`load_optimizer_state_dict` does it."""
+        """True: Lightning calls `load_optimizer_state_dict`."""
         return True
 
     def own_bytes(self) -> int:
-        """What this rank writes, but for a few thousand bytes."""
+        """Bytes that this rank writes, to within a few thousand."""
         size = 0
         state = self.torch_optimizer().state
         for part in self.parts():
@@ -86,7 +88,7 @@ class ShardedState(ABC):
         return size
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Weights as shards, buffers whole; a tied weight is one shard under both names."""
+        """Weights as shards, and whole buffers; a tied weight is the same shard under both names."""
         names = _first_names(self.lightning_module)
         shards = {part.name: Shard(part.shape, part.start, part.weights) for part in self.parts()}
         whole = dict(self.lightning_module.named_buffers())
@@ -95,7 +97,7 @@ class ShardedState(ABC):
         }
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """As `optimizer.state_dict()` of one process, with shards."""
+        """Like `optimizer.state_dict()` of one process, with shards as tensors."""
         groups = self.groups()
         order = [name for group in groups for name in group["params"]]
         parts = {part.name: part for part in self.parts()}
@@ -104,7 +106,7 @@ class ShardedState(ABC):
         for index, name in enumerate(order):
             part = parts[name]
             if part.owner in states:
-                # A count of steps is one for many parameters here, and each one's own where it is read again.
+                # The step count may be shared by many parameters here; once read again, each has its own.
                 state[index] = {
                     key: Shard(part.shape, part.start, part.cut(value)) if value.dim() else value.clone()
                     for key, value in states[part.owner].items()
@@ -114,7 +116,7 @@ class ShardedState(ABC):
         return {"state": state, "param_groups": listed}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write this rank's files. Ranks do not wait for one another here."""
+        """Write this rank's files, without waiting for other ranks."""
         write_shards(checkpoint, Path(filepath), self.global_rank, self.world_size)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -128,13 +130,14 @@ class ShardedState(ABC):
         for part in self.parts():
             part.weights.copy_(read_part(saved[part.name], part.start, len(part.weights)))
         for name, buffer in self.lightning_module.named_buffers():
-            if name in saved:  # buffers that are no part of the state are made, not loaded
+            if name in saved:  # other buffers are not persistent: they are computed, not loaded
                 buffer.copy_(saved[name])
         self.weights_changed()
 
     @torch.no_grad()
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Likewise. Rates and the like are the recipe's, not the checkpoint's."""
+        """Read the optimizer states of the parts that this rank holds. Learning rates and other options stay those of
+        the recipe."""
         saved = checkpoint["optimizer_states"][0]["state"]
         order = [name for group in self.groups() for name in group["params"]]
         parts = {part.name: part for part in self.parts()}
@@ -154,13 +157,13 @@ class ShardedState(ABC):
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a DTensor; any other tensor itself."""
+    """This rank's part of a DTensor; any other tensor itself."""
     to_local = getattr(tensor, "to_local", None)
     return tensor if to_local is None else to_local()
 
 
 def _first_names(module: torch.nn.Module) -> dict[str, str]:
-    """The name of each parameter, and of its other names the same."""
+    """The first name of each parameter, by each of its names."""
     first: dict[int, str] = {}
     return {
         name: first.setdefault(id(parameter), name)
@@ -169,5 +172,5 @@ def _first_names(module: torch.nn.Module) -> dict[str, str]:
 
 
 def _state_names(module: torch.nn.Module) -> list[str]:
-    """Names in a `state_dict`, in its order."""
+    """The names in a module's `state_dict`, in its order."""
     return list(torch.nn.Module.state_dict(module))

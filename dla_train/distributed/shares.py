@@ -1,13 +1,13 @@
-"""Whether a batch can be shared out among processes; known before there is one of them."""
+"""Whether a batch can be divided among processes; checked before any of them exists."""
 
 from dla_train.config.load import LoadedRecipe
 
 
 def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
-    """Refuse a batch that `world_size` processes cannot share out evenly; `processes` is what the message calls them.
+    """Refuse a batch that `world_size` processes cannot divide evenly; `processes` names them in the message.
 
     Raises:
-        UsageError: says which size of micro-batches would fit.
+        UsageError: says which size of micro-batch would fit, if any.
     """
     training = loaded.recipe.training
     if training.global_batch % (training.micro_batch * world_size) == 0:

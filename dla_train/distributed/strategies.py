@@ -1,4 +1,4 @@
-"""Lightning's part: the strategy of the recipe, in processes that are there and joined already."""
+"""The recipe's strategy as a Lightning strategy, for processes that already run and have joined."""
 
 import os
 
@@ -14,7 +14,7 @@ from dla_train.training.config import TrainingConfig
 
 
 def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate: int) -> Strategy | str:
-    """What to hand to the Trainer as `strategy`.
+    """The `strategy` argument of the Trainer.
 
     Args:
         config, training: sections of the recipe. accumulate: micro-batches of a step on each process.
@@ -26,7 +26,7 @@ def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate:
             return DDPStrategy(gradient_as_bucket_view=True)
         case DeepSpeedConfig():
             device_type = "cuda" if training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-            # DeepSpeed would look for a GPU by itself. Importing it takes seconds.
+            # Must be set before the import, or DeepSpeed would look for a GPU. Importing it takes seconds.
             os.environ.setdefault("DS_ACCELERATOR", device_type)
             from dla_train.distributed.deepspeed_strategy import ZeroStrategy
 
@@ -38,7 +38,7 @@ def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate:
 
 
 class JoinedProcesses(ClusterEnvironment):
-    """Tells Lightning where this process stands; it starts no processes and takes no signals because of it."""
+    """Tells Lightning this process's rank, so that it starts no processes and handles no signals itself."""
 
     def __init__(self, placement: Placement) -> None:
         super().__init__()

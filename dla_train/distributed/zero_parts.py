@@ -1,4 +1,4 @@
-"""Where DeepSpeed keeps what a rank holds of each parameter, by ZeRO stage."""
+"""Where DeepSpeed keeps a rank's part of each parameter, by ZeRO stage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from dla_train.distributed.sharded_state import Part
 
 
 def parts_of_zero_1_and_2(zero: DeepSpeedZeroOptimizer, names: dict[int, str]) -> list[Part]:
-    """Each group of parameters is one flat buffer, cut into as many pieces as there are ranks.
+    """The parts for stages 1 and 2: each parameter group is one flat buffer, cut into as many pieces as there are
+    ranks.
 
     Args:
         names: of the parameters, by id.
     """
     parts = []
     for index, flat in enumerate(zero.single_partition_of_fp32_groups):
-        # In the buffer's own order: DeepSpeed's `_hp_mapping` is wrong with round_robin_gradients (0.19).
+        # Not from `_hp_mapping`, which is wrong with round_robin_gradients (0.19), but in the buffer's own order.
         begin = dist.get_rank(zero.real_dp_process_group[index]) * len(flat)
         places = zip(zero.round_robin_bit16_groups[index], zero.round_robin_bit16_offsets[index], strict=True)
         for parameter, place in places:
@@ -33,7 +34,8 @@ def parts_of_zero_1_and_2(zero: DeepSpeedZeroOptimizer, names: dict[int, str]) -
 
 
 def parts_of_zero_3(zero: DeepSpeedZeroOptimizer_Stage3, names: dict[int, str]) -> list[Part]:
-    """Each parameter is cut into as many pieces of one length as there are ranks, the last ones padded."""
+    """The parts for stage 3: each parameter is cut into as many pieces of equal length as there are ranks, the last
+    ones padded."""
     parts = []
     for group in zero.fp16_groups:
         for parameter in group:
@@ -48,7 +50,7 @@ def parts_of_zero_3(zero: DeepSpeedZeroOptimizer_Stage3, names: dict[int, str]) 
 
 @torch.no_grad()
 def rebuild_weights(zero: Any) -> None:
-    """Make the model's weights anew from the pieces of all ranks, which must all call this."""
+    """Rebuild the model's weights from the pieces of all ranks, which must all call this."""
     if not isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
         zero.update_lp_params()
         return

@@ -1,1 +1,1 @@
-"""What a recipe costs, before it is launched: parameters, FLOPs, bytes and time."""
+"""Estimates what a recipe costs before it is launched: parameters, FLOPs, bytes and time."""

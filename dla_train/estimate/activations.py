@@ -1,8 +1,8 @@
 """Bytes that the forward pass keeps for the backward, counted from what each module saves.
 
-`a` is the width of a number that matrix products read (2 for bfloat16), WIDE of one that norms, gates and time scales
-are worked out in. Per token unless said otherwise. The two paths of the op keep different things: `torch` its chunk
-algebra and a state every eighth chunk, `triton` little more than its inputs, since it makes the rest again.
+`a` is the number of bytes of a value that matrix products read (2 for bfloat16), WIDE that of a value in norms, gates
+and time scales. Sizes are per token unless said otherwise. The two paths of the op keep different things: `torch` its
+chunk algebra and a state every eighth chunk; `triton` little more than its inputs, because it recomputes the rest.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ IDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What decides about sizes beside the model.
+    """What determines sizes besides the model.
 
     Attributes:
-        batch, window: rows and tokens in a row that go through the model at once.
-        precision: of the recipe. path: of the op. is_gpu: where norms are one fused kernel.
-        recompute_every: of the recipe; every how many blocks one keeps its input alone.
+        batch, window: rows, and tokens per row, that go through the model at once.
+        precision: of the recipe. path: of the op. is_gpu: whether it is a GPU, where a norm is one fused kernel.
+        recompute_every: of the recipe; one of so many blocks keeps only its input and is recomputed.
     """
 
     batch: int
@@ -42,12 +42,12 @@ class Setting:
 
     @property
     def tokens(self) -> int:
-        """In one micro-batch."""
+        """Tokens in one micro-batch."""
         return self.batch * self.window
 
     @property
     def a(self) -> int:
-        """Bytes of a number that matrix products read."""
+        """Bytes of a value that matrix products read."""
         return 4 if self.precision == "32-true" else 2
 
     @property
@@ -57,39 +57,40 @@ class Setting:
 
     @property
     def is_autocast(self) -> bool:
-        """Whether products read copies of float32 weights."""
+        """Whether products read bfloat16 copies of float32 weights."""
         return self.precision == "bf16-mixed"
 
 
 def saved_bytes(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """By part, of the whole model for one micro-batch, at the moment when most is kept."""
+    """Bytes by part, of the whole model for one micro-batch, at the moment when most is kept."""
     moments = kept_after_forward(config, setting), kept_in_backward(config, setting)
     return max(moments, key=lambda parts: sum(parts.values()))
 
 
 def kept_after_forward(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """By part, when the loss is known. A block that is computed again keeps its input alone, but autocast keeps its
-    copies of all weights until the forward is over."""
+    """Bytes by part, when the loss is known. A recomputed block keeps only its input, but autocast keeps its copies of
+    all weights until the forward is over."""
     recomputed = _recomputed(config, setting)
     copied = config.layers if setting.is_autocast else config.layers - recomputed
     return _kept(config, setting, inputs=recomputed, layers=config.layers - recomputed, copied=copied)
 
 
 def kept_in_backward(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """By part, when the backward has come to a block that is computed again: then it keeps what any other does. That is
-    one block at a time, and when the last of them is reached the inputs of all are still there."""
+    """Bytes by part, when the backward recomputes a block, which then keeps what any other block does. That happens to
+    one block at a time, and at the first one (the last of the model) the inputs of all are still kept."""
     recomputed = _recomputed(config, setting)
     layers = config.layers - recomputed + bool(recomputed)
     return _kept(config, setting, inputs=recomputed, layers=layers, copied=layers)
 
 
 def _recomputed(config: ModelConfig, setting: Setting) -> int:
-    """How many blocks are computed again."""
+    """Number of recomputed blocks."""
     return 0 if setting.recompute_every is None else -(-config.layers // setting.recompute_every)
 
 
 def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, copied: int) -> dict[str, int]:
-    """By part, with the inputs alone of so many blocks, all of so many, and copies of the weights of so many."""
+    """Bytes by part. Kept are: of `inputs` blocks the inputs alone, of `layers` blocks everything, and of `copied`
+    blocks the copies of weights."""
     tokens, hidden = setting.tokens, config.hidden
     parts = {
         "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
@@ -105,17 +106,18 @@ def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, co
 
 
 def _norm(width: int, setting: Setting) -> int:
-    """Beside its input: one number, and off the GPU, where no fused kernel serves, the normalised input."""
+    """What a norm keeps beside its input: one number, and off the GPU, where there is no fused kernel, the normalized
+    input."""
     return WIDE if setting.is_gpu else WIDE + WIDE * width
 
 
 def _mixer(config: ModelConfig, setting: Setting) -> float:
-    """A mixer without its op, per token."""
+    """What a mixer keeps, without its op, per token."""
     a, hidden, mixer = setting.a, config.hidden, config.mixer
-    copies = WIDE if a < WIDE else 0  # where something is made wide that is not
+    copies = WIDE if a < WIDE else 0  # of values that must be converted to float32
     match mixer:
         case AttentionConfig():
-            # Input, q, k, v, result and its rows in order; per row's position: cosines and sines for q and k.
+            # Input; q, k, v; result, and its rows in order. Per position of a row: cosines and sines for q and k.
             angles = 4 * WIDE * hidden / mixer.heads / 2 / setting.batch
             return a * (hidden + 2 * hidden + 3 * hidden + 2 * hidden) + WIDE * mixer.heads + angles
         case Mamba2Config():
@@ -123,7 +125,7 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
             channels = inner + 2 * mixer.groups * mixer.state_dim
             # Input, projection, convolution, its silu, v, and what out_proj reads.
             products = a * (hidden + inner + channels + heads + 2 * channels + inner + inner)
-            # The gated norm: y, silu(z), their product, and z where it had to be made wide.
+            # The gated norm: y, silu(z), their product, and z if it had to be converted to float32.
             norm = 3 * WIDE * inner + copies * inner + _norm(inner, setting)
             return products + norm + 4 * WIDE * heads + _slot_weight(config, setting)
         case GatedDeltaNetConfig():
@@ -131,13 +133,14 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
             channels = 2 * keys + values
             products = a * (hidden + channels + values + 2 * heads + 2 * channels + values)
             unit = a * 2 * keys + copies * 2 * keys + WIDE * 2 * heads
-            # The gated norm: o, its norm, silu(gate), and the gate where it had to be made wide.
+            # The gated norm: o, its norm, silu(gate), and the gate if it had to be converted to float32.
             norm = 3 * WIDE * values + copies * values + heads * _norm(mixer.value_dim, setting)
             return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, setting)
 
 
 def _slot_weight(config: ModelConfig, setting: Setting) -> float:
-    """Before and after the softplus, and a second copy of the input that autocast makes for it."""
+    """What slot weights keep: values before and after the softplus, and a copy of the input that autocast makes for
+    them."""
     assert not isinstance(config.mixer, AttentionConfig)
     memory = config.mixer.memory
     if memory.kind == "single":
@@ -147,7 +150,7 @@ def _slot_weight(config: ModelConfig, setting: Setting) -> float:
 
 
 def _op(config: ModelConfig, setting: Setting) -> float:
-    """The reader and the plan of one layer, for the whole micro-batch."""
+    """What the reader and the plan of one layer keep, for the whole micro-batch."""
     mixer = config.mixer
     match mixer:
         case AttentionConfig():
@@ -157,13 +160,13 @@ def _op(config: ModelConfig, setting: Setting) -> float:
         case GatedDeltaNetConfig():
             heads, groups, key_dim, value_dim, delta = mixer.heads, mixer.heads, mixer.key_dim, mixer.value_dim, True
     a = setting.a
-    # shift, score, and the gate with its norm and its mark of first tokens
+    # shift, score, and the gate with its norm and its flag of first tokens
     plan = heads * (4 * WIDE + 1) if has_gate(mixer.memory) else heads * WIDE * isinstance(mixer.memory, DynamicMemory)
     if setting.path == "triton":
         return setting.tokens * (plan + 3 * WIDE * heads)
     rows = WIDE * heads
     if delta:
-        # Products of pairs, vectors of keys, and the state's transition, as transitions.py names them.
+        # Products of pairs, vectors of keys, and the state's transition; see dla_kernels/reader/transitions.py.
         chunk = 9 * CHUNK + 11 * key_dim + key_dim**2 / CHUNK + (key_dim if a < WIDE else 0)
     else:
         # similarity, decays and Mx; q, k, Qe and U
@@ -177,7 +180,7 @@ def _op(config: ModelConfig, setting: Setting) -> float:
 
 
 def long_chunk(config: ModelConfig, setting: Setting) -> int:
-    """Tokens in a chunk of the Triton kernels, by their rule (`dla_kernels.reader.fused.configs`)."""
+    """Tokens in a chunk of the Triton kernels, by the rule in `dla_kernels.reader.fused.configs`."""
     mixer = config.mixer
     assert not isinstance(mixer, AttentionConfig)
     key_dim, value_dim = state_shape(mixer)
@@ -187,19 +190,20 @@ def long_chunk(config: ModelConfig, setting: Setting) -> int:
 
 
 def state_shape(mixer: Mamba2Config | GatedDeltaNetConfig) -> tuple[int, int]:
-    """K and V: one state of one head."""
+    """K and V, the shape of one state of one head."""
     if isinstance(mixer, GatedDeltaNetConfig):
         return mixer.key_dim, mixer.value_dim
     return mixer.state_dim, mixer.head_dim
 
 
 def capacity_of(mixer: Mamba2Config | GatedDeltaNetConfig) -> int:
-    """M, the slots that there is room for."""
+    """M, the number of slots that there is room for."""
     return 1 if mixer.memory.kind == "single" else mixer.memory.capacity
 
 
 def _cast_weights(config: ModelConfig, setting: Setting) -> int:
-    """Under autocast, a copy of every matrix of a block; without it, slot weights' matrix times its scale."""
+    """Bytes of the weight copies of a block: under autocast of every matrix; otherwise only of the slot weights' matrix
+    times its scale."""
     hidden, mixer = config.hidden, config.mixer
     slots = 0
     if not isinstance(mixer, AttentionConfig) and mixer.memory.kind != "single":

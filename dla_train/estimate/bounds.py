@@ -1,4 +1,4 @@
-"""What holds a part up on a device: its products, or the bytes that they move (the roofline model)."""
+"""What limits the speed of each part on a device: its products, or the bytes that they move (the roofline model)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ COMPUTE, MEMORY, LATENCY = "compute", "memory traffic", "latency of a scan"
 
 
 def bound_by(config: ModelConfig, work: dict[str, Work], setting: Setting, device: Device) -> dict[str, str]:
-    """For each part of `work`, COMPUTE, MEMORY or LATENCY: FLOPs per byte against what the device balances."""
+    """For each part of `work`, COMPUTE, MEMORY or LATENCY: compares FLOPs per byte with the device's ratio of the
+    two."""
     ridge = device.peak(setting.precision) / device.bandwidth
     moved = _moved(config, setting)
     bounds = {part: COMPUTE if one.forward / moved[part] >= ridge else MEMORY for part, one in work.items()}
     if "plan" in bounds:
-        bounds["plan"] = LATENCY  # one token after the other, a sequence and head at a time
+        bounds["plan"] = LATENCY  # sequential over the tokens of each sequence and head
     return bounds
 
 
 def _moved(config: ModelConfig, setting: Setting) -> dict[str, float]:
-    """Bytes per token of the forward pass that go to or come from memory if each part reads and writes once."""
+    """Bytes per token that the forward pass moves to and from memory if each part reads and writes everything once."""
     a, hidden, mixer = setting.a, config.hidden, config.mixer
 
     def linear(inputs: int, outputs: int) -> float:
-        """Of all layers."""
+        """Bytes per token of one linear layer, over all layers."""
         return config.layers * a * (inputs + outputs + inputs * outputs / setting.tokens)
 
     moved = {

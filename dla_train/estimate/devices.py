@@ -1,4 +1,4 @@
-"""What accelerators can do, from their makers' data sheets: dense rates, nothing sparse, nothing boosted."""
+"""What accelerators can do, from their makers' data sheets: dense rates, not sparse or boosted ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Device:
     """One accelerator.
 
     Attributes:
-        name: as on the command line. product: part of the name that CUDA gives it, in small letters.
-        memory: bytes. bandwidth: of it, bytes per second.
-        bf16: FLOP/s of dense bfloat16 products. fp32: of float32 ones on the ordinary units, PyTorch's default.
+        name: as on the command line. product: part of CUDA's name for it, in lower case.
+        memory: bytes. bandwidth: of the memory, bytes per second.
+        bf16: FLOP/s of dense bfloat16 products. fp32: FLOP/s of float32 products without TF32, PyTorch's default.
     """
 
     name: str
@@ -47,10 +47,10 @@ DEVICES = {
 
 
 def device_named(name: str) -> Device:
-    """The device of that name, in capitals or not.
+    """The device of that name, ignoring case.
 
     Raises:
-        UsageError: there is none; names the nearest.
+        UsageError: it is not in the table; names the nearest.
     """
     if device := DEVICES.get(name.lower()):
         return device
@@ -60,10 +60,10 @@ def device_named(name: str) -> Device:
 
 
 def devices_for(loaded: LoadedRecipe, devices: int | None) -> int:
-    """How many devices train together: as many as asked for, else as many as the recipe's strategy names.
+    """How many devices train together: `devices`, or if None as many as the recipe's strategy names.
 
     Raises:
-        UsageError: a step's windows cannot be shared out among them; names what would do.
+        UsageError: a step's windows cannot be divided evenly among them; names numbers that would work.
     """
     if devices is None:
         devices = (loaded.recipe.strategy.devices or 1) * (loaded.recipe.strategy.nodes or 1)

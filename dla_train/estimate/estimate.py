@@ -1,4 +1,4 @@
-"""All figures of a recipe on a number of devices, put together."""
+"""Puts together all figures of a recipe on a number of devices."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Estimate:
     """What `dla-train estimate` prints.
 
     Attributes:
-        name: of the recipe. device, devices: which, and how many. utilisation: the share of the device's peak that is
-            assumed.
-        parameters: by part. work: FLOPs per token by part. bounds: what holds each part up. footprint: bytes.
+        name: of the recipe. device, devices: which, and how many. utilisation: the assumed share of the device's peak.
+        parameters: number by part. work: FLOPs per token by part. bounds: what limits each part. footprint: bytes.
         path: of the op.
     """
 
@@ -43,44 +42,46 @@ class Estimate:
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward."""
+        """FLOPs of forward and backward."""
         return sum(one.training for one in self.work.values())
 
     @property
     def tokens_per_step(self) -> int:
-        """Over all devices."""
+        """Tokens of a step, over all devices."""
         return self.recipe.training.global_batch * self.recipe.data.window
 
     @property
     def tokens(self) -> int:
-        """The whole run's."""
+        """Tokens of the whole run."""
         return self.recipe.training.steps * self.tokens_per_step
 
     @property
     def optimizer_seconds(self) -> float:
-        """Of one step: weights and state read and written, gradients read; 0 where the CPU does it."""
+        """Seconds of one optimizer step: reading and writing weights and states, reading gradients; 0 if the CPU does
+        it."""
         return self.footprint.stepped / self.device.bandwidth
 
     @property
     def step_seconds(self) -> float:
-        """At the assumed share of the peak, the optimizer's traffic added, exchange between devices not."""
+        """Seconds of a step at the assumed share of the peak, plus the optimizer's memory traffic; exchange between
+        devices is not counted."""
         rate = self.devices * self.utilisation * self.device.peak(self.recipe.training.precision)
         return self.flops_per_token * self.tokens_per_step / rate + self.optimizer_seconds
 
     @property
     def tokens_per_second(self) -> float:
-        """Over all devices."""
+        """Speed over all devices."""
         return self.tokens_per_step / self.step_seconds
 
 
 def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisation: float) -> Estimate:
-    """Work it all out on the meta device.
+    """Compute the estimate, on the meta device.
 
     Args:
         loaded: the recipe. device: on which. devices: on how many; None takes the number of the recipe's strategy.
-        utilisation: share of the device's peak to reckon with.
+        utilisation: assumed share of the device's peak.
     Raises:
-        UsageError: a step's windows cannot be shared out among the devices; names what would do.
+        UsageError: a step's windows cannot be divided evenly among the devices; names numbers that would work.
     """
     recipe = loaded.recipe
     devices = devices_for(loaded, devices)
@@ -111,7 +112,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisat
 
 
 def _path(config: ModelConfig) -> Path:
-    """The path of the op that `auto` takes on a GPU: the kernels, up to their largest sizes."""
+    """The path of the op that `auto` takes on a GPU: the kernels, unless sizes exceed their limits."""
     mixer = config.mixer
     if isinstance(mixer, AttentionConfig):
         return "triton"

@@ -1,4 +1,4 @@
-"""FLOPs of a model per token, by part: the one function behind `dla-train estimate` and the MFU of a run."""
+"""FLOPs of a model per token, by part; used both by `dla-train estimate` and for the MFU of a run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def model_work(config: ModelConfig, window: int) -> dict[str, Work]:
     """FLOPs per token, all layers together.
 
     Args:
-        config: of the model. window: tokens that it sees at once; what softmax attention costs depends on it, and how
-            many slots there can be.
+        config: of the model. window: tokens that it sees at once, on which the cost of softmax attention and the number
+            of filled slots depend.
     Returns:
         by part; a part that the model does not have is left out. The embedding is a look-up and costs none.
     """
@@ -37,7 +37,7 @@ def training_flops(config: ModelConfig, window: int) -> float:
 
 
 def slots_in_window(memory: MemoryConfig, window: int) -> int:
-    """How many slots a window of this length can fill: what the reader is counted with."""
+    """How many slots a window of this length can fill, which is the number that the reader's FLOPs are counted for."""
     match memory:
         case FixedMemory():
             return min(memory.capacity, -(-window // memory.block))
@@ -55,7 +55,7 @@ def has_gate(memory: MemoryConfig) -> bool:
 
 
 def _mixer(config: ModelConfig, window: int) -> dict[str, Work]:
-    """Per token and layer."""
+    """FLOPs per token of one layer's mixer, by part."""
     hidden, mixer = config.hidden, config.mixer
     match mixer:
         case AttentionConfig():

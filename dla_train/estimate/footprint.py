@@ -1,4 +1,4 @@
-"""Bytes: on each device while training, and on disk."""
+"""Bytes needed on each device while training, and on disk."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dla_train.training.optimizers import build_optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Bytes.
+    """What a recipe needs, in bytes.
 
     Attributes:
         parameters: what a device keeps of them, with the buffers. gradients, optimizer: likewise. All three are exact
             for `single` and `ddp`.
-        gathered: weights that lie elsewhere, and are here while they are needed.
-        buckets: of the gradients' exchange between devices. With `ddp` gradients are views of them, but while a step
-            gathers those of several micro-batches they lie beside.
-        activations: kept for the backward, by part. op: what the op works in, while one layer's backward runs.
-        logits: the head's rows at work.
-        checkpoint: one on disk.
-        in_main_memory: of the machine, for each device: what is offloaded.
+        gathered: weights that other devices keep, while they are needed here.
+        buckets: for the exchange of gradients between devices. With `ddp`, gradients are views of the buckets, except
+            that they need memory of their own in steps of several micro-batches.
+        activations: kept for the backward, by part. op: working memory of the op, while one layer's backward runs.
+        logits: of the rows that the head computes at once.
+        checkpoint: size of one on disk.
+        in_main_memory: offloaded to the machine's main memory, per device.
         stepped: what a device's optimizer step reads and writes.
     """
 
@@ -47,7 +47,7 @@ class Footprint:
 
     @property
     def on_device(self) -> dict[str, int]:
-        """What lies in a device's memory at the worst moment."""
+        """What a device's memory holds at its peak, by part."""
         return {
             "parameters": self.parameters,
             "gathered weights": self.gathered,
@@ -61,7 +61,7 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """Of a device."""
+        """Memory of a device at its peak."""
         return sum(self.on_device.values())
 
 
@@ -69,7 +69,7 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
     """What `recipe` needs on each of `devices`, by its strategy.
 
     Args:
-        model: of the recipe, on the meta device; its type becomes that of the recipe's precision.
+        model: of the recipe, on the meta device; converted to bfloat16 in place if the precision is bf16-true.
         setting: of a micro-batch.
     """
     training = recipe.training
@@ -96,7 +96,7 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Of one checkpoint on disk: weights, buffers and the optimizer's state."""
+    """Size of one checkpoint on disk: weights, buffers and optimizer state."""
     with torch.device("meta"):
         model = LanguageModel(recipe.model)
     if recipe.training.precision == "bf16-true":
@@ -106,7 +106,7 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 
 
 def optimizer_bytes(recipe: Recipe, model: LanguageModel) -> int:
-    """Of the state that the recipe's own optimizer makes in a step of `model`, which lies on the meta device."""
+    """Size of the state that the recipe's optimizer makes in its first step on `model`, which is on the meta device."""
     optimizer = build_optimizer(recipe.optimizer, model)
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)

@@ -1,4 +1,4 @@
-"""What the op works in while the backward pass of one layer runs: above all the states of chunks and their adjoint."""
+"""Working memory of the op during the backward pass of one layer: above all, the states of chunks and their adjoint."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, ModelC
 
 
 def op_memory(config: ModelConfig, setting: Setting) -> int:
-    """Bytes at the worst moment, beside inputs and what is kept for the backward.
+    """Bytes at the peak, beside inputs and what is kept for the backward.
 
-    States are counted; the smaller tensors around them are fitted to what the operators allocate on the meta device
-    at a dozen shapes (tests/estimate/test_op_memory.py: within 15 %).
+    States are counted; the terms for the smaller tensors are fitted to what the operators allocate on the meta
+    device at a dozen shapes (tests/estimate/test_op_memory.py: within 15 %).
     """
     mixer = config.mixer
     if isinstance(mixer, AttentionConfig):
@@ -21,12 +21,12 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     heads, slots = mixer.heads, capacity_of(mixer)
     state = setting.batch * heads * slots * key_dim * value_dim
     if setting.path == "torch":
-        return WIDE * state * (STRIDE + 3)  # of eight chunks; adjoint, before and after a move
+        return WIDE * state * (STRIDE + 3)  # states of eight chunks; their adjoint; states before and after a move
     long, delta, gate = long_chunk(config, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)
-    chunks = -(-setting.window // long) - 1  # a first chunk begins with none
+    chunks = -(-setting.window // long) - 1  # the first chunk begins without a state
     kept = chunks * state * setting.a
-    states = kept + chunks * state * WIDE  # and their adjoint in float32, or in two parts of 16 bits
-    # per token and head, in 16-bit numbers: gradients, weights and their gradient by slot, weights of pairs in a tile
+    states = kept + chunks * state * WIDE  # with their adjoint in float32, or in two 16-bit parts
+    # Per token and head, in 16-bit numbers: gradients, weights by slot and their gradient, weights of pairs in a tile.
     numbers = setting.tokens * heads * setting.a
     if not delta:
         of_queries = kept + numbers * (43 + 2.1 * key_dim + 0.7 * value_dim + 7.3 * slots)  # no adjoint yet
@@ -36,7 +36,7 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     chunk_parts = long + 2 * key_dim + key_dim**2 / long  # of the delta rule: how a chunk reads, writes and removes
     around = chunk_parts + 3.5 * key_dim + 1.5 * value_dim + 170 + 5.5 * slots + (2.0 * value_dim + 4 * slots) * gate
     reading = states + numbers * around
-    # Then its chunk algebra is differentiated: rows of tiles in float32, and what is kept at every tile that they pass.
+    # Then the chunk algebra is differentiated: rows of tiles in float32, and what is kept at every tile that they pass.
     tile = 32 if setting.a == WIDE else 64
     trails = 2 * setting.a * key_dim * long / tile
     algebra = (26 + 2 * setting.a) * key_dim + trails + 12 * tile + setting.a * (chunk_parts + value_dim + slots + 50)

@@ -1,4 +1,4 @@
-"""All recipes beside each other: parameters, and FLOPs per token."""
+"""A table of all recipes: parameters and FLOPs per token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def overview(recipes: Sequence[LoadedRecipe]) -> str:
     """A Markdown table with a row for each recipe; FLOPs in millions, a multiply-add as two.
 
     Columns: parameters, window in tokens, FLOPs per token of the forward pass and of training (forward and backward),
-    and how much of the latter reads the past (reader and plan, or softmax attention).
+    and how much of the training FLOPs reads the past (reader and plan, or softmax attention).
     """
     heads = ("recipe", "parameters", "window", "forward", "training", "of it reading the past")
     return table(heads, [_row(loaded) for loaded in recipes], frozenset(range(1, len(heads))))

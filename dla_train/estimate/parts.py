@@ -1,4 +1,4 @@
-"""Parameters of a model, by part."""
+"""Counts a model's parameters by part."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NORMS = (RMSNorm, GatedRMSNormMamba2, GatedRMSNormDeltaNet)
 
 
 def parameter_parts(model: LanguageModel) -> dict[str, int]:
-    """How many parameters each part has; their sum is that of the model, a tied head is part of the embedding.
+    """Number of parameters of each part; they add up to the whole model. A tied head counts as part of the embedding.
 
     Args:
-        model: on any device; the meta device serves.
+        model: on any device, such as the meta device.
     """
     parts: dict[str, int] = {}
     seen: set[int] = set()

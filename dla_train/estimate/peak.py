@@ -1,4 +1,4 @@
-"""The highest rate of the device that a process trains on: what MFU is a share of."""
+"""The peak rate of the device that a process trains on, to which MFU relates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dla_train.estimate.devices import DEVICES
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s of dense products at a recipe's precision; None where no table has the device, as for every CPU.
+    """FLOP/s of dense products at a recipe's precision; None if no table has the device, as for every CPU.
 
-    Our own table comes first for bfloat16: Lightning's does not know an H200 by its name, and takes an L40S for an L4.
-    For float32 Lightning's looks at PyTorch's setting for the matrix units, too.
+    For bfloat16 our own table comes first, because Lightning's does not know an H200 by its name, and takes an L40S for
+    an L4. For float32 Lightning's is used, which also considers PyTorch's TF32 setting.
     """
     if device.type != "cuda":
         return None

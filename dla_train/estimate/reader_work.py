@@ -1,10 +1,10 @@
-"""FLOPs of reading M states per head and of planning where they begin: the formula for what kernels of our own do.
+"""FLOPs of reading M states per head and of planning where they begin: the formula for our own kernels.
 
 Letters: H heads, G key groups, K and V widths of keys and values, M slots, C tokens in a chunk. Counted are the matrix
-products of the chunked algorithm (`dla_kernels/README.md`), each multiply-add as two FLOPs, per token of one layer;
-what is elementwise is not, as in `torch.utils.flop_counter`. C is free: pairs inside chunks cost C, carrying states
-through the delta rule 1 / C. The count takes the C that needs least, so that a kernel gains nothing by needless work;
-states that it makes again in the backward pass are its own expense, too.
+products of the chunked algorithm (`dla_kernels/README.md`), per token of one layer, a multiply-add as two FLOPs;
+elementwise work is not counted, as in `torch.utils.flop_counter`. C is free: the cost of pairs inside chunks grows with
+C, that of carrying states through the delta rule with 1 / C. The count takes the cheapest C, so that needless work does
+not raise a kernel's MFU; nor does recomputing states in the backward pass.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from __future__ import annotations
 from dla_train.estimate.work import NONE, Work, product
 
 CHUNKS = (64, 128, 256, 512)
-"""What C may be: fewer tokens do not fill the tiles of matrix units."""
+"""Values that C may take; fewer tokens do not fill the tiles of matrix units."""
 
 
 def reader_work(
     *, heads: int, groups: int, key_dim: int, value_dim: int, slots: int, delta: bool, gate: bool
 ) -> dict[str, Work]:
-    """The reader's products, per token, by stage, in the chunks that take least.
+    """FLOPs of the reader's products per token, by stage, for the chunk length that needs fewest.
 
     Args:
         heads, groups, key_dim, value_dim, slots: H, G, K, V, M. delta: the gated delta rule, else plain decay.
-        gate: the boundaries get a straight-through gradient, which is one more pass over slots in the backward.
+        gate: whether the boundaries get a straight-through gradient, which takes one more pass over slots in the
+            backward.
     """
     choices = [
         reader_work_in_chunks(
@@ -50,7 +51,7 @@ def reader_work_in_chunks(
         "pairs": product(2 * chunk * key_dim * groups) + product(2 * chunk * value_dim * heads),
         "slots read": product(slots * state, again=again),
         "slots written": product(state, again=again),
-        # dL = Qe . (do S^T) and dQe = L (do S^T), in the backward alone
+        # dL = Qe . (do S^T) and dQe = L (do S^T), only in the backward
         "slot weights' gradient": Work(forward=0, backward=4 * slots * key_dim * heads),
     }
     if delta:
@@ -64,6 +65,7 @@ def reader_work_in_chunks(
 
 
 def plan_work(*, heads: int, key_dim: int, value_dim: int, gate: bool) -> Work:
-    """The score's products for one token: `k^T S v` and `S += k v^T`; backward: `S v`, `S^T k` and S once more."""
+    """FLOPs of the score's products for one token: `k^T S v` and `S += k v^T`; in the backward `S v`, `S^T k`, and S
+    again."""
     state = 2 * key_dim * value_dim * heads
     return Work(forward=2 * state, backward=3 * state if gate else 0)

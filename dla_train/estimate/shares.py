@@ -1,4 +1,4 @@
-"""What each device holds of weights, gradients and optimizer states, by the recipe's strategy."""
+"""Each device's share of weights, gradients and optimizer states, by the recipe's strategy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _WIDE = 4  # bytes of a float32, which DeepSpeed exchanges
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Bytes on each device, unless they are said to lie elsewhere.
+    """Bytes on each device, unless said otherwise.
 
     Attributes:
-        parameters: kept all the time. gathered: of others' shares, at the worst moment.
+        parameters: kept all the time. gathered: from other devices' shares, at the peak.
         gradients: kept between micro-batches. buckets: for their exchange.
-        optimizer: states, and the weights that they are stepped with where these are copies.
-        in_main_memory: of the machine, for each device.
-        step_shares: devices that share the work of a step.
+        optimizer: states, and the copies of weights that the optimizer steps, if any.
+        in_main_memory: offloaded to the machine's main memory, per device.
+        step_shares: number of devices that share the work of an optimizer step.
     """
 
     parameters: int
@@ -34,10 +34,10 @@ class Shares:
 
 
 def shares(recipe: Recipe, model: LanguageModel, devices: int, parameters: int, optimizer: int) -> Shares:
-    """Divide a replica up.
+    """Divide a replica among devices.
 
     Args:
-        model: of the recipe, on the meta device. devices: that train together.
+        model: of the recipe, on the meta device. devices: number of devices that train together.
         parameters, optimizer: bytes of a replica's weights and states.
     """
     if isinstance(recipe.strategy, DeepSpeedConfig):
@@ -52,7 +52,7 @@ def shares(recipe: Recipe, model: LanguageModel, devices: int, parameters: int, 
 
 
 def _of_zero(recipe: Recipe, strategy: DeepSpeedConfig, devices: int, parameters: int, optimizer: int) -> Shares:
-    """The engine steps copies of its share of the weights, whatever the stage."""
+    """The shares with DeepSpeed, which at every stage steps copies of its share of the weights."""
     zero = deepspeed_config(strategy, recipe.training, accumulate=1)["zero_optimization"]
     share = parameters // devices
     stepped = share + optimizer // devices
@@ -63,7 +63,7 @@ def _of_zero(recipe: Recipe, strategy: DeepSpeedConfig, devices: int, parameters
     return Shares(
         parameters=share if strategy.stage == 3 else parameters,
         gathered=min(live, parameters - share),
-        # Stage 1 collects the whole gradient of a step's micro-batches before it gives the others their shares.
+        # Stage 1 accumulates the whole gradient over a step's micro-batches before it distributes the shares.
         gradients=share + (parameters if strategy.stage == 1 else 0),
         buckets=bucket * (2 if strategy.stage < 3 and zero["overlap_comm"] else 1),
         optimizer=0 if strategy.offload_optimizer else stepped,
@@ -73,7 +73,8 @@ def _of_zero(recipe: Recipe, strategy: DeepSpeedConfig, devices: int, parameters
 
 
 def _of_fsdp(strategy: FSDPConfig, model: LanguageModel, devices: int, parameters: int, optimizer: int) -> Shares:
-    """A block at work and the next one are whole; embedding, last norm and head are from their forward on."""
+    """The shares with FSDP: the running block and the next one are gathered, and embedding, last norm and head from
+    their forward on."""
     blocks = [sum(one.numel() * one.element_size() for one in block.parameters()) for block in model.blocks]
     block, others = max(blocks), parameters - sum(blocks)
     whole = others + (min(2 * block, sum(blocks)) if strategy.reshard_after_forward else sum(blocks))

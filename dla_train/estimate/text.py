@@ -1,4 +1,4 @@
-"""An estimate as text: Markdown tables that line up on a terminal."""
+"""An estimate as text: Markdown tables that are aligned on a terminal."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ GROWS_WITH_DEEPSPEED = {
 }
 
 SAFE_SHARE = 0.92
-"""Of a device's memory; the rest is for CUDA's context, workspaces and what the allocator cannot use."""
+"""Usable share of a device's memory; the rest is for CUDA's context, workspaces and fragmentation of the allocator."""
 LAUNCH_BOUND = 0.05
-"""Seconds of a step below which thousands of small kernels take longer to launch than to run."""
+"""Step time in seconds below which launching thousands of small kernels takes longer than running them."""
 
 
 def render(found: Estimate) -> str:
-    """All tables."""
+    """The whole estimate as text."""
     parts = [_headline(found), _parameters(found), _work(found), _memory(found), _time(found)]
     return "\n\n".join(parts) + "\n"
 
 
 def table(heads: tuple[str, ...], rows: list[tuple[str, ...]], right: frozenset[int]) -> str:
-    """A Markdown table; columns of `right` are flush right."""
+    """A Markdown table; columns whose index is in `right` are right-aligned."""
     widths = [max(3, *(len(row[column]) for row in [heads, *rows])) for column in range(len(heads))]
 
     def line(cells: tuple[str, ...]) -> str:
@@ -52,7 +52,7 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]], right: frozenset[
 
 
 def gigabytes(size: float) -> str:
-    """`12.34 GB`, with 10^9 bytes to a GB, as makers of accelerators count; small sizes in MB."""
+    """`12.34 GB`, with 10^9 bytes per GB, as makers of accelerators count; small sizes in MB."""
     return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
 
 

@@ -1,4 +1,4 @@
-"""FLOPs as numbers that add up."""
+"""FLOPs of forward and backward, which can be added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Work:
     """FLOPs per token; a multiply-add counts as two.
 
     Attributes:
-        forward, backward: of the two passes, nothing made again.
+        forward, backward: of the two passes, without recomputation.
     """
 
     forward: float
@@ -18,14 +18,14 @@ class Work:
 
     @property
     def training(self) -> float:
-        """Of both passes."""
+        """FLOPs of both passes."""
         return self.forward + self.backward
 
     def __add__(self, other: Work) -> Work:
         return Work(forward=self.forward + other.forward, backward=self.backward + other.backward)
 
     def times(self, count: float) -> Work:
-        """As often as `count`."""
+        """The work done `count` times."""
         return Work(forward=self.forward * count, backward=self.backward * count)
 
 
@@ -33,10 +33,10 @@ NONE = Work(forward=0, backward=0)
 
 
 def product(forward: float, *, again: int = 0) -> Work:
-    """A matrix product: one forward, one for the gradient of either side, and `again` more in the backward."""
+    """A matrix product: one in the forward; in the backward one for the gradient of each factor, and `again` more."""
     return Work(forward=forward, backward=(2 + again) * forward)
 
 
 def linear(inputs: int, outputs: int) -> Work:
-    """One token through a matrix."""
+    """Work of multiplying one token by a matrix."""
     return product(2 * inputs * outputs)

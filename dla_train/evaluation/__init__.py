@@ -1,1 +1,2 @@
-"""What a trained model can do: recall by size, loss by position, needles in haystacks."""
+"""What a trained model can do: recall by size, loss by position, needles in haystacks, and tasks of
+lm-evaluation-harness."""

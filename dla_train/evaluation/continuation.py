@@ -1,8 +1,9 @@
-"""Prompts continued by a model, several at once, each the same whatever stands beside it.
+"""Continues prompts with a model, several at once; each continuation is independent of the other prompts.
 
-A prompt is read in pieces, so that memory does not grow with its length, and then one token is drawn after the other:
-with linear mixers the past is a fixed number of bytes. Prompts go through the model together, with softmax attention
-those of equal length; each draws from a random source of its own, so that its text does not depend on the others.
+A prompt is read in pieces, so that memory does not grow with its length, and then one token is drawn after the other;
+with linear mixers the past takes a fixed number of bytes. Prompts go through the model together (with softmax
+attention, only those of equal length). Each draws from a random source of its own, so that its text does not depend on
+the others.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from dla_train.models.cache import ModelCache
 from dla_train.models.generation import sample
 
 PIECE = 4096
-"""Tokens of a prompt that are read at one time."""
+"""Tokens of a prompt that are read at once."""
 TOGETHER = 64
-"""Prompts that go through the model at one time, at most."""
-_TOKENS = 4 * PIECE  # of all prompts that are read at one time
-_PAST = 2**32  # bytes that prompts may remember at one time, unless a single one has more
+"""Most prompts that go through the model at once."""
+_TOKENS = 4 * PIECE  # of all prompts that are read at once
+_PAST = 2**32  # bytes that the pasts of all prompts may take together, unless a single one takes more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,9 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        max_tokens: of a continuation. end: the token that ends one before, or None.
-        temperature, top_p: see `dla_train.models.generate`. seed: with a prompt's number, of its random source.
+        max_tokens: of a continuation. end: the token that ends a continuation earlier, or None.
+        temperature, top_p: see `dla_train.models.generate`. seed: with the prompt's number, determines its random
+            source.
     """
 
     max_tokens: int
@@ -44,13 +46,14 @@ class Sampling:
 
 
 class Continuations:
-    """Iterates over `(prompt's number, token)` in the order in which tokens come.
+    """Iterates over `(prompt's number, token)` in the order in which tokens are drawn.
 
     Args:
         model: in evaluation mode. prompts: tokens, at least one each.
     Attributes:
-        prompt_tokens, prompt_seconds: read so far. tokens, seconds: drawn so far; the first comes with the prompt.
-        past_bytes: the most that was remembered of one prompt.
+        prompt_tokens, prompt_seconds: tokens read so far, and the time for reading them and drawing each first token.
+        tokens, seconds: further tokens drawn so far, and the time for them. past_bytes: size of the largest past of a
+            prompt.
     """
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
@@ -62,13 +65,13 @@ class Continuations:
         self._finished: set[int] = set()
 
     def finish(self, number: int) -> None:
-        """Draw no more for a prompt; called while iterating, it is left out of the next step."""
+        """Draw no more tokens for a prompt; may be called while iterating, with effect from the next step."""
         self._finished.add(number)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         lengths: dict[int, list[int]] = {}
         for number, prompt in sorted(enumerate(self.prompts), key=lambda one: len(one[1])):
-            # Only where the past has a fixed size can pasts of different lengths be joined.
+            # Pasts of prompts of different lengths can be joined only if they have a fixed size.
             lengths.setdefault(len(prompt) if self._is_softmax else 0, []).append(number)
         together = self._together()
         for members in lengths.values():
@@ -76,7 +79,7 @@ class Continuations:
                 yield from self._continue(members[start : start + together])
 
     def _together(self) -> int:
-        """How many prompts may go through the model at one time: the slots of a large model take gigabytes for each."""
+        """How many prompts may go through the model at once: the slots of a large model take gigabytes per prompt."""
         if self._is_softmax or len(self.prompts) < 2:
             return TOGETHER
         self._step(torch.tensor([self.prompts[0][:1]], device=self.device), None)
@@ -110,17 +113,17 @@ class Continuations:
             hidden, cache = self._step(torch.tensor(chosen, device=self.device)[:, None], cache.donated())
 
     def _read(self, members: list[int]) -> tuple[Tensor, ModelCache]:
-        """The last hidden state of each prompt, `[B, hidden]`, and their pasts; lengths ascend.
+        """The last hidden state of each prompt, `[B, hidden]`, and their pasts; `members` must ascend by length.
 
-        What all have is read by all, then the rest by those that have more, so that nobody reads padding: a state
-        cannot be kept from it.
+        All prompts are read together up to the end of the shortest, then the longer ones up to the next end, and so on,
+        so that no prompt reads padding, which would enter its state.
         """
         ends: list[tuple[Tensor, ModelCache]] = []
         cache, at = None, 0
         while members:
             until = len(self.prompts[members[0]])
             tokens = torch.tensor([self.prompts[number][at:until] for number in members], device=self.device)
-            last = tokens  # replaced at once: until > at
+            last = tokens  # replaced in the loop, because until > at
             for piece in tokens.split(max(1, min(PIECE, _TOKENS // len(members))), 1):
                 last, cache = self._step(piece, cache)
             assert cache is not None
@@ -151,7 +154,7 @@ class Continuations:
 
 
 def _source(seed: int, number: int) -> torch.Generator:
-    """The random source of prompt `number`: mixed, as `seed + number` would give prompt 1 of seed 0 the source of
-    prompt 0 of seed 1."""
+    """The random source of prompt `number`. Seed and number are hashed: with `seed + number`, prompt 1 of seed 0 would
+    share the source of prompt 0 of seed 1."""
     mixed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))

@@ -1,5 +1,4 @@
-"""The checkpoint of a run that is meant by a path, found and checked without torch, so that a wrong path is refused at
-once."""
+"""Finds and checks the checkpoint that a path means, without torch, so that a wrong path is refused at once."""
 
 import os
 import re
@@ -19,10 +18,10 @@ _CHECKPOINT = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that is sound, of a run whose recipe could be read.
+    """A sound checkpoint of a run whose recipe could be read.
 
     Attributes:
-        loaded: the recipe, resolved, as the run folder has it. checkpoint: not read yet. folder: of the run.
+        loaded: the run folder's recipe, resolved. checkpoint: verified, but not loaded yet. folder: of the run.
     """
 
     loaded: LoadedRecipe
@@ -31,10 +30,11 @@ class Found:
 
 
 def find_trained(path: Path) -> Found:
-    """What a run folder or its `checkpoints` holds (the newest sound one), or one of its `checkpoints/step-...`.
+    """The checkpoint that `path` means: the newest sound one of a run folder or its `checkpoints`, or a
+    `checkpoints/step-...` itself.
 
     Raises:
-        UsageError: there is no run, or no checkpoint in it.
+        UsageError: there is no run, or it has no checkpoint.
         RunError: the checkpoint is damaged.
     """
     require_folder(path)
@@ -58,7 +58,7 @@ def find_trained(path: Path) -> Found:
 
 
 def require_folder(path: Path) -> None:
-    """Refuse a path at which there is no folder.
+    """Refuse a path that is no folder.
 
     Raises:
         UsageError: says what to give.
@@ -68,7 +68,7 @@ def require_folder(path: Path) -> None:
 
 
 def _run_of(place: Path) -> Path:
-    """The run folder that an absolute path names, itself or by what is in it."""
+    """The run folder that an absolute path names, directly or through a folder in it."""
     if _CHECKPOINT.fullmatch(place.name):
         return place.parent.parent
     if place.name == "checkpoints" and not RunFolder(place).is_run():
@@ -77,12 +77,12 @@ def _run_of(place: Path) -> Path:
 
 
 def _written_like(path: Path, place: Path) -> Path:
-    """An absolute path as the user, who wrote `path`, would write it."""
+    """The absolute path `place` in the style of the user's `path`: relative if that is relative."""
     return place if path.is_absolute() else Path(os.path.relpath(place))
 
 
 def _sound(named: Checkpoint | None, folder: RunFolder) -> Checkpoint:
-    """That checkpoint, or the newest sound one of the run."""
+    """The checkpoint `named` if it is sound, or without one the newest sound one of the run."""
     if named is None:
         point = newest_sound(CheckpointStore(folder.checkpoints))
         if point is None:

@@ -1,8 +1,8 @@
-"""How likely a model finds given continuations of given contexts.
+"""The likelihood that a model gives to continuations of contexts.
 
-Contexts of any lengths go through the model together, padded at their ends: what stands behind a token never changes
-what the model makes of it, so a result does not depend on its company. Long ones are read in pieces, with the logits
-of the wanted places only, so that memory does not grow with their length.
+Contexts of any lengths go through the model together, padded at their ends: the model is causal, so padding after a
+token does not change its result. Long contexts are read in pieces, and logits are computed only where they are needed,
+so that memory does not grow with their length.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dla_train.evaluation.continuation import PIECE, TOGETHER
 from dla_train.models import LanguageModel
 
 TOKENS = 4 * PIECE
-"""Tokens, padding among them, that go through the model at one time."""
-_LOGITS = 2**24  # that exist at one time
+"""Tokens, including padding, that go through the model at once."""
+_LOGITS = 2**24  # logits that exist at once
 _NOT_ASKED = -100
 
 
 class Likelihood(NamedTuple):
-    """Of one continuation.
+    """The likelihood of one continuation.
 
-    log_probability: of all its tokens, in nats. is_greedy: whether each of them is the likeliest in its place.
+    log_probability: sum over its tokens, in nats. is_greedy: whether each token is the likeliest in its place.
     """
 
     log_probability: float
@@ -38,11 +38,11 @@ def likelihoods(
     *,
     done: Callable[[int], object] | None = None,
 ) -> list[Likelihood]:
-    """One result for each `(context, continuation)`, in their order.
+    """One result for each `(context, continuation)`, in order.
 
     Args:
         model: in evaluation mode. pairs: tokens; a context has at least one, a continuation may have none.
-        done: told after each batch how many pairs it had.
+        done: called after each batch with its number of pairs.
     Raises:
         ValueError: an empty context.
     """
@@ -61,7 +61,7 @@ def likelihoods(
 
 
 def _length(pair: tuple[Sequence[int], Sequence[int]]) -> int:
-    """Tokens that the model reads: all but the last of a continuation."""
+    """Number of tokens that the model reads: all but the last of the continuation."""
     return max(1, len(pair[0]) + len(pair[1]) - 1)
 
 
@@ -92,7 +92,7 @@ def _batch(model: LanguageModel, pairs: list[tuple[Sequence[int], Sequence[int]]
 
 
 def _padded(pairs: list[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor]:
-    """What is read and what is asked after each token, both `[pairs, longest]`."""
+    """The tokens that are read, and the target after each, both `[pairs, longest]`."""
     longest = max(map(_length, pairs))
     tokens = torch.zeros(len(pairs), longest, dtype=torch.int64)
     targets = torch.full_like(tokens, _NOT_ASKED)

@@ -1,4 +1,4 @@
-"""Prompts as users give them: on the command line, on standard input, or one a line in a file."""
+"""Prompts as users give them: on the command line, on standard input, or one per line in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STANDARD_INPUT = "-"
 
 
 def read_prompt(text: str) -> str:
-    """The prompt itself, or what standard input holds if it is `-`.
+    """The prompt `text` itself, or all of standard input if it is `-`.
 
     Raises:
         UsageError: standard input is not UTF-8.
@@ -20,7 +20,7 @@ def read_prompt(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole file.
+    """The text of a whole file.
 
     Raises:
         UsageError: it cannot be read or is not UTF-8.
@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not blank; a form feed or U+2028 is part of one.
+    """The lines of a file that are not blank; a form feed or U+2028 does not end a line.
 
     Raises:
         UsageError: it cannot be read, is not UTF-8, or has no such line.

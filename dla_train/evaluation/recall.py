@@ -1,4 +1,4 @@
-"""Recall by size: the share of right answers for each number of pairs or segments alone."""
+"""Recall by size: the share of correct answers, separately for each number of pairs or segments."""
 
 from dataclasses import replace
 
@@ -10,11 +10,11 @@ from dla_train.models import LanguageModel
 from dla_train.training.answers import answer
 
 _BATCH = 64
-_TOKENS = 2**16  # of a batch, unless one example has more
+_TOKENS = 2**16  # in a batch, unless a single example has more
 
 
 def by_size(task: Mqar | ChangePoint | Copy) -> dict[int, Mqar | ChangePoint | Copy]:
-    """The task with each of its sizes alone: numbers of pairs, of segments; a copy has one, 0."""
+    """The task with each of its sizes alone, by size: number of pairs or of segments; for a copy task, only 0."""
     if isinstance(task, Mqar):
         return {pairs: replace(task, pairs=(pairs,)) for pairs in task.pairs}
     if isinstance(task, ChangePoint):
@@ -31,11 +31,11 @@ def recall(
     examples: int,
     seed: int = VALIDATION_SEED,
 ) -> dict[int, float]:
-    """Answers right by size, over `examples` examples of each: the same for the same weights and seed.
+    """Share of correct answers by size, over `examples` examples each; reproducible for the same weights and seed.
 
     Args:
-        model: on any device. task: its sizes are asked one by one. vocab_size, window: as in training.
-        seed: of the examples; that of the default is never trained on.
+        model: on any device. task: its sizes are evaluated one by one. vocab_size, window: as in training.
+        seed: of the examples; those of the default are never trained on.
     Raises:
         ValueError: there are no examples of these sizes.
     """  # fmt: skip

@@ -1,4 +1,4 @@
-"""The model of a run, ready to be asked."""
+"""The model of a run, ready to be evaluated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,9 +29,9 @@ class Trained:
     """A model and where it comes from.
 
     Attributes:
-        loaded: the recipe, resolved, as the run folder has it. model: on the CPU, in evaluation mode. step: of the
-            checkpoint. folder: of the run. checkpoint: the one that was read. revisions: commits of the hub's data sets
-            that it was trained on, by source.
+        loaded: the run folder's recipe, resolved. model: on the CPU, in evaluation mode. step: of the checkpoint.
+        folder: of the run. checkpoint: the one that was read. revisions: commits of the hub data sets that the model
+            was trained on, by source.
     """
 
     loaded: LoadedRecipe
@@ -43,16 +43,16 @@ class Trained:
 
     @property
     def recipe(self) -> Recipe:
-        """What `loaded` holds."""
+        """The recipe that the model was trained with."""
         return self.loaded.recipe
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """Its tokenizer; None for a model whose tokens are no text."""
+        """The run's tokenizer; None for a model whose tokens are not text."""
         return self.folder.tokenizer if self.folder.tokenizer.is_file() else None
 
     def tokenizer(self) -> Tokenizer:
-        """What its texts were turned into tokens with.
+        """The tokenizer that the run used.
 
         Raises:
             UsageError: there is none, or it is damaged.
@@ -69,13 +69,13 @@ class Trained:
 
 
 def load_trained(place: Path | Found) -> Trained:
-    """Read a run folder or its `checkpoints` (the newest sound one), or one of its `checkpoints/step-...`.
+    """Read the newest sound checkpoint of a run folder or its `checkpoints`, or a `checkpoints/step-...` itself.
 
     Args:
         place: its path, or what `find_trained` found there.
     Raises:
-        UsageError: there is no run, or no checkpoint in it.
-        RunError: the checkpoint is damaged, or its weights are not all finite: whatever is asked of them is no answer.
+        UsageError: there is no run, or it has no checkpoint.
+        RunError: the checkpoint is damaged, or its weights are not all finite, so that results would be meaningless.
     """
     found = place if isinstance(place, Found) else find_trained(place)
     model = read_model(found.checkpoint, found.loaded.recipe.model)
@@ -101,10 +101,10 @@ def _require_finite(model: LanguageModel, found: Found) -> None:
 
 
 def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
-    """The model of a checkpoint, on the CPU and in the type it was trained in, whatever strategy and however many
-    processes wrote it.
+    """The model of a checkpoint, on the CPU and in the dtype it was trained in; any strategy and number of processes
+    may have written it.
 
-    Optimizer states stay on disk: the memory is that of the weights.
+    Optimizer states stay on disk, so that memory is needed only for the weights.
     """
     weights = read_weights(checkpoint)
     model = LanguageModel(config).to(weights["embedding.weight"].dtype)
@@ -113,6 +113,7 @@ def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:
 
 
 def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The state of the `LanguageModel` in a checkpoint, each tensor whole, mapped from disk where one file has it."""
+    """The state of the `LanguageModel` in a checkpoint, with whole tensors; memory-mapped if a single file holds
+    them."""
     state = read_state(checkpoint.state)["state_dict"]
     return assembled({name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)})

@@ -1,4 +1,4 @@
-"""A trained model in one call, from an exported folder or a run; nothing in either is executed."""
+"""Loads a trained model in one call, from an exported folder or a run; executes no code of either."""
 
 import json
 import os
@@ -18,20 +18,20 @@ def load_model(path: str | os.PathLike[str]) -> LanguageModel:
     """The model of an exported folder, of a run (its newest sound checkpoint) or of one checkpoint.
 
     Args:
-        path: what `dla-train export --to` made (or transformers saved of it, also in parts), a run folder such as
-            runs/tiny, or one of its `checkpoints/step-...`.
+        path: a folder that `dla-train export --to` wrote (or that transformers saved from one, also as shards), a run
+            folder such as runs/tiny, or one of its `checkpoints/step-...`.
     Returns:
-        the model on the CPU, in evaluation mode and the type it was saved in.
+        the model on the CPU, in evaluation mode and in the dtype it was saved in.
     Raises:
         UsageError: there is no such folder, or neither kind of model in it.
-        RunError: what is there is damaged.
+        RunError: the folder or checkpoint is damaged.
     """
     folder = Path(path)
     return _load_exported(folder) if (folder / CONFIG).is_file() else load_trained(folder).model
 
 
 def exported_config(folder: Path) -> ModelConfig:
-    """What an exported model is made of.
+    """The configuration of an exported model.
 
     Raises:
         UsageError: it is a model of another kind. RunError: the folder is damaged.
@@ -67,7 +67,7 @@ def exported_state(folder: Path) -> dict[str, Tensor]:
 
 def _load_exported(folder: Path) -> LanguageModel:
     state = exported_state(folder)
-    # Thresholds are float32 in any model.
+    # Not the dtype of a threshold, which is float32 in any model.
     model = LanguageModel(exported_config(folder)).to(state["embedding.weight"].dtype)
     model.load_state_dict(state)
     return model.eval()

@@ -1,7 +1,8 @@
-"""The source of the model, flattened into one folder, so that it works where dla-train is not installed.
+"""The source of the model, flattened into one folder, so that it works without dla-train installed.
 
-The files are those that training used: `modeling_dla` and everything of dla-train that it imports, directly or not,
-with these imports made relative. transformers copies what it finds through relative imports within one folder.
+The files are those that training used: `modeling_dla` and every module of dla-train that it imports, directly or
+indirectly, with these imports made relative. transformers copies the files that it finds through relative imports
+within one folder.
 """
 
 import ast
@@ -12,7 +13,7 @@ _PACKAGE = "dla_train"
 
 
 def model_code() -> dict[str, str]:
-    """File names and contents, `modeling_dla.py` and `configuration_dla.py` among them."""
+    """File contents by name, including `modeling_dla.py` and `configuration_dla.py`."""
     files: dict[str, str] = {}
     waiting = [ENTRY]
     while waiting:
@@ -29,7 +30,8 @@ def model_code() -> dict[str, str]:
 
 
 def file_name(module: str) -> str:
-    """`dla_train.models.block` is `dla_block.py`; what transformers looks for keeps its name."""
+    """The file name of a module: `dla_block.py` for `dla_train.models.block`; files that transformers looks for keep
+    their name."""
     room, name = module.rsplit(".", 1)
     return f"{name}.py" if room.endswith("hugging_face") else f"dla_{name}.py"
 

@@ -1,4 +1,4 @@
-"""Where an exported model may go."""
+"""Where an exported model may be written."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from dla_train.errors import UsageError
 
 
 def require_empty(folder: Path) -> None:
-    """Refuse a place that holds something.
+    """Refuse a place that is not a new or empty folder.
 
     Raises:
         UsageError: says what is there.
     """
-    if not folder.name or folder.resolve() == Path.cwd():  # a folder that appears when it is complete needs a name
+    if not folder.name or folder.resolve() == Path.cwd():  # a folder that is renamed into place needs a name
         raise UsageError(f"{folder} is no new folder. Give --to the name of one, such as {folder / 'model'}.")
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty. Give --to a new folder, or empty this one.")

@@ -1,5 +1,5 @@
 """The weights of an exported folder: one file, as `dla-train export` writes it, or shards and an index, as transformers
-writes a large model that it saves."""
+saves a large model."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ INDEX = f"{WEIGHTS}.index.json"
 
 
 def read_weight_files(folder: Path) -> dict[str, Tensor]:
-    """All tensors, by the names that they have there.
+    """All tensors, by their names in the files.
 
     Raises:
-        RunError: a file is missing or damaged, or the index is not that of the shards.
+        RunError: a file is missing or damaged, or the index does not match the shards.
     """
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return _read(folder, WEIGHTS)
@@ -34,12 +34,12 @@ def read_weight_files(folder: Path) -> dict[str, Tensor]:
 
 
 def damaged(folder: Path, problem: object) -> RunError:
-    """The error about a folder in which something is wrong."""
+    """The error about a damaged folder."""
     return RunError(f"{folder} is damaged: {problem}. Export the model again.")
 
 
 def _places(folder: Path) -> dict[str, str]:
-    """The file of each tensor, in this folder."""
+    """The name of each tensor's file in this folder, from the index."""
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         if not places or not all(isinstance(place, str) and Path(place).name == place for place in places.values()):

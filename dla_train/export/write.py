@@ -24,7 +24,7 @@ from dla_train.models import LanguageModel
 
 CONFIG = "config.json"
 PREFIX = "model."
-"""Of the names of weights: `LanguageModel` is an attribute of the class that transformers loads."""
+"""Prefix of the weights' names: `LanguageModel` is the attribute `model` of the class that transformers loads."""
 
 _CARD = """\
 # {name}
@@ -50,11 +50,11 @@ model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)
 def write_export(
     folder: Path, model: LanguageModel, *, tokenizer: Path | None, description: str, step: int, recipe: str
 ) -> None:
-    """Make `folder`, complete or not at all.
+    """Write `folder`, completely or not at all.
 
     Args:
-        folder: new or empty. model: on any device. tokenizer: a `tokenizer.json`; None for tokens that are no text.
-        description, step: for the page about the model. recipe: the text of its recipe.
+        folder: new or empty. model: on any device. tokenizer: a `tokenizer.json`; None for tokens that are not text.
+        description, step: for the model card. recipe: the text of its recipe.
     Raises:
         UsageError: the folder holds something or cannot be written, or the tokenizer cannot be read.
     """
@@ -91,14 +91,14 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # What the operating system refused is there as text alone: `I/O error: ... (os error 28)`.
+        # An error of the operating system is given only as text: `I/O error: ... (os error 28)`.
         if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def exported_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """Names and tensors for the file; of tied weights the embedding alone."""
+    """Tensors for the file, by name; of tied weights only the embedding."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_embeddings:
         del state["head.weight"]
@@ -114,14 +114,14 @@ def _config(language_model: dict[str, Any], dtype: str, end: int | None) -> dict
             "AutoModelForCausalLM": "modeling_dla.DlaForCausalLM",
         },
         "dtype": dtype,
-        "torch_dtype": dtype,  # what transformers called it before version 5
+        "torch_dtype": dtype,  # its name before version 5 of transformers
         **({} if end is None else _ends(end)),
         "language_model": language_model,
     }
 
 
 def _ends(end: int) -> dict[str, int]:
-    """A document's end also stands before its beginning, and fills up what is shorter than others."""
+    """The token that ends documents also precedes them, and serves as padding."""
     return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
 
 

@@ -1,1 +1,1 @@
-"""What a model's memory did with one text: where slots begin, how they merge, how they are read."""
+"""Shows what a model's memory did with a text: where slots begin, how they merge, how they are read."""

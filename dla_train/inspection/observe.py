@@ -1,4 +1,4 @@
-"""Runs a model over a text and keeps what its memories did."""
+"""Runs a model over a text and records what its memories did."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Layer:
         plan: of one sequence. ends: where its documents end, which are kept apart; the last one at T.
         weights: `[H, M]`, mean weight of a slot by its age, over the tokens after which such a slot existed; nan where
             none did.
-        threshold: `[H]`, or None where the content does not decide.
+        threshold: `[H]`; None if boundaries do not depend on the content.
     """
 
     plan: Plan
@@ -33,7 +33,7 @@ class Layer:
 
     @property
     def rates(self) -> Tensor:
-        """Share of tokens that open a slot, `[H]`; the first of each document, which always does, is left out."""
+        """Share of tokens that open a slot, `[H]`, without the first token of each document, which always opens one."""
         documents = len(self.ends)
         opened = self.plan.boundary[0].sum(0).cpu().double() - documents
         return opened / max(1, self.ends[-1] - documents)
@@ -45,13 +45,13 @@ class Layer:
 
 
 def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -> list[Layer]:
-    """Every layer on `tokens`, at least two.
+    """What every layer did with `tokens`, of which there must be at least two.
 
     Args:
-        model: that reads. tokens: what it reads. ends: where documents end that it is to keep apart, the last one with
-            the tokens; none given is one document.
+        model: the model that reads. tokens: what it reads. ends: where documents end that must be kept apart; the last
+            must be `len(tokens)`. If empty, all is one document.
     Raises:
-        UsageError: nothing in this model divides a text.
+        UsageError: no memory of this model has more than one slot.
     """
     ends = ends or [len(tokens)]
     memories = [module for module in model.modules() if isinstance(module, Memory) and module.capacity > 1]

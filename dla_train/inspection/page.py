@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: its data, style and script are in it."""
+"""One self-contained HTML page: its data, style and script are in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from dla_train.inspection.slot_life import Spell
 
 
 def pieces(text: str, encoding: Encoding) -> list[str]:
-    """The part of `text` that each token adds; "" for a token that is only a part of a character already shown."""
+    """The part of `text` that each token adds; "" for a token that is only a further part of a character already
+    shown."""
     found, shown = [], 0
     for start, end in encoding.offsets:
         found.append(text[max(start, shown) : end])
@@ -28,8 +29,8 @@ def page(
     """The HTML.
 
     Args:
-        title: of the run. words: of each token. layers: what they did. lives: of each layer and head.
-        layer, head: shown first. note: what else to say, or "".
+        title: of the run. words: the text of each token. layers: what they did. lives: of each layer and head.
+        layer, head: which are shown first. note: a further remark, or "".
     """
     content = {
         "title": title,
@@ -40,7 +41,7 @@ def page(
         "head": head,
         "layers": [_layer(one, heads) for one, heads in zip(layers, lives, strict=True)],
     }
-    # The text may hold anything, the end of a script as well.
+    # The text may contain anything, even `</script>`.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = resources.files("dla_train.inspection").joinpath("page.html").read_text(encoding="utf-8")
     return template.replace("/*DATA*/null", data.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

@@ -15,19 +15,19 @@ from dla_train.inspection.slot_life import Spell
 
 
 def corners(spell: Spell) -> list[tuple[float, float]]:
-    """Its outline: time to the right, tokens upwards. An open slot grows, one token at each step."""
+    """The outline of a spell: time to the right, tokens upwards. An open slot grows by one token at each step."""
     if spell.is_open:
         return [(spell.since, spell.first), (spell.until, spell.first), (spell.until, spell.end)]
     return [(spell.since, spell.first), (spell.until, spell.first), (spell.until, spell.end), (spell.since, spell.end)]
 
 
 def draw_life(path: Path, life: list[Spell], title: str) -> None:
-    """Write a PNG of the slots of one head over time, coloured by density."""
+    """Write a PNG of the slots of one head over time, colored by density."""
     figure, axes = _figure((8, 5))
     shapes = PolyCollection([corners(spell) for spell in life], edgecolors="white", linewidths=0.4, cmap="YlGnBu")
     densities = torch.tensor([spell.density for spell in life])
     shapes.set_array(densities.numpy())
-    # The middle 90 %: the first token scores 0 whatever the text, and would take most of the scale.
+    # The middle 90 %: otherwise the first token, which always scores 0, would take up most of the scale.
     low, high = densities.quantile(torch.tensor([0.05, 0.95])).tolist()
     shapes.set_clim(low, high if high > low else low + 1)
     axes.add_collection(shapes)
@@ -38,7 +38,7 @@ def draw_life(path: Path, life: list[Spell], title: str) -> None:
 
 
 def draw_rates(path: Path, layers: list[Layer]) -> None:
-    """Write a PNG: the share of tokens that open a slot, by layer and head."""
+    """Write a PNG of the share of tokens that open a slot, by layer and head."""
     figure, axes = _figure((6, 1.6 + 0.4 * len(layers)))
     rates = torch.stack([layer.rates for layer in layers]).numpy()
     picture = axes.imshow(rates, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
@@ -49,7 +49,7 @@ def draw_rates(path: Path, layers: list[Layer]) -> None:
 
 
 def draw_weights(path: Path, layer: Layer, title: str) -> None:
-    """Write a PNG: how much slots are read, by age, a line for each head."""
+    """Write a PNG of the mean weight of slots by age, with a line for each head."""
     figure, axes = _figure((6, 4))
     for number, head in enumerate(layer.weights.tolist()):
         axes.plot(range(len(head)), head, marker="o", markersize=3, label=f"head {number}")

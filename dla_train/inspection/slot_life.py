@@ -1,4 +1,4 @@
-"""From a plan's shifts to the slots that existed, and when."""
+"""Derives from a plan's shifts which slots existed, and when."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dla_kernels.plan import JOIN
 
 @dataclass(frozen=True)
 class Spell:
-    """A slot for as long as it held the same tokens, or was open and grew by one at each step.
+    """A slot, for as long as it held the same tokens, or was open and grew by one token at each step.
 
     Attributes:
-        first, end: the tokens `first .. end - 1` are in it (at its end, if it is open).
-        since, until: it exists so after the tokens `since .. until - 1`.
+        first, end: it holds the tokens `first .. end - 1` (an open slot: at the end of the spell).
+        since, until: it exists in this form after each of the tokens `since .. until - 1`.
         density: mean score of its tokens.
-        is_open: tokens join it.
+        is_open: whether tokens still join it.
     """
 
     first: int
@@ -40,11 +40,12 @@ class _Slot:
 def spells(
     shift: list[int], score: list[float], capacity: int, collapse: bool, ends: Iterable[int] = ()
 ) -> list[Spell]:
-    """All slots of one head over one text, in the order in which they end; those of the end come last, oldest first.
+    """All spells of one head over one text, in the order in which they end; slots that exist at the end come last,
+    oldest first.
 
     Args:
-        shift, score, capacity, collapse: of the plan, see `dla_kernels.Plan`; the text begins with the first token.
-        ends: where documents end that are kept apart, and all their slots with them.
+        shift, score, capacity, collapse: of the plan, see `dla_kernels.Plan`; the text begins with their first token.
+        ends: where documents end that are kept apart; all their slots end there, too.
     """
     stops = frozenset(ends)
     done: list[Spell] = []
@@ -61,10 +62,10 @@ def spells(
             slot = slots[age]
             grown = age if age > moved else moved + 1 if collapse else age + 1
             grown = min(grown, capacity - 1)
-            if age == 0:  # it is open no more
+            if age == 0:  # the slot is closed now
                 done.append(slot.spell(now, is_open=True))
                 slot.since = now
-            if grown in older:  # two of one age are one slot
+            if grown in older:  # two slots of the same age merge
                 other = older[grown]
                 done += [part.spell(now, is_open=False) for part in (other, slot) if part.since < now]
                 slot = _Slot(other.first, slot.end, now, other.score_sum + slot.score_sum)
@@ -74,7 +75,7 @@ def spells(
 
 
 def _last(slots: dict[int, _Slot], end: int) -> list[Spell]:
-    """What there is when a document ends, oldest first."""
+    """The spells of the slots that exist when a document ends, oldest first."""
     return [slots[age].spell(end, is_open=age == 0) for age in sorted(slots, reverse=True)]
 
 

@@ -1,4 +1,4 @@
-"""Observes a trained model on a text and writes the page and the pictures."""
+"""Runs a trained model on a text and writes the page and the pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
     """Make `index.html` and three PNGs in `folder`, which may exist.
 
     Args:
-        folder: where to. trained: what to look at. text: what it reads. layer, head: shown first.
-        max_tokens: of the text, from its start.
+        folder: where to write. trained: the model. text: what it reads. layer, head: which are shown first.
+        max_tokens: how many tokens of the text are read, from its start.
     Returns:
         the page's path.
     Raises:

@@ -1,1 +1,1 @@
-"""What a finished run says about itself: a table, a picture, a sample."""
+"""The report of a finished run: a table, a picture, a sample."""

@@ -1,4 +1,4 @@
-"""Whether a run that is over has the report that its recipe asks for."""
+"""Whether a finished run has the report that its recipe asks for."""
 
 from dla_train.config.catalog import RecipeFile
 from dla_train.config.load import load
@@ -7,9 +7,9 @@ from dla_train.runs.folder import RunFolder
 
 
 def has_report_for(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether the folder's report is what `recipe` asks for, the run being no further than when it was written.
+    """Whether the folder's report is the one that `recipe` asks for, assuming that no step was trained since.
 
-    Asked before `recipe` takes the place of the one in the folder, which the report was written by.
+    Must be called before `recipe` replaces the recipe in the folder, with which the report was written.
     """
     if not folder.is_run() or not folder.report_text.is_file():
         return False

@@ -9,23 +9,24 @@ from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, TRAIN, VALIDATION
 
 LAST = 50
-"""Steps whose mean stands for the training loss: that of one step depends on its windows."""
+"""The training loss is the mean over so many last steps, because that of a single step depends on its windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the report says.
+    """The numbers of the report.
 
     Attributes:
-        steps, planned_steps: done, and set in the recipe. tokens: seen in training. seconds: of the whole run, over
-            all its starts. tokens_per_second: while training (without validation and saving).
-        skipped_steps: those of `steps` that changed nothing, as `training.max_nonfinite` and `skip_above` allow.
-        parameters: of the model. training_loss: mean of the last `LAST` steps, nats per token or answer, without those
-            whose loss is no number; None if that is true of all. training_loss_steps: how many it is the mean of.
-        validation_loss, validation_perplexity: at the end, likewise; None for a run without validation. bigram_loss: on
-            the same windows, or None.
-        answer_accuracy: share of the answers of a synthetic task that were right at the end, or None.
-        boundary_rate, slots_in_use: by layer, over the last validation, or else in the last step that was looked at.
+        steps, planned_steps: done, and planned by the recipe. tokens: seen in training. seconds: of the whole run, over
+            all its starts. tokens_per_second: while training, without validation and saving.
+        skipped_steps: those of `steps` that changed no weight (`training.max_nonfinite`, `training.skip_above`).
+        parameters: of the model. training_loss: mean over the last `LAST` steps, in nats per token or answer, without
+            those whose loss is not finite; None if none is. training_loss_steps: how many it is the mean of.
+        validation_loss, validation_perplexity: at the end, in the same unit; None for a run without validation.
+            bigram_loss: on the same windows, or None.
+        answer_accuracy: share of correct answers of a synthetic task at the end, or None.
+        boundary_rate, slots_in_use: by layer, over the last validation, or else in the last training step that recorded
+            them.
     """
 
     steps: int
@@ -46,9 +47,9 @@ class Facts:
 
 
 def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, bigram_loss: float | None) -> Facts:
-    """Read the facts off the rows of a run that has trained."""
+    """Gather the facts from the rows of a run that has trained."""
     train = [row for row in rows if row["split"] == TRAIN]
-    # One of an earlier step, from before the recipe was told to have none, says nothing of the model at the end.
+    # A validation of an earlier step, before the recipe switched it off, says nothing about the final model.
     at_end = [row for row in rows if row["split"] == VALIDATION and row["step"] == train[-1]["step"]]
     validation = at_end[-1] if at_end else {}
     looked_at = next((row for row in (validation, *reversed(train)) if _by_layer(row, BOUNDARY_RATE)), {})
@@ -59,7 +60,7 @@ def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, b
         tokens=train[-1]["tokens"],
         seconds=max(row["seconds"] for row in (train[-1], *at_end)),
         tokens_per_second=harmonic_mean(row["tokens_per_second"] for row in train),  # steps are equally long in tokens
-        skipped_steps=train[-1].get("skipped", 0),  # versions that skipped none did not count them
+        skipped_steps=train[-1].get("skipped", 0),  # absent in files of versions that never skipped a step
         parameters=parameters,
         training_loss=fmean(last) if last else None,
         training_loss_steps=len(last),

@@ -9,18 +9,19 @@ from matplotlib.figure import Figure
 
 Points = Sequence[tuple[int, float]]
 
-_SMOOTHING_SHARE = 0.03  # of the run, for the bold line through the noise of single batches
+_SMOOTHING_SHARE = 0.03  # share of the run that the bold line averages over, to smooth the noise of single batches
 
 
 def draw_losses(
     path: Path, title: str, train: Points, validation: Points, bigram: float | None, unit: str = "token"
 ) -> None:
-    """Write a PNG: training loss (each step, and smoothed), validation loss, and the bigram's level.
+    """Write a PNG of the training loss (each step, and smoothed), the validation loss, and the bigram model's loss.
 
     Args:
-        path: of the PNG. title: above the curve. train, validation: (step, nats per token), by step; the curve has a
-            gap at a training step whose loss is no number, and the smoothed one leaves it out. bigram: nats per token.
-            unit: what a loss is the mean over.
+        path: of the PNG. title: above the curve. train, validation: (step, nats per unit), by step. If the training
+            loss of a step is not finite, the curve has a gap, and the smoothed curve leaves it out.
+        bigram: in nats per token, or None.
+        unit: what a loss is the mean over.
     """
     figure = Figure(figsize=(8, 4.8), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)  # no display and no global state, unlike pyplot
@@ -53,7 +54,7 @@ def draw_losses(
 
 
 def _smoothed(points: Points) -> tuple[list[int], list[float]]:
-    """Steps whose loss is a number, and the exponential mean there, which starts without bias."""
+    """Steps with a finite loss, and the exponential moving average there, corrected for its bias at the start."""
     numbers = [(step, value) for step, value in points if math.isfinite(value)]
     keep = 1 - 1 / max(1.0, _SMOOTHING_SHARE * len(numbers))
     total = weight = 0.0

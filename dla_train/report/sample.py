@@ -1,4 +1,4 @@
-"""A text that the model continues, to see with one's own eyes what it has learned."""
+"""A text that the model continues, so that a person can see what it has learned."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ def write_sample(model: LanguageModel, tokenizer_path: Path, config: ReportConfi
     """The continuation of `config.prompt`, which must not be None; the same for the same seed and weights."""
     assert config.prompt is not None
     tokenizer = load_tokenizer(tokenizer_path)
-    # As in training, which knows none of the special tokens that a tokenizer may put around a text.
+    # As in training, without the special tokens that a tokenizer may put around a text.
     ids = tokenizer.encode(config.prompt, add_special_tokens=False).ids
-    if not ids:  # the beginning of a document: the end of the one before
+    if not ids:  # a document begins after the end of the one before
         end = tokenizer.token_to_id(END_OF_DOCUMENT)
         assert end is not None, "no data is prepared with a tokenizer that has none"
         ids = [end]

@@ -1,4 +1,4 @@
-"""The report as text: plain on a terminal, and Markdown for whoever opens `report.md`."""
+"""The report as text that is readable on a terminal and is Markdown in `report.md`."""
 
 import shlex
 import textwrap
@@ -10,8 +10,8 @@ def render(name: str, facts: Facts, prompt: str | None, sample: str | None, fold
     """Write the report.
 
     Args:
-        name: of the recipe. facts: the numbers. prompt, sample: what was continued, and how, or None. folder: of the
-            run. unit: what a loss is the mean over.
+        name: of the recipe. facts: the numbers. prompt, sample: a text and its continuation; or None. folder: its path.
+        unit: what a loss is the mean over.
     """
     parts = [f"# {name}"]
     if facts.steps < facts.planned_steps:
@@ -32,12 +32,12 @@ def render(name: str, facts: Facts, prompt: str | None, sample: str | None, fold
 
 
 def parameter_count(count: int) -> str:
-    """Short: `3.7 M`, `18 K`."""
+    """A short form: `3.7 M`, `18 K`."""
     return f"{count / 1e6:.1f} M" if count >= 10**5 else f"{count / 1e3:.0f} K"
 
 
 def duration(seconds: float) -> str:
-    """`4 min 05 s`, `2 h 03 min`."""
+    """A time as text: `4 min 05 s`, `2 h 03 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes_rest = divmod(minutes, 60)
     if hours:
@@ -94,7 +94,7 @@ def _training_loss(facts: Facts, unit: str) -> str:
 
 
 def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...]) -> str:
-    """A Markdown table whose columns line up in plain text."""
+    """A Markdown table whose columns are aligned in plain text."""
     lines = [heads, *rows]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(heads))]
 

@@ -21,10 +21,10 @@ from dla_train.training.start import Start
 
 
 def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel) -> str:
-    """Write the report of a run that is over, and return its text.
+    """Write the report of a finished run, and return its text.
 
     Args:
-        loaded: the recipe. folder: of the run. start: for the data. model: trained, on the CPU.
+        loaded: the recipe. folder: of the run. start: gives the data. model: trained, on the CPU.
     """
     recipe = loaded.recipe
     rows = read_rows(folder.metrics)
@@ -53,12 +53,12 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
     data = {"recipe": loaded.name, **asdict(facts), "prompt": recipe.report.prompt, "sample": sample}
     as_json = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
     atomic_files.write_text(folder.report_data, as_json + "\n")
-    atomic_files.write_text(folder.report_text, text)  # last: its presence says that the report is whole
+    atomic_files.write_text(folder.report_text, text)  # last: its presence shows that the report is complete
     return text
 
 
 def _finite(value: Any) -> Any:
-    """`value` with null for what JSON has no word for: nan, and inf such as the perplexity of a huge loss."""
+    """`value` with None for numbers that JSON cannot express: nan, and inf (such as the perplexity of a huge loss)."""
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""A file of the run folder that grows a piece at a time, each there at once."""
+"""A file of the run folder that is appended to piece by piece; each piece is visible at once."""
 
 import os
 from pathlib import Path
@@ -18,10 +18,10 @@ class AppendedFile:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def append(self, text: str) -> None:
-        """Write all of `text`, in one piece where the operating system takes it so.
+        """Write all of `text`, in one system call if the operating system accepts it whole.
 
         Raises:
-            RunError: it refuses (no space); a piece of the text may be there.
+            RunError: it refuses (no space); part of the text may have been written.
         """
         left = text.encode()
         try:
@@ -42,7 +42,7 @@ class AppendedFile:
             raise self._refused(error) from error
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def _refused(self, error: OSError) -> RunError:

@@ -1,6 +1,7 @@
-"""What a run says: to the person watching (standard error) and to `logs/run.log`, with the time.
+"""What a run reports: to the person watching (standard error), and with the time to `logs/run.log`.
 
-Packages log as usual; this decides what is shown. Lightning's warnings are, its remarks (tips, device tables) are not.
+Packages log as usual; this module decides what is shown: Lightning's warnings, but not its remarks (tips, device
+tables).
 """
 
 import logging
@@ -10,12 +11,12 @@ from pathlib import Path
 
 _QUIET = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 
-# Advice of Lightning that does not fit here, each with the reason.
+# Warnings, mostly of Lightning, that do not apply here, each with the reason.
 _BESIDE_THE_POINT = (
     r".*does not have many workers.*",  # reading windows from a memory map is much faster than training on them
-    r".*GPU available but not used.*",  # `training.accelerator: cpu` was asked for
+    r".*GPU available but not used.*",  # the user asked for `training.accelerator: cpu`
     r".*Checkpoint directory .* exists and is not empty.*",
-    r"Total length of .* across ranks is zero.*",  # `--resume auto` of a run that is done shows its report
+    r"Total length of .* across ranks is zero.*",  # `--resume auto` of a finished run only shows its report
     r".*smaller than the logging interval.*",  # logging is done by a callback at every step
     r".*`srun` command is available.*",  # a plain start on a login node is one process on purpose
     r".*treespec.*LeafSpec.*deprecated.*",  # Lightning's own use of torch
@@ -29,7 +30,7 @@ _TALKATIVE = (
 
 
 class _Console(logging.Handler):
-    """Writes above a progress bar, if there is one, not into it. Tracebacks are for the file."""
+    """Writes above a progress bar, if there is one, not into it. Leaves tracebacks to the log file."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -55,12 +56,12 @@ def start_console() -> None:
 
 
 def mute_console() -> None:
-    """Say nothing on standard error from now on: another process of the run does."""
+    """Say nothing on standard error from now on, because another process of the run reports there."""
     logging.getLogger().handlers = []
 
 
 def quiet_lightning() -> None:
-    """Keep Lightning's remarks to itself; to be called once it has been imported, because it then turns them on."""
+    """Silence Lightning's remarks; to be called after Lightning is imported, because the import turns them on."""
     for name in _QUIET:
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
@@ -69,7 +70,7 @@ def quiet_lightning() -> None:
 
 
 def start_log(path: Path) -> logging.Handler:
-    """Also append everything to `path`, with time and origin; returns the handler, to be closed at the end."""
+    """Also append everything to `path`, with time and logger name; returns the handler, to be closed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

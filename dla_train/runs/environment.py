@@ -55,19 +55,20 @@ def record_start(path: Path, *, step: int, device: str, threads: int) -> None:
 
 
 def last_start(path: Path) -> dict[str, Any] | None:
-    """What `record_start` noted last in the file `path`; None where it noted nothing."""
+    """The last entry of `record_start` in the file `path`; None if there is none."""
     starts = _earlier(path)
     return starts[-1] if starts else None
 
 
 def begun_at(path: Path) -> int:
-    """The step at which the run began whose starts `path` has: 0, or where it branched off."""
+    """The step at which the run whose starts `path` lists began: 0, or the step where it branched off."""
     starts = _earlier(path)
     return starts[0]["first_step"] if starts else 0
 
 
 def commit() -> str | None:
-    """The checkout that this package runs from, `+changes` where files differ; None for an installed package."""
+    """The commit of the checkout that this package runs from, with `+changes` if tracked files differ from it; None for
+    an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,9 +1,10 @@
-"""The run's own word to its batch script on how it ends.
+"""How a run tells its batch script why it ends.
 
-srun's exit code is the highest of all processes, which does not tell why they ended: 143 may be a process that was told
-to stop, and one that srun ended because another had failed. So the script names a file, and what the processes agree
-on (told to stop, refused) or what one of them knows for sure (it hangs) is written there before any of them leaves. The
-script believes the file; without one, it takes an end by a signal for a failure, unless Slurm says that it preempts.
+srun's exit code is the highest of all processes, which does not tell why they ended: 143 may come from a process that
+was told to stop, or from one that srun ended because another had failed. So the script names a file. What the processes
+agree on (told to stop, refused), or what one of them knows for sure (it hangs), is written there before any of them
+exits. The script trusts the file; without it, the script takes an end by a signal for a failure, unless Slurm reports
+that it preempts the job.
 """
 
 import os

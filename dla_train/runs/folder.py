@@ -53,11 +53,12 @@ class RunFolder:
         return str(self.path)
 
     def log_of(self, rank: int) -> Path:
-        """Where another rank than the first writes what it has to say."""
+        """The log file of a rank other than the first."""
         return self.log.with_name(f"rank-{rank}.log")
 
     def require_held(self) -> None:
-        """Refuse to write where another process has taken the folder over; without effect where it is not held here.
+        """Refuse to write if another process has taken over the folder; no effect if this process does not hold its
+        lock.
 
         Raises:
             RunError: says who has.
@@ -70,7 +71,7 @@ class RunFolder:
         return self.recipe.is_file() and not self.is_export()
 
     def is_export(self) -> bool:
-        """Whether `dla-train export` made the folder, which then has the recipe of its run."""
+        """Whether `dla-train export` made the folder; such a folder also has a recipe, that of the exported run."""
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -78,22 +79,22 @@ class RunFolder:
         return isinstance(config, dict) and config.get("model_type") == "dla"
 
     def is_foreign(self) -> bool:
-        """Whether the folder holds something, but no run: somebody else's folder, or an exported model."""
+        """Whether the folder holds something other than a run: somebody else's files, or an exported model."""
         if self.is_export():
             return True
         try:
             names = {entry.name for entry in self.path.iterdir()}
         except OSError:
             return False
-        # The lock without a recipe is what a kill at the start of a run leaves.
+        # A kill at the start of a run leaves the lock file without a recipe.
         return not self.is_run() and self.lock.name not in names and bool(names - {self.slurm.name})
 
 
 def require_own(folder: RunFolder) -> None:
-    """Refuse a place where no run may begin or go on.
+    """Refuse a place where no run may begin or continue.
 
     Raises:
-        UsageError: it is a file, or holds something that is no run.
+        UsageError: it is a file, or holds something other than a run.
     """
     if folder.path.exists() and not folder.path.is_dir():
         raise UsageError(f"the run folder {folder} is a file. Choose another one with --run-dir.")
@@ -105,11 +106,11 @@ def require_own(folder: RunFolder) -> None:
 
 @contextmanager
 def occupied(folder: RunFolder) -> Iterator[None]:
-    """Make the folder if need be and hold its lock; if no run starts in it, leave nothing behind that was not there
-    before.
+    """Make the folder if need be and hold its lock; if no run starts in it, remove whatever this has made.
 
     Raises:
-        UsageError: it cannot be made or written, holds something that is no run, or another process is using it.
+        UsageError: the folder cannot be made or written, holds something other than a run, or is in use by another
+            process.
     """
     require_own(folder)
     path = folder.path
@@ -137,7 +138,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
 
 
 def _remove(made: list[Path]) -> None:
-    """Remove directories of our own making; a parent only if nothing else has appeared in it."""
+    """Remove the directories that we made; a parent only if nothing else has appeared in it."""
     if made:
         shutil.rmtree(made[0], ignore_errors=True)
     for parent in made[1:]:

@@ -1,9 +1,9 @@
 """One process at a time in a run folder.
 
-A lock goes with its process, and on one machine that is all there is to it. On a network file system the server keeps
-the lock of a machine that is lost: for the lease (90 s with NFSv4), or until that machine is back (NFSv3). There the
-next start of the same Slurm job may take it over, because Slurm requeues a job only once it counts its processes as
-ended; and so may a user who removes the file. A process whose lock was taken over finds out before it makes a
+A lock is released when its process ends, and on one machine that is enough. On a network file system, though, the
+server keeps the lock of a lost machine: for the lease (90 s with NFSv4), or until that machine is back (NFSv3). Such a
+lock may be taken over by the next start of the same Slurm job, because Slurm requeues a job only once it considers its
+processes ended, or by a user who removes the file. A process whose lock was taken over notices before it makes a
 checkpoint visible, and ends.
 """
 
@@ -26,14 +26,14 @@ from dla_train.errors import RunError, UsageError
 _LOGGER = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 120.0
-"""How long the server may need to see that a machine is lost: longer than the lease of NFSv4."""
+"""How long to wait for the server to notice that a machine is lost: longer than the lease of NFSv4."""
 _POLL_SECONDS = 2.0
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-"""What file systems without locks answer, such as Lustre mounted without `flock`."""
+"""Errors of file systems without locks, such as Lustre mounted without `flock`."""
 
 
 class Lock:
-    """The lock file of a run folder, held by this process; what another one may do to it shows in `require_held`."""
+    """The lock file of a run folder, held by this process; `require_held` notices if it was replaced."""
 
     def __init__(self, path: Path, descriptor: int, what: str) -> None:
         self._path = path
@@ -41,11 +41,11 @@ class Lock:
         self._what = what
 
     def require_held(self) -> None:
-        """Refuse to go on where another process has put a lock file of its own in the place of this one. One that is
-        only gone, as a clean-up of old files may have it, is made again.
+        """Refuse to continue if another process has put its own lock file in the place of this one. A file that is only
+        gone, removed perhaps by a clean-up of old files, is made again.
 
         Raises:
-            RunError: says who.
+            RunError: another process has taken over; says which.
         """
         if not self.is_held() and not self._made_again():
             raise RunError(
@@ -58,15 +58,15 @@ class Lock:
         return _is_still(self._path, self._descriptor)
 
     def sign(self) -> None:
-        """Say in the file who holds it."""
+        """Write into the file who holds it."""
         _sign(self._descriptor)
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         os.close(self._descriptor)
 
     def _made_again(self) -> bool:
-        """Whether there was no lock file, and there is one now."""
+        """Make the lock file again if it is gone; whether this process then holds it."""
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
@@ -83,10 +83,10 @@ class Lock:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[Lock]:
-    """Hold the lock file `path`; it goes with the process, however that ends.
+    """Hold the lock file `path`; the lock is released when the process ends, however that happens.
 
-    A POSIX lock (`lockf`), not `flock`: data loader workers inherit the latter, and one that outlives a killed
-    trainer by a moment would keep its successor out.
+    It is a POSIX lock (`lockf`), not `flock`: data loader workers inherit the latter, and a worker that outlives a
+    killed trainer by a moment would keep the trainer's successor out.
 
     Raises:
         UsageError: another process holds it; names that process, its host and its Slurm job.
@@ -101,7 +101,7 @@ def exclusive(path: Path, what: str) -> Iterator[Lock]:
 
 
 def require_free(path: Path, what: str) -> None:
-    """Refuse early what `exclusive` would refuse; leaves the lock file as it is, or absent.
+    """Refuse early what `exclusive` would refuse; neither makes nor changes the lock file.
 
     Raises:
         UsageError: another process holds it.
@@ -118,7 +118,7 @@ def require_free(path: Path, what: str) -> None:
 
 
 def _locked(path: Path, what: str) -> int:
-    """A descriptor of the lock file that is there, locked."""
+    """A locked descriptor of the lock file that currently is at `path`."""
     until: float | None = None
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -149,7 +149,7 @@ def _locked(path: Path, what: str) -> int:
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Whether nobody else has it; with a warning where the file system cannot say."""
+    """Try to lock the file; whether nobody else holds it. Warns if the file system has no locks."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -166,7 +166,7 @@ def _lock(descriptor: int, path: Path) -> bool:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the file that was opened has not been removed or replaced since: its lock would keep nobody out."""
+    """Whether the opened file is still the one at `path`; a lock on a removed or replaced file keeps nobody out."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError as error:
@@ -176,7 +176,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _put_another(path: Path) -> None:
-    """A lock file that nobody holds in the place of one whose holder is gone."""
+    """Replace the lock file, whose holder is gone, by one that nobody holds."""
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
@@ -200,7 +200,7 @@ def _sign(descriptor: int) -> None:
 
 
 def _owner(descriptor: int) -> dict[str, Any]:
-    """What the holder has written about itself; empty where nobody can read it."""
+    """What the holder has written about itself; empty if unreadable."""
     try:
         owner = json.loads(os.pread(descriptor, 1000, 0))
     except ValueError:
@@ -220,7 +220,7 @@ def _owner_of(path: Path) -> dict[str, Any]:
 
 
 def _is_earlier_start(owner: dict[str, Any]) -> bool:
-    """Whether the holder belongs to a start of this Slurm job before this one. Two steps of one start do not."""
+    """Whether the holder belongs to an earlier start of this Slurm job, not just to another step of this start."""
     job, restart = owner.get("job"), owner.get("restart")
     return job is not None and job == _slurm_job() and isinstance(restart, int) and restart < _slurm_restart()
 
@@ -246,7 +246,7 @@ def _slurm_job() -> str | None:
 
 
 def _slurm_restart() -> int:
-    """How often Slurm has begun this job anew."""
+    """How often Slurm has restarted this job."""
     count = os.environ.get("SLURM_RESTART_COUNT", "")
     return int(count) if count.isdecimal() else 0
 

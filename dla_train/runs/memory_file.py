@@ -1,7 +1,7 @@
-"""`memory.jsonl`: how slots are used, a line for each layer whenever the memories' distributions are taken.
+"""`memory.jsonl`: how slots are used, one line per layer each time the memories' distributions are recorded.
 
-Like `metrics.csv`, a resumed run has the file of one that never stopped: lines after the step that it goes on from are
-dropped, and so is a last line that a kill has torn.
+As with `metrics.csv`, a resumed run ends up with the file of a run that never stopped: lines after the step that it
+continues from are dropped, and so is a last line that a kill has truncated.
 """
 
 import json
@@ -14,11 +14,11 @@ from dla_train.runs.appended_file import AppendedFile
 
 
 class MemoryFile:
-    """Appends lines; made for one start of a run.
+    """Appends lines; one object per start of a run.
 
     Args:
         path: the file.
-        step: the step that training goes on from; later lines are dropped.
+        step: the step that training continues from; later lines are dropped.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -27,21 +27,21 @@ class MemoryFile:
         self._file = AppendedFile(path)
 
     def append(self, step: int, split: str, by_layer: Mapping[int, Mapping[str, float]]) -> None:
-        """Write the numbers of all layers at a step, in one piece."""
+        """Append the numbers of all layers at a step, in one write."""
         lines = [{"step": step, "split": split, "layer": layer, **found} for layer, found in by_layer.items()]
         self._file.append(_text(lines))
 
     def sync(self) -> None:
-        """Bring all lines to disk: before a checkpoint, which must not be newer than they are."""
+        """Bring all lines to disk; called before a checkpoint, which must not be newer than the lines."""
         self._file.sync()
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._file.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; none if there is no file. What a loss of power has left of a line is none."""
+    """All complete lines; empty if there is no file. A line damaged by a loss of power is left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

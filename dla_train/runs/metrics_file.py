@@ -1,8 +1,8 @@
-"""`metrics.csv`: one row per training step and per validation, floats to their last bit.
+"""`metrics.csv`: one row per training step and per validation, with floats exact to the last bit.
 
-A run that was killed and resumed has the file of one that never stopped (but for the times): rows after the step that
-it goes on from are dropped, and each row is one write, so that a kill can at most tear the last one, which is then
-dropped too.
+Apart from the times, a run that was killed and resumed ends up with the file of one that never stopped: rows after the
+step that it continues from are dropped, and each row is one write, so that a kill can truncate only the last one, which
+is then dropped, too.
 """
 
 import csv
@@ -33,25 +33,25 @@ FIRST_COLUMNS = (
     "flops_per_second",
     "mfu",
 )
-"""Steps finished, train or validation, nats per token, its exponential, rate and gradient norm of the step, steps so
-far that were skipped for a gradient that was not finite, training tokens seen so far, speed of the step, seconds since
-the run began (pauses between kill and resume left out), FLOP/s of the step and their share of what the devices could do
-at most (empty where no table knows that)."""
+"""In this order: finished steps; train or validation; nats per token; their exponential; learning rate and gradient
+norm of the step; steps skipped so far because of a gradient that was not finite; training tokens seen so far; speed of
+the step; seconds since the run began, without pauses between kill and resume; FLOP/s of the step; their share of the
+devices' peak (empty for a device whose peak is not known)."""
 TIMES = ("tokens_per_second", "seconds", "flops_per_second", "mfu")
-"""Columns that no two runs have in common."""
+"""Columns that differ between any two runs."""
 ANSWER_ACCURACY = "answer_accuracy"
-"""A further column of runs on synthetic tasks: the share of validation answers that are right."""
+"""A further column of runs on synthetic tasks: the share of validation answers that are correct."""
 
 
 class MetricsFile:
-    """Appends rows; made for one start of a run.
+    """Appends rows; one object per start of a run.
 
     Args:
         path: the file.
         columns: further columns after `FIRST_COLUMNS`.
-        step: the step that training goes on from; later rows are dropped.
+        step: the step that training continues from; later rows are dropped.
     Attributes:
-        found: rows that were there before any was dropped.
+        found: number of rows that the file had before any was dropped.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
@@ -67,20 +67,20 @@ class MetricsFile:
         self._file = AppendedFile(path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one row; columns that it does not have stay empty."""
+        """Append one row; columns that it lacks stay empty."""
         self._file.append(_lines([row], self.columns))
 
     def sync(self) -> None:
-        """Bring all rows to disk: before a checkpoint, which must not be newer than they are."""
+        """Bring all rows to disk; called before a checkpoint, which must not be newer than the rows."""
         self._file.sync()
 
     def close(self) -> None:
-        """No more rows."""
+        """Close the file."""
         self._file.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows, numbers as numbers, empty fields left out; none if there is no file."""
+    """All complete rows, with numbers parsed and empty fields left out; empty if there is no file."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,13 +1,14 @@
-"""How another process of dla-train is started."""
+"""The command that starts another process of dla-train."""
 
 import os
 import sys
 
 
 def this_program() -> list[str]:
-    """Python and dla-train; without the modules of the current folder, unless this process has them, too.
+    """The command of dla-train; without modules of the current folder, unless this process can import those, too.
 
-    `python -m` looks for modules there first, the installed command does not: no `queue.py` of a user may come between.
+    `python -m` searches the current folder first, which the installed command does not: a user's `queue.py` there must
+    not be imported by mistake.
     """
     has_folder = bool(sys.path) and sys.path[0] in ("", os.getcwd())
     return [sys.executable, *([] if has_folder else ["-P"]), "-m", "dla_train"]

@@ -1,8 +1,8 @@
-"""Weights & Biases: the rows of `metrics.csv` in a run there, which goes on when ours does (`logging.wandb`).
+"""Weights & Biases (`logging.wandb`): mirrors the rows of `metrics.csv` to a W&B run, which continues when ours does.
 
-W&B numbers the rows that it has, and in `metrics.csv` each has its place, however often the run was killed and resumed.
-So each start sends the rows that W&B lacks and none that it has: steps never go back, and nothing is missing for good
-that an earlier start could not send. Whatever goes wrong with W&B is a warning; training goes on.
+W&B numbers the rows that it has, and each row has a fixed place in `metrics.csv`, however often the run was killed and
+resumed. So each start sends exactly the rows that W&B lacks: steps never go back, and what an earlier start could not
+send is sent later. Any failure of W&B is only a warning; training continues.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ FINISHED, FAILED, STOPPED = 0, 1, 255
 """How a start ended, in W&B's exit codes: it shows 255 as killed."""
 
 _DEFAULT_PROJECT = "dla-train"
-# Where the user sets none of these with WANDB_CONSOLE and so on. console: what is said is in logs/run.log already, and
-# W&B would put itself between the run and its terminal. The timeouts (seconds) bound what a lost network may cost.
+# Used unless the user sets WANDB_CONSOLE and so on. console: logs/run.log has the output already, and W&B would put
+# itself between the run and its terminal. The timeouts (seconds) bound the time that a lost network may cost.
 _SETTINGS = {"console": "off", "init_timeout": 60.0, "finish_timeout": 20.0, "finish_timeout_raises": True}
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class WandbMirror:
-    """Sends rows; made for one start of a run, once `metrics.csv` is cut back to the step that it goes on from.
+    """Sends rows; made once per start of a run, after `metrics.csv` was cut back to the step that the run continues
+    from.
 
     Args:
-        config: of the recipe. folder: of the run, whose name is the run's; keeps W&B's id of it, and W&B's own files.
-        recipe: as plain values, W&B's config. found: rows that `metrics.csv` had before it was cut.
+        config: of the recipe. folder: of the run; names the W&B run, and keeps its id and W&B's own files.
+        recipe: as plain values, for W&B's config. found: number of rows that `metrics.csv` had before it was cut.
     """
 
     def __init__(self, config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], found: int) -> None:
@@ -52,7 +53,7 @@ class WandbMirror:
             if self._run.disabled:
                 self._run = None
                 return
-            # Offline, W&B does not know what earlier starts have written.
+            # Offline, W&B does not know which rows earlier starts have sent.
             self._sent = state["rows"] if self._run.offline else self._run.starting_step
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
@@ -64,7 +65,7 @@ class WandbMirror:
             self.append(row)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Send one row of `metrics.csv`, the next after those before it, unless W&B has it."""
+        """Send the next row of `metrics.csv`, unless W&B has it already."""
         place, self._rows = self._rows, self._rows + 1
         if self._run is None or place < self._sent:
             return
@@ -75,7 +76,7 @@ class WandbMirror:
             self._give_up(error)
 
     def close(self, exit_code: int) -> None:
-        """No more rows; waits for what is on its way, at most 20 s (WANDB_FINISH_TIMEOUT).
+        """Finish the W&B run; waits at most 20 s (WANDB_FINISH_TIMEOUT) for rows that are still being sent.
 
         Args:
             exit_code: `FINISHED`, `FAILED` or `STOPPED`.
@@ -113,7 +114,7 @@ def _open(config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], run_id
     settings = {name: value for name, value in _SETTINGS.items() if f"WANDB_{name.upper()}" not in given}
 
     def start(mode: str | None) -> wandb.Run:
-        # Silent also keeps W&B from asking for a login, which nobody may be there to answer.
+        # Silent also keeps W&B from asking for a login, when perhaps nobody is there to answer.
         wandb.setup(settings=wandb.Settings(silent=True))
         return wandb.init(
             project=project,
@@ -125,7 +126,7 @@ def _open(config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], run_id
             id=run_id,
             resume="allow",
             config=recipe,
-            allow_val_change=True,  # what a resumed run may change
+            allow_val_change=True,  # a resumed run may change some keys
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(**settings),  # type: ignore[arg-type]
         )
@@ -138,7 +139,7 @@ def _open(config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], run_id
             "missing there. Log in with `wandb login` or WANDB_API_KEY; WANDB_MODE=offline does not ask.",
             _in_short(error),
         )
-        wandb.teardown(exit_code=FAILED)  # or the id would be in use
+        wandb.teardown(exit_code=FAILED)  # otherwise the id would still be in use
         return start("offline")
 
 

@@ -1,1 +1,1 @@
-"""Slurm: what a run asks of the cluster, the batch script that says so, and handing it to `sbatch`."""
+"""Slurm: the resources that a run requests, the batch script that requests them, and its submission with `sbatch`."""

@@ -1,9 +1,9 @@
-"""What a run asks of the cluster, checked before Slurm is asked."""
+"""The resources that a run requests of the cluster, checked before Slurm sees them."""
 
 import re
 from dataclasses import dataclass
 
-# Inside `#SBATCH --name=value`: Slurm splits at blanks, and reads quotes, backslashes and `#`.
+# Allowed inside `#SBATCH --name=value`, where Slurm splits at blanks and interprets quotes, backslashes and `#`.
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:=@/+*&|()\[\]-]+")
 _TIME = re.compile(r"\d+|\d+:\d{2}|\d+:\d{2}:\d{2}|\d+-\d{1,2}(:\d{2}){0,2}")
 
@@ -15,9 +15,9 @@ class JobRequest:
     Attributes:
         nodes: how many. gpus_per_node: GPUs and processes on each; 0 trains on the CPU, one process per node.
         partition, account, qos, constraint, mem: as `sbatch` takes them; None leaves the cluster's default.
-        time: limit of one start, as Slurm writes it: `MINUTES`, `H:MM:SS`, `D-HH:MM` and the like.
+        time: limit of one start, in Slurm's notation: `MINUTES`, `H:MM:SS`, `D-HH:MM` and the like.
         cpus_per_task: CPU cores of each process.
-        warn_seconds: how long before the time limit SIGUSR1 comes; a step and a save must fit in.
+        warn_seconds: how long before the time limit SIGUSR1 is sent; a step and a save must fit in.
         requeue_limit: how often the job goes back into the queue after a failed process.
     """
 
@@ -65,9 +65,9 @@ class JobRequest:
         return self.nodes * self.tasks_per_node
 
     def directives(self, job_name: str) -> list[str]:
-        """The `#SBATCH` lines; `job_name` loses what Slurm might read as something else."""
+        """The `#SBATCH` lines; characters of `job_name` that Slurm might misread are replaced."""
         options = {
-            # The prefix also because Lightning takes a job called `bash` for an interactive one.
+            # Prefixed also because Lightning takes a job named `bash` for an interactive one.
             "job-name": "dla-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", job_name).strip("-."),
             "nodes": self.nodes,
             "ntasks-per-node": self.tasks_per_node,
@@ -79,7 +79,7 @@ class JobRequest:
             "account": self.account,
             "qos": self.qos,
             "constraint": self.constraint,
-            # To the processes, not to the script; up to a minute earlier than said.
+            # Sent to the processes, not to the script; may come up to a minute early.
             "signal": f"USR1@{self.warn_seconds}",
             "open-mode": "append",
         }
@@ -100,7 +100,7 @@ class JobRequest:
 
 
 def seconds_of(time: str) -> int:
-    """A time limit as Slurm writes it, in seconds: `90` is 90 minutes, `1-2` is 26 hours."""
+    """A time limit in Slurm's notation, as seconds: `90` is 90 minutes, `1-2` is 26 hours."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:

@@ -1,4 +1,4 @@
-"""Hands a script to Slurm's `sbatch`."""
+"""Submits a script with Slurm's `sbatch`."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def submit(command: Sequence[str], script: str) -> str:
     """Run `sbatch`; returns the job's id.
 
     Args:
-        command: of `sbatch`. script: the text that it submits.
+        command: the `sbatch` command line. script: the text that it submits.
 
     Raises:
         RunError: Slurm refused the job; the message is Slurm's.
@@ -52,8 +52,9 @@ def submit(command: Sequence[str], script: str) -> str:
 
 
 def _environment(script: str) -> dict[str, str]:
-    """A job of its own: variables of one that this is submitted from would pass for its own, and `SBATCH_...` would
-    override its #SBATCH lines. What a site's users set for all their jobs holds where the script says nothing."""
+    """The environment for `sbatch`. It lacks the `SLURM_...` variables of a job that this may run in, which the new job
+    would take for its own, and `SBATCH_...`, which would override #SBATCH lines. Kept are the site's defaults that
+    users set for all their jobs (account, partition and the like), if the script sets no value of its own."""
     defaults = {f"SBATCH_{name.upper()}" for name in _OF_THE_SITE if f"#SBATCH --{name}=" not in script}
     kept = {"SLURM_CONF", "SLURM_CLUSTERS", *defaults}
     return {
@@ -62,7 +63,7 @@ def _environment(script: str) -> dict[str, str]:
 
 
 def _partitions() -> str:
-    """What there is to choose from, as the end of a message; nothing where Slurm does not say."""
+    """The existing partitions, as the end of a message; empty if Slurm does not tell."""
     try:
         done = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""The batch script: a template in the package, or the user's, with everything of the user's quoted for bash."""
+"""The batch script: made from the package's template or the user's, with all values from the user quoted for bash."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from pathlib import Path
 from dla_train.errors import UsageError
 
 _PLACEHOLDER = re.compile(r"@([A-Z_]+)@")
-# Without these a script could not do its work.
+# Placeholders that every template needs.
 _REQUIRED = ("DIRECTIVES", "COMMAND")
 
 
@@ -28,15 +28,15 @@ def template_text(path: Path | None) -> str:
 
 
 def array_template() -> str:
-    """The package's script that gives each task of an array job the script of its run."""
+    """The package's template of the script that runs, in each task of an array job, the script of its run."""
     return (resources.files("dla_train.slurm") / "array.sh").read_text("utf-8")
 
 
 def fill(template: str, values: Mapping[str, str], shown_as: str, required: Sequence[str] = _REQUIRED) -> str:
-    """Put `values` (ready for bash) in the place of `@NAME@`.
+    """Replace each `@NAME@` in the template by its value from `values`, which must be quoted for bash already.
 
     Raises:
-        UsageError: the template has a placeholder that is not known, or lacks one that is needed.
+        UsageError: the template has an unknown placeholder, or lacks a required one.
     """
     found = set(_PLACEHOLDER.findall(template))
     if unknown := sorted(found - set(values)):
@@ -50,12 +50,12 @@ def fill(template: str, values: Mapping[str, str], shown_as: str, required: Sequ
 
 
 def quoted(words: Sequence[str]) -> str:
-    """Words that bash reads back as exactly these."""
+    """`words` quoted so that bash reads back exactly these."""
     return shlex.join(words)
 
 
 def require_printable(text: str, what: str) -> None:
-    """Refuse line breaks and the like: they would end a comment or a line of the script.
+    """Refuse line breaks and other unprintable characters: they would end a comment or a line of the script.
 
     Raises:
         UsageError: there is one.

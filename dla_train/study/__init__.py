@@ -1,1 +1,2 @@
-"""The small study: which memory recalls how much, on tasks that a CPU can train. `python -m dla_train.study --help`."""
+"""The small study: how much each memory recalls, on tasks that can be trained on a CPU. `python -m dla_train.study
+--help`."""

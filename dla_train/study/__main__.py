@@ -1,7 +1,7 @@
 """`python -m dla_train.study`: train every run that is not done yet, then write results, table and picture.
 
-Interrupted, it goes on where it was. After every run the results are written anew, so they can be looked at any time;
-they hold what was measured and say with which settings.
+If interrupted, the same command continues where it stopped. The results are rewritten after every run, so that they can
+be looked at any time; they hold the measurements and their settings.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""Train one run of the study as `dla-train fit` does, and ask it for every size alone.
+"""Trains one run of the study as `dla-train fit` does, and evaluates its recall for each size.
 
-In this process: a run takes about as long as it takes to start a process that can train, so one process does many.
+This happens in the calling process, which does many runs: starting a process that can train takes about as long as a
+run.
 """
 
 import json
@@ -16,21 +17,22 @@ from dla_train.runs.folder import RunFolder
 from dla_train.study.plan import StudyRun
 
 EXAMPLES = 512
-"""Of each size."""
+"""Examples of each size."""
 
 
 def measured(run: StudyRun, folder: Path) -> dict[str, Any] | None:
-    """What an earlier call found, or None."""
+    """The result of an earlier call of `measure`, or None."""
     path = folder / run.name / "study.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def measure(run: StudyRun, folder: Path, accelerator: str) -> dict[str, Any]:
-    """Train in `folder/NAME` (going on where an earlier call was stopped), evaluate, write `study.json`, return it.
+    """Train in `folder/NAME` (continuing where an earlier call was stopped), evaluate, write `study.json`, and return
+    its content.
 
     Raises:
         RunError: the training failed; says where its log is.
-        KeyboardInterrupt: it was told to stop, and has saved what it had.
+        KeyboardInterrupt: the training was told to stop, and has saved a checkpoint.
     """
     from dla_train.evaluation.recall import recall  # imports torch, which the first process of several does not need
     from dla_train.evaluation.trained import load_trained

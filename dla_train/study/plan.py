@@ -1,4 +1,4 @@
-"""Which runs the study has, and in which order."""
+"""The runs of the study, and their order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from dla_train.errors import UsageError
 
 BACKBONES: dict[str, tuple[str, tuple[int, ...]]] = {"mamba2": ("state_dim", (8, 16)), "gdn": ("key_dim", (4, 8))}
-"""Backbones: the field of the mixer that sets the size of a state, and the sizes. The delta rule stores as many pairs
-as a key has dimensions without loss, adding up far fewer: at 8 the one holds all, the other none too well."""
+"""Backbones: the mixer's field that sets the size of a state, and the sizes. The delta rule stores as many pairs
+without loss as a key has dimensions, plain summation far fewer: at 8 the former holds all pairs, the latter none too
+well."""
 
-# A boundary at every fifth token: enough for the needles, too few to fill the slots with single tokens.
+# A boundary at every fifth token: enough for the needles, but too few to fill the slots with single tokens.
 _STEERED = ("model.mixer.memory.calibrate_rate=0.2", "model.mixer.memory.steer=0.1")
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -20,26 +21,26 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dla steered": ("dla", _STEERED),
     "dla steered hard": ("dla", (*_STEERED, "model.mixer.memory.gate=hard")),
 }
-"""What is compared: a recipe's ending, and what is set on top of it."""
+"""The variants compared: the ending of the recipe's name, and settings on top of it."""
 
 TASKS: dict[str, tuple[str, ...]] = {
     "mqar": (),
     "change_point": (
-        # Two needles to a segment: as many questions as mqar has. Themes of two words: what changes can be learned.
+        # Two needles per segment give as many questions as mqar has. Themes of two words make the changes learnable.
         "data.task={kind: change_point, segments: [2, 4], needles: 2, shortest: 6, themes: 16}",
         "data.vocab_size=64",
     ),
 }
-"""Tasks, and what is set to turn the mqar recipes into theirs."""
+"""Tasks, and the settings that turn the mqar recipes into theirs."""
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training.
+    """One run of the study.
 
     Attributes:
-        task, backbone, variant: keys of `TASKS`, `BACKBONES` and `VARIANTS`. state: the size of a state (K).
-        seed: of the run. steps: of the run; None leaves the recipe's.
+        task, backbone, variant: keys of `TASKS`, `BACKBONES` and `VARIANTS`. state: the key width of a state (K).
+        seed: of the run. steps: of the run; None keeps the recipe's.
     """
 
     task: str
@@ -51,18 +52,18 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """A folder name."""
+        """The name of its folder."""
         steps = f"-{self.steps}steps" if self.steps else ""
         return f"{self.task}-{self.backbone}-{self.variant.replace(' ', '-')}-k{self.state}-seed{self.seed}{steps}"
 
     @property
     def recipe(self) -> str:
-        """A shipped recipe."""
+        """The shipped recipe that it starts from."""
         return f"mqar-{self.backbone}-{VARIANTS[self.variant][0]}"
 
     @property
     def settings(self) -> list[str]:
-        """What is set on top of the recipe."""
+        """The settings on top of the recipe."""
         size = f"model.mixer.{BACKBONES[self.backbone][0]}={self.state}"
         steps = [] if self.steps is None else [f"training.steps={self.steps}"]
         return [*TASKS[self.task], *VARIANTS[self.variant][1], size, f"seed={self.seed}", *steps]
@@ -76,11 +77,11 @@ def study_runs(
     seeds: int,
     steps: int | None,
 ) -> Iterator[StudyRun]:
-    """All combinations, seed by seed, so that whatever is done so far compares like with like.
+    """All combinations, seed by seed, so that the runs done so far can always be compared.
 
     Args:
         tasks, backbones, variants: keys. states: sizes of a state; None takes each backbone's own.
-        seeds: runs of each kind. steps: of every run; None leaves the recipe's.
+        seeds: number of runs of each combination. steps: of every run; None keeps the recipe's.
     Raises:
         UsageError: an unknown task, backbone or variant.
     """

@@ -1,4 +1,4 @@
-"""What was measured, as a Markdown table and pictures."""
+"""The measurements as a Markdown table and as a picture."""
 
 import statistics
 from collections import defaultdict
@@ -14,7 +14,7 @@ _COLOURS = ["#777777", "#c8501e", "#c79a1b", "#1f5a99", "#5b9bd5", "#9467bd", "#
 
 
 def group(results: Sequence[dict[str, Any]]) -> dict[Key, dict[str, list[dict[str, Any]]]]:
-    """Results by (task, backbone, state) and then by variant, in the order in which they come."""
+    """Results by (task, backbone, state) and then by variant, in the given order."""
     grouped: dict[Key, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         grouped[result["task"], result["backbone"], result["state"]][result["variant"]].append(result)
@@ -22,7 +22,8 @@ def group(results: Sequence[dict[str, Any]]) -> dict[Key, dict[str, list[dict[st
 
 
 def to_markdown(results: Sequence[dict[str, Any]]) -> str:
-    """One table for each task, backbone and state size: mean over seeds, and the lowest and highest of several."""
+    """One table for each task, backbone and state size: mean over seeds, with the lowest and highest if there are
+    several."""
     parts = []
     for (task, backbone, state), variants in group(results).items():
         sizes = sorted({int(size) for runs in variants.values() for run in runs for size in run["right"]})
@@ -37,7 +38,8 @@ def to_markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(path: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Write a PNG: a panel for each task, backbone and state; answers right by size, a line for each variant."""
+    """Write a PNG with a panel for each task, backbone and state: correct answers by size, with a line for each
+    variant."""
     grouped = group(results)
     columns = min(4, len(grouped))
     rows = -(-len(grouped) // columns)

@@ -1,4 +1,5 @@
-"""Processes that train runs side by side, and live as long as the study: starting one takes as long as a run."""
+"""Processes that train runs side by side. They live as long as the study, because starting one takes as long as a
+run."""
 
 import os
 import threading
@@ -19,14 +20,14 @@ from dla_train.study.plan import StudyRun
 def measure_all(
     runs: list[StudyRun], folder: Path, *, accelerator: str, jobs: int, until: float | None
 ) -> Iterator[tuple[StudyRun, dict[str, Any]]]:
-    """Each run with what was found, in the order in which they end.
+    """Each run with its result, in the order in which they end.
 
     Args:
-        runs: are begun in this order. folder, accelerator: see `measure`. jobs: processes.
-        until: a time of `time.monotonic`, after which none is begun.
+        runs: begun in this order. folder, accelerator: see `measure`. jobs: number of processes.
+        until: a time of `time.monotonic`, after which no run is begun.
     Raises:
-        RunError: a training failed, or its process was ended.
-        KeyboardInterrupt: one was told to stop.
+        RunError: a training failed, or its process was killed.
+        KeyboardInterrupt: a training was told to stop.
     """
     waiting, going = iter(runs), {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin) as pool:
@@ -49,7 +50,8 @@ def measure_all(
 
 
 def _begin() -> None:
-    """Say nothing but to the logs of runs, and end with the study: a process waits for work even if there is none."""
+    """Initialize a worker process: write only to the logs of runs, and end with the study, as the process would
+    otherwise wait for work forever."""
     start_console()
     mute_console()
     study = parent_process()

@@ -1,1 +1,1 @@
-"""Tasks of our own: they need no network and no further package."""
+"""Our own tasks, which need no network and no further package."""

@@ -1,4 +1,5 @@
-"""The built-in tasks by name. Importing this imports no torch: names are checked before anything is loaded."""
+"""The built-in tasks by name. This module does not import torch, so that names are checked before anything is
+loaded."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ BUILT_IN = {
     "mqar": "associative recall by number of pairs and length, for models trained on it (recipes mqar-*)",
     "change-point": "recall across changes of subject by number of segments and length, for models trained on it",
 }
-"""Each with what it finds out."""
+"""Each task, and what it measures."""
 
 
 def open_task(name: str, asked: Asked) -> Task:
     """The task `name` of `BUILT_IN`, ready to run.
 
     Raises:
-        UsageError: this model cannot be asked it, or not at these lengths, or the text cannot be read.
+        UsageError: the task cannot be run on this model, or not at these lengths, or the text cannot be read.
     """
     if name == "perplexity-by-position":
         from dla_train.evaluation.built_in.position import PerplexityByPosition

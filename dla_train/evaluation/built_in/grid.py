@@ -1,4 +1,4 @@
-"""Shares of right answers by two sizes, as a picture of coloured cells with their figures."""
+"""Shares of correct answers by two sizes, as a picture of colored cells with the numbers in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_grid(
     """Fill a figure.
 
     Args:
-        cells: shares from 0 to 1 by (row, column); one that is missing stays empty.
+        cells: shares from 0 to 1 by (row, column); a missing cell stays empty.
         down, across: what the rows and columns are.
     """
     shares = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
@@ -35,7 +35,7 @@ def draw_grid(
     axes.set(title=title, xlabel=across, ylabel=down)
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):
-            ink = "white" if share > 0.55 else "#222222"  # readable on the dark end of the colours, and on the light
+            ink = "white" if share > 0.55 else "#222222"  # readable on dark and on light cells
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -17,9 +17,9 @@ from dla_train.evaluation.built_in.text import tokenizer_of, tokens_to_read
 from dla_train.evaluation.continuation import Continuations, Sampling
 
 LENGTHS = (1024, 2048, 4096)
-"""That are asked where none are given: what a small model on a CPU reads in a few minutes."""
+"""Lengths that are tested if none are given: what a small model reads on a CPU in a few minutes."""
 EXAMPLES = 20
-"""Of each task and length where no limit is given."""
+"""Examples of each task and length if no limit is given."""
 ANSWER = 128
 """Tokens that the model may write, as in RULER."""
 SUITE = {
@@ -30,14 +30,14 @@ SUITE = {
     "multi-query": "niah_multiquery",
     "multi-value": "niah_multivalue",
 }
-"""RULER's names by ours: the six tasks of the paper's table."""
+"""RULER's task names by ours: the six tasks of the paper's table."""
 
 
 class Needles(Task):
-    """Greedy answers to prompts that fill each length; right are the values which an answer contains.
+    """Greedy answers to prompts that fill each length, scored by the share of the wanted values that they contain.
 
     Raises:
-        UsageError: see `Task`; and a tokenizer that cannot write the answers, or a length without room for them.
+        UsageError: see `Task`; also if the tokenizer cannot write the answers, or a length has no room for them.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -109,9 +109,11 @@ class Needles(Task):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def _answers(self, prompts: list[NeedlePrompt]) -> list[str]:
-        """What the model writes after each, until all values are there, the document ends, or it was long enough."""
+        """The model's answer to each prompt; it ends with the document, when all values are found, or at a maximum
+        length."""
         wanted = max(self._count(", ".join(prompt.answers)) for prompt in prompts)
-        # A tokenizer that cuts values into bytes needs more than RULER's; a softmax model has no positions left.
+        # A tokenizer that splits values into bytes needs more tokens than RULER's; but a softmax model has no positions
+        # for more.
         most = ANSWER if self.asked.is_softmax else max(ANSWER, 2 * wanted)
         sampling = Sampling(max_tokens=most, temperature=0, end=self.tokenizer.token_to_id(END_OF_DOCUMENT))
         continuations = Continuations(
@@ -121,7 +123,7 @@ class Needles(Task):
         texts = [""] * len(prompts)
         for number, token in continuations:
             drawn[number].append(token)
-            # All tokens again, not the new one alone: a character may be spread over several.
+            # Decodes all tokens again, because a character may be spread over several.
             texts[number] = self.tokenizer.decode(drawn[number])
             if prompts[number].score(texts[number]) == 1:
                 continuations.finish(number)

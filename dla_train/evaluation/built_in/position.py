@@ -1,4 +1,4 @@
-"""Loss by position: what a longer past is worth to a model, and whether it goes on making use of it."""
+"""Loss by position: how much a longer past helps a model, and up to which length."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WINDOWS = 64
-"""Windows that are read where no limit is given."""
-_LONGER = 4  # times the training window that a linear model reads where no length is given
-_MOST_TOKENS = 50_000_000  # of the text: its windows are spread over so much of it at most
+"""Windows that are read if no limit is given."""
+_LONGER = 4  # training windows in the length that a linear model reads if no length is given
+_MOST_TOKENS = 50_000_000  # at most so many tokens of the text are used, over which the windows are spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Bin:
     """Positions `first` to `last`, both included; a token at position p is predicted from p tokens before it.
 
     Attributes:
-        loss: nats per token. error: its standard error over windows, None for a single one. tokens: it is the mean of.
+        loss: mean, in nats per token. error: its standard error over windows, None for a single one. tokens: how many
+            the mean is taken over.
     """
 
     first: int
@@ -43,14 +44,15 @@ class Bin:
 
 
 def edges(window: int) -> list[tuple[int, int]]:
-    """1, 2, 3 to 4, 5 to 8 and so on, the last up to `window`."""
+    """First and last position of each bin: 1, 2, 3 to 4, 5 to 8 and so on, the last one up to `window`."""
     powers = [1 << power for power in range(window.bit_length() + 1)]
     return [(low // 2 + 1, min(low, window)) for low in powers if low // 2 + 1 <= window]
 
 
 @torch.no_grad()
 def token_losses(model: LanguageModel, windows: Tensor) -> Tensor:
-    """The loss of every token but the first of windows `[B, T + 1]` of any length, in pieces: `[B, T]` on the CPU."""
+    """The loss of every token but the first of windows `[B, T + 1]`, as `[B, T]` on the CPU; any length, read in
+    pieces."""
     device, cache, found = next(model.parameters()).device, None, []
     time = windows.shape[1] - 1
     for start in range(0, time, PIECE):
@@ -88,7 +90,7 @@ class PerplexityByPosition(Task):
     """Windows of the longest length, spread evenly over the text.
 
     Raises:
-        UsageError: see `Task`; and a text that is shorter than one window.
+        UsageError: see `Task`; also if the text is shorter than one window.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -145,7 +147,7 @@ class PerplexityByPosition(Task):
 
 
 def _perplexity(loss: float) -> float:
-    return math.exp(min(loss, 700.0))  # e to the 710 is no float
+    return math.exp(min(loss, 700.0))  # e ** 710 overflows
 
 
 def _draw(figure: Figure, bins: list[Bin], trained: int, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Recall by number of pairs or segments and by length, of models that were trained on the task."""
+"""Recall by number of pairs or segments and by length, for models that were trained on the task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dla_train.evaluation.built_in.task import Asked, Result, Task, as_tokens
 from dla_train.evaluation.recall import recall
 
 EXAMPLES = 512
-"""Of each cell where no limit is given."""
+"""Examples of each cell if no limit is given."""
 _TRAIN = {
     "mqar": "--recipe mqar-gdn-dla",
     "change-point": "--recipe mqar-gdn-dla 'data.task={kind: change_point, segments: [2, 4], needles: 2, shortest: 6, "
@@ -22,13 +22,13 @@ _TRAIN = {
 
 
 class RecallGrid(Task):
-    """Every size of the recipe's task and the double of its largest, at each length, where there is such an example.
+    """Recall for every size of the recipe's task and for twice its largest, at each length that can hold such examples.
 
     Args:
-        asked: see `Task`; where it has no lengths, the training window, its double and four times it are asked.
+        asked: see `Task`; if it gives no lengths, they are one, two and four training windows.
         name: `mqar` or `change-point`.
     Raises:
-        UsageError: see `Task`; and a length at which no size has examples.
+        UsageError: see `Task`; also if no size has examples at a length.
     """
 
     def __init__(self, asked: Asked, name: str) -> None:
@@ -42,7 +42,9 @@ class RecallGrid(Task):
         self.sizes = [*sorted(set(own)), 2 * max(own)]
         self.lengths = asked.within_reach([asked.window, 2 * asked.window, 4 * asked.window])
         for length in self.lengths:
-            if all(why := self._why_not(size, length) for size in reversed(self.sizes)):  # ends with the smallest's
+            if all(
+                why := self._why_not(size, length) for size in reversed(self.sizes)
+            ):  # the last is the smallest size
                 raise UsageError(f"--lengths has {length:,}, at which {name} has no examples: {why}.")
 
     def run(self) -> Result:
@@ -90,7 +92,7 @@ class RecallGrid(Task):
         )
 
     def _why_not(self, size: int, length: int) -> str:
-        """Why there are no such examples; empty where there are."""
+        """The reason why there are no such examples; empty if there are some."""
         try:
             self._with(size).check(self.data.vocab_size, length)
         except ValueError as error:

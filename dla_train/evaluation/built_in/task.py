@@ -1,4 +1,4 @@
-"""What a built-in task is given, and what it finds."""
+"""What a built-in task is given, and what it returns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Of whom something is asked, and how much.
+    """What a task is asked to do, and with which model.
 
     Attributes:
-        trained: its model already on the device that it is asked on.
-        lengths: in tokens, ascending; None for what the task finds fitting.
+        trained: the run; its model must already be on the device that the task runs on.
+        lengths: in tokens, ascending; None lets the task choose.
         limit: examples of each kind, or None. text: a file in place of the validation text. seed: of the examples.
-        say: told each step of the progress.
+        say: called with each message about progress.
     """
 
     trained: Trained
@@ -40,16 +40,16 @@ class Asked:
 
     @property
     def is_softmax(self) -> bool:
-        """Whether it knows the positions of its training window only."""
+        """Whether the model uses softmax attention and so knows only the positions of its training window."""
         return isinstance(self.trained.recipe.model.mixer, AttentionConfig)
 
     def within_reach(self, lengths: Sequence[int], *, beyond: int = 0) -> tuple[int, ...]:
-        """The lengths that were asked for, or `lengths` as far as the model reaches.
+        """The requested lengths; or if none were, those of `lengths` that the model can read.
 
         Args:
-            beyond: tokens that are written behind them.
+            beyond: number of tokens that are written after them.
         Raises:
-            UsageError: a softmax model cannot read the longest that was asked for, or any of `lengths`.
+            UsageError: a softmax model cannot read the longest requested length, or none of `lengths`.
         """
         if not self.is_softmax:
             return self.lengths or tuple(lengths)
@@ -67,11 +67,11 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came out.
+    """What a task has found.
 
     Attributes:
-        name: of the task. note: one sentence or two on what the figures are. heads, rows: of a table.
-        values: the same and more, for JSON. draw: makes the picture.
+        name: of the task. note: one or two sentences on what the numbers are. heads, rows: of a table.
+        values: the same and more, for JSON. draw: draws the picture.
     """
 
     name: str
@@ -102,20 +102,20 @@ class Result:
 
 
 class Task:
-    """Asks one model. Whatever is wrong with the question is said when it is made, before anything is asked.
+    """One task for one model. Any problem with the request is raised on construction, before anything is computed.
 
     Raises:
-        UsageError: when made, if this model cannot be asked, or not this.
+        UsageError: on construction, if this task cannot be run on this model, or not as requested.
     """
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
 
     def run(self) -> Result:
-        """Ask; the same weights, seed, limit and lengths give the same result."""
+        """Run the task; the same weights, seed, limit and lengths give the same result."""
         raise NotImplementedError
 
 
 def as_tokens(length: int) -> str:
-    """A length for a heading: 4K for 4,096."""
+    """A length as a heading: 4K for 4,096."""
     return f"{length // 1024}K" if length % 1024 == 0 else f"{length:,}"

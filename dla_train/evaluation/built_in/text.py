@@ -1,4 +1,4 @@
-"""The text that a task reads: the recipe's for validation, or a file, in the tokens of the run."""
+"""The text that a task reads, the recipe's validation text or a file, in the run's tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dla_train.evaluation.prompts import read_text
 
 
 def tokenizer_of(asked: Asked, task: str) -> Tokenizer:
-    """The run's.
+    """The run's tokenizer.
 
     Raises:
         UsageError: it has none.
@@ -33,18 +33,18 @@ def tokenizer_of(asked: Asked, task: str) -> Tokenizer:
 
 
 def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDArray[np.int64]:
-    """At most so many tokens from the beginning of the text.
+    """Up to `at_most` tokens from the beginning of the text.
 
     Raises:
-        UsageError: the file, or the data of the recipe, cannot be read or is empty; or the recipe's data has another
-            tokenizer by now.
+        UsageError: the file, or the recipe's data, cannot be read or is empty; or the recipe's data now has another
+            tokenizer than the run.
     """
     if asked.text is not None:
         text = read_text(asked.text)
         if not text.strip():
             raise UsageError(f"the text {asked.text} is empty. Give a file with some text in it.")
         end = tokenizer.token_to_id(END_OF_DOCUMENT)
-        begin = [] if end is None else [end]  # as in training: what stands before a document is the end of another
+        begin = [] if end is None else [end]  # as in training, where a document follows the end of another
         return np.array([*begin, *tokenizer.encode(text, add_special_tokens=False).ids], dtype=np.int64)[:at_most]
     try:
         data = open_data(asked.trained.loaded, revisions=asked.trained.revisions)

@@ -1,1 +1,1 @@
-"""The data sets of lm-evaluation-harness, asked of our models, with the paper's figures beside ours."""
+"""Tasks of lm-evaluation-harness for our models, with the paper's figures beside ours."""

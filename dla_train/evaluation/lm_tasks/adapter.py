@@ -1,4 +1,4 @@
-"""Our models as lm-evaluation-harness asks for them: likelihoods of texts, and texts up to a stop string."""
+"""Our models behind the interface of lm-evaluation-harness: likelihoods of texts, and texts up to a stop string."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from tokenizers import Tokenizer
 
-_MAX_TOKENS = 256  # of a text whose task says nothing: the harness's own default
+_MAX_TOKENS = 256  # of a text whose task sets no limit: the harness's own default
 
 
 class HarnessModel(TemplateLM):
     """A model and its tokenizer.
 
-    A linear model reads contexts of any length, in pieces. A softmax model has never seen positions behind its
-    training window: of longer contexts it gets the end, as is usual for it in the harness.
+    A linear model reads contexts of any length, in pieces. A softmax model has never seen positions beyond its training
+    window: of longer contexts it gets the end, as is usual in the harness.
 
     Args:
-        model: in evaluation mode. tokenizer: its own. end: the token that ends documents, which also stands for the
-            beginning of a text. window: tokens that the model may see at one time; None for no limit.
+        model: in evaluation mode. tokenizer: the model's. end: the token that ends documents, which also marks the
+            beginning of a text. window: tokens that the model may see at once; None for no limit.
     Raises:
-        UsageError: by `generate_until`, if a task's texts alone would fill the window.
+        UsageError: by `generate_until`, if the texts that a task asks for would alone fill the window.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, end: int, window: int | None = None) -> None:
@@ -94,7 +94,7 @@ class HarnessModel(TemplateLM):
                 if token == self._end:
                     continue
                 drawn[number].append(token)
-                # All tokens again, not the new one alone: a character may be spread over several.
+                # Decodes all tokens again, because a character may be spread over several.
                 texts[number] = self._tokens.decode(drawn[number])
                 places = [place for stop in stops[number] if (place := texts[number].find(stop)) >= 0]
                 if places:
@@ -115,7 +115,8 @@ class HarnessModel(TemplateLM):
         return tokens[-(self._window - max_tokens) :]
 
     def _within_window(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
-        """The end of a context, as long as the model may see; a continuation that is longer gives up its beginning."""
+        """The context, cut at its beginning so that the model's window holds all. Of a continuation that is longer than
+        the window by itself, the beginning becomes context or is cut."""
         if self._window is None or len(context) + len(continuation) <= self._window + 1:
             return context, continuation
         kept = [*context, *continuation][-(self._window + 1) :]
@@ -124,12 +125,13 @@ class HarnessModel(TemplateLM):
 
 
 def _bar(of: Any, name: str) -> tqdm[Any]:
-    """Progress over so many things, or over these: on a terminal only."""
+    """A progress bar over a number of items, or over the items themselves; shown on a terminal only."""
     return tqdm(total=of, desc=name, disable=None) if isinstance(of, int) else tqdm(of, desc=name, disable=None)
 
 
 def _drawing(how: dict[str, Any]) -> tuple[int, float, float]:
-    """Most tokens, temperature and top_p: as in the harness, nothing is drawn at random unless `do_sample` says so."""
+    """Maximum number of tokens, temperature and top_p; as in the harness, decoding is greedy unless `do_sample` is
+    set."""
     max_tokens = int(how.get("max_gen_toks", how.get("max_new_tokens", _MAX_TOKENS)))
     if not how.get("do_sample", False):
         return max_tokens, 0.0, 1.0

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: found by name, loaded with their data, asked of a model."""
+"""Tasks of lm-evaluation-harness: found by name, loaded with their data, run on a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dla_train.errors import UsageError
 from dla_train.evaluation.lm_tasks.adapter import HarnessModel
 from dla_train.evaluation.lm_tasks.names import TASKS, no_such_task, require_file
 
-_BOOTSTRAP = 1000  # resamples for errors of metrics that are no mean, such as a perplexity
+_BOOTSTRAP = 1000  # resamples for errors of metrics that are not means, such as a perplexity
 _KEYS_OF_A_GROUP = {"group", "group_alias", "task", "tag", "aggregate_metric_list", "metadata"}
 
 
@@ -29,8 +29,8 @@ class Score:
     """One metric of one task.
 
     Attributes:
-        value: as the task counts, mostly a share from 0 to 1. error: standard error of the value, or None.
-        examples: that were asked.
+        value: in the task's unit, mostly a share from 0 to 1. error: standard error of the value, or None.
+        examples: number of examples.
     """
 
     task: str
@@ -41,12 +41,12 @@ class Score:
 
 
 class Harness:
-    """All tasks that can be asked for.
+    """All tasks that are available.
 
     Args:
         tokenizer_folder: in the format of transformers, for tasks that make texts of a given number of tokens.
-        ships_its_own: whether the harness's own tasks are among them; to read all their files takes some seconds.
-        besides: names that are no task of the harness, for the message about one that there is not.
+        ships_its_own: whether to include the harness's own tasks; reading all their files takes some seconds.
+        besides: further allowed names that are not tasks of the harness, for messages about unknown names.
     """
 
     def __init__(
@@ -57,12 +57,13 @@ class Harness:
         self._manager = TaskManager(include_path=str(TASKS), include_defaults=ships_its_own, metadata=metadata)
 
     def members(self, name: str) -> list[str]:
-        """The tasks of a group or tag, of a task itself or of a task file (a path that ends in .yaml), in order.
+        """The names of the tasks of a group or tag, in order; a task or a task file (a path that ends in .yaml) is its
+        only member.
 
-        A group that sets something for its tasks, such as examples in the prompt, stays whole.
+        A group that changes settings of its tasks, such as the examples in the prompt, is not split: it is one member.
 
         Raises:
-            UsageError: there is none of this name; names the nearest.
+            UsageError: there is nothing of this name; names the nearest.
         """
         if name.endswith(".yaml"):
             require_file(name)
@@ -80,7 +81,8 @@ class Harness:
         return [member for part in config["task"] for member in self.members(part)]
 
     def load(self, name: str) -> dict[str, Task]:
-        """A member as `members` has it, with its data: one task, or those of a group that changes its tasks, by name.
+        """Load a name that `members` returned, with its data: one task, or the tasks of a group that was not split, by
+        name.
 
         Raises:
             UsageError: a data set or a package is missing, or a file is wrong.
@@ -92,7 +94,7 @@ class Harness:
         except OSError as error:
             raise UsageError(self._no_data(name, error)) from error
         except Exception as error:  # a task file may hold any code
-            if "cache" in str(error) and isinstance(error, ValueError):  # what `datasets` says without a network
+            if "cache" in str(error) and isinstance(error, ValueError):  # what `datasets` raises without a network
                 raise UsageError(self._no_data(name, error)) from error
             raise UsageError(f"the task {name} cannot be loaded: {type(error).__name__}: {error}") from error
 
@@ -110,7 +112,7 @@ class Harness:
         return "".join(f"{part} " for part in (config.get("dataset_path"), config.get("dataset_name")) if part)
 
     def run(self, task: Task, model: HarnessModel, *, limit: int | None = None) -> list[Score]:
-        """Ask a model; of a task that was loaded, its first `limit` examples."""
+        """Run a loaded task on a model; only its first `limit` examples if given."""
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
@@ -135,7 +137,7 @@ INSTALL = "Install what evaluation needs: pip install 'dla-train[eval]'."
 def _scores(task: str, found: dict[str, Any], examples: int) -> Iterator[Score]:
     for key, value in found.items():
         metric, comma, rule = key.partition(",")
-        # -1 is RULER's sign for a length of which there is no example.
+        # RULER reports -1 for a length without examples.
         if not comma or metric.endswith("_stderr") or not isinstance(value, int | float) or value == -1:
             continue
         error = found.get(f"{metric}_stderr,{rule}")

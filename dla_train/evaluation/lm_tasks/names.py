@@ -1,5 +1,5 @@
-"""Whether a task can exist, seen without lm-evaluation-harness: to import it and to read its 14,000 files as YAML takes
-ten seconds or more, and a misspelled name should not wait for that, nor for the weights of a model."""
+"""Whether a task can exist, checked without importing lm-evaluation-harness: to import it and parse its 14,000 YAML
+files takes ten seconds or more, and a misspelled name should be refused before that and before a model is loaded."""
 
 import importlib.util
 import re
@@ -10,20 +10,20 @@ from dla_train.config.overrides import nearest
 from dla_train.errors import UsageError
 
 TASKS = Path(__file__).parent / "tasks"
-"""Our own task files: groups of the paper's data sets, and those that the harness has in another form only."""
+"""Our own task files: groups of the paper's data sets, and data sets that the harness has only in another form."""
 
 _NO_TASKS = {".py", ".pyc", ".md"}
-# What is no comment and stands behind such a key. A guess for messages: lists and whole mappings are not looked into.
+# The value after such a key outside comments. Only a guess, for messages: lists and mappings are not searched.
 _NAMED = re.compile(rb"""^[\s-]*["']?(?:task|group|tag)["']?\s*:\s*["']?([\w.:/-]+)""", re.MULTILINE)
 
 
 def require_possible(names: Sequence[str], besides: Sequence[str]) -> None:
-    """Refuse a task file that is not there, and a name that stands in no file of the harness or of ours.
+    """Refuse a task file that does not exist, and a name that occurs in no file of the harness or of ours.
 
-    A name that stands somewhere may still be none: `Harness.members` knows.
+    A name that occurs somewhere may still be no task; `Harness.members` checks that.
 
     Args:
-        names: that are asked for. besides: names of other tasks.
+        names: the requested names. besides: names of other tasks.
     Raises:
         UsageError: there is no such task; names the nearest.
     """
@@ -44,7 +44,7 @@ def require_possible(names: Sequence[str], besides: Sequence[str]) -> None:
 
 
 def require_file(name: str) -> None:
-    """Refuse a task file that is not there.
+    """Refuse a task file that does not exist.
 
     Raises:
         UsageError: says so.
@@ -54,10 +54,10 @@ def require_file(name: str) -> None:
 
 
 def no_such_task(name: str, known: Sequence[str], besides: Sequence[str]) -> UsageError:
-    """The error about a task that there is not.
+    """The error about an unknown task.
 
     Args:
-        known: what may have been meant. besides: as above.
+        known: names that may have been meant. besides: see `require_possible`.
     """
     guess = nearest(name, known)
     hint = f" Did you mean {guess}?" if guess else ""
@@ -69,11 +69,11 @@ def no_such_task(name: str, known: Sequence[str], besides: Sequence[str]) -> Usa
 
 
 def _files() -> Iterator[bytes]:
-    """What the task files hold; ours first."""
+    """The contents of the task files, ours first."""
     harness = importlib.util.find_spec("lm_eval")
     roots = [TASKS] if harness is None else [TASKS, *map(Path, harness.submodule_search_locations or ())]
     for root in roots:
         for path in root.rglob("*"):
-            # Files that others include, where tags may stand, have names of their own, such as _gen_yaml_2shot.
+            # Not only .yaml: files that others include, which may hold tags, have names such as _gen_yaml_2shot.
             if path.suffix not in _NO_TASKS and path.is_file():
                 yield path.read_bytes()

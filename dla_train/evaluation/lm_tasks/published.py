@@ -11,7 +11,7 @@ from dla_train.models.config import AttentionConfig, Mamba2Config, ModelConfig
 
 _FILE = Path(__file__).parent / "published.yaml"
 AVERAGE = "average"
-"""Stands among the tasks for the paper's mean over them."""
+"""The entry among a group's tasks that holds the paper's mean over them."""
 _TITLES = {
     "transformer": "Transformer",
     "mamba2": "Mamba-2",
@@ -25,11 +25,11 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Published:
-    """Of one group and one backbone.
+    """The paper's figures for one group and one backbone.
 
     Attributes:
-        table: of the paper. metric: what it shows. size: of its models.
-        columns: by model, figures in percent by task.
+        table: its name in the paper. metric: what it shows. size: of its models.
+        columns: by model, the figures by task, in percent.
     """
 
     table: str
@@ -39,7 +39,7 @@ class Published:
 
 
 def published(group: str, model: ModelConfig) -> Published | None:
-    """What the paper has for this group and the backbone of this model; None for any other group."""
+    """The paper's figures for this group and this model's backbone; None for a group that is not in the paper."""
     file = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     found = file["groups"].get(group)
     if found is None:

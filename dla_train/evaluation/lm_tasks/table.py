@@ -1,4 +1,4 @@
-"""Scores as Markdown, with the paper's beside them."""
+"""Scores as Markdown, with the paper's figures beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def table(title: str, scores: Sequence[Score], paper: Published | None) -> str:
 
     Args:
         title: its name. scores: of all its tasks, in order.
-        paper: where given, only its metric is shown, in percent, and the mean over the tasks.
+        paper: if given, only its metric is shown, in percent, with the mean over the tasks.
     """
     if paper is None:
         rows = [

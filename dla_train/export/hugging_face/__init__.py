@@ -1,1 +1,1 @@
-"""What transformers loads an exported model with. `dla_train.export.model_code` copies it into the folder."""
+"""The code with which transformers loads an exported model. `dla_train.export.model_code` copies it into the folder."""

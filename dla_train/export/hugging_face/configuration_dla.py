@@ -1,4 +1,4 @@
-"""The configuration of a language model of dla-train, as transformers wants it."""
+"""The configuration of a language model of dla-train, in the form that transformers needs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class DlaConfig(PretrainedConfig):
     """Holds the configuration of a `LanguageModel` as plain values.
 
     Args:
-        language_model: the fields of `ModelConfig`. None only for what transformers makes to compare others with.
-        fields: those of every configuration of transformers.
+        language_model: the fields of `ModelConfig`. None only in the default that transformers compares with.
+        fields: those of every transformers configuration.
     """
 
     model_type = "dla"

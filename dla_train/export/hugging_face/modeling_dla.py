@@ -17,7 +17,7 @@ from dla_train.models.language_model import LanguageModel
 
 
 class Past:
-    """The past of a model in a shape that `generate` can hold; with linear mixers its size is constant."""
+    """The past of a model in a form that `generate` can pass on; with linear mixers its size is constant."""
 
     is_compileable = False
 
@@ -43,13 +43,13 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = DlaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _is_stateful = True  # a state cannot be rolled back, as assisted decoding wants
+    _is_stateful = True  # a state cannot be rolled back, which assisted decoding would need
     _tied_weights_keys = {"model.head.weight": "model.embedding.weight"}  # noqa: RUF012
 
     def __init__(self, config: DlaConfig) -> None:
         super().__init__(config)
-        # Not by a method of `config`: transformers may have loaded its class from another copy of these files, and what
-        # that makes is of other classes than those that the blocks know.
+        # Not by a method of `config`: transformers may have loaded its class from another copy of these files, whose
+        # classes the blocks would not recognize.
         self.model = LanguageModel(model_config_from_dict(config.language_model or {}))
         self.post_init()
 
@@ -69,16 +69,18 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: `[B, T]` int64.
-            attention_mask: None, or `[B, T]` with zeros at the end of rows only, and only without a cache: nothing
-                hides a token from a state.
-            past_key_values: the past that `input_ids` goes on from.
-            labels: `[B, T]`, shifted here; -100 does not count.
-            num_items_in_batch: by how many labels to divide the sum of the losses, where a batch comes in several parts
-                (transformers' Trainer with gradient accumulation); None for those that are here.
-            use_cache: whether to return the past; not in training unless asked for.
+            attention_mask: None, or `[B, T]` with zeros only at the ends of rows, and only without a cache, because a
+                token cannot be hidden from a state.
+            past_key_values: the past that `input_ids` continues.
+            labels: `[B, T]`, shifted here; labels of -100 do not count.
+            num_items_in_batch: the number of labels that the sum of losses is divided by, if a batch comes in several
+                parts (transformers' Trainer with gradient accumulation); None divides by the number of labels given
+                here.
+            use_cache: whether to return the past; None returns it unless in training mode or given labels.
             logits_to_keep: logits of this many last tokens only; 0 for all.
-            return_dict: False for a tuple.
-            others: what else callers hand to every model; without effect unless it would change the result.
+            return_dict: False returns a tuple.
+            others: arguments that callers pass to every model; ignored, except for those that would change the result,
+                which are refused.
         Returns:
             `loss` (with labels), `logits` `[B, T, vocab]` and `past_key_values`.
         Raises:
@@ -101,8 +103,8 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, past_key_values: Past | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The tokens that the past does not hold yet. Arguments as those of transformers,
-        which looks for the name `kwargs` to know that those of `forward` may be given.
+        """The inputs of `forward`, with only the tokens that the past does not hold yet. The parameter must be named
+        `kwargs`: by that name transformers knows that arguments of `forward` may be passed.
 
         Raises:
             ValueError: the past holds all of `input_ids`.
@@ -138,11 +140,11 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Whether `generate` should make a cache: no, `forward` returns one."""
+        """False: `generate` should not make a cache, because `forward` returns one."""
         return False
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what a file of weights lacks with nan: no sound model is missing anything."""
+        """Fill weights that are missing in the file with nan, as a sound model misses none."""
         for parameter in module.parameters(recurse=False):
             if not getattr(parameter, "_is_hf_initialized", False):
                 nn.init.constant_(parameter, torch.nan)
@@ -161,7 +163,7 @@ def _check_mask(mask: Tensor | None, *, has_cache: bool) -> None:
 
 
 def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
-    """Mean negative log-likelihood of each next token, in nats; the sum over `count` where that is given."""
+    """Mean negative log-likelihood of each next token, in nats; their sum divided by `count` if that is given."""
     if logits.shape[1] != labels.shape[1]:
         raise ValueError("labels are given together with logits_to_keep; a loss needs the logits of all tokens")
     given, wanted = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()

@@ -1,9 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""The scores of a chunk's tokens for every token of the chunk before at which the open segment may begin.
+"""The scores of a chunk's tokens, for every token of the previous chunk at which the open segment may begin.
 
-`k_t^T S v_t = sum_j (k_j . k_t)(v_j . v_t)` over j from the beginning p on. The part of it that lies in this chunk is known
-(paths.py), and one more Gram matrix `[C, C]` holds the other for all p. So the first boundary of the chunk is known for
-each p before it is known which one it is.
+`k_t^T S v_t = sum_j (k_j . k_t)(v_j . v_t)` over j from the segment's first token p on. The part of the sum in this
+chunk is known (paths.py), and one more Gram matrix `[C, C]` gives the other part for all p. So the first boundary of
+the chunk is known for each p before the actual p is known.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def entries_kernel(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """For each token p of the chunk before: `k_t^T S v_t`, and the chunk's first boundary (C if none), to which 256 times the
-    last boundary that follows it in the chunk is added."""
+    """For each token p of the previous chunk: `k_t^T S v_t`; and, as one number, the chunk's first boundary (C if none)
+    plus 256 times the last boundary that follows from it in the chunk."""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)

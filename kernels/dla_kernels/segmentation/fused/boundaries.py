@@ -1,6 +1,6 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What is left to do when every chunk's first boundary is known, by all chunks at once: the other boundaries, the scores,
-and the lists of segments that merges.py goes through. Nothing but vectors over the chunk's tokens."""
+"""The stage that follows when every chunk's first boundary is known, for all chunks in parallel: the other boundaries,
+the scores, and the lists of segments that merges.py goes through. It uses only vectors over a chunk's tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def boundaries_kernel(
     entry = tl.load(entry_ptr + chunk)
     origin = tl.load(origin_ptr + chunk)
 
-    # which tokens open a segment, and where that begins which is open before a token: in this chunk or the one before
+    # which tokens open a segment, and where in this chunk the segment begins that is open before each token
     one = tl.full((), 1, tl.int64)
     reached = tl.load(reached_ptr + base + entry, mask=entry < C, other=0)
     reached = reached | tl.where(entry < C, one << tl.minimum(entry, C - 1), 0)
@@ -55,7 +55,7 @@ def boundaries_kernel(
     tl.store(squared_ptr + t * H + h, norm, mask=there)
     tl.store(shift_ptr + t * H + h, row * 0 - 1, mask=there)
 
-    # the first token of a sequence opens a slot without a boundary; with one slot in all, no token does
+    # a sequence's first token opens a slot without a boundary; with a single slot, no token opens one
     if M == 1:
         opens = opens & (row < 0)
     segment = tl.cumsum(opens.to(tl.int32), 0)

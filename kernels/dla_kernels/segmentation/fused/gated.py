@@ -21,7 +21,7 @@ from dla_kernels.segmentation.fused.scores import score_tokens
 def segment_sequences(
     k: Tensor, v: Tensor, threshold: Tensor, state: SegmentState, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, SegmentState]:
-    """shift `[B, T, H]` int32, score and |S|^2 `[B, T, H]` float32, the state at the end; `state` is left as it is."""
+    """shift `[B, T, H]` int32, score and |S|^2 `[B, T, H]` float32, the state at the end; `state` is not changed."""
     shift, score, norm, open_sum, score_sum, count = segment_operator(
         k, v, threshold, state.open_sum, state.score_sum, state.count, cu_seqlens
     )
@@ -29,7 +29,7 @@ def segment_sequences(
 
 
 def _pieces(k: Tensor, v: Tensor, slots: int, cu_seqlens: Tensor | None) -> tuple[Pieces, Tiles]:
-    """Chunks of one tile, and the sizes."""
+    """The pieces, with chunks of one tile each, and the tile sizes."""
     tiles = tiles_by_rule(k.shape[3], v.shape[3], slots, torch.promote_types(k.dtype, v.dtype), delta=False)
     pieces = Pieces.of(v.shape[0], v.shape[1], cu_seqlens, tiles.tile, tiles.tile, v.device)
     return pieces, tiles
@@ -69,7 +69,7 @@ def straight_through_gate(
 ) -> Tensor:  # fmt: skip
     """Boundaries as float32 whose derivative is that of `sigmoid((I_t - tau) / width)`; see `segment`.
 
-    first `[B, T, H]` bool: tokens without a slot before them. open_sum: as the sequences start.
+    first `[B, T, H]` bool: tokens without a slot before them. open_sum: at the start of the sequences.
     """
     return ((shift != JOIN) & ~first).float()
 
@@ -84,7 +84,7 @@ def score_gradient(
     k: Tensor, v: Tensor, shift: Tensor, score: Tensor, norm: Tensor, dscore: Tensor, open_sum: Tensor,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """dk and dv of `sum_t dscore_t I_t`, the open segment taken as constant; all `[B, T, ...]`."""
+    """dk and dv of `sum_t dscore_t I_t`, with the open segment taken as constant; all `[B, T, ...]`."""
     pieces, tiles = _pieces(k, v, 1, cu_seqlens)
     flat = [x.flatten(0, 1).contiguous() for x in (k, v, shift, score, norm, dscore)]
     dk, dv = score_gradients(*flat, open_sum.contiguous(), pieces, tiles.block_k, tiles.block_v)

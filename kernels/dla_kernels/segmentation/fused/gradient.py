@@ -1,11 +1,11 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""The gradient that a straight-through gate sends through the score, the open segment taken as constant.
+"""The gradient that a straight-through gate sends through the score, with the open segment taken as constant.
 
     dI/dk_t = -(S v_t / (|k_t| |v_t| |S|) - cos_t k_t / |k_t|^2) / I_t,      dI/dv_t likewise with S^T k_t
 
-S v_t is linear attention whose state begins anew at every boundary. The boundaries are known by now, so states at chunk
-starts come from one pass that is parallel over blocks of K x V, and all chunks follow at once. Products take k, v and the
-states in the type of k and v: a gradient, unlike a decision, may be rounded like all others.
+S v_t is linear attention whose state begins anew at every boundary. The boundaries are known by now, so one pass,
+parallel over blocks of K x V, gives the states at chunk starts, and then all chunks are processed in parallel. Products
+take k, v and the states in the type of k and v: gradients, unlike decisions, may be rounded.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def score_gradient_kernel(
     STRIDE_Y: tl.constexpr, C: tl.constexpr, BX: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr,
     EXACT: tl.constexpr,
 ):  # fmt: skip
-    """dx_t = pull_t S y_t - push_t x_t, x and y the keys and the values or the other way around; in the type of dx"""
+    """dx_t = pull_t S y_t - push_t x_t, with x the keys and y the values or the other way around; in the type of dx"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     x_group = h // (H // GX)

@@ -1,5 +1,5 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Merges (eqs. 16 and 17): from segments to shifts. Only scalars and vectors of M, one segment after the other."""
+"""Merges (eqs. 16 and 17): turns segments into shifts, one after the other, with only scalars and vectors of M."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dla_kernels.segmentation.fused.segments import Segments
 
 
 def merge_slots(segments: Segments, shift: Tensor, score_sum: Tensor, count: Tensor, pieces: Pieces) -> None:
-    """Sets the shifts, `[tokens, H]` int32, of the tokens at which segments begin.
+    """Set the shifts, `[tokens, H]` int32, of the tokens at which segments begin.
 
-    score_sum, count `[N, H, M]` (as in SegmentState) become those at the end, in place.
+    score_sum, count `[N, H, M]` (as in SegmentState) are updated in place to those at the end.
     """
     heads, slots = shift.shape[1], count.shape[-1]
     merge_slots_kernel[(pieces.sequences * heads,)](
@@ -27,8 +27,8 @@ def merge_slots(segments: Segments, shift: Tensor, score_sum: Tensor, count: Ten
 def youngest_of_sparsest_pair(sums, count, slot, M: tl.constexpr, MP: tl.constexpr):
     """Eq. 16: the age of the younger member of the adjacent pair of lowest density; ties go to the oldest.
 
-    Densities are not negative, so their bits have their order; integers have reductions of one instruction. Where no pair
-    is, one is divided by one: division by a GPU takes long for a zero.
+    Densities are not negative, so their bits, read as integers, have the same order, and integers are reduced by a
+    single instruction. Places without a pair divide one by one, because GPUs are slow to divide if there is a zero.
     """
     older = tl.minimum(slot + 1, MP - 1)
     tokens = (count + tl.gather(count, older, 0)).to(tl.float32)
@@ -40,7 +40,8 @@ def youngest_of_sparsest_pair(sums, count, slot, M: tl.constexpr, MP: tl.constex
 
 @triton.jit
 def age_slots(x, slot, shift, youngest):
-    """Eq. 17: ages up to `shift` become one older, the oldest of them added to the slot it meets; age 0 is `youngest`."""
+    """Eq. 17: slots of ages up to `shift` become one older, and the oldest of them is added to the slot that has its
+    new age; age 0 gets `youngest`."""
     moved = tl.gather(x, tl.maximum(slot - 1, 0), 0)
     return tl.where(slot == 0, youngest, tl.where(slot <= shift, moved, tl.where(slot == shift + 1, x + moved, x)))
 
@@ -49,7 +50,8 @@ def age_slots(x, slot, shift, youngest):
 def first_segment(
     carried_ptr, position_ptr, sums_ptr, first_tile, h, chunks, c, length, H: tl.constexpr, C: tl.constexpr
 ):
-    """Of chunk c: `carried`, where its first segment begins and where it ends, and its sum; zeros after the last chunk."""
+    """For chunk c: `carried`, where its first segment begins and ends, and that segment's sum; zeros after the last
+    chunk."""
     chunk = (first_tile + c) * H + h
     there = c < chunks
     carried = tl.load(carried_ptr + chunk, mask=there, other=0.0)
@@ -64,8 +66,8 @@ def merge_slots_kernel(
     opened_ptr, carried_ptr, position_ptr, segment_sums_ptr, sums_ptr, count_ptr, shift_ptr, cu_ptr, first_tile_ptr,
     H: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """shift_t where a segment begins: the sparsest pair's age where all M slots are in use, or M. Each step waits for the one
-    before, so nothing is in it that can be done elsewhere."""
+    """shift_t at the tokens where segments begin: the sparsest pair's age if all M slots are in use, else M. Each step
+    waits for the one before, so it contains nothing that can be done elsewhere."""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     slot = tl.arange(0, MP)
@@ -81,7 +83,7 @@ def merge_slots_kernel(
         carried_ptr, position_ptr, segment_sums_ptr, first_tile, h, chunks, 0, length, H, C
     )
     for c in range(0, chunks):
-        # what a step needs is loaded a step, or a chunk, before
+        # what a step needs is loaded one step, or one chunk, ahead
         chunk = (first_tile + c) * H + h
         opened = tl.load(opened_ptr + chunk)  # not carried on, as a bound must not be: TRITON-PITFALLS.md
         size = tl.minimum(length - c * C, C)

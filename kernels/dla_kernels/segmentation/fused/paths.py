@@ -1,13 +1,14 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""The scores of a chunk's tokens for every token at which the open segment may begin, and what follows from them.
+"""The scores of a chunk's tokens, for every token at which the open segment may begin, and the boundaries that follow.
 
-`cos_t = k_t^T S v_t / (|k_t| |v_t| |S|)` with S the sum over the open segment. If that begins at token p of the same chunk, no
-state is needed: with the Gram matrix `A[j, t] = (k_j . k_t)(v_j . v_t)`,
+`cos_t = k_t^T S v_t / (|k_t| |v_t| |S|)` with S the sum over the open segment. If that begins at token p of the same
+chunk, no state is needed: with the Gram matrix `A[j, t] = (k_j . k_t)(v_j . v_t)`,
 
     k_t^T S v_t = sum_{p <= j < t} A[j, t]          |S|^2 grows by 2 k_u^T S v_u + |k_u|^2 |v_u|^2 at each token u
 
-so `[C, C]` numbers hold the scores for all p at once, and the next boundary after a boundary at p is known before anything
-is known of the chunks before. All chunks do this at the same time; across.py does the same for p in the chunk before.
+So `[C, C]` numbers hold the scores for all p at once, and the next boundary after a boundary at p is known without
+knowing anything about earlier chunks. All chunks do this in parallel; across.py does the same for p in the previous
+chunk.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def products(
     x_ptr, group, rows, rows_last, columns, columns_last, GROUPS: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`x_j . x_t`, `[C, C]` float32, for tokens j (rows) and t (columns); 0 for those that are not there.
+    """`x_j . x_t`, `[C, C]` float32, for tokens j (rows) and t (columns); 0 for missing tokens.
 
-    16-bit numbers are multiplied as they are: their products are exact in float32, in which sums are kept.
+    16-bit numbers are multiplied directly: their products are exact in float32, in which they are summed.
     """
     acc = tl.zeros((C, C), tl.float32)
     for start in range(0, D, BLOCK):
@@ -47,9 +48,11 @@ def products(
 
 @triton.jit
 def information(dots, norms, own):
-    """Eq. 13: `I = sqrt(2 - 2 cos)` of `k^T S v`, |S|^2 and |k|^2 |v|^2; that of orthogonal states if one of them is zero.
+    """Eq. 13: `I = sqrt(2 - 2 cos)` from `k^T S v`, |S|^2 and |k|^2 |v|^2; the value for orthogonal states if a norm is
+    zero.
 
-    So is what lies below the normal numbers of float32: a GPU's rsqrt takes it for zero, and gives infinity.
+    Numbers below the normal range of float32 count as zero, because a GPU's rsqrt takes them for zero and gives
+    infinity.
     """
     ORTHOGONAL: tl.constexpr = 1.4142135623730951
     SMALLEST: tl.constexpr = 1.1754943508222875e-38
@@ -65,8 +68,9 @@ def chunk_paths_kernel(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
     STEPS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """For segments that begin at p (rows): `k_t^T S v_t` before t (columns), and |S|^2 at the chunk's end; of each t
-    `|k_t|^2 |v_t|^2`. And for each token p: the boundaries that follow one at p, as bits, and the last of them (or p)."""
+    """For segments that begin at p (rows): `k_t^T S v_t` with S before t (columns), and |S|^2 at the chunk's end. For
+    each t: `|k_t|^2 |v_t|^2`. For each p: the boundaries of the chunk that follow from one at p, as bits, and the last
+    of them (p if none)."""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)

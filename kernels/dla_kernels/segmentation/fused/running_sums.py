@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Running sums over a chunk: of `[C, C]` numbers as products with a triangle of ones, of a vector as scans.
 
-A scan over `[C, C]` numbers goes from lane to lane, several hundred shuffles of a warp. A product does not, and rounds nothing:
-a float32 is the sum of three numbers of eight bits, which tensor cores take as they are, and sums are float32 either way.
+A scan over `[C, C]` numbers goes from lane to lane, which takes several hundred warp shuffles. A product needs none,
+and adds no rounding: a float32 is the sum of three numbers of eight bits, which tensor cores take exactly, and sums are
+float32 either way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import triton.language as tl
 
 @triton.jit
 def eight_bits(x):
-    """The first eight bits of float32 numbers, as bfloat16 has them; those that are left have 16, then eight."""
+    """The first eight significant bits of float32 numbers, as bfloat16 holds them. Taking them off once leaves 16 bits,
+    taking them off again eight."""
     return (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
 
 
@@ -32,7 +34,7 @@ def sums_from(x, C: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def sums_before(x, C: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr):
-    """`[p, t]`: the sum of `x[p, u]` over u < t; likewise."""
+    """`[p, t]`: the sum of `x[p, u]` over u < t; types as in `sums_from`."""
     row = tl.arange(0, C)
     earlier = (row[:, None] < row[None, :]).to(PART)
     high = eight_bits(x)
@@ -55,5 +57,5 @@ def add_unless_begun(begins, x, other_begins, other):
 
 @triton.jit
 def sums_of_segments(begins, x):
-    """For each number of a vector: the sum of x from the last beginning (1 in `begins`, int32) to it, itself included."""
+    """For each number of x: the sum from the last beginning (1 in `begins`, int32) up to and including it."""
     return tl.associative_scan((begins, x), 0, add_unless_begun)[1]

@@ -1,13 +1,13 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Scores and boundaries (eqs. 13 to 15): which tokens open a segment.
 
-What a chunk decides depends on the chunks before only until its first boundary, and on that only through the token at
-which the open segment began. So all chunks at once work out what follows from every such token, in this chunk (paths.py)
-and in the one before (across.py); one program per sequence and head goes from chunk to chunk and looks up which it is; and all
-chunks at once do the rest (boundaries.py).
+A chunk's decisions depend on earlier chunks only up to its first boundary, and up to there only through the token at
+which the open segment began. So all chunks in parallel compute what would follow from every such token, in this chunk
+(paths.py) and in the previous one (across.py); then one program per sequence and head goes from chunk to chunk and
+looks up which of them it is; then all chunks in parallel do the rest (boundaries.py).
 
-Only a segment that holds a whole chunk and more gets a state S, for `k_t^T S v_t`. Decisions are made in float32, and
-nothing in them is rounded to less, since they must not depend on the backend.
+Only a segment longer than a whole chunk gets a state S, for `k_t^T S v_t`. Decisions are made in float32, and nothing
+in them is rounded further, because they must not depend on the backend.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from dla_kernels.segmentation.fused.segments import Segments
 def score_tokens(
     k: Tensor, v: Tensor, threshold: Tensor, open_sum: Tensor, count: Tensor, pieces: Pieces, tiles: Tiles
 ) -> tuple[Tensor, Tensor, Tensor, Segments]:
-    """score and |S|^2 before the token, both float32, shift int32, all -1, all `[tokens, H]`; and the segments.
+    """score and |S|^2 before the token, both float32, and shift, int32 and all -1, each `[tokens, H]`; and the
+    segments.
 
-    k `[tokens, G, K]`, v `[tokens, H, V]`, threshold `[H]`; open_sum `[N, H, K, V]` float32 becomes the sum at the end, in
-    place; count `[N, H, M]` says which sequences go on.
+    k `[tokens, G, K]`, v `[tokens, H, V]`, threshold `[H]`; open_sum `[N, H, K, V]` float32 is updated in place to the
+    sum at the end; count `[N, H, M]` tells which sequences continue earlier ones.
     """
     (tokens, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
     dtype = torch.promote_types(k.dtype, v.dtype)
@@ -64,9 +65,9 @@ def score_tokens(
         k, v, threshold, norm_end, dots, own, final, across, entries, *where,
         PRECISION="ieee", SUMS=sums, **sizes, **limits,
     )  # fmt: skip
-    # the open sum is float32, and k and v are of 16 bits: three products of tf32 are as good as one of float32
+    # the open sum is float32, while k and v have 16 bits: three tf32 products are as accurate as one of float32
     exact = "ieee" if dtype == torch.float32 or torch.version.hip is not None else "tf32x3"
-    # and where factors are in registers, its blocks are those of a float32 product
+    # if tensor cores take factors from registers, its blocks are as small as those of a float32 product
     block_of_sum = min(tiles.block_k, 32) if factors_in_registers(k.device) else tiles.block_k
     first_boundaries_kernel[(pieces.sequences * heads,)](
         k, v, threshold, open_sum, count, final, entries, dots, own, entry, origin, score, squared, pieces.cu,
@@ -108,7 +109,7 @@ def add_tokens(
     k_ptr, v_ptr, open_ptr, keep, h, g, t, member, H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
-    """S = keep S + the sum of `k_t v_t^T` over members; returns |S|^2."""
+    """S = keep S + the sum of `k_t v_t^T` over the member tokens; returns |S|^2."""
     norm = 0.0
     for k0 in range(0, K, BK):
         i = k0 + tl.arange(0, BK)
@@ -134,8 +135,9 @@ def first_boundaries_kernel(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The first boundary of each chunk (C if none), and where the segment began that is open before it: a token of the chunk
-    before, or -1; then its scores are stored, too. One program per sequence and head."""
+    """The first boundary of each chunk (C if none), and where the segment that is open before it began: a token of the
+    previous chunk, or else -1, in which case the scores up to that boundary are stored, too. One program per sequence
+    and head."""
     n = tl.program_id(0) // H
     h = (tl.program_id(0) % H).to(tl.int64)
     g = h // (H // G)
@@ -154,7 +156,7 @@ def first_boundaries_kernel(
     if summed > 0:
         norm = add_tokens(k_ptr, v_ptr, open_ptr, 1.0, h, g, begin + row, row < 0, H, G, K, V, BK, BV)
     chunks = ((stop - begin + C - 1) // C).to(tl.int32)
-    # what may be looked up comes two chunks ahead: nothing else is waited for
+    # the entries to look up are loaded two chunks ahead, as nothing else would be waited for
     entries = row * 0
     next_entries = tl.load(entries_ptr + ((first_tile + 1) * H + h) * C + row, mask=1 < chunks, other=0)
     for c in range(0, chunks):

@@ -1,4 +1,4 @@
-"""What the stages of a segmentation hand on: the segments that begin in each chunk."""
+"""The segments that begin in each chunk, as the stages of the segmentation pass them on."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class Segments:
     """The segments that begin in each chunk, in order; a sequence's first token begins one, too.
 
     Attributes:
-        opened: `[chunks, H]` int32, how many.
-        carried: `[chunks, H]` float32, the scores of the tokens before the first of them, summed.
-        position: `[chunks, H, C]` uint8, the token at which each begins; the number of tokens where there is none.
-        sums: `[chunks, H, C]` float32, the scores of each up to the chunk's end, summed, its first token's included.
+        opened: `[chunks, H]` int32, the number of these segments.
+        carried: `[chunks, H]` float32, the summed scores of the tokens before the first of them.
+        position: `[chunks, H, C]` uint8, the token at which each begins; the chunk's number of tokens where there is no
+            segment.
+        sums: `[chunks, H, C]` float32, the summed scores of each up to the chunk's end, including its first token's.
     """
 
     opened: Tensor
@@ -28,7 +29,7 @@ class Segments:
 
     @staticmethod
     def empty(pieces: Pieces, heads: int, device: torch.device) -> Segments:
-        """Not filled."""
+        """Uninitialized tensors."""
         chunks, each = (pieces.tiles, heads), (pieces.tiles, heads, pieces.tile)
         return Segments(
             opened=torch.empty(chunks, dtype=torch.int32, device=device),
