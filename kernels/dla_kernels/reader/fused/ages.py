@@ -1,7 +1,8 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Ages of slots and tokens, from a plan's shifts: what every other kernel asks.
+"""Ages of slots and tokens, from a plan's shifts: tables that every other kernel uses.
 
-A step of a plan is a monotone map of ages, so tables per tile can be made for all tiles at once and composed after:
+A step of a plan is a monotone map of ages, so tables per tile can be made for all tiles in parallel and composed
+afterwards:
 
     old[t, i]       the age after step t of the slot that had age i when t's tile began
     inner[t, j]     the age after step t of the slot that token j <= t of t's tile is in
@@ -33,7 +34,8 @@ class AgeTables:
     Attributes:
         old: `[H, tokens, M]`. inner: `[H, tokens, TILE]`.
         slot_age: `[tiles, H, M]`. token_age: `[H, LONG / TILE, tokens]`.
-        final_slot: `[chunks, H, M]` int32, since what is loaded ahead has four bytes. final_token: `[H, tokens]`.
+        final_slot: `[chunks, H, M]` int32, because entries that are loaded ahead must have four bytes. final_token:
+            `[H, tokens]`.
         token_ends: `[chunks, H, M + 1]` int32, how many tokens of a chunk are in slots of age a or older at its end. Ages are monotone:
             those are its first tokens, and the slot of age a has those from `token_ends[a + 1]` up to `token_ends[a]`.
         used: `[chunks, H]` int32, slots that exist when a chunk begins. used_end: `[N, H]` int32, at a sequence's end.
@@ -184,7 +186,8 @@ def used_slots_kernel(
     final_slot_ptr, final_token_ptr, used_ptr, used_end_ptr, cu_ptr, first_chunk_ptr, tokens,
     H: tl.constexpr, M: tl.constexpr, START: tl.constexpr,
 ):  # fmt: skip
-    """Slots in use are those up to the age of the oldest: follow the sequence's first token from chunk to chunk."""
+    """The slots in use are those up to the age of the oldest, which is found by following the sequence's first token
+    from chunk to chunk."""
     n = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     begin = tl.load(cu_ptr + n)

@@ -1,19 +1,21 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Rows carried over the tiles of their chunk, one tile after the other, and the gradient of that.
+"""Carries rows over the tiles of their chunk, one tile after the other, and computes the gradient of that.
 
-A tile a of the delta rule turns a state S into `kept_a S - U_a^T K_a S` (delta_chunks.py). Queries go back over the tiles before
-their own, as rows X with left L = U and right R = K; writes go on over the tiles after their own, with L = K and R = U:
+A tile a of the delta rule turns a state S into `kept_a S - U_a^T K_a S` (delta_chunks.py). Queries are carried back
+over the tiles before their own, as rows X with left L = U and right R = K; writes are carried forward over the tiles
+after their own, with L = K and R = U:
 
     M_a = X L_a^T,    X' = kept_a X - M_a R_a                                   M_a of queries is their part of Mx
     dM_a = dMx - dX' R_a^T,    dX = kept_a dX' + dM_a L_a
     dL_a = sum_X dM_a^T X,     dR_a = -sum_X M_a^T dX',     dkept_a = sum_X X . dX'
 
-A program carries the rows of one tile, in float32, in registers; what products take is rounded to the type of L and R. X and
-dX' before and after each tile (the trails) are stored for the sums over X, which go tile by tile and need no atomics.
+A program carries the rows of one tile, in float32, in registers; factors of products are rounded to the type of L and
+R. X before and dX' after each tile (the trails) are stored for the sums over X, which go tile by tile and need no
+atomics.
 
-Everything is head-major and in full tiles, `[H, tiles TILE, K]`: tokens that are not there are zeros. What chunks are read and
-written by, and its gradient, is in the order of the batch: Mx `[tokens, H, LONG]`, and Qe and U `[tokens, H, K]`, X when
-it has arrived.
+Everything is head-major and in full tiles, `[H, tiles TILE, K]`: missing tokens are zeros. Only what chunks are read
+and written with, and its gradient, is in the order of the batch: Mx `[tokens, H, LONG]`, and Qe and U `[tokens, H, K]`,
+which are X at the end of its way.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ def carry_rows(
     x: Tensor, left: Tensor, right: Tensor, kept: Tensor, pieces: Pieces, *, up: bool, within: Tensor | None = None,
     own: Tensor | None = None, trail: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """X at the chunk's start (`up`: end), `[tokens, H, K]` in the products' type, which left and right `[H, tiles TILE, K]` have; x
-    float32 like them.
+    """X at the chunk's start (`up`: end), `[tokens, H, K]` in the products' type.
 
-    kept `[H, tiles]` float32. Filled if given: within = Mx `[tokens, H, LONG]`, its blocks on the diagonal from own
-    `[H, tiles, TILE, TILE]` float32; trail `[LONG / TILE, H, tiles TILE, K]`, X before each tile.
+    left, right `[H, tiles TILE, K]` in the products' type; x alike in float32; kept `[H, tiles]` float32. Filled if given:
+    within = Mx `[tokens, H, LONG]`, with its diagonal blocks from own `[H, tiles, TILE, TILE]` float32; and trail
+    `[LONG / TILE, H, tiles TILE, K]`, X before each tile.
     """
     out = torch.empty(pieces.tokens, len(x), x.shape[2], dtype=left.dtype, device=x.device)
     carry_rows_kernel[(kept.shape[1], len(x))](
@@ -52,11 +54,12 @@ def carry_rows_backward(
     dx: Tensor, left: Tensor, right: Tensor, kept: Tensor, trail: Tensor, before: Tensor, dleft: Tensor, dright: Tensor,
     pieces: Pieces, *, up: bool, plus: Tensor | None = None, dwithin: Tensor | None = None, d_own: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """dkept `[H, tiles]` float32, from dx `[tokens, H, K]` in the products' type and `plus`, what comes to it, like before.
+    """dkept `[H, tiles]` float32.
 
-    before `[H, tiles TILE, K]` float32 is filled: dX before. dL and dR are then added to dleft and dright, which are like it and
-    may be it. trail: as carry_rows filled it. d_own `[H, tiles, TILE, TILE]` float32, given with dwithin, is filled: dMx's
-    diagonal blocks.
+    dx `[tokens, H, K]` is in the products' type; `plus`, shaped like `before`, is added to it. `before`
+    `[H, tiles TILE, K]` float32 is filled with dX before the carry. dL and dR are then added to dleft and dright, which
+    are shaped like `before`; either may be `before` itself. trail: as carry_rows filled it. d_own
+    `[H, tiles, TILE, TILE]` float32, given with dwithin, is filled with the diagonal blocks of dMx.
     """
     heads, tiles = kept.shape
     dtrail = torch.empty_like(trail)
@@ -78,7 +81,7 @@ def carry_rows_backward(
 
 
 def chunks_of(pieces: Pieces) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `locate_in_chunk` asks for."""
+    """The tables that `locate_in_chunk` needs."""
     return pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk
 
 
@@ -93,8 +96,8 @@ def _sizes(factor: Tensor, pieces: Pieces) -> dict[str, Any]:
 
 @triton.jit
 def locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE: tl.constexpr, LONG: tl.constexpr):
-    """The chunk of a tile, the tile's number in there, the chunk's number of tiles, and its first token and the one after its
-    last."""
+    """The chunk of a tile, the tile's number in the chunk, the chunk's number of tiles, its first token and the one
+    after its last."""
     n, chunk, _, number, first, _, _ = locate_tile(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)
     last = tl.minimum(first + LONG, tl.load(cu_ptr + n + 1))
     return chunk, number, ((last - first + TILE - 1) // TILE).to(tl.int32), first, last
@@ -118,7 +121,7 @@ def rows_transposed(ptr, base, K: tl.constexpr, TILE: tl.constexpr, START: tl.co
 
 @triton.jit
 def store_rows(ptr, base, x, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr):
-    """The counterpart of `rows_at`."""
+    """Store what `rows_at` loads."""
     i = START + tl.arange(0, B)
     at = tl.arange(0, TILE)[:, None] * K + i[None, :]
     tl.store(ptr + base * K + at, x.to(ptr.dtype.element_ty), mask=(i < K)[None, :])
@@ -128,8 +131,8 @@ def store_rows(ptr, base, x, K: tl.constexpr, TILE: tl.constexpr, START: tl.cons
 def tokens_at(
     first, last, h, H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr
 ):
-    """Where in `[tokens, H, K]` a head's TILE tokens from `first` on begin, where in there their columns START.. are, and which of
-    them there are; `last`: the token after the chunk's last one."""
+    """For a head's TILE tokens from `first` on in `[tokens, H, K]`: where they begin, the offsets of their columns
+    START.. from there, and which of them exist; `last`: the token after the chunk's last one."""
     i = START + tl.arange(0, B)
     row = tl.arange(0, TILE)
     at = row[:, None] * (H * K) + i[None, :]
@@ -140,7 +143,7 @@ def tokens_at(
 def load_tokens(
     ptr, first, last, h, H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr
 ):
-    """`[TILE, B]`, zeros for tokens that there are not."""
+    """Columns START.. of a head's tokens, `[TILE, B]`, zeros for missing tokens."""
     begin, at, there = tokens_at(first, last, h, H, K, TILE, START, B)
     return tl.load(ptr + begin + at, mask=there, other=0.0)
 
@@ -149,7 +152,7 @@ def load_tokens(
 def store_tokens(
     ptr, first, last, h, x, H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, START: tl.constexpr, B: tl.constexpr
 ):  # fmt: skip
-    """The counterpart."""
+    """Store what `load_tokens` loads."""
     begin, at, there = tokens_at(first, last, h, H, K, TILE, START, B)
     tl.store(ptr + begin + at, x.to(ptr.dtype.element_ty), mask=there)
 
@@ -158,8 +161,8 @@ def store_tokens(
 def within_block(
     first, last, t_tile, j_tile, h, H: tl.constexpr, LONG: tl.constexpr, TILE: tl.constexpr, TRANSPOSED: tl.constexpr
 ):
-    """Where Mx of a pair of tiles begins, where in there its numbers `[t, j]` (transposed: `[j, t]`) are, and which of them are
-    of tokens t that there are."""
+    """For Mx of a pair of tiles: where it begins, the offsets of its numbers `[t, j]` (transposed: `[j, t]`) from
+    there, and which of them are of existing tokens t."""
     row = tl.arange(0, TILE)
     begin = ((first + t_tile * TILE) * H + h) * LONG + j_tile * TILE
     there = first + t_tile * TILE + row < last
@@ -274,8 +277,8 @@ def carried_columns_kernel(
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr,
     HAS_WITHIN: tl.constexpr, UP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out += the sum over the tiles b whose rows went over tile a, of (dMx_b^T - F_a Y_b^T) Z_b: dL with F, Y, Z = R, dX', X; dR,
-    without dMx, with L, X, dX'"""
+    """out += the sum, over the tiles b whose rows were carried over tile a, of (dMx_b^T - F_a Y_b^T) Z_b. This is dL
+    with F, Y, Z = R, dX', X; and dR with L, X, dX' and without dMx"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     _, a, count, first, last = locate_in_chunk(tile, sequence_ptr, number_ptr, cu_ptr, first_chunk_ptr, TILE, LONG)

@@ -1,11 +1,12 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Plain decay: what chunks add to the states, carried from chunk to chunk, and the same for their adjoint.
+"""Plain decay: carries what chunks add to the states from chunk to chunk, and likewise for their adjoint.
 
     S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + W_a        dS_i = exp(G_end) dS_{final_slot[i]}(next) + E_i
 
-Nothing here mixes the numbers of a state: a program takes a few of them, of all M slots, and keeps these in registers in
-float32 while it goes through the sequence. W and E are where the sums belong (states.py, slots_adjoint.py), and are replaced.
-Slots that become one are a product with a 0/1 matrix (selection.py), at least in the precision that tensor cores have for float32.
+Nothing here mixes the numbers of a state: a program takes a few of them, for all M slots, and keeps these in registers
+in float32 while it goes through the sequence. W and E are stored where the sums belong (states.py, slots_adjoint.py),
+and are replaced. Slots are merged by a product with a 0/1 matrix (selection.py), with at least the precision that
+tensor cores have for float32.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from dla_kernels.reader.fused.states_layout import (
 )
 
 NUMBERS = 2048
-"""Of states that a program keeps: 16 in each of its threads, which hold them several times."""
+"""Numbers of states that a program keeps: 16 per thread, which holds several copies of them."""
 AHEAD = 3
-"""Loads of a chunk are under way for two more while it is worked on. They wait in shared memory, not in registers."""
+"""While a chunk is processed, loads for the next two are in flight. They wait in shared memory, not in registers."""
 
 
 def carry_states(
     kept: StateRows, final: Tensor | None, total: Tensor, tables: AgeTables, pieces: Pieces, *, has_state: bool
 ) -> None:
-    """Turns W into S in `kept` and `final` `[N, H, M, K, V]` float32; of `kept`, `low` is out of date afterwards.
+    """Turn W into S in `kept` and `final` `[N, H, M, K, V]` float32; of `kept`, `low` is out of date afterwards.
 
-    total = G `[H, tokens]` float32; has_state: whether the first rows of sequences hold states from before.
+    total = G `[H, tokens]` float32; has_state: whether the first rows of sequences hold their initial states.
     """
     sequences = pieces.with_more_than(0 if final is not None else 1)
     if sequences == 0:
@@ -56,7 +57,7 @@ def carry_adjoint(
     adjoint: StateRows, dfinal: Tensor | None, dstate: Tensor | None, kept: Tensor | None, total: Tensor,
     tables: AgeTables, pieces: Pieces,
 ) -> Tensor:  # fmt: skip
-    """Turns E into dS in `adjoint` and `dstate`; of `adjoint`, `low` is out of date afterwards.
+    """Turn E into dS in `adjoint` and `dstate`; of `adjoint`, `low` is out of date afterwards.
 
     dfinal, dstate `[N, H, M, K, V]` float32 or None; total = G `[H, tokens]` float32. Returns `exp(G_end) d exp(G_end)` `[chunks, H]`
     float32, from the states at chunk starts, `kept` `[rows, H, M, K, V]`; zeros where that is None.
@@ -80,7 +81,7 @@ def carry_adjoint(
 
 
 def _sizes(rows: StateRows, pieces: Pieces) -> tuple[int, dict[str, Any]]:
-    """Programs for the numbers of a state, and the constants of both kernels."""
+    """The number of programs for the numbers of a state, and the constants of both kernels."""
     _, heads, slots, key_dim, value_dim = rows.high.shape
     padded = padded_slots(slots)
     size = max(16, NUMBERS // padded)
@@ -92,7 +93,8 @@ def _sizes(rows: StateRows, pieces: Pieces) -> tuple[int, dict[str, Any]]:
 
 @triton.jit
 def sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H: tl.constexpr):
-    """A program's sequence and head, the sequence's first chunk and how many it has, its first token and the one after its last."""
+    """A program's sequence and head; the sequence's first chunk, its number of chunks, its first token and the one
+    after its last."""
     n = tl.load(by_length_ptr + tl.program_id(0) // H)
     first_chunk = tl.load(first_chunk_ptr + n)
     chunks = tl.load(first_chunk_ptr + n + 1) - first_chunk
@@ -101,7 +103,8 @@ def sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H: tl.constexpr)
 
 @triton.jit
 def numbers_of_program(slot, KV: tl.constexpr, B: tl.constexpr):
-    """Where a program's B numbers of the K V of a state are in all slots `[MP, B]`, and whether there are such `[1, B]`."""
+    """The offsets of a program's B of the K V numbers of a state, in all slots `[MP, B]`, and whether they exist `[1,
+    B]`."""
     at = tl.program_id(1) * B + tl.arange(0, B)
     return slot[:, None] * KV + at[None, :], (at < KV)[None, :]
 
@@ -111,7 +114,7 @@ def chunk_moves(
     final_slot_ptr, used_ptr, total_ptr, cu_end, chunk, h, first, tokens, slot, H: tl.constexpr, M: tl.constexpr,
     LONG: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk: the age at its end of each slot in use at its start, 255 for others, and exp(G_end)."""
+    """For a chunk: the age at its end of each slot in use at its start, 255 for others, and exp(G_end)."""
     used = tl.load(used_ptr + chunk * H + h)
     to = tl.load(final_slot_ptr + (chunk.to(tl.int64) * H + h) * M + slot, mask=slot < M, other=255)
     last = tl.minimum(first + LONG, cu_end)
@@ -167,7 +170,8 @@ def carry_adjoint_kernel(
     B: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, WANT_CARRY: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first; sums of that product with S"""
+    """dS = E + exp(G_end) moves^T dS(next), over the chunks of a sequence, the last first; and sums of the second term
+    times S"""
     n, h, first_chunk, chunks, cu_begin, cu_end = sequence_of_program(by_length_ptr, first_chunk_ptr, cu_ptr, H)
     slot = tl.arange(0, MP)
     at, inside = numbers_of_program(slot, K * V, B)

@@ -1,8 +1,8 @@
 """The order of the stages, forward and backward, for both update rules; TRITON.md has the picture.
 
-A rule enters as four things: queries `Qe = scale exp(G) q`, writes `U = exp(G_end - G) u`, how a chunk's tokens read each
-other (`within`), and how states are carried over a chunk (`removal`, or a factor). Nothing is kept
-from the forward: the backward makes the tables and states again, which costs little beside reading them.
+A rule is given by four things: queries `Qe = scale exp(G) q`, writes `U = exp(G_end - G) u`, how a chunk's tokens read
+each other (`within`), and how states are carried over a chunk (`removal`, or a factor). Nothing is kept from the
+forward: the backward recomputes the tables and states, which costs little compared with reading them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from dla_kernels.reader.fused.within import Within
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is read, in the terms of a rule; contiguous, tokens of the batch flattened.
+    """The inputs of a read, in the terms of a rule; contiguous, with the tokens of the batch flattened.
 
     Attributes:
         q, k, u: `[tokens, G, K]` (plain decay: u is k) or `[tokens, H, K]` (delta rule: Qe, U, U).
         v: `[tokens, H, V]`. slot_weight: `[tokens, H, M]`.
-        total: G `[H, tokens]` float32, zeros for the delta rule. until: the decay from a token to the end of its tile, likewise;
-            any for the delta rule. scale: of the queries, one for the delta rule.
-        within: what of Mx is made beforehand.
+        total: G `[H, tokens]` float32, zeros for the delta rule. until: the decay from a token to the end of its tile,
+            likewise; not used for the delta rule. scale: of the queries, one for the delta rule.
+        within: the part of Mx that is computed beforehand.
         carry, removal: for the delta rule a chunk turns S into `carry S - removal S`, `[chunks, H]` float32 and
             `[chunks, H, K, K]`; None for plain decay, whose carry is `exp(G_end)`.
         state: `[N, H, M, K, V]` float32 by age, or None.
@@ -80,10 +80,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """Of `Problem`'s parts. dq, dk `[tokens, G, K]` (delta rule: of Qe and U).
+    """The gradients of `Problem`'s parts. dq, dk `[tokens, G, K]` (delta rule: of Qe and U).
 
-    qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward asks (plain decay; the first three are
-    empty otherwise, or zeros).
+    qdq, kdk `[H, tokens]`, ends `[tiles, H]`, dcarry `[chunks, H]`: what decay_backward needs (plain decay; the first
+    three are empty otherwise, or zeros).
     dwithin, dremoval: for the delta rule, else None. dgate `[tokens, H]` float32: for a gate, else None.
     """
 
@@ -124,7 +124,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
     # of the read, at each token
     weights = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces)
     dq, dweight = queries_backward(p.q, do, weights, kept, p.scale, *where, has_state=has_state)
-    # 16-bit gradients per head are the size of the states of a few chunks: they go at once
+    # summed at once, because 16-bit gradients per head are as large as the states of a few chunks
     dq = group_sums(dq, groups, None if p.within.decayed else torch.float32)
     changes = weights_of(p.slot_weight, p.total, p.v.dtype, p.tables, p.pieces, changes=True) if gate else None
     dslot_weight, dwithin, qdq, sums = weights_backward(
@@ -136,7 +136,7 @@ def backward(problem: Problem, do: Tensor, dfinal: Tensor | None, *, gate: bool)
         dproducts = products_backward(p.v, do, weights, p.total, p.until, p.scale, *where, groups=groups)
         dq = add_query_pairs(dq, dproducts, p.k, p.pieces, p.tiles)
 
-    # of the boundaries: sums over pairs, and the same adjoint with what one more shift would change
+    # of the boundaries: sums over pairs, and the same adjoint for the changes of weights by one more shift
     dgate = None
     if changes is not None and sums is not None:
         rows, columns, squares = sums

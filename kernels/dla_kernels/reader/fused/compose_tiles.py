@@ -1,7 +1,8 @@
-"""From what tiles do to a state to what their chunk does, for the delta rule, and the gradient of that.
+"""Composes the effects of tiles on a state into that of their chunk, for the delta rule, and computes the gradient of
+that.
 
-Queries go back to the chunk's start, writes on to its end (carried_rows.py), and what the chunk removes is summed up
-(removals.py).
+Queries are carried back to the chunk's start and writes forward to its end (carried_rows.py), and what the chunk
+removes is summed (removals.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dla_kernels.reader.fused.tile_solve import SolvedTiles
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedTiles:
-    """What chunks do, in the products' type: within = Mx `[tokens, H, LONG]`, read = Qe and write = U, of the chunk now,
-    `[tokens, H, K]`, removal = R `[chunks, H, K, K]`."""
+    """The effects of chunks, in the products' type: within = Mx `[tokens, H, LONG]`, read = Qe and write = U, now of
+    the chunk, `[tokens, H, K]`, removal = R `[chunks, H, K, K]`."""
 
     within: Tensor
     read: Tensor
@@ -43,13 +44,13 @@ def compose_tiles_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """d own, d read, d write, d keys, d kept and d from_start, all float32, of the parts of `solved`.
 
-    The gradients of a `ComposedTiles`, in its shapes and type.
+    dwithin to dremoval: the gradients of a `ComposedTiles`, in its shapes and type.
     """
     left, right = solved.factor, solved.keys
     trail = torch.empty(pieces.long // pieces.tile, *right.shape, dtype=right.dtype, device=right.device)
     d_own = torch.empty_like(solved.own)
 
-    # of writes, carried on
+    # of the writes, carried forward
     ended = carry_rows(solved.write, right, left, kept, pieces, up=True, trail=trail)
     dended, dkeys, dfrom_start = removals_backward(dremoval, ended, right, from_start, pieces)
     del ended
@@ -59,7 +60,7 @@ def compose_tiles_backward(
     )
     del dended
 
-    # of queries, carried back
+    # of the queries, carried back
     carry_rows(solved.read, left, right, kept, pieces, up=False, trail=trail)
     dread_solved = torch.empty_like(solved.read)
     dkept += carry_rows_backward(

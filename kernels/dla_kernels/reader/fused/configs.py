@@ -1,8 +1,9 @@
 """Sizes of tiles: chosen by shape, type and GPU, never by the number of tokens.
 
-A small table rather than autotuning: packed data changes its number of tokens, chunks and documents with every batch, and
-a tuner keyed on any of them would tune for ever. What `python -m dla_kernels.tune` has measured on a GPU of the same
-architecture comes first (measured.py), a rule serves every other shape. `override` is for tests and for the tuner.
+A small table rather than autotuning: packed data changes its number of tokens, chunks and documents with every batch,
+and a tuner keyed on any of them would tune forever. Sizes that `python -m dla_kernels.tune` has measured on a GPU of
+the same architecture come first (measured.py); a rule serves every other shape. `override` is for tests and for the
+tuner.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import torch
 from dla_kernels.reader.fused.measured import Layer, architecture_of, measured_sizes
 
 FROM_SHARED_MEMORY = {"sm_90", "sm_100", "sm_103"}
-"""Hopper and the Blackwells of data centers: tensor cores that read their factors in shared memory."""
+"""Hopper and the Blackwells of data centers, whose tensor cores read their factors from shared memory."""
 
 MOST_REGISTERS = 255
-"""That a thread can have."""
+"""The most registers that a thread can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,9 @@ class Tiles:
     tile: tokens in a tile, TILE. long: tokens in a chunk, LONG, a multiple of it.
     block_k, block_v: the part of K and of V that one product takes.
     warps: of the kernels with products. At most 4: see TRITON-PITFALLS.md.
-    stages: loads of a loop under way at one time.
-    registers: that a thread of a kernel of pairs may have. With 168 three programs share a multiprocessor, with more two.
+    stages: how many loads of a loop are in flight at once (`num_stages`).
+    registers: the most that a thread of a kernel of pairs may have. With 168, three programs share a multiprocessor;
+        with more, two.
     """
 
     tile: int
@@ -42,17 +44,19 @@ class Tiles:
 
     @property
     def rows(self) -> int:
-        """Tokens that read the slots of their chunk together: more than a tile, since each such block loads all states."""
+        """Tokens that read the slots of their chunk together: more than a tile, because each such block of tokens loads
+        all states."""
         return min(max(self.tile, 128), self.long)
 
     def limits(self, *, summed: int = 1) -> dict[str, int]:
-        """What a launch of pairs asks of the compiler; nothing where it may take what there is, or where products are
-        `summed` over several blocks: of those it loads more at a time than fewer registers hold."""
+        """Compiler options for a kernel of pairs: its register limit. None if there is no limit, or if products are
+        `summed` over several blocks: their loads in flight would not fit in fewer registers."""
         return {} if self.registers >= MOST_REGISTERS or summed > 1 else {"maxnreg": self.registers}
 
 
 _overrides: list[dict[str, int]] = []
-"""Of the whole process, innermost last: on a GPU, autograd runs backward passes in threads of its own."""
+"""For the whole process, innermost last, and not per thread: on a GPU, autograd runs backward passes in its own
+threads."""
 
 
 @contextmanager
@@ -80,20 +84,23 @@ def tiles_for(
     if rows_spill or (tight and slots > 32):
         chosen = replace(chosen, tile=32)
     if delta and factors_in_registers(device):
-        # two blocks of V 33..64: one is no loop, and weights_backward.py would load all its factors before it needs them
+        # two blocks for V of 33..64: a single one is no loop, and weights_backward.py would load all factors before it
+        # needs them
         chosen = replace(chosen, block_v=min(chosen.block_v, max(32, _block(value_dim) // 2)))
     chosen = replace(chosen, registers=registers_by_rule(dtype, device))
     return _overridden(replace(chosen, **measured_sizes(layer, architecture_of(device))))
 
 
 def tiles_by_rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype, *, delta: bool) -> Tiles:
-    """The sizes of every GPU: what tuning begins from, and what segmenting uses, which is not tuned."""
+    """The sizes that hold for every GPU: the starting point of tuning, and those of the segmentation, which is not
+    tuned."""
     return _overridden(_rule(key_dim, value_dim, slots, dtype, delta=delta))
 
 
 def registers_by_rule(dtype: torch.dtype, device: torch.device) -> int:
-    """Most of the time two programs wait; what a third one takes from their registers, loops hardly miss. Where tensor cores
-    take their factors from registers, and in float32, there are none to spare."""
+    """The register limit by rule. Two programs on a multiprocessor wait most of the time, and their loops hardly miss
+    the registers that a third one takes. But if tensor cores take factors from registers, or in float32, there are none
+    to spare."""
     from_shared_memory = architecture_of(device) in FROM_SHARED_MEMORY
     return 168 if dtype != torch.float32 and from_shared_memory else MOST_REGISTERS
 
@@ -122,12 +129,12 @@ def _rule(key_dim: int, value_dim: int, slots: int, dtype: torch.dtype, *, delta
 
 
 def _chunk(state: int, *, delta: bool) -> int:
-    """Tokens in a chunk, for `M K V` numbers of states.
+    """Tokens in a chunk, if the states of a head have `state` = M K V numbers.
 
-    States cost memory and bandwidth, M K V / LONG numbers per token and head, pairs of tokens cost instructions, LONG / 2 of
-    them per token. Counted for a training step with plain decay on a GPU of 3 TB/s, the sum is least near LONG = 1,200
-    at 2^18 numbers, and at half of that for a quarter of them. A delta rule's pairs cost more, as they need chunk algebra,
-    and its states, too, since a launch carries them by one chunk.
+    States cost memory and bandwidth: M K V / LONG numbers per token and head. Pairs of tokens cost instructions: LONG /
+    2 pairs per token. Counted for a training step with plain decay on a GPU with 3 TB/s, the total is least near LONG =
+    1,200 for 2^18 numbers, and near half of that for a quarter as many. With the delta rule, pairs cost more because
+    they need chunk algebra, and so do states, because each launch carries them by only one chunk.
     """
     if delta:
         return 1024 if state > 2**19 else 512 if state > 2**17 else 256
@@ -139,7 +146,8 @@ def _block(size: int) -> int:
 
 
 def inner_block(size: int, tiles: Tiles) -> int:
-    """The part of K that one product takes where nothing else is cut by it: all of it where 128 holds it."""
+    """The part of K that one product takes if nothing else depends on the cut: one block of 128 instead of two of
+    64."""
     return 128 if 64 < size <= 128 and tiles.block_k == 64 else tiles.block_k
 
 
@@ -151,6 +159,7 @@ def key_blocks(key_dim: int) -> tuple[int, int]:
 
 
 def exact_products(dtype: torch.dtype) -> str:
-    """The precision of products in kernels that hold all of K, for which float32 on ordinary units would take more registers
-    than there are: three products of tf32 are as good. 16-bit factors are multiplied as they are."""
+    """The precision of products in kernels that hold all of K. float32 products on the ordinary units would take more
+    registers than there are, so three tf32 products serve, which are as accurate. 16-bit factors are multiplied
+    directly."""
     return "tf32x3" if dtype == torch.float32 and torch.version.hip is None else "ieee"

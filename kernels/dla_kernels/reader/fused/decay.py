@@ -4,8 +4,8 @@
     G_t = sum of log_decay over the chunk's tokens up to t,   exp(G_r - G_t), r the last token of t's tile
     dlog_decay_s = sum_{t >= s} dG_t,   dG_t = q_t . dq_t - k_t . dk_t   (+ dG_end at the chunk's last token)
 
-The second line is why no kernel differentiates a decay: a factor exp(G_t) of the query and exp(-G_j) of the key makes
-the derivative with respect to G the product of each with its own gradient.
+Because of the second line, no kernel differentiates a decay: with exp(G_t) a factor of the query and exp(-G_j) one of
+the key, the derivative with respect to G is the product of each with its own gradient.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def cumulative_decay(
 
 
 def decay_backward(qdq: Tensor, kdk: Tensor, ends: Tensor, carry: Tensor, pieces: Pieces, *, has_state: bool) -> Tensor:
-    """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and the two halves of dG_end: that of the writes, per tile
-    `[tiles, H]`, and that of the states carried `[chunks, H]`. Exactly zero where nothing was there that could decay."""
+    """`[tokens, H]` float32 from q . dq and k . dk `[H, tokens]` and the two halves of dG_end: that of the writes, per
+    tile `[tiles, H]`, and that of the states carried `[chunks, H]`. Exactly zero where there was nothing that could
+    decay."""
     heads = qdq.shape[0]
     dlog_decay = torch.empty(pieces.tokens, heads, dtype=torch.float32, device=qdq.device)
     decay_backward_kernel[(pieces.chunks, heads)](
@@ -54,7 +55,7 @@ def cumulative_decay_kernel(
     _, _, first, last = locate(tl.program_id(0), sequence_ptr, number_ptr, cu_ptr, LONG)
     t = first + tl.arange(0, LONG)
     log_decay = tl.load(log_decay_ptr + t * H + h, mask=t < last, other=0.0).to(tl.float32)
-    # Less than e^-104 is nothing in float32. G of a whole chunk must keep its digits after such a token, -inf included.
+    # A decay below e^-104 is zero in float32. Clamped, such a token, even one of -inf, leaves G its digits afterwards.
     log_decay = tl.maximum(log_decay, -104.0)
     total = tl.cumsum(log_decay, 0)
     tl.store(total_ptr + h * tokens + t, total, mask=t < last)

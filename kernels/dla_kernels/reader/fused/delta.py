@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The gated delta rule as torch operators: `dla::read_delta` and its backward.
 
-What is its own is the chunk algebra (delta_chunks.py; no state in sight). Reading and carrying M states, which costs, shares
-every kernel with plain decay but the three of states_delta.py. Nothing is kept for the backward but the inputs.
+Only the chunk algebra is specific to it (delta_chunks.py); that involves no states. Reading and carrying M states, the
+expensive part, shares every kernel with plain decay but the three of states_delta.py. Only the inputs are kept for the
+backward.
 """
 
 from __future__ import annotations

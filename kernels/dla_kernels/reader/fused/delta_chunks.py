@@ -1,13 +1,14 @@
 """The delta rule's chunk algebra: what LONG tokens do to a state, made of what TILE tokens do.
 
-Solving the triangular system of a whole chunk of 512 tokens would cost several times what reading 30 slots does. So it is
-solved for tiles alone (tile_solve.py); with its solution a tile turns a state S into
+Solving the triangular system of a whole chunk of 512 tokens would cost several times as much as reading 30 slots. So it
+is solved only within tiles (tile_solve.py). With its solution, a tile turns a state S into P S, reads S by Qe, and its
+tokens read each other by Mx:
 
-    P S = exp(G_end) S - U^T K S            reads it by Qe = exp(G) q - Mx K            and is read by Mx = (Q K^T * D) Tm
+    P S = exp(G_end) S - U^T K S            Qe = exp(G) q - Mx K            Mx = (Q K^T * D) Tm
 
-Nothing else is needed of it: Qe goes back through the P of the tiles before, giving Mx of the pairs of tiles on its way, and
-U goes on through the P of those after (carried_rows.py). The chunk's own P is `exp(G_end) I - R` with R the sum of `U_j K_j^T`,
-U at the chunk's end and K from its start (removals.py).
+Nothing else of a tile is needed: Qe is carried back through the P of the tiles before it, which gives Mx of the pairs
+of tiles on the way, and U is carried forward through the P of the tiles after it (carried_rows.py). The chunk's own P
+is `exp(G_end) I - R`, with R the sum of `U_j K_j^T`, U at the chunk's end and K from its start (removals.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dla_kernels.reader.fused.tile_solve_backward import solve_tiles_backward
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaChunks:
-    """The equations of the delta rule in reader/transitions.py for chunks of LONG tokens, or the gradients of that.
+    """The delta rule's quantities, as in reader/transitions.py, for chunks of LONG tokens; or their gradients.
 
     Attributes:
         within: Mx `[tokens, H, LONG]`, meaningless for tokens of later tiles. read, write: Qe, U `[tokens, H, K]`.
@@ -43,7 +44,8 @@ class DeltaChunks:
 def chunk_algebra(
     q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, scale: float, pieces: Pieces, tiles: Tiles
 ) -> DeltaChunks:
-    """q, k `[tokens, G, K]` of one type, which the result has, too; log_decay, beta `[tokens, H]`; all contiguous."""
+    """q, k `[tokens, G, K]` of one type, which is also that of the result; log_decay, beta `[tokens, H]`; all
+    contiguous."""
     solved = solve_tiles(q, k, _decay(log_decay, beta), beta, scale, pieces, tiles.block_k)
     decays = _TileDecays(solved.log_kept, pieces)
     made = compose_tiles(solved, decays.kept, decays.from_start, pieces)
@@ -54,8 +56,8 @@ def chunk_algebra_backward(
     gradients: DeltaChunks, q: Tensor, k: Tensor, log_decay: Tensor | None, beta: Tensor, scale: float, pieces: Pieces,
     tiles: Tiles,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq, dk `[tokens, G, K]` in their type, dlog_decay and dbeta `[tokens, H]` float32, from the gradients of what
-    `chunk_algebra` gives, which are not kept: what it went through is made again."""
+    """dq, dk `[tokens, G, K]` in their type, dlog_decay and dbeta `[tokens, H]` float32, from the gradients of the
+    result of `chunk_algebra`, whose intermediate values are recomputed."""
     given = q, k, _decay(log_decay, beta), beta, scale, pieces, tiles.block_k
     solved = solve_tiles(*given)
     decays = _TileDecays(solved.log_kept, pieces)
@@ -72,11 +74,11 @@ def _decay(log_decay: Tensor | None, beta: Tensor) -> Tensor:
 
 
 class _TileDecays:
-    """What tiles and chunks keep of a state, from the sums of the tiles' log decays `[H, tiles]`; all float32.
+    """How much tiles and chunks keep of a state, from the sums of the tiles' log decays `[H, tiles]`; all float32.
 
     Attributes:
-        kept, from_start: `[H, tiles]`, what a tile keeps, and what those before it in its chunk keep.
-        carry: `[chunks, H]`, what a chunk keeps.
+        kept, from_start: `[H, tiles]`, the decay over a tile, and over the tiles before it in its chunk.
+        carry: `[chunks, H]`, the decay over a chunk.
     """
 
     def __init__(self, log_kept: Tensor, pieces: Pieces) -> None:
@@ -84,7 +86,7 @@ class _TileDecays:
         chunk = pieces.first_chunk[pieces.tile_sequence.long()] + pieces.tile_number // per_chunk
         self._place = (chunk * per_chunk + pieces.tile_number % per_chunk).long()
         self._chunks, self._per_chunk = pieces.chunks, per_chunk
-        # sums of a chunk's own numbers: differences of sums over the batch would lose their digits
+        # summed within each chunk, because differences of sums over the batch would lose digits
         by_chunk = self._by_chunk(log_kept)
         before = torch.nn.functional.pad(by_chunk[..., :-1].cumsum(-1), (1, 0))
         self.kept = log_kept.exp()
@@ -104,5 +106,5 @@ class _TileDecays:
         return wide.unflatten(1, (-1, self._per_chunk))
 
     def _by_tile(self, x: Tensor) -> Tensor:
-        """The way back."""
+        """Undo `_by_chunk`: `[H, chunks, LONG / TILE]` -> `[H, tiles]`."""
         return x.flatten(1).index_select(1, self._place)

@@ -1,15 +1,17 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""The gradient of gates, `dgate_s = sum over t >= s > j of y[t, j]`: what one more shift of all older tokens would change.
+"""The gradient of gates, `dgate_s = sum over t >= s > j of y[t, j]`: the effect of one more shift of all older tokens.
 
-As `t >= s > j` is the difference of `t >= s` and `j >= s`, it grows from gate to gate by a column sum less a row sum (that of a
-token with itself is in both, and left out of both). Of pairs in a chunk both are sums of the same float32 numbers
-(weights_backward.py). What crosses chunks is rounded differently in rows and columns, and over a long sequence the errors would
-add up to more than the gradient. So a chunk's gates count from what crosses its end, which the states there tell:
+The pairs with `t >= s > j` are those with `t >= s` but for those with `j >= s`, so from one gate to the next the
+gradient grows by a column sum of y less a row sum. (The pair of a token with itself would be in both sums, and is left
+out.) For pairs within a chunk, both are sums of the same float32 numbers (weights_backward.py). But terms that cross
+chunks are rounded differently in rows and columns, and over a long sequence the errors would add up to more than the
+gradient. So the gates of a chunk are counted from what crosses its end, which the states there give:
 
     sum over t >= s > j of y[t, j] = sum_i <S_i, dS'_i>      at a chunk's first token s, with dS' the adjoint for changes of weights
 
-and what the sum misses when it comes to the chunk's first token is spread over the chunk, by the squares of the terms that cross
-chunks: errors that are independent, and each as large as what was rounded, are most likely to have come about like that.
+The difference that the sum still shows at the chunk's first token is spread over the chunk in proportion to the squares
+of the terms that cross chunks, which is the most likely split if errors are independent and proportional to what was
+rounded.
 """
 
 from __future__ import annotations
@@ -28,15 +30,16 @@ from dla_kernels.reader.fused.values import values_of_states
 from dla_kernels.reader.fused.within import until_end
 
 NUMBERS = 2048
-"""Of a state that a program multiplies at one time."""
+"""Numbers of a state that a program multiplies at once."""
 
 
 def columns_of_states(
     u: Tensor, v: Tensor, total: Tensor, adjoint: Tensor, tables: AgeTables, pieces: Pieces, tiles: Tiles
 ) -> Tensor:
-    """The sums of y over the t of later chunks, `v_j . (U_j dS'_a)` `[H, tokens]` float32, a the slot that j ends its chunk in.
+    """The sums of y over the t of later chunks, `v_j . (U_j dS'_a)` `[H, tokens]` float32, with a the slot that j is in
+    at the end of its chunk.
 
-    u: `[tokens, G, K]`, makes the writes; v: `[tokens, H, V]`; adjoint: the second one, see `crossing`.
+    u: `[tokens, G, K]`, from which writes are made; v: `[tokens, H, V]`; adjoint: the second adjoint, see `crossing`.
     """
     (tokens, groups, key_dim), (_, heads, value_dim) = u.shape, v.shape
     blocks_v = triton.cdiv(value_dim, tiles.block_v)
@@ -56,7 +59,7 @@ def crossing(
     """`sum_i <S_i, dS'_i>` at the start of every chunk, `[H, chunks]` float32.
 
     kept, adjoint: `[rows, H, M, K, V]`, the states at chunk starts and the second adjoint, which has no row for sequences' ends.
-    state, dstate: `[N, H, M, K, V]` float32 those with which sequences begin, or None.
+    state, dstate: `[N, H, M, K, V]` float32, the initial states and their second adjoint, or None.
     """
     _, heads, slots, key_dim, value_dim = kept.shape
     parts = torch.zeros(heads, pieces.chunks, slots, dtype=torch.float32, device=kept.device)
@@ -73,8 +76,8 @@ def crossing(
 def gate_gradient(steps: Tensor, squares: Tensor, crosses: Tensor, pieces: Pieces) -> Tensor:
     """dgate `[tokens, H]` float32.
 
-    steps: y's row sums less its column sums; squares: of the terms of theirs that cross chunks, `[H, tokens]`; crosses: what crosses
-    into chunks `[H, chunks]`.
+    steps: y's row sums less its column sums, squares: the squares of those of their terms that cross chunks, both `[H,
+    tokens]`; crosses: what crosses into each chunk, `[H, chunks]`.
     """
     begin = pieces.cu[pieces.chunk_sequence] + pieces.chunk_number.long() * pieces.long
     end = torch.cat((begin[1:], begin.new_full((1,), pieces.tokens)))
@@ -91,8 +94,9 @@ def gate_gradient(steps: Tensor, squares: Tensor, crosses: Tensor, pieces: Piece
 
 
 def _sums_to_end(x: Tensor) -> Tensor:
-    """Of x `[H, tokens]` from each token on, and from the end on, `[H, tokens + 1]` float64: chunks are differences."""
-    # over the last dimension: torch's sum over any other one waits for each element
+    """Sums of x `[H, tokens]` from each token to the end, then a 0: `[H, tokens + 1]` float64; a sum over a chunk is a
+    difference of two."""
+    # over the last dimension, because torch's running sum over any other one goes element by element
     sums = x.flip(1).cumsum(1, dtype=torch.float64).flip(1)
     return torch.cat((sums, torch.zeros_like(sums[:, :1])), 1)
 

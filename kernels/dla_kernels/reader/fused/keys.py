@@ -1,9 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What the states at a chunk's end give to the gradient of the keys.
+"""The contribution of the states at a chunk's end to the gradient of the keys.
 
-dU_j = sum over the slot a that j ends its chunk in of dS_a(next) v_j,   dk_j = exp(G_end - G_j) dU_j
+dU_j = dS_a(next) v_j,   dk_j = exp(G_end - G_j) dU_j,   a the slot that j is in at the end of its chunk
 
-For the delta rule k is U itself, G zero.
+For the delta rule, k is U itself and G is zero.
 """
 
 from __future__ import annotations

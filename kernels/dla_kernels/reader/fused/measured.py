@@ -1,7 +1,9 @@
-"""Sizes that were measured to be good, by architecture and layer shape: the shipped table, or one of the user's own.
+"""Tile sizes that were measured to be fast, by architecture and layer shape: the shipped table, or one of the user's
+own.
 
-`measured.json` beside this file is what `python -m dla_kernels.tune` wrote on GPUs that we had; the environment variable
-DLA_KERNELS_TILES names a file of the same form to use instead. A layer that is not listed goes by the rule of configs.py.
+`measured.json` beside this file was written by `python -m dla_kernels.tune` on GPUs that we had; the environment
+variable DLA_KERNELS_TILES names a file of the same form to use instead. For a layer that is not listed, the rule of
+configs.py holds.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ ALLOWED = {
 }  # fmt: skip
 """Values that a table may hold for the attributes of `configs.Tiles`."""
 LARGEST_TILE = 64
-"""That the rule chooses, for layers whose row names none."""
+"""The largest tile that the rule chooses, for layers whose row names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Layer:
 
 
 def architecture_of(device: torch.device) -> str | None:
-    """`sm_90` and the like, `gfx942` on AMD; None for what is no GPU."""
+    """`sm_90` and the like, `gfx942` on AMD; None if the device is no GPU."""
     return None if device.type != "cuda" else _architecture(device.index)
 
 
@@ -100,7 +102,7 @@ def read_table(path: Path) -> list[tuple[str, Layer, dict[str, int], dict[str, A
 
 
 def write_table(path: Path, rows: list[tuple[str, Layer, dict[str, int], dict[str, Any]]]) -> None:
-    """The counterpart of `read_table`; replaces the file in one step."""
+    """Write rows for `read_table`; replaces the file in one step."""
     content = {
         "rows": [
             {"architecture": architecture, "layer": asdict(layer), "sizes": sizes, "measured": measured}

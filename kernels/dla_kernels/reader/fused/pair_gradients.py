@@ -20,7 +20,8 @@ from dla_kernels.reader.fused.within import stored_tile
 
 
 def add_query_pairs(dq: Tensor, dproducts: Tensor, k: Tensor, pieces: Pieces, tiles: Tiles) -> Tensor:
-    """dq, `[tokens, G, K]` in any type, with what pairs add to it, like k; dproducts `[tokens, G, LONG]` (products_backward.py)."""
+    """dq (`[tokens, G, K]` in any type) plus what pairs add to it, like k; dproducts `[tokens, G, LONG]`
+    (products_backward.py)."""
     total, grid, sizes = torch.empty_like(k), *_launch(k, pieces, tiles)
     query_pairs_kernel[grid](
         dproducts, k, dq, total, pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, **sizes
@@ -29,7 +30,7 @@ def add_query_pairs(dq: Tensor, dproducts: Tensor, k: Tensor, pieces: Pieces, ti
 
 
 def add_key_pairs(dk: Tensor, dproducts: Tensor, q: Tensor, pieces: Pieces, tiles: Tiles) -> Tensor:
-    """dk, likewise, from q."""
+    """dk plus what pairs add to it, likewise, from q."""
     total, grid, sizes = torch.empty_like(q), *_launch(q, pieces, tiles)
     key_pairs_kernel[grid](
         dproducts, q, dk, total, pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.first_chunk, **sizes
@@ -111,7 +112,7 @@ def add_keys_of_tile(
     dk, dproducts_ptr, q_ptr, t, p, j_tile, t_rows, column_k,
     G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk and what the first `t_rows` tokens (None: all) of the chunk's tile p add, which begins at token t."""
+    """dk plus what is added by the first `t_rows` tokens (None: all) of the chunk's tile p, which begins at token t."""
     q = load_tile(q_ptr, t, t_rows, column_k, G * K, K, TILE)
     at = dproducts_ptr + p * (TILE * G * LONG) + stored_tile(0, j_tile * TILE, G, LONG, TILE, True)
     if t_rows is None:

@@ -1,9 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Where sequences, chunks and tiles lie in a batch: the index tables that all kernels share, and how a kernel reads them.
+"""Where sequences, chunks and tiles lie in a batch: index tables that all kernels share, and the functions that read
+them.
 
 Tokens are numbered through the whole batch, `[B, T]` flattened, and sequence n is the range `cu[n]:cu[n + 1]`: a row of
 the batch, or a document. A sequence is cut into chunks of LONG tokens, a chunk into tiles of TILE tokens; the last of
-each may be shorter. States are stored once per chunk, pairs of tokens are worked on tile by tile.
+each may be shorter. States are stored once per chunk; pairs of tokens are processed tile by tile.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class Pieces:
 
     Attributes:
         cu: `[N + 1]` int64, the first token of each sequence, then the number of tokens.
-        chunk_sequence, chunk_number: `[chunks]` int32, the sequence that a chunk is in, and its number in there.
+        chunk_sequence, chunk_number: `[chunks]` int32, the sequence that a chunk is in, and its number in that
+            sequence.
         tile_sequence, tile_number: `[tiles]` int32, the same for tiles.
         first_chunk, first_tile: `[N + 1]` int32, where the chunks and tiles of a sequence begin.
-        by_length: `[N]` int32, the sequences, the longest first. chunks_by_length: how many chunks they have, on the host.
+        by_length: `[N]` int32, the sequences, the longest first. chunks_by_length: their numbers of chunks in that
+            order, on the host.
         tokens: of the whole batch. tile, long: TILE and LONG, a multiple of it.
     """
 

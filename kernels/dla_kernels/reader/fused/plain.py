@@ -1,7 +1,7 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Plain decay as torch operators: `dla::read_plain` and its backward. torch.compile sees them whole.
 
-Operators cannot return None, so what does not exist is an empty tensor.
+Operators cannot return None, so an empty tensor stands for a result that does not exist.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def read_plain(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """o `[B, T, H, V]` and the states at the sequences' ends `[N, H, M, K, V]` float32 (empty unless asked).
 
-    q, k, v of one type, shapes as in `multi_state_attention`; shift `[B, T, H]`; gate is only differentiated; state
-    `[N, H, M, K, V]` float32 by age.
+    q, k, v of one type, shapes as in `multi_state_attention`; shift `[B, T, H]`; gate only gets a gradient; state `[N,
+    H, M, K, V]` float32 by age.
     """
     problem = _problem(q, k, v, slot_weight, shift, log_decay, state, cu_seqlens, scale, collapse, backward=False)
     o, final = forward(problem, return_state=return_state)

@@ -3,9 +3,9 @@
 
     dP[t, j] = scale sum over the heads of a group of L[t, age(t, j)] exp(G_t - G_j) (do_t . v_j)
 
-Heads differ in everything but q and k. So they are added up here, before q and k are multiplied (pair_gradients.py): once for
-a group instead of once for a head. Nobody asks for the gradients of single heads: q . dq and k . dk, which the decay's needs,
-come from weights_backward.py and values.py.
+The heads of a group differ in everything but q and k. So they are summed here, before the products with q and k
+(pair_gradients.py), which are then taken once per group instead of once per head. Gradients of single heads are not
+needed: q . dq and k . dk, from which the decay's gradient is made, come from weights_backward.py and values.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def products_backward(
     v: Tensor, do: Tensor, weights: Weights, total: Tensor, until: Tensor, scale: float, tables: AgeTables,
     pieces: Pieces, tiles: Tiles, *, groups: int,
 ) -> Tensor:  # fmt: skip
-    """dP `[tokens, G, LONG]` in the type of v and do `[tokens, H, V]`, the last index j's place in the chunk of t; meaningless
-    for tokens j of later tiles. total = G and until `[H, tokens]`."""
+    """dP `[tokens, G, LONG]` in the type of v and do `[tokens, H, V]`. The last index is j's place in the chunk of t;
+    meaningless for tokens j of later tiles. total = G and until `[H, tokens]`."""
     tokens, heads, value_dim = v.shape
     dproducts = torch.empty(tokens, groups, pieces.long, dtype=v.dtype, device=v.device)
     products_backward_kernel[(pieces.tiles, groups, pieces.long // pieces.tile)](
@@ -48,7 +48,7 @@ def products_backward_kernel(
     H: tl.constexpr, G: tl.constexpr, V: tl.constexpr, MP: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
     BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of the tokens t of one tile with the tokens j of one tile of their chunk, this or an earlier one"""
+    """dP of the tokens t of one tile with the tokens j of the same or an earlier tile of their chunk"""
     g = tl.program_id(1).to(tl.int64)
     p = tl.program_id(2)
     _, _, _, q_tile, chunk_first, first, last = locate_tile(

@@ -1,5 +1,6 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What the slots of a chunk give to the gradient of the queries and, on the way, the gradient of their weights.
+"""The contribution of a chunk's slots to the gradient of the queries and, from the same products, the gradient of the
+slots' weights.
 
 dQe_t = sum_i w[i, t] (do_t S_i^T),   dw[i, t] = Qe_t . (do_t S_i^T),   dq_t = scale exp(G_t) dQe_t
 """
@@ -22,8 +23,8 @@ def queries_backward(
     q: Tensor, do: Tensor, weights: Weights, kept: Tensor, scale: float, tables: AgeTables, pieces: Pieces,
     tiles: Tiles, *, has_state: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """dq per head `[tokens, H, K]`, and `dw exp(-G_t)` `[K blocks, H, M, tokens]` float32, whose blocks are to be added up; it is
-    meaningless for slots that are not in use."""
+    """dq per head `[tokens, H, K]`, and `dw exp(-G_t)` `[K blocks, H, M, tokens]` float32, whose blocks must be summed;
+    the latter is meaningless for slots that are not in use."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, do.shape
     slots = weights.slots
     blocks_k = triton.cdiv(key_dim, tiles.block_k)
@@ -65,7 +66,8 @@ def queries_slots_kernel(
         do = tl.load(row_do + row_v[None, :], mask=there[:, None] & in_v[None, :], other=0.0)
         used = tl.load(used_ptr + chunk * H + h)
         weight = tl.load(weight_ptr + h * M * tokens + t, mask=there, other=0.0)
-        # slots and blocks of V in one loop, whose loads run ahead; weights, which are no factors, by hand
+        # one loop over slots and blocks of V, so that its loads run ahead; weights, no factors of products, are loaded
+        # ahead here
         for step in range(0, used * BLOCKS):
             i = step // BLOCKS
             following = tl.minimum((step + 1) // BLOCKS, used - 1)

@@ -1,9 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """The read: `o_t = sum_j Mx[t, j] L[t, age(t, j)] v_j + sum_i w[i, t] Qe_t S_i`.
 
-The second sum, over the states stored at the chunk's start, comes first, in a kernel of its own: weight and decay `w[i, t] exp(G_t)`
-are a number of a row, so that `q_t S_i` is a product of the inputs as they are, weighted afterwards in float32. The first sum is
-over the chunk's tokens, tile by tile. `Qe_t = scale exp(G_t) q_t`; for the delta rule q is Qe itself, G zero and scale one.
+The second sum, over the states stored at the chunk's start, comes first, in a kernel of its own: weight and decay,
+`w[i, t] exp(G_t)`, are one number per row, so that `q_t S_i` is a product of unchanged inputs, weighted afterwards in
+float32. The first sum is over the chunk's tokens, tile by tile. `Qe_t = scale exp(G_t) q_t`; for the delta rule, q is
+Qe itself, G is zero and scale is one.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def read_slots_kernel(
                 mask=there[:, None] & in_k[None, :],
                 other=0.0,
             )
-            # weights come a slot ahead: they are no factors, so nothing else loads them early
+            # weights are loaded one slot ahead here: they are no factors of products, so nothing else loads them early
             weight = tl.load(weight_ptr + h * M * tokens + t, mask=there, other=0.0)
             for i in range(0, used):
                 following = tl.minimum(i + 1, used - 1)

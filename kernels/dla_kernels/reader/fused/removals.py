@@ -1,9 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What a chunk removes from a state, for the delta rule, and the gradient of that.
+"""R, by which a chunk removes from a state, for the delta rule, and its gradient.
 
     R = sum_a f_a U_a^T K_a over the chunk's tiles;      dU_a = f_a K_a dR^T,   dK_a = f_a U_a dR,   df_a = sum K_a . (U_a dR)
 
-U as it is at the chunk's end, K from the tile's start, f what is kept from the chunk's start to the tile's.
+U is that of the chunk's end, K counts from the tile's start, and f is the decay from the chunk's start to the tile's.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def removals_backward_kernel(
     H: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr,
     BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """f X dR, a block of columns: dK with X = U, which comes by token; with X = K and dR^T, dU. And the block's part of df, with
-    the other of the two"""
+    """f X dR for a block of columns: dK with X = U, which is stored by token; dU with X = K and, TRANSPOSED, dR^T. With
+    dK also the block's part of df"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     part = tl.program_id(2)

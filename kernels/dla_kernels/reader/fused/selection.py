@@ -1,8 +1,9 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Products of a 0/1 matrix, which select and add up: nothing is lost, even where tensor cores round float32 to tf32.
+"""Products with a 0/1 matrix, which select and sum: nothing is lost, even if tensor cores round float32 to tf32.
 
-They do where "tf32" is asked, and on Blackwell also where it is not: there Triton takes a factor for narrow if anything narrow went
-into it, be it the bytes of an age table (its issue 10176). So a float32 factor goes in as two of tf32.
+They do so if "tf32" is requested, and on Blackwell even if it is not: there Triton takes a factor for narrow if
+anything narrow went into it, such as the bytes of an age table (Triton's issue 10176). So a float32 factor enters as
+two of tf32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def select_columns(x, member, PRECISION: tl.constexpr):
-    """`x member`, `[R, M] @ [M, N]`, of a 0/1 matrix in the type of x; in float32."""
+    """`x member`, `[R, M] @ [M, N]`, in float32; member is a 0/1 matrix in the type of x."""
     if x.dtype == tl.float32:
         high, low = two_parts(x)
         out = tl.dot(high, member, input_precision=PRECISION)

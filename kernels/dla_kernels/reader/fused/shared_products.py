@@ -1,6 +1,6 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Products `scale q_t . k_j` of the tokens of a chunk, once for all heads of a group: with one group and 48 heads, the read and two
-kernels of the backward would make each of them 48 times."""
+"""Products `scale q_t . k_j` of the tokens of a chunk, computed once for all heads of a group: with one group and 48
+heads, the read and two kernels of the backward would each compute them 48 times."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dla_kernels.reader.fused.within import stored_tile
 
 
 def shared_products(q: Tensor, k: Tensor, scale: float, pieces: Pieces, tiles: Tiles) -> Tensor:
-    """`[tokens, G, LONG]` in the type of q and k `[tokens, G, K]`, the last index j's place in the chunk of t; meaningless for
-    tokens j of later tiles."""
+    """`[tokens, G, LONG]` in the type of q and k `[tokens, G, K]`. The last index is j's place in the chunk of t;
+    meaningless for tokens j of later tiles."""
     tokens, groups, key_dim = q.shape
     products = torch.empty(tokens, groups, pieces.long, dtype=q.dtype, device=q.device)
     shared_products_kernel[(pieces.tiles, groups, pieces.long // pieces.tile)](
@@ -34,7 +34,7 @@ def shared_products_kernel(
     G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of the tokens t of one tile with the tokens j of one tile of their chunk, this or an earlier one"""
+    """Products of the tokens t of one tile with the tokens j of the same or an earlier tile of their chunk"""
     g = tl.program_id(1).to(tl.int64)
     p = tl.program_id(2)
     _, _, _, q_tile, chunk_first, first, last = locate_tile(

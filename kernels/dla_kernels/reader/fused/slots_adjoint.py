@@ -1,8 +1,8 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """What reading adds to the adjoint of the states: `E_i = sum_t (w[i, t] Qe_t)^T do_t` over a chunk's tokens.
 
-All chunks and slots at once; carry.py or states_delta.py then goes through the chunks. With the weights `L[age + 1] - L[age]`
-in place of L this makes the second adjoint that the boundary gradient needs.
+It is computed for all chunks and slots in parallel; carry.py or states_delta.py then goes through the chunks. With the
+weights `L[age + 1] - L[age]` in place of L this makes the second adjoint that the boundary gradient needs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def slots_adjoint(
 ) -> tuple[StateRows, Tensor | None]:  # fmt: skip
     """E of every chunk, from q `[tokens, G, K]`, do `[tokens, H, V]`, weight = `exp(G_t) w[i, t]` `[H, M, tokens]` float32.
 
-    Returns the rows of the ends of the chunks before (row = chunk, or, without a gradient of the states at the ends, chunk - n:
-    a sequence's last chunk has none), and for sequences that began with states, E of their first chunks `[N, H, M, K, V]` float32.
+    Returns E in rows for chunk ends, where that of a chunk is in the row of the chunk before it (row = chunk, or,
+    without a gradient of the final states, chunk - n: a sequence's last chunk has none); and for sequences that began
+    with states, E of their first chunks `[N, H, M, K, V]` float32.
     """
     (_, groups, key_dim), (_, heads, value_dim) = q.shape, do.shape
     slots = weight.shape[1]
@@ -37,7 +38,7 @@ def slots_adjoint(
         shape = (pieces.sequences, heads, slots, key_dim, value_dim)
         dstate = torch.zeros(shape, dtype=torch.float32, device=do.device)
     block_k = inner_block(key_dim, tiles)
-    # slots that share what a program loads: as many as its registers hold sums for
+    # slots that share a program's loads: as many as its registers have room for sums
     together = min(triton.next_power_of_2(slots), 2 if block_k == 128 or q.dtype == torch.float32 else 4)
     blocks = triton.cdiv(key_dim, block_k) * triton.cdiv(value_dim, tiles.block_v)
     for begin, launched in launches_of(pieces.chunks):
@@ -57,8 +58,8 @@ def reads_adjoint(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, SLOTS: tl.constexpr,
     TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for the slots from i on, SLOTS
-    of the four; anything for those that are not in use."""
+    """`sum_t (w[i, t] Qe_t)^T do_t` over the tokens `first..last` of a chunk, block `row_k` x `row_v`, for the slots
+    from i on; only the first SLOTS of the four results are used, and those of slots not in use are meaningless."""
     acc0 = tl.zeros((row_k.shape[0], row_v.shape[0]), tl.float32)
     acc1, acc2, acc3 = acc0, acc0, acc0
     q_ptr += h // (H // G) * K
@@ -85,8 +86,8 @@ def reads_of_tile(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, SLOTS: tl.constexpr,
     TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The sums, and what the tokens from t on, `rows` of them (None: a tile), add to them."""
-    # all loads first: products wait for what comes before them in the program, and later loads for the products
+    """The sums plus what the tokens from t on, `rows` of them (None: a tile), add to them."""
+    # all loads first: a product waits for what comes before it in the program, and later loads wait for the product
     q = load_tile_transposed(q_ptr, t, rows, row_k, G * K, K, TILE)
     do = load_tile(do_ptr, t, rows, row_v, H * V, V, TILE)
     weight0 = weights_of_slot(weight_ptr, tokens, i, t, rows, M, TILE)
@@ -107,7 +108,7 @@ def reads_of_tile(
 
 @triton.jit
 def weights_of_slot(weight_ptr, tokens, i, t, rows, M: tl.constexpr, TILE: tl.constexpr):
-    """Of slot i at the tokens from t on `[TILE]`; of the last one, where there are not so many."""
+    """Weights of slot i at the tokens from t on `[TILE]`; those of the last slot if i is beyond it."""
     row = tl.arange(0, TILE)
     at = weight_ptr + tl.minimum(i, M - 1).to(tl.int64) * tokens + t + row
     if rows is None:
@@ -118,9 +119,9 @@ def weights_of_slot(weight_ptr, tokens, i, t, rows, M: tl.constexpr, TILE: tl.co
 
 @triton.jit
 def read_by_slot(q, do, weight, scale, PRECISION: tl.constexpr):
-    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]` float32 for q `[BK, TILE]`, do `[TILE, BV]` float32, weight `[TILE]` float32: the weights of
-    tokens multiply do, so that q enters the products of all slots as it is."""
-    # scale here, not at the end: for `mma.sync`, Triton would else have every warp weight all of do by itself
+    """`sum_t q_t^T w[i, t] do_t` `[BK, BV]` float32 for q `[BK, TILE]`, do `[TILE, BV]` float32, weight `[TILE]`
+    float32: the weights of tokens multiply do, so that q enters the products of all slots unchanged."""
+    # scale here, not at the end: otherwise, for `mma.sync`, Triton would have every warp weight all of do by itself
     right = (do * (weight * scale)[:, None]).to(q.dtype)
     return tl.dot(q, right, input_precision=PRECISION)  # [BK, TILE] @ [TILE, BV] -> [BK, BV]
 
@@ -131,7 +132,7 @@ def store_adjoint(
     H: tl.constexpr, M: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr,
     SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """E of slot i, if it is in use, where a chunk begins."""
+    """Store E of slot i, if it is in use, for the start of a chunk."""
     inside = (row_k < K)[:, None] & (row_v < V)[None, :] & (i < used)
     block = row_k[:, None] * V + row_v[None, :]
     if c > 0:
@@ -149,8 +150,8 @@ def slots_adjoint_kernel(
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr,
     HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for SLOTS slots, which share what is loaded; of the chunks from `begin` on"""
-    # neighbours in the grid share q and do of one chunk
+    """E_i = sum_t (w[i, t] Qe_t)^T do_t, for SLOTS slots, which share loads; for the chunks from `begin` on"""
+    # neighbors in the grid share q and do of one chunk
     PARTS: tl.constexpr = (M + SLOTS - 1) // SLOTS
     i = SLOTS * (tl.program_id(0) % PARTS)
     h = tl.program_id(1).to(tl.int64)

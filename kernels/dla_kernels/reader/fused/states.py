@@ -3,8 +3,8 @@
 
     S_a(next) = exp(G_end) sum_{i: final_slot[i] = a} S_i + W_a,   W_a = sum_{j: final_token[j] = a} exp(G_end - G_j) k_j v_j^T
 
-W, which costs products, waits for nothing: all chunks and slots side by side (ages are monotone, so the tokens of a slot are a
-range). Then carry.py goes from chunk to chunk.
+W, which takes matrix products, is computed for all chunks and slots in parallel (ages are monotone, so the tokens of a
+slot are a range). Then carry.py goes from chunk to chunk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def advance_states(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """k `[tokens, G, K]`, v `[tokens, H, V]`, total = G `[H, tokens]`, state `[N, H, M, K, V]` float32 by age or None.
 
-    Returns the states at chunk starts `[rows, H, M, K, V]` in the type of v (row = chunk, or, without a state before,
+    Returns the states at chunk starts `[rows, H, M, K, V]` in the type of v (row = chunk, or, without initial states,
     chunk - n - 1: a sequence's first chunk has none) and, if asked, those at the ends `[N, H, M, K, V]` float32.
     """
     (_, groups, key_dim), (_, heads, value_dim) = k.shape, v.shape
@@ -100,7 +100,8 @@ def chunk_writes_kernel(
     BJ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_STATE: tl.constexpr, HAS_FINAL: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """W_a = sum of exp(G_end - G_j) k_j v_j^T, of the chunks from `begin` on, where the states after them are stored"""
+    """W_a = sum of exp(G_end - G_j) k_j v_j^T, for the chunks from `begin` on, stored in place of the state that
+    follows each"""
     a = tl.program_id(0) % M
     h = tl.program_id(1).to(tl.int64)
     chunk = begin + tl.program_id(2)

@@ -30,8 +30,9 @@ from dla_kernels.reader.fused.states_layout import (
 )
 
 COLUMN_BYTES = 12 << 10
-"""Of the columns of a state that a program takes, in the type of products: registers hold them beside R and the sums. 32
-columns of 16-bit numbers fill it at K 192, and 16 of float32; as many at K 256 spilled up to 7.8 KB a thread."""
+"""Most bytes of the columns of a state that a program takes, in the type of products: registers hold them beside R and
+the sums. At K = 192, 32 columns of 16-bit numbers or 16 of float32 fill it; as many at K = 256 spilled up to 7.8 KB per
+thread."""
 
 
 def advance_states_delta(
@@ -81,7 +82,8 @@ def carry_adjoint_delta(
 
 
 def _whole_columns(rows: StateRows, tiles: Tiles) -> dict[str, Any]:
-    """A program takes all of K, so that every state is read once, and a block of V as narrow as its registers ask."""
+    """A program takes all of K, so that every state is read once, and a block of V that is narrow enough for its
+    registers."""
     _, heads, slots, key_dim, value_dim = rows.high.shape
     first, second = key_blocks(key_dim)
     fitting = COLUMN_BYTES // ((first + second) * rows.high.element_size())
@@ -110,14 +112,14 @@ def carry_gradient(
 
 
 def chunks_forward(pieces: Pieces, *, return_state: bool) -> list[tuple[int, int]]:
-    """Numbers of chunks with something after them, and how many sequences have such a chunk: the longest ones. One long
-    document among many short ones must not make programs for all of them."""
+    """The numbers of chunks whose end is needed, and how many sequences have such a chunk: the longest ones. One long
+    document among many short ones must not launch programs for all of them."""
     after = 0 if return_state else 1
     return [(c, pieces.with_more_than(c + after)) for c in range(pieces.most_chunks - after)]
 
 
 def chunks_backward(pieces: Pieces, *, has_state: bool, has_dfinal: bool) -> list[tuple[int, int]]:
-    """The same, the last first, of chunks whose end may have an adjoint and whose start may have states."""
+    """The same, last chunk first, for chunks whose end may have an adjoint and whose start may have states."""
     chunks = chunks_forward(pieces, return_state=has_dfinal)
     return [(c, sequences) for c, sequences in reversed(chunks) if has_state or c > 0]
 
@@ -146,7 +148,7 @@ def slots_sum(
     high_ptr, low_ptr, base, begin, end, block, inside,
     K: tl.constexpr, V: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """A block of the sum of slots `begin..end`: those that become one."""
+    """A block of the sum of slots `begin..end`, which become one slot."""
     acc = tl.zeros(block.shape, tl.float32)
     for i in range(begin, end):
         acc += load_state(high_ptr, low_ptr, base + i * (K * V) + block, inside, SPLIT)
@@ -155,7 +157,7 @@ def slots_sum(
 
 @triton.jit
 def column_block(START: tl.constexpr, B: tl.constexpr, row_v, K: tl.constexpr, V: tl.constexpr):
-    """Rows START.. of a block of columns of a state `[B, BV]`: where they are, and whether."""
+    """Rows START.. of a block of columns of a state `[B, BV]`: their offsets, and whether they exist."""
     row = START + tl.arange(0, B)
     return row[:, None] * V + row_v[None, :], (row < K)[:, None] & (row_v < V)[None, :]
 
@@ -263,7 +265,7 @@ def add_to_adjoint(
     dhigh_ptr, dlow_ptr, dstate_ptr, chunk, n, c, h, i, acc, block, inside, H: tl.constexpr, M: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, HAS_STATE: tl.constexpr, HAS_DFINAL: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """Slot i at the start of a chunk: E, which is there, + acc."""
+    """Add acc to slot i at the start of a chunk, which holds E."""
     if c > 0:
         at = slot_offset(end_row(chunk - 1, n, HAS_DFINAL), h, i, H, M, K, V) + block
         acc += load_state(dhigh_ptr, dlow_ptr, at, inside, SPLIT)

@@ -1,10 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""How states of slots are stored: once per chunk, and as a high and a low part as long as they are added up.
+"""How states of slots are stored: once per chunk, and as a high and a low part while they are being summed.
 
 A state is a sum over up to all tokens, carried from chunk to chunk, so it must not be rounded to 16 bits at every step;
-but tensor cores read 16 bits, and reading is what costs. So 16-bit inputs keep `high + low`, two numbers of their own
-type (about as good as float32), until all chunks are carried; every product reads `high` alone, and `low` is let go.
-float32 inputs keep one number.
+but tensor cores read 16 bits, and reading is the main cost. So for 16-bit inputs, `high + low`, two numbers of their
+type (about as accurate as float32), are kept until all chunks are carried; every product reads only `high`, and `low`
+is then freed. For float32 inputs, one number is kept.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import triton.language as tl
 from torch import Tensor
 
 LAUNCHED_CHUNKS = 65_535
-"""In one launch: all that CUDA takes as the third size of a grid. Chunks are more in 17 million tokens, or in as many documents."""
+"""Most chunks in one launch: CUDA's limit of a grid's third dimension. 17 million tokens, or as many documents as this,
+have more chunks."""
 
 
 class StateRows:
-    """`[rows, H, M, K, V]` twice, `high` and `low` (the same tensor for float32), uninitialised."""
+    """`[rows, H, M, K, V]` twice, `high` and `low` (the same tensor for float32), uninitialized."""
 
     def __init__(self, rows: int, heads: int, slots: int, key_dim: int, value_dim: int, like: Tensor) -> None:
         shape = (max(rows, 1), heads, slots, key_dim, value_dim)
@@ -28,7 +29,7 @@ class StateRows:
         self.low = torch.empty_like(self.high) if self.split else self.high
 
     def put(self, rows: Tensor, states: Tensor) -> None:
-        """Sets whole rows, `[N]` of them, to states `[N, H, M, K, V]` float32."""
+        """Set the rows with the indices `[N]` to states `[N, H, M, K, V]` float32."""
         high = states.to(self.high.dtype)
         self.high[rows] = high
         if self.split:
@@ -36,7 +37,7 @@ class StateRows:
 
 
 def launches_of(chunks: int) -> list[tuple[int, int]]:
-    """The first chunk of each launch, and how many it takes."""
+    """The first chunk of each launch, and its number of chunks."""
     return [(begin, min(LAUNCHED_CHUNKS, chunks - begin)) for begin in range(0, chunks, LAUNCHED_CHUNKS)]
 
 
@@ -73,7 +74,7 @@ def block_of(part, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.co
 
 @triton.jit
 def load_state(high_ptr, low_ptr, at, mask, SPLIT: tl.constexpr):
-    """float32, both parts."""
+    """A block of a state as float32, from both parts."""
     state = tl.load(high_ptr + at, mask=mask, other=0.0).to(tl.float32)
     if SPLIT:
         state += tl.load(low_ptr + at, mask=mask, other=0.0).to(tl.float32)
@@ -82,7 +83,7 @@ def load_state(high_ptr, low_ptr, at, mask, SPLIT: tl.constexpr):
 
 @triton.jit
 def store_state(high_ptr, low_ptr, at, state, mask, SPLIT: tl.constexpr):
-    """The counterpart of `load_state`."""
+    """Store what `load_state` reads."""
     high = state.to(high_ptr.dtype.element_ty)
     tl.store(high_ptr + at, high, mask=mask)
     if SPLIT:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def group_sums(gradient: Tensor, groups: int, dtype: torch.dtype | None = None) -> Tensor:
-    """`[tokens, H, K]` per head -> `[tokens, G, K]` in dtype (None: the same): the heads of a group are added in order, in float32.
-    With as many groups as heads it is returned as it is."""
+    """`[tokens, H, K]` per head -> `[tokens, G, K]` in dtype (None: the same): the heads of a group are added in order,
+    in float32. With as many groups as heads, the gradient is returned unchanged."""
     tokens, heads, key_dim = gradient.shape
     if heads == groups:
         return gradient

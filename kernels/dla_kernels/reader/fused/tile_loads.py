@@ -1,8 +1,8 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Rows of a tile from memory, in both orientations, and the products of two tiles.
+"""Loads of a tile's rows, in both orientations, and products of two tiles.
 
-Offsets inside a tile are 32 bits: a tile of 64-bit ones takes half the registers. A tile that is known to be full, as all
-tiles before another of their chunk are, needs no mask for its rows, which is `rows=None`.
+Offsets inside a tile have 32 bits: a tile of 64-bit ones would take half the registers. A tile that is known to be
+full, as every tile but a chunk's last is, needs no mask for its rows: `rows=None`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import triton.language as tl
 def load_tile(
     ptr, first, rows, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """`[TILE, columns]` of a matrix `[*, STRIDE]`, of which WIDTH columns from `ptr` on are meant: its rows from `first` on,
-    the first `rows` of them (None: all), zeros elsewhere. `columns`: a whole block of WIDTH cut into blocks of its length."""
+    """`[TILE, columns]` of the WIDTH columns from `ptr` on of a matrix `[*, STRIDE]`: rows from `first` on, the first
+    `rows` of them (None: all), zeros elsewhere. `columns`: one of the blocks that WIDTH is cut into."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[:, None] * STRIDE + columns[None, :]
     BLOCK: tl.constexpr = columns.shape[0]
@@ -35,7 +35,8 @@ def load_tile(
 def load_tile_transposed(
     ptr, first, rows, columns, STRIDE: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """The same as `[columns, TILE]`, loaded that way around: transposed results of products are to be avoided (TRITON-PITFALLS.md)."""
+    """The same as `[columns, TILE]`, loaded in that orientation, because results of products must not be transposed
+    (TRITON-PITFALLS.md)."""
     row = tl.arange(0, TILE)
     at = ptr + first * STRIDE + row[None, :] * STRIDE + columns[:, None]
     BLOCK: tl.constexpr = columns.shape[0]
@@ -58,9 +59,9 @@ def tile_products(
 ):  # fmt: skip
     """`a_t . b_j` `[TILE, TILE]` float32 over WIDTH columns, for rows t of one matrix `[*, LEFT]` and j of another `[*, RIGHT]`.
 
-    `left` `[TILE, BLOCK]` and `right` `[BLOCK, TILE]` are the first blocks of columns. A kernel that meets many tiles j loads
-    `left` once, before its loop, and `right` together with all else of a tile: what one product waits for, the next has then.
-    Not used in float32, whose products would keep both in registers.
+    `left` `[TILE, BLOCK]` and `right` `[BLOCK, TILE]` are the first blocks of columns. A kernel that goes through many
+    tiles j loads `left` once, before its loop, and `right` together with everything else of a tile, so that one wait
+    covers all of these loads. Not used in float32, whose products would keep both in registers.
     """
     column = tl.arange(0, BLOCK)
     HELD: tl.constexpr = 0 if left.dtype == tl.float32 else BLOCK

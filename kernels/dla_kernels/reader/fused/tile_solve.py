@@ -1,12 +1,13 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""What the tokens of one tile do to a state, for the delta rule: the triangular system of each tile, solved.
+"""The effect of one tile's tokens on a state, for the delta rule: solves the triangular system of each tile.
 
 With G and D = exp(G_t - G_j) within the tile, A = strict_lower(beta_t (k_t . k_j) D), X = (I + A)^-1 and Tm = X diag(beta):
 
     K = exp(G) k     N = scale (q_t . k_j) D     Mx = N Tm     Qe = scale exp(G) q - Mx K     U = (exp(G_end - G) Tm)^T k
 
-A is never inverted as a matrix of blocks or a series, whose terms may grow beyond what float32 holds: row j of X is done
-once the rows before it are taken off, and is then taken off those after it. All but q . k and k . k is float32.
+X is not computed by blocks or as a series, whose terms may grow beyond what float32 holds, but row by row: row j of X
+is final once the rows before it have been eliminated, and is then eliminated from the rows after it. Everything but q .
+k and k . k is float32.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from dla_kernels.reader.fused.pieces import Pieces, locate
 
 @dataclass(frozen=True, kw_only=True)
 class SolvedTiles:
-    """Of every tile and head, zeros for tokens that are not there; float32, factor and keys of the products' type.
+    """The results for every tile and head, with zeros for missing tokens; float32, but factor and keys in the products'
+    type.
 
     Attributes:
         inverse, own: X and Mx `[H, tiles, TILE, TILE]`.
@@ -67,12 +69,13 @@ def solve_tiles(
 
 
 def tiles_of(pieces: Pieces) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Where tiles are, and how many, as the kernels of this stage ask for it."""
+    """The arguments by which the kernels of this stage locate tiles, and the number of tiles."""
     return pieces.tile_sequence, pieces.tile_number, pieces.cu, pieces.tiles
 
 
 def sizes_of(k: Tensor, heads: int, pieces: Pieces, block: int) -> dict[str, Any]:
-    """Their constants: EXACT is the precision of products of float32, PRECISION that of the inputs' type."""
+    """The kernels' constants: EXACT is the precision of float32 products, PRECISION that of products in the inputs'
+    type."""
     return {
         "H": heads, "G": k.shape[1], "K": k.shape[2], "TILE": pieces.tile, "BK": min(block, 32),
         "PRECISION": exact_products(k.dtype), "EXACT": exact_products(torch.float32), "num_warps": 4, "num_stages": 1,
@@ -83,7 +86,7 @@ def sizes_of(k: Tensor, heads: int, pieces: Pieces, block: int) -> dict[str, Any
 def tile_tokens(
     tile, h, log_decay_ptr, beta_ptr, sequence_ptr, number_ptr, cu_ptr, H: tl.constexpr, TILE: tl.constexpr
 ):
-    """Of a tile: its tokens, the one after its last, which there are, and their log decays and betas, float32."""
+    """For a tile: its tokens, the one after its last, which of them exist, and their log decays and betas, float32."""
     _, _, first, last = locate(tile, sequence_ptr, number_ptr, cu_ptr, TILE)
     t = first + tl.arange(0, TILE)
     there = t < last
@@ -122,8 +125,8 @@ def token_products(
 
 @triton.jit
 def tile_decays(log_decay, TILE: tl.constexpr):
-    """D `[TILE, TILE]`, t as rows, 0 for j > t. Summed from j on: a difference of two sums from the tile's start would lose the
-    digits of a mild decay beside a strong one."""
+    """D `[TILE, TILE]`, t as rows, 0 for j > t. The sum begins at j, because a difference of two sums from the tile's
+    start would lose the digits of a mild decay beside a strong one."""
     row = tl.arange(0, TILE)
     between = tl.cumsum(tl.where(row[:, None] > row[None, :], log_decay[:, None], 0.0), 0)
     return tl.exp(tl.where(row[:, None] >= row[None, :], between, float("-inf")))
@@ -131,7 +134,7 @@ def tile_decays(log_decay, TILE: tl.constexpr):
 
 @triton.jit
 def tile_decays_transposed(log_decay, TILE: tl.constexpr):
-    """The same with j as rows."""
+    """D with j as rows."""
     row = tl.arange(0, TILE)
     between = tl.cumsum(tl.where(row[None, :] > row[:, None], log_decay[None, :], 0.0), 1)
     return tl.exp(tl.where(row[None, :] >= row[:, None], between, float("-inf")))
@@ -139,7 +142,7 @@ def tile_decays_transposed(log_decay, TILE: tl.constexpr):
 
 @triton.jit
 def decay_to_end(log_decay_ptr, t, last, h, H: tl.constexpr):
-    """`exp(G_end - G_t)`, the sum of what comes after t."""
+    """`exp(G_end - G_t)`, from the sum of the log decays after t."""
     following = tl.load(log_decay_ptr + (t + 1) * H + h, mask=t + 1 < last, other=0.0).to(tl.float32)
     return tl.exp(tl.cumsum(following, 0, reverse=True))
 

@@ -8,11 +8,13 @@
     dq = scale exp(G) dQe + d(q . k) k
     dk = exp(G) dK' + exp(G_end - G) (Tm dU) + d(q . k)^T q + (d(k . k) + d(k . k)^T) k
 
-Log decays enter by D, exp(G) and exp(G_end - G): with `P = d(q . k) q . k + d(k . k) k . k` below the diagonal, its part of D,
-`dlog_decay_s = sum_{t>=s>j} P[t,j] + sum_{j<s} dto_end_j + sum_{t>=s} dfrom_start_t`, each already times what it is of.
+Log decays enter through D, exp(G) and exp(G_end - G). With `P = d(q . k) q . k + d(k . k) k . k` below the diagonal,
+which is the part of D, `dlog_decay_s = sum_{t>=s>j} P[t,j] + sum_{j<s} dto_end_j + sum_{t>=s} dfrom_start_t`; the last
+two are already multiplied by the factor that they are the gradient of.
 
-Two kernels make the `[TILE, TILE]` matrices and what is summed from them, a third what has K columns: it loads the matrices from
-memory the way around it needs them, so that no result of a product is transposed (TRITON-PITFALLS.md).
+Two kernels compute the `[TILE, TILE]` matrices and the sums over them, a third everything with K columns. The third
+loads the matrices from memory in the orientation that it needs, so that no result of a product is transposed
+(TRITON-PITFALLS.md).
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ def solve_tiles_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk `[tokens, G, K]` in their type, dlog_decay and dbeta `[tokens, H]` float32.
 
-    Gradients of the parts of `solved`, contiguous float32 in the same shapes, of which d_own is overwritten; the rest as in
-    `solve_tiles`.
+    d_own to dlog_kept: gradients of the parts of `solved`, contiguous float32 in the same shapes; d_own is overwritten.
+    The rest as in `solve_tiles`.
     """
     heads, groups, key_dim = beta.shape[1], k.shape[1], k.shape[2]
     dlog_decay, dbeta = (torch.empty(beta.shape, dtype=torch.float32, device=k.device) for _ in range(2))
@@ -55,7 +57,7 @@ def solve_tiles_backward(
     dq, dk = (torch.empty(pieces.tokens, heads, key_dim, dtype=per_head, device=k.device) for _ in range(2))
     where, sizes = tiles_of(pieces), sizes_of(k, heads, pieces, block)
     if k.dtype != torch.float32 and sizes["EXACT"] == "tf32x3":
-        # Gradients may be rounded like all others, and three products take more registers than an A100 has.
+        # These gradients may be rounded like all others, and three products take more registers than an A100 has.
         sizes["EXACT"] = "tf32"
     grid = pieces.tiles, heads
     tile_scores_backward_kernel[grid](
@@ -103,7 +105,7 @@ def tile_scores_backward_kernel(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """E in place of dMx, d(q . k), and dlog_decay but for what enters by A and by exp(G_end - G)"""
+    """E in place of dMx; d(q . k); and dlog_decay without the parts that enter through A and exp(G_end - G)"""
     tile = tl.program_id(0)
     h = tl.program_id(1).to(tl.int64)
     g = h // (H // G)
@@ -113,7 +115,7 @@ def tile_scores_backward_kernel(
     from_start = tl.exp(tl.cumsum(log_decay, 0))
     square = square_at(tile, h, tiles, TILE, False)
 
-    # dQe k^T, which reads by Mx; and sums over K of what exp(G) is a factor of
+    # dQe k^T, for dMx; and sums over K of the terms with the factor exp(G)
     reads = tl.zeros((TILE, TILE), tl.float32)
     dfrom_start = tl.zeros((TILE,), tl.float32)
     for start in range(0, K, BK):

@@ -1,9 +1,10 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Gradient of the values.
 
-    dv_j = sum over the slot a that j ends its chunk in of U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t
+    dv_j = U_j dS_a(next) + sum_t Mx[t, j] L[t, age(t, j)] do_t,      a the slot that j is in at the end of its chunk
 
-A factor of the key and one of the value do the same, so k_j . dk_j, which the gradient of the decay asks for, is v_j . dv_j.
+A factor of the key has the same effect as one of the value, so k_j . dk_j, which the gradient of the decay needs, is
+v_j . dv_j.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def values_of_states(
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     BK: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """`U_j dS_a(next)` `[TILE, BV]` float32, a the slot that j ends its chunk in, but for the decay from j to its tile's end, whose G
-    is `end`; `row`: of the adjoint at the chunk's end."""
+    """`U_j dS_a(next)` `[TILE, BV]` float32, with a the slot that j is in at the end of its chunk, and without the
+    decay from j to its tile's end, where G is `end`; `row`: of the adjoint at the chunk's end."""
     j = first + tl.arange(0, TILE)
     there = j < last
     in_v = row_v < V
@@ -101,7 +102,7 @@ def values_backward_kernel(
     chunk_last = tl.minimum(chunk_first + LONG, stop)
     row_v = part * BV + tl.arange(0, BV)
     rows = (last - first).to(tl.int32)
-    # what later tiles and chunks give has in common the decay from the end of this tile to j, which comes last
+    # contributions of later tiles and chunks share the decay from j to the end of this tile, which is applied last
     end = tl.load(total_ptr + h * tokens + last - 1)
     dv = tl.zeros((TILE, BV), tl.float32)
 
@@ -172,7 +173,7 @@ def values_of_pair(
     TILE: tl.constexpr, LONG: tl.constexpr, BK: tl.constexpr, STORED: tl.constexpr, DECAYED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dv and what it is given by the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
+    """dv plus the contribution of the first `t_rows` tokens (None: all) of a later tile p of the chunk."""
     column_k = tl.arange(0, BK)
     t = first + (p - j_tile) * TILE
     starts = token_starts(token_age_ptr, h, p, first, tokens, LONG // TILE, TILE)

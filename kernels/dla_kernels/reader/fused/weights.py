@@ -1,13 +1,13 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """Weights of the slots carried into a chunk, and of pairs of tokens in it, from weights by age.
 
-A slot of age i at its chunk's start is read at token t of tile q with `w[i, t] = L[t, old[t, slot_age[q, i]]]`. Two
-tokens of one tile have `L[t, inner[t, j]]`. A token t of tile q and one j of an earlier tile of the chunk have
-`L[t, old[t, e_j]]` with e_j the age of j's slot when tile q begins: a product of the tile's `[TILE, M]` weights and a
-0/1 matrix `[M, TILE]`, exact, on tensor cores.
+A slot of age i at its chunk's start is read at token t of tile q with `w[i, t] = L[t, old[t, slot_age[q, i]]]`. For two
+tokens of one tile the weight is `L[t, inner[t, j]]`. For a token t of tile q and a token j of an earlier tile of the
+chunk it is `L[t, old[t, e_j]]`, with e_j the age of j's slot when tile q begins: a product of the tile's `[TILE, M]`
+weights and a 0/1 matrix `[M, TILE]`, which is exact and runs on tensor cores.
 
-Wherever a weight goes, the decay since then goes, too: they are multiplied here, before the weight is rounded, once for all
-kernels that read.
+Every weight is used together with the decay since then, so the two are multiplied here, before the weight is rounded,
+once for all kernels that read.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dla_kernels.reader.fused.tile_loads import load_tile, load_tile_transposed
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of one read and the decay up to it, in the orders in which kernels ask for them.
+    """The weights of a read, times the decay up to it, in the layouts that kernels need.
 
     Attributes:
         at_chunk: `exp(G_t) w[i, t]` `[H, M, tokens]` float32, by age at the chunk's start; meaningless for slots that are not in
             use then.
         at_tile: `exp(G_t - G_r) L[t, old]` `[H, tokens, MP]` in the type of products, by age at the tile's start, r the token
             before it; 0 for i >= M.
-        own: `exp(G_t - G_j) L[t, inner]` `[H, tokens, TILE]` in the type of products, of pairs in one tile: at t that of the tile's
-            j-th token, 0 after t.
+        own: `exp(G_t - G_j) L[t, inner]` `[H, tokens, TILE]` in the type of products, of pairs in one tile: entry j of
+            t is for the tile's j-th token, 0 after t.
     """
 
     at_chunk: Tensor
@@ -50,8 +50,8 @@ class Weights:
 def weights_of(
     slot_weight: Tensor, total: Tensor, dtype: torch.dtype, tables: AgeTables, pieces: Pieces, *, changes: bool = False
 ) -> Weights:
-    """All orders of `slot_weight` `[tokens, H, M]`, or, with `changes`, of `L[age + 1] - L[age]` (0 for the oldest): what a token's
-    weight of a slot would change by if that were one older. total = G `[H, tokens]` float32."""
+    """All layouts of `slot_weight` `[tokens, H, M]`, or, with `changes`, of `L[age + 1] - L[age]` (0 for the oldest):
+    the change of a token's weight of a slot if that were one older. total = G `[H, tokens]` float32."""
     tokens, heads, slots = slot_weight.shape
     padded = padded_slots(slots)
     at_chunk = torch.empty(heads, slots, tokens, dtype=torch.float32, device=slot_weight.device)

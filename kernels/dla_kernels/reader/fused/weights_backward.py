@@ -1,13 +1,15 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
-"""Gradient of the slot weights and, for the delta rule, of Mx. For the boundaries, sums of what one more shift would change.
+"""Gradient of the slot weights and, for the delta rule, of Mx. For the gradient of boundaries, sums of what one more
+shift would change.
 
     dMx[t, j] = L[t, age(t, j)] (do_t . v_j)
     dL[t, a]  = sum of Mx[t, j] (do_t . v_j) over tokens j of age a  +  sum of dw[i, t] over slots i of age a
     y[t, j]   = (L[t, age(t, j) + 1] - L[t, age(t, j)]) Mx[t, j] (do_t . v_j), likewise for slots in place of j
 
-Slots and tokens of earlier tiles are first added up by their age at the tile's start, a product with a 0/1 matrix. Then
-all go to their ages at t: what has one age lies side by side, so its sum is the difference of two running sums, which in 16-bit
-types the same products make. No atomics: a program owns its rows.
+Slots and tokens of earlier tiles are first summed by their age at the tile's start, as a product with a 0/1 matrix.
+Then all are summed by their age at t: numbers of one age lie side by side, so their sum is the difference of two
+running sums, which for 16-bit types come from the same products. No atomics are needed, because a program owns its
+rows.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ def weights_backward(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, within: Within, weights: Weights, total: Tensor,
     until: Tensor, dweight: Tensor, changes: Weights | None, slot_weight: Tensor, scale: float, tables: AgeTables, pieces: Pieces, tiles: Tiles,
 ) -> tuple[Tensor, Tensor | None, Tensor, tuple[Tensor, Tensor, Tensor] | None]:  # fmt: skip
-    """dL like the slot weights `[tokens, H, M]`; where Mx is stored dMx `[tokens, H, LONG]`, else None; with plain decay q . dq,
-    which is the sum of all weights times their gradients, `[H, tokens]` float32; and, where changes of weights are given, the sums of y over rows (all j before
-    t, and the slots) and over columns (all t of j's chunk after j), and the squares of what slots added, likewise; dweight as
-    queries_backward gave it."""
+    """dL like the slot weights `[tokens, H, M]`; for the delta rule dMx `[tokens, H, LONG]`, else None; with plain decay
+    q . dq, which is the sum of all weights times their gradients, `[H, tokens]` float32; and, if `changes` of weights are
+    given, the sums of y over rows (all j before t, and the slots) and over columns (all t of j's chunk after j), and the
+    squares of what slots contribute to the rows, each `[H, tokens]` float32. dweight is that of queries_backward."""
     (tokens, groups, key_dim), (_, heads, value_dim) = q.shape, v.shape
     slots = weights.slots
     gate = changes is not None
@@ -42,7 +44,7 @@ def weights_backward(
     dwithin = torch.empty_like(within.stored) if within.decayed and within.stored is not None else None
     row_sums = torch.empty(heads, tokens if gate else 0, dtype=torch.float32, device=v.device)
     squares = torch.empty_like(row_sums)
-    # of every tile that reads j, which adds no other one's numbers to its own
+    # one row for every tile that reads j, so that no tile adds to another one's numbers
     shape = (heads, pieces.long // pieces.tile, tokens if gate else 0)
     column_sums = torch.zeros(shape, dtype=torch.float32, device=v.device)
     changes = weights if changes is None else changes
@@ -197,7 +199,7 @@ def weights_backward_kernel(
     if not DECAYED:
         products *= own_decays(total_ptr, first, rows, TILE, False)
 
-    # into the ages at t: slots come from young to old, tokens of this tile from old to young
+    # sums by age at t: slots are ordered from young to old, tokens of this tile from old to young
     at = (h * tokens + first) * MP + row[:, None] * MP + slot[None, :]
     there = (row < rows)[:, None]
     upto = tl.load(younger_ptr + at, mask=there, other=0).to(tl.int32)
@@ -220,8 +222,8 @@ def weights_backward_kernel(
 
 @triton.jit
 def counted_by(place, upto, dtype: tl.constexpr, EXACT: tl.constexpr):
-    """The 0/1 matrix `[places, upto]` that turns numbers at places into their running sums, or, EXACT, into the numbers in order, of
-    which exact_sums_by_age makes running sums."""
+    """The 0/1 matrix `[places, upto]` that turns numbers at places into their running sums, or, if EXACT, into the
+    numbers in order, from which exact_sums_by_age makes running sums."""
     if EXACT:
         return (place[:, None] == upto[None, :]).to(dtype)
     else:
@@ -230,7 +232,8 @@ def counted_by(place, upto, dtype: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def by_place(at_tile_ptr, first, rows, MP: tl.constexpr, TILE: tl.constexpr, EXACT: tl.constexpr):
-    """The factors `[TILE, MP]` float32 by which what counted_by has made is the sum of numbers times their weights."""
+    """The factors `[TILE, MP]` float32 for the numbers that counted_by has made, with which their sum is that of the
+    original numbers times their weights."""
     weights = tile_weights(at_tile_ptr, first, rows, MP, TILE, False).to(tl.float32)
     if not EXACT:  # sum_a (r_a - r_{a - 1}) w_a = sum_a r_a (w_a - w_{a + 1})
         row, slot = tl.arange(0, TILE), tl.arange(0, MP)
@@ -242,10 +245,10 @@ def by_place(at_tile_ptr, first, rows, MP: tl.constexpr, TILE: tl.constexpr, EXA
 
 @triton.jit
 def sums_by_age(running, upto, before, is_first):
-    """Of the running sums `[TILE, N]` of each row of numbers in the order of ages, the sums by age `[TILE, MP]`.
+    """The sums by age `[TILE, MP]`, from the running sums `[TILE, N]` over each row of numbers in the order of ages.
 
-    The numbers up to those of age a are the first `upto[:, a]` ones `[TILE, MP]`; those of age `before[a]` come before them, unless
-    a is the first age in this order.
+    The numbers up to and including age a are the first `upto[:, a]` ones, with upto `[TILE, MP]`; age `before[a]`
+    precedes age a, unless a is the first age in this order.
     """
     at = tl.where(upto > 0, tl.gather(running, tl.maximum(upto - 1, 0), 1), 0.0)
     return at - tl.where(is_first[None, :], 0.0, tl.gather(at, tl.broadcast_to(before[None, :], at.shape), 1))
@@ -253,10 +256,10 @@ def sums_by_age(running, upto, before, is_first):
 
 @triton.jit
 def exact_sums_by_age(x, upto, before, is_first):
-    """The same of the numbers x themselves, in float32.
+    """The same from the numbers x themselves, in float32.
 
-    Differences of running sums have the error of all that was summed. So they are made of two parts of x, one of which is rounded
-    to so few digits that its sums are exact, beside which the other is small.
+    Differences of running sums have the error of everything that was summed. So x is split into two parts: one rounded
+    to so few digits that its sums are exact, and the rest, which is small beside it.
     """
     large = 4.0 * x.shape[1] * tl.max(tl.abs(x), 1)[:, None]
     high = (x + large) - large
