@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.device import device_named
-from dla_train.cli.out_folder import require_unused
+from dla_train.cli.out_folder import a_folder, require_unused
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalogue import BUILT_IN
 from dla_train.evaluation.lm_tasks.names import require_possible
@@ -71,7 +71,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--text", metavar="FILE", type=Path, help="built-in tasks: read this, not the validation text")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="built-in tasks: of the examples (0)")
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="also write results.json, results.md and pictures there"
+        "--out", metavar="DIR", type=a_folder, help="also write results.json, results.md and pictures there"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "gpu"), default="auto", help="auto takes a GPU if there is one"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
 _EXAMPLES = """\
@@ -36,7 +37,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
     )
-    parser.add_argument("--to", metavar="DIR", type=Path, help="a new or empty folder")
+    parser.add_argument("--to", metavar="DIR", type=a_folder, help="a new or empty folder")
     parser.set_defaults(run=run)
 
 

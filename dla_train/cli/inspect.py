@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dla_train.cli.out_folder import require_unused
+from dla_train.cli.out_folder import a_folder, require_unused
 from dla_train.errors import UsageError
 from dla_train.inspection.files import FILES
 
@@ -33,7 +33,7 @@ def add_to(commands: Any) -> None:
         "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
     )
     parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the page goes; without an earlier one")
+    parser.add_argument("--out", metavar="DIR", type=a_folder, help="where the page goes; without an earlier one")
     parser.add_argument("--layer", metavar="N", type=int, default=0, help="shown first (0)")
     parser.add_argument("--head", metavar="N", type=int, default=0, help="shown first (0)")
     parser.add_argument("--max-tokens", metavar="N", type=int, default=1024, help="of the text, from its start (1024)")

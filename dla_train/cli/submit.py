@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 from dla_train.runs.program import this_program
 
@@ -67,13 +68,13 @@ def add_to(commands: Any) -> None:
     option(
         "--run-dir",
         metavar="DIR",
-        type=Path,
+        type=a_folder,
         help="the run folder, on a disk all nodes see (default: runs/NAME); of several, the one above",
     )
     option(
         "--resume",
         metavar="PATH",
-        type=Path,
+        type=a_folder,
         help="branch off at this checkpoint, or run folder, of another run; a requeued job goes on with its own",
     )
     option("--template", metavar="FILE", type=Path, help="a batch script of your own; see --print-template")

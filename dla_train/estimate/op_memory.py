@@ -39,5 +39,5 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     # Then the chunk algebra is differentiated: rows of tiles in float32, and what is kept at every tile that they pass.
     tile = 32 if setting.a == WIDE else 64
     trails = 2 * setting.a * key_dim * long / tile
-    algebra = (44 + 2 * setting.a) * key_dim + trails + 12 * tile + setting.a * (chunk_parts + value_dim + slots + 50)
+    algebra = (26 + 2 * setting.a) * key_dim + trails + 12 * tile + setting.a * (chunk_parts + value_dim + slots + 50)
     return round(max(reading, setting.tokens * heads * algebra))

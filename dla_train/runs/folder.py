@@ -119,7 +119,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = exclusive(folder.lock, f"the run folder {path}")
-        folder._held = lock.__enter__()
+        held = folder._held = lock.__enter__()
     except OSError as error:
         _remove(made)
         raise UsageError(
@@ -130,7 +130,7 @@ def occupied(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         folder._held = None
-        if not folder.is_started:
+        if not folder.is_started and held.is_held():  # what another process has taken over is not ours to remove
             if not folder.is_run() and not had_lock:
                 folder.lock.unlink(missing_ok=True)
             _remove(made)

@@ -47,11 +47,15 @@ class Lock:
         Raises:
             RunError: another process has taken over; says which.
         """
-        if not _is_still(self._path, self._descriptor) and not self._made_again():
+        if not self.is_held() and not self._made_again():
             raise RunError(
                 f"{self._what} was taken over by {_shown(_owner_of(self._path))}: this process ends, and leaves the "
                 "folder to that one. If both were started on purpose, give each a folder of its own (--run-dir)."
             )
+
+    def is_held(self) -> bool:
+        """Whether the file that is there is the one that this process has locked."""
+        return _is_still(self._path, self._descriptor)
 
     def sign(self) -> None:
         """Write into the file who holds it."""
@@ -67,10 +71,11 @@ class Lock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
-        before, self._descriptor = self._descriptor, descriptor
-        os.close(before)
         if not _lock(descriptor, self._path):  # another process was quicker
+            os.close(descriptor)
             return False
+        os.close(self._descriptor)
+        self._descriptor = descriptor
         self.sign()
         _LOGGER.warning("%s was gone while this process held it: it is there again.", self._path)
         return True
@@ -164,7 +169,9 @@ def _is_still(path: Path, descriptor: int) -> bool:
     """Whether the opened file is still the one at `path`; a lock on a removed or replaced file keeps nobody out."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):  # NFS says the latter of what another machine has replaced
+            raise
         return False
 
 
@@ -189,6 +196,7 @@ def _sign(descriptor: int) -> None:
     }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+    os.fsync(descriptor)  # or it stays in this machine for a while, and is lost with it
 
 
 def _owner(descriptor: int) -> dict[str, Any]:

@@ -68,15 +68,17 @@ nap() { read -rt "$1" <> <(:) || :; }  # sleeps, without a process that would ha
 watch_the_clock &
 trap "kill $! 2>/dev/null" EXIT
 
-# The run writes here how it ends, where all processes agree on it: told to stop, refused, hung.
-export DLA_TRAIN_EXIT_CODE_FILE=$state_folder/exit-code-$job
+# The run writes here how it ends, where all processes agree on it: told to stop, refused, hung. A process of an earlier
+# start, on a node that was given up for lost, has a file of its own.
+restarts=${SLURM_RESTART_COUNT:-0}
+export DLA_TRAIN_EXIT_CODE_FILE=$state_folder/exit-code-$job-$restarts
 mkdir -p -- "$state_folder"
-rm -f -- "$DLA_TRAIN_EXIT_CODE_FILE"
+rm -f -- "$state_folder/exit-code-$job-"*
 
 # What the job asks for each process srun does not ask by itself, since Slurm 22.05: each would be bound to one core.
 [ -z "${SLURM_CPUS_PER_TASK-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 
-say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}"
+say "start $((restarts + 1)) on ${SLURM_JOB_NODELIST:-?}"
 # One process fails: the others have a minute to notice, say so and end by themselves. Ended by srun at once, they would
 # look like processes that were told to stop.
 srun --kill-on-bad-exit=0 --wait=60 "${command[@]}" &
@@ -94,10 +96,15 @@ said=
 status=${said:-$status}
 slurm=
 again show_job
+# On a node that was given up for lost this may be the end of an earlier start: what is running is not its to requeue.
+[[ $slurm =~ Restarts=([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -gt "$restarts" ] && slurm="begun anew: $slurm"
 
 case $status,$said,$slurm in
   0,*) say "finished" ;;
   2,2,*) say "refused: recipe, data or folder are wrong (see above); not requeued" ;;
+  *,"begun anew: "*JobState=RUNNING*)
+    say "Slurm has begun this job anew meanwhile (exit code $status); not requeued by this script"
+    ;;
   *JobState=RUNNING*)
     case $status,$said,$slurm in
       138,138,*) requeue "warned by SIGUSR1 (time limit, preemption or scancel --signal=USR1); saved what was trained" ;;

@@ -112,6 +112,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         store = CheckpointStore(folder.checkpoints, folder.require_held)
         start = prepare_start(loaded, folder, store, resume, ranks)
         _require_validation_that_was(loaded, start)
+        ranks.first(folder.require_held)  # to prepare the data may have taken long
         folder.is_started = True
         log = start_log(folder.log if ranks.is_first else folder.log_of(ranks.rank))
         try:

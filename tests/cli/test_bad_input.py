@@ -57,6 +57,25 @@ def test_bad_input(cli, micro_recipe, place, cache_directory, case):
     ) == before
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit", "--recipe", "tiny", "--dry-run", "--run-dir", ""],
+        ["submit", "--recipe", "tiny", "--dry-run", "--resume", ""],
+        ["export", "--checkpoint", "runs/tiny", "--to", ""],
+        ["eval", "--checkpoint", "runs/tiny", "--tasks", "needles", "--out", ""],
+        ["inspect", "--checkpoint", "runs/tiny", "--text", "a.txt", "--out", ""],
+    ],
+    ids=lambda arguments: " ".join((arguments[0], arguments[-2])),
+)
+def test_an_empty_name_is_not_the_current_folder(cli, tmp_path, arguments):
+    """As a script gives it whose variable is not set."""
+    done = cli(*arguments)
+    assert done.code == 2
+    assert f"{arguments[-2]}: the name of the folder is empty; `.` is the current one" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_cannot_be_used_is_named_and_no_fault_of_the_program(cli, micro_recipe, tmp_path):
     """Such as one of a run that another user began, or root in a container."""
     run = tmp_path / "runs" / "micro"

@@ -291,6 +291,33 @@ def test_who_is_not_requeued(cli, micro_recipe, tmp_path, code, slurm, said):
     assert not list(tmp_path.glob("runs/micro/slurm/failures-*"))
 
 
+@pytest.mark.parametrize(("mine", "restarts"), [("1", 2), (None, 1), ("2", 10)])
+def test_a_start_whose_node_was_given_up_for_lost_leaves_the_next_one_alone(
+    cli, micro_recipe, tmp_path, mine, restarts
+):
+    """It ends because the run folder was taken over; a requeue would end the start that did so."""
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    script = tmp_path / "runs/micro/slurm/job.sh"
+    slurm = f"{RUNNING} Requeue=1 Restarts={restarts} BatchFlag=1"
+    variables = {} if mine is None else {"SLURM_RESTART_COUNT": mine}
+    ran = run_script(script, tmp_path, "exit 1", slurm, variables)
+    assert (ran.returncode, "REQUEUE" in ran.stdout) == (1, False)
+    assert "Slurm has begun this job anew meanwhile (exit code 1); not requeued by this script" in ran.stdout
+    assert not list(tmp_path.glob("runs/micro/slurm/failures-*"))
+    assert "REQUEUE 7" in run_script(script, tmp_path, "exit 1", slurm, {"SLURM_RESTART_COUNT": str(restarts)}).stdout
+
+
+def test_what_a_lost_start_writes_of_its_end_is_not_the_end_of_the_next(cli, micro_recipe, tmp_path):
+    cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")
+    other = tmp_path / "runs/micro/slurm/exit-code-71-0"
+    other.write_text("138")
+    script = tmp_path / "runs/micro/slurm/job.sh"
+    srun = f'echo 2 >"{script.parent}/exit-code-7-0"; exit 1'
+    ran = run_script(script, tmp_path, srun, variables={"SLURM_RESTART_COUNT": "1"})
+    assert "requeued: a process failed with exit code 1" in ran.stdout
+    assert other.exists(), "of another job"
+
+
 def test_a_2_that_the_run_does_not_know_of_is_a_failure(cli, micro_recipe, tmp_path):
     """Slurm's own, for one, where the interpreter is not there yet."""
     cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0, "--dry-run")

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from dla_train.checkpoints.store import CheckpointStore
 from dla_train.errors import RunError, UsageError
 from dla_train.runs import lock
 from dla_train.runs.folder import RunFolder, occupied
+from dla_train.training.start import prepare_start
 
 # Makes a checkpoint each time that it reads a line, as a start of Slurm's job 7.
 HOLD = """
@@ -125,6 +127,17 @@ def test_a_lock_file_that_a_clean_up_removed_is_made_again(held):
         pass
 
 
+def test_who_makes_the_file_again_and_is_not_the_first_to_lock_it_stays_without(tmp_path, monkeypatch):
+    with occupied(folder := RunFolder(tmp_path)):
+        folder.lock.unlink()
+        with monkeypatch.context() as late:
+            late.setattr(lock, "_lock", lambda *_: False)
+            with pytest.raises(RunError, match="was taken over by another process"):
+                folder.require_held()
+        with pytest.raises(RunError, match="was taken over by another process"):
+            folder.require_held()
+
+
 def test_a_lock_file_in_the_place_of_the_own_one_is_another_process(tmp_path):
     folder = RunFolder(tmp_path)
     with occupied(folder):
@@ -134,6 +147,53 @@ def test_a_lock_file_in_the_place_of_the_own_one_is_another_process(tmp_path):
         with pytest.raises(RunError, match="was taken over by another process"):
             folder.require_held()
     folder.require_held()
+
+
+def test_who_lost_the_folder_before_its_run_began_removes_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with occupied(folder):
+        lock._put_another(folder.lock)  # as the next start of the job does
+        folder.checkpoints.mkdir()
+    assert folder.checkpoints.is_dir()
+    assert folder.lock.is_file()
+
+
+def test_who_lost_the_folder_while_the_data_was_prepared_begins_no_run(cli, micro_recipe, monkeypatch):
+    """It would cut the metrics of the other one."""
+
+    def prepared_slowly(loaded, folder, *others):
+        start = prepare_start(loaded, folder, *others)
+        lock._put_another(folder.lock)
+        return start
+
+    monkeypatch.setattr("dla_train.training.fit.prepare_start", prepared_slowly)
+    done = cli("fit", "--recipe", micro_recipe)
+    assert done.code == 1
+    assert "the run folder runs/micro was taken over by another process: this process ends" in done.err
+    assert [path.name for path in Path("runs/micro").iterdir()] == [".lock"]
+
+
+def test_a_handle_that_another_machine_has_made_stale_is_a_lock_that_was_taken_over(tmp_path, monkeypatch):
+    """So answers NFS where the file was replaced on another machine."""
+
+    def stale(descriptor):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    folder = RunFolder(tmp_path / "run")
+    with occupied(folder):
+        lock._put_another(folder.lock)
+        with monkeypatch.context() as nfs:
+            nfs.setattr(os, "fstat", stale)
+            with pytest.raises(RunError, match="was taken over by another process"):
+                folder.require_held()
+
+
+def test_who_holds_the_folder_is_on_disk_before_the_machine_can_be_lost(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.pread(descriptor, 1000, 0)))
+    with occupied(folder := RunFolder(tmp_path / "run")):
+        assert synced == [folder.lock.read_bytes()]
+        assert json.loads(synced[0])["pid"] == os.getpid()
 
 
 def test_a_file_system_without_locks_is_one_to_train_on(tmp_path, monkeypatch, caplog):
