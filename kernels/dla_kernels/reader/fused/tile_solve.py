@@ -55,17 +55,15 @@ def solve_tiles(
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=k.device)
 
-    solved = SolvedTiles(
-        inverse=empty(*squares), own=empty(*squares), read=empty(*rows), write=empty(*rows),
-        factor=empty(*rows, dtype=k.dtype), keys=empty(*rows, dtype=k.dtype), log_kept=empty(heads, pieces.tiles),
-    )  # fmt: skip
+    inverse, own = empty(*squares), empty(*squares)
+    read, write, keys = empty(*rows), empty(*rows), empty(*rows, dtype=k.dtype)
+    log_kept = empty(heads, pieces.tiles)
     grid, where, sizes = (pieces.tiles, heads), tiles_of(pieces), sizes_of(k, heads, pieces, block)
-    invert_tiles_kernel[grid](k, log_decay, beta, solved.inverse, solved.log_kept, *where, **sizes)
-    tile_rows_kernel[grid](
-        q, k, log_decay, beta, solved.inverse, solved.own, solved.read, solved.write, solved.factor,
-        solved.keys, *where, scale, **sizes,
-    )  # fmt: skip
-    return solved
+    invert_tiles_kernel[grid](k, log_decay, beta, inverse, log_kept, *where, **sizes)
+    tile_rows_kernel[grid](q, k, log_decay, beta, inverse, own, read, write, keys, *where, scale, **sizes)
+    # rounded here: the kernel would spill for it
+    factor = write.to(k.dtype)
+    return SolvedTiles(inverse=inverse, own=own, read=read, write=write, factor=factor, keys=keys, log_kept=log_kept)
 
 
 def tiles_of(pieces: Pieces) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -183,7 +181,7 @@ def invert_tiles_kernel(
 
 @triton.jit
 def tile_rows_kernel(
-    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, own_ptr, read_ptr, write_ptr, factor_ptr, keys_ptr, sequence_ptr,
+    q_ptr, k_ptr, log_decay_ptr, beta_ptr, inverse_ptr, own_ptr, read_ptr, write_ptr, keys_ptr, sequence_ptr,
     number_ptr, cu_ptr, tiles, scale,
     H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, EXACT: tl.constexpr,
@@ -215,4 +213,3 @@ def tile_rows_kernel(
         tl.store(read_ptr + at, read, mask=inside)
         write = tl.dot(ending, k, input_precision=EXACT)  # [TILE, TILE] @ [TILE, BK] -> [TILE, BK]
         tl.store(write_ptr + at, write, mask=inside)
-        tl.store(factor_ptr + at, write.to(factor_ptr.dtype.element_ty), mask=inside)
