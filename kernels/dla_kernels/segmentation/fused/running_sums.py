@@ -20,13 +20,19 @@ def eight_bits(x):
 
 
 @triton.jit
+def three_parts(x):
+    """Three float32 numbers of eight significant bits each, whose sum is x."""
+    high = eight_bits(x)
+    middle = eight_bits(x - high)
+    return high, middle, x - high - middle
+
+
+@triton.jit
 def sums_from(x, C: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr):
     """`[p, t]`: the sum of `x[j, t]` over j >= p; x `[C, C]` float32, PART bfloat16 or float32."""
     row = tl.arange(0, C)
     later = (row[:, None] <= row[None, :]).to(PART)
-    high = eight_bits(x)
-    middle = eight_bits(x - high)
-    low = x - high - middle
+    high, middle, low = three_parts(x)
     out = tl.dot(later, low.to(PART), input_precision=PRECISION)
     out = tl.dot(later, middle.to(PART), out, input_precision=PRECISION)
     return tl.dot(later, high.to(PART), out, input_precision=PRECISION)
@@ -37,9 +43,7 @@ def sums_before(x, C: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr)
     """`[p, t]`: the sum of `x[p, u]` over u < t; types as in `sums_from`."""
     row = tl.arange(0, C)
     earlier = (row[:, None] < row[None, :]).to(PART)
-    high = eight_bits(x)
-    middle = eight_bits(x - high)
-    low = x - high - middle
+    high, middle, low = three_parts(x)
     out = tl.dot(low.to(PART), earlier, input_precision=PRECISION)
     out = tl.dot(middle.to(PART), earlier, out, input_precision=PRECISION)
     return tl.dot(high.to(PART), earlier, out, input_precision=PRECISION)
