@@ -2,7 +2,8 @@
 
 `a` is the number of bytes of a value that matrix products read (2 for bfloat16), WIDE that of a value in norms, gates
 and time scales. Sizes are per token unless said otherwise. The two paths of the op keep different things: `torch` its
-chunk algebra and a state every eighth chunk; `triton` little more than its inputs, because it recomputes the rest.
+chunk algebra and a state every eighth chunk; `triton` little more than its inputs, because it recomputes the rest. The
+same holds for the convolution, the gated norm and the gated activation, which are kernels on every GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from dla_kernels.layers.gated_norm import WIDEST
 from dla_kernels.reader.chunk import CHUNK
 from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.slots import STRIDE
@@ -44,6 +46,11 @@ class Setting:
     def tokens(self) -> int:
         """Tokens in one micro-batch."""
         return self.batch * self.window
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether convolution, gated norm and gated activation are kernels."""
+        return self.is_gpu or self.path == "triton"
 
     @property
     def a(self) -> int:
@@ -96,7 +103,8 @@ def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, co
         "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
         # two norms a layer and one at the end, each with its input
         "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
-        "mlp": tokens * layers * setting.a * (hidden + 4 * config.mlp_hidden),
+        # Input, projection, and the product that is projected down; in torch also the silu.
+        "mlp": tokens * layers * setting.a * (hidden + (3 if setting.is_fused else 4) * config.mlp_hidden),
         "mixers": tokens * layers * _mixer(config, setting),
         "reader and plan": layers * _op(config, setting),
         "head": tokens * (IDS + hidden * setting.parameter) + config.vocab_size * hidden * setting.parameter,
@@ -115,6 +123,7 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
     """What a mixer keeps, without its op, per token."""
     a, hidden, mixer = setting.a, config.hidden, config.mixer
     copies = WIDE if a < WIDE else 0  # of values that must be converted to float32
+    convolved = 1 if setting.is_fused else 2  # in torch before the silu and after it
     match mixer:
         case AttentionConfig():
             # Input; q, k, v; result, and its rows in order. Per position of a row: cosines and sines for q and k.
@@ -123,19 +132,30 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim
             channels = inner + 2 * mixer.groups * mixer.state_dim
-            # Input, projection, convolution, its silu, v, and what out_proj reads.
-            products = a * (hidden + inner + channels + heads + 2 * channels + inner + inner)
-            # The gated norm: y, silu(z), their product, and z if it had to be converted to float32.
-            norm = 3 * WIDE * inner + copies * inner + _norm(inner, setting)
-            return products + norm + 4 * WIDE * heads + _slot_weight(config, setting)
+            # Input, projection, convolution, v, and what out_proj reads.
+            products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
+            return products + _gated_norm(inner, inner // mixer.groups, setting) + 4 * WIDE * heads + _slot_weight(config, setting)
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             channels = 2 * keys + values
-            products = a * (hidden + channels + values + 2 * heads + 2 * channels + values)
+            products = a * (hidden + channels + values + 2 * heads + convolved * channels + values)
             unit = a * 2 * keys + copies * 2 * keys + WIDE * 2 * heads
-            # The gated norm: o, its norm, silu(gate), and the gate if it had to be converted to float32.
-            norm = 3 * WIDE * values + copies * values + heads * _norm(mixer.value_dim, setting)
-            return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, setting)
+            return (
+                products
+                + unit
+                + _gated_norm(values, mixer.value_dim, setting)
+                + 5 * WIDE * heads
+                + _slot_weight(config, setting)
+            )
+
+
+def _gated_norm(channels: int, width: int, setting: Setting) -> float:
+    """What a gated norm over rows of `width` channels keeps beside its gate, which is part of a projection: as a kernel
+    its input; in torch the input, silu(gate), what it norms or has normed, and copies in float32."""
+    if setting.is_fused and width <= WIDEST:
+        return setting.a * channels
+    copy = WIDE if setting.a < WIDE else 0
+    return (3 * WIDE + copy) * channels + channels // width * _norm(width, setting)
 
 
 def _slot_weight(config: ModelConfig, setting: Setting) -> float:

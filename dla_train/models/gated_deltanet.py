@@ -39,7 +39,7 @@ class GatedDeltaNet(nn.Module):
         self.values = config.heads * config.value_dim
         channels = 2 * self.keys + self.values
         self.in_proj = nn.Linear(hidden, channels + self.values + 2 * config.heads, bias=False)
-        self.conv = ShortConvolution(channels, config.conv_width, bias=False)
+        self.conv = ShortConvolution(channels, config.conv_width, bias=False, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
@@ -68,7 +68,7 @@ class GatedDeltaNet(nn.Module):
         qkv, history = self.conv(
             qkv, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
         )
-        qk, v = F.silu(qkv).split((2 * self.keys, self.values), -1)
+        qk, v = qkv.split((2 * self.keys, self.values), -1)
         q, k = _unit(qk.unflatten(-1, (2, self.heads, -1))).unbind(-3)  # [B, T, H, K] each
         v = v.unflatten(-1, (self.heads, -1))  # [B, T, H, V]
 

@@ -36,7 +36,7 @@ class Mamba2(nn.Module):
         self.keys = config.groups * config.state_dim
         channels = self.inner + 2 * self.keys
         self.in_proj = nn.Linear(hidden, self.inner + channels + config.heads, bias=False)
-        self.conv = ShortConvolution(channels, config.conv_width, bias=True)
+        self.conv = ShortConvolution(channels, config.conv_width, bias=True, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.D = nn.Parameter(torch.empty(config.heads))
@@ -65,7 +65,7 @@ class Mamba2(nn.Module):
         xbc, history = self.conv(
             xbc, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
         )
-        values, k, q = F.silu(xbc).split((self.inner, self.keys, self.keys), -1)
+        values, k, q = xbc.split((self.inner, self.keys, self.keys), -1)
         values = values.unflatten(-1, (self.heads, -1))  # [B, T, H, V]
         k = k.unflatten(-1, (self.groups, -1))  # [B, T, G, K]
         q = q.unflatten(-1, (self.groups, -1))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dla_kernels import gated_rms_norm
 from dla_train.models.precision import at_least_float32
 
 
@@ -35,7 +36,8 @@ class RMSNorm(nn.Module):
         """`[..., width]` -> the same shape and type."""
         if self.kernel is not None:
             return self.kernel(x, self.weight, self.eps)
-        return _rms_norm(x, self.weight, self.eps).to(x.dtype)
+        weight = at_least_float32(self.weight)
+        return F.rms_norm(at_least_float32(x), weight.shape, weight, self.eps).to(x.dtype)
 
 
 class GatedRMSNormMamba2(nn.Module):
@@ -54,12 +56,7 @@ class GatedRMSNormMamba2(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`[..., width]` twice -> `[..., width]` in the type of `x`."""
-        gated = at_least_float32(x) * F.silu(at_least_float32(gate))
-        if self.groups == 1:
-            return _rms_norm(gated, self.weight, self.eps).to(x.dtype)
-        grouped = gated.unflatten(-1, (self.groups, -1))
-        normed = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2)
-        return (normed * at_least_float32(self.weight)).to(x.dtype)
+        return gated_rms_norm(x, gate, self.weight, self.eps, gate_first=True, groups=self.groups)
 
 
 class GatedRMSNormDeltaNet(nn.Module):
@@ -77,10 +74,4 @@ class GatedRMSNormDeltaNet(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`[..., width]` twice -> `[..., width]` in the type of `x`."""
-        normed = _rms_norm(x, self.weight, self.eps)
-        return (normed * F.silu(at_least_float32(gate))).to(x.dtype)
-
-
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`[..., width]`, `[width]` -> `[..., width]`, in float32 or wider."""
-    return F.rms_norm(at_least_float32(x), weight.shape, at_least_float32(weight), eps)
+        return gated_rms_norm(x, gate, self.weight, self.eps, gate_first=False)

@@ -192,8 +192,34 @@ def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
             else:
                 read_plain(k, k, v, weight, shift, scalar, None, past, None, 1.0, False, keep)
                 read_plain_backward(v, past, k, k, v, weight, shift, scalar, past, None, 1.0, False, True)
+        _around_the_op(shape, dtype)
     unique = {launch.key(): launch for launch in launches}
     return list(unique.values())
+
+
+def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
+    """Launches what a layer of this shape computes around the op; the last launch of each kernel does most."""
+    from dla_kernels.layers.fused.convolution import convolution, convolution_backward
+    from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
+    from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
+
+    values, keys = shape.heads * shape.value_dim, shape.groups * shape.key_dim
+    x = torch.zeros(1, 64, values + 2 * keys, dtype=dtype)
+    weight, bias, positions = torch.zeros(x.shape[2], 4), torch.zeros(x.shape[2]), torch.zeros(64, dtype=torch.int64)
+    for history in (x[:, :3], None):
+        convolution(x, weight, bias, positions if history is None else None, history, True)
+    for given in (None, positions):
+        convolution_backward(x, x, weight, bias, given, True)
+    v = torch.zeros(1, 64, shape.heads, shape.value_dim, dtype=dtype)
+    if not shape.delta:
+        v = v.flatten(2)
+    width = v.shape[-1]
+    groups = -(-width // 4096)
+    if width % groups == 0:
+        gated_norm(v, v, torch.zeros(width), 1e-5, not shape.delta, groups)
+        gated_norm_backward(v, v, v, torch.zeros(width), 1e-5, not shape.delta, groups)
+    gated_halves(x[..., : x.shape[2] // 2 * 2])
+    gated_halves_backward(x[..., : x.shape[2] // 2], x[..., : x.shape[2] // 2 * 2])
 
 
 def target_of(name: str) -> GPUTarget:

@@ -2,6 +2,7 @@
 
 from dla_kernels.cache import Cache
 from dla_kernels.dynamic import dynamic_linear_attention
+from dla_kernels.layers import gated_rms_norm, short_convolution, swiglu
 from dla_kernels.plan import Plan, SegmentState
 from dla_kernels.positional_plans import fenwick_plan, fixed_plan, single_plan
 from dla_kernels.reader import multi_state_attention
@@ -14,7 +15,10 @@ __all__ = [
     "dynamic_linear_attention",
     "fenwick_plan",
     "fixed_plan",
+    "gated_rms_norm",
     "multi_state_attention",
     "segment",
+    "short_convolution",
     "single_plan",
+    "swiglu",
 ]

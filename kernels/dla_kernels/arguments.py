@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dla_kernels.compiled_graphs import constant_in_compiled_graphs
 from dla_kernels.documents import ends_of
 
 Backend = Literal["auto", "reference", "torch", "triton"]
@@ -121,25 +122,54 @@ def resolve_backend(backend: str, k: Tensor, v: Tensor, capacity: int) -> Litera
     raise ValueError(f"backend is 'triton', but {obstacle}; pass backend='torch' or 'auto'")
 
 
+def torch_or_triton(backend: str, name: str, x: Tensor, obstacle: str | None = None) -> Literal["torch", "triton"]:
+    """The backend of an operation beside the op proper, on `x`, which the caller knows as `name`; "auto" means what it
+    does in `resolve_backend`. `obstacle` says why the kernels cannot take the inputs, if the caller knows a reason."""
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend is {backend!r}; it must be auto, torch or triton")
+    if backend == "torch" or (backend == "auto" and x.device.type != "cuda"):
+        return "torch"
+    obstacle = obstacle or _obstacle_on(name, x.device) or _obstacle_of_type(name, x)
+    if obstacle is None:
+        return "triton"
+    if backend == "auto":
+        return "torch"
+    raise ValueError(f"backend is 'triton', but {obstacle}; pass backend='torch' or 'auto'")
+
+
 def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
     """Why the Triton kernels cannot take these inputs, or None."""
-    if v.device.type == "cuda":
-        from torch.utils._triton import has_triton
-
-        if not has_triton():
-            return "Triton has no working driver here (Linux with a CUDA or ROCm GPU is needed)"
-        capability = torch.cuda.get_device_capability(v.device)
-        if torch.version.hip is None and capability < OLDEST:
-            return f"{v.device} is an sm_{capability[0]}{capability[1]}; it needs a GPU of sm_80 (Ampere) or later"
-    elif v.device.type != "cpu" or not _interpreting():
-        return f"v is on {v.device}; it needs a GPU (on the CPU: start Python with TRITON_INTERPRET=1, for tests only)"
-    for name, x in (("k", k), ("v", v)):
-        if x.dtype == torch.float64:
-            return f"{name} has type {x.dtype}; it takes float32, bfloat16 and float16"
+    obstacle = _obstacle_on("v", v.device) or _obstacle_of_type("k", k) or _obstacle_of_type("v", v)
+    if obstacle is not None:
+        return obstacle
     if capacity > 64:
         return f"capacity is {capacity}; it takes up to 64 slots"
     if k.shape[3] > 256 or v.shape[3] > 512:
         return f"K is {k.shape[3]} and V {v.shape[3]}; it takes K up to 256 and V up to 512"
+    return None
+
+
+@constant_in_compiled_graphs
+def _obstacle_on(name: str, device: torch.device) -> str | None:
+    """Why no Triton kernel can run on `device`, where the argument `name` is, or None."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return "Triton has no working driver here (Linux with a CUDA or ROCm GPU is needed)"
+        capability = torch.cuda.get_device_capability(device)
+        if torch.version.hip is None and capability < OLDEST:
+            return f"{device} is an sm_{capability[0]}{capability[1]}; it needs a GPU of sm_80 (Ampere) or later"
+    elif device.type != "cpu" or not _interpreting():
+        return (
+            f"{name} is on {device}; it needs a GPU (on the CPU: start Python with TRITON_INTERPRET=1, for tests only)"
+        )
+    return None
+
+
+def _obstacle_of_type(name: str, x: Tensor) -> str | None:
+    if x.dtype == torch.float64:
+        return f"{name} has type {x.dtype}; it takes float32, bfloat16 and float16"
     return None
 
 

@@ -1,6 +1,7 @@
-"""What `torch.compile` leaves alone: the paths that are loops over tokens or run in numba.
+"""What `torch.compile` does not look into: the paths that are loops over tokens or run in numba, which cost a graph
+break each, and what is asked about the machine.
 
-The Triton path is custom operators and stays inside a compiled graph; these two cost a graph break each.
+The Triton path is custom operators and stays inside a compiled graph.
 """
 
 from __future__ import annotations
@@ -13,6 +14,15 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def constant_in_compiled_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """`torch.compiler.assume_constant_result`: graphs hold what `function` returned while they were made.
+
+    That decorator sets an attribute, but loads the whole compiler (a second) to do so, which at import is too much.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def outside_compiled_graphs(function: Callable[P, R]) -> Callable[P, R]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from dla_kernels import dynamic_linear_attention
+from dla_kernels import dynamic_linear_attention, gated_rms_norm, short_convolution, swiglu
+from dla_kernels.documents import positions
 from dla_kernels.reader.fused import configs
 
 
@@ -43,6 +44,22 @@ def every_kernel(
         packed, after = dynamic_linear_attention(**inputs, **options, cu_seqlens=cu, cache=cache)
         assert after is not None
         ((one + packed).float().square().sum() + after.state.square().sum()).backward()
+    around_the_op(v, cu)
+
+
+def around_the_op(v: torch.Tensor, cu: torch.Tensor) -> None:
+    """The kernels of `dla_kernels.layers`, forward and backward."""
+    weight = torch.ones(v.shape[2] * v.shape[3], 4, device=v.device)
+    x = v.flatten(2)
+    for given in (None, positions(cu, x.shape[1], x.device)):
+        x = short_convolution(x, weight, weight[:, 0], activation="silu", positions=given, backend="triton")
+    x = gated_rms_norm(x, v.flatten(2), weight[:, 0], 1e-5, gate_first=True, backend="triton")
+    y = gated_rms_norm(
+        x.unflatten(-1, v.shape[2:]), v, weight[: v.shape[3], 0], 1e-5, gate_first=False, backend="triton"
+    )
+    swiglu(torch.cat((y, v), -1), backend="triton").float().sum().backward()
+    with torch.no_grad():
+        short_convolution(x[:, :1], weight, history=x[:, :3], backend="triton")
 
 
 def main(device: str, dtype: torch.dtype) -> None:

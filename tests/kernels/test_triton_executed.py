@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.kernels import compiled_cases as cases
+from tests.kernels import layer_cases
 
 TARGETS = ["sm_80", "sm_90", "sm_100"]
 """Ampere's tensor cores take values, Hopper's shared memory, Blackwell's have a memory of their own."""
@@ -95,3 +96,13 @@ def test_gates_of_a_long_sequence(executed, delta):
 def test_decode(executed, delta, donated):
     cases.check_decode("cpu", delta, torch.bfloat16, tokens=12, donated=donated)
     assert "decode_kernel" in executed
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_around_the_op(executed, dtype):
+    layer_cases.check_convolution("cpu", dtype, batch=1, time=70, channels=136, documents=(1, 2, 30, 3, 1, 33))
+    layer_cases.check_continued_convolution("cpu", dtype, time=2, channels=70, width=4)
+    layer_cases.check_norm("cpu", dtype, (2, 3, 96), gate_first=True, groups=3)
+    layer_cases.check_norm("cpu", dtype, (1, 9, 2, 384), gate_first=False)
+    layer_cases.check_swiglu("cpu", dtype, tokens=9, width=300)
+    assert len(executed) == 7

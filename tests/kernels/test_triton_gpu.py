@@ -12,6 +12,7 @@ import torch
 
 from dla_kernels.plan import JOIN
 from tests.kernels import compiled_cases as cases
+from tests.kernels import layer_cases
 
 pytestmark = pytest.mark.gpu
 
@@ -101,6 +102,34 @@ def test_gates_of_a_long_sequence(device, kind, capacity, delta):
 @pytest.mark.parametrize("donated", [False, True], ids=["kept", "donated"])
 def test_decode(device, delta, dtype, donated):
     cases.check_decode(device, delta, dtype, donated=donated)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_convolution(device, dtype):
+    layer_cases.check_convolution(device, dtype, time=70, channels=136)
+    layer_cases.check_convolution(device, dtype, batch=1, time=70, channels=136, documents=(1, 2, 30, 3, 1, 33))
+    layer_cases.check_convolution(device, dtype, time=33, channels=70, width=3, bias=False, silu=False)
+    layer_cases.check_continued_convolution(device, dtype, time=1, channels=136, width=4)
+    layer_cases.check_continued_convolution(device, dtype, time=40, channels=70, width=4)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+@pytest.mark.parametrize("gate_first", [True, False], ids=["gate first", "norm first"])
+def test_gated_norm(device, gate_first, dtype):
+    for shape, groups in (
+        ((2, 37, 96), 3),
+        ((1, 37, 3, 40), 1),
+        ((1, 9, 6, 384), 1),
+        ((2, 3, 3072), 1),
+        ((1, 5, 4096), 1),
+    ):
+        layer_cases.check_norm(device, dtype, shape, gate_first=gate_first, groups=groups)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_swiglu(device, dtype):
+    layer_cases.check_swiglu(device, dtype, tokens=37, width=300)
+    layer_cases.check_swiglu(device, dtype, tokens=9, width=4096)
 
 
 def test_same_bits_twice(draw_inputs, make_plan, device):

@@ -20,7 +20,7 @@ TABLES = {
     "used_ptr": (0, SLOTS), "used_end_ptr": (0, SLOTS), "shift_ptr": (-1, SLOTS), "age_ptr": (0, SLOTS - 1),
     "count_ptr": (0, TIME), "entry_ptr": (0, 64), "origin_ptr": (-1, 63), "opened_ptr": (0, 64),
     "final_slot_ptr": (0, SLOTS - 1), "entries_ptr": (0, 64 + 256 * 63),
-    "reached_ptr": (-(2**63), 2**63 - 1), "token_ends_ptr": (0, 1024),
+    "positions_ptr": (0, TIME - 1), "reached_ptr": (-(2**63), 2**63 - 1), "token_ends_ptr": (0, 1024),
 }  # fmt: skip
 """The ranges of the integers that kernels load."""
 
@@ -64,7 +64,32 @@ def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> lis
             else:
                 read_plain._init_fn(k, k, v, weight, shift, scalar, None, past, *ends, keeps)
                 read_plain_backward._init_fn(v, past, k, k, v, weight, shift, scalar, past, *ends, True)
+        if documents is None:
+            around_the_op(batch, time, dtype, delta=delta)
     return launches
+
+
+def around_the_op(batch, time, dtype, *, delta) -> None:
+    """What a layer launches beside the op; its inputs are part of a projection of 2^16 numbers a token."""
+    from dla_kernels.layers.fused.convolution import convolution, convolution_backward
+    from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
+    from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
+
+    channels = HEADS * VALUE_DIM + 2 * KEY_DIM
+    x = torch.empty_strided((batch, time, channels), (time * 2**16, 2**16, 1), dtype=dtype, device="meta")
+    weight, bias = meta(channels, 4, dtype=torch.float32), meta(channels, dtype=torch.float32)
+    positions = meta(time, dtype=torch.int64)
+    convolution._init_fn(x, weight, bias, None, x[:, :3], True)
+    convolution._init_fn(x, weight, bias, positions, None, True)
+    convolution_backward._init_fn(x, x, weight, bias, positions, True)
+    v = x[..., : HEADS * VALUE_DIM]
+    v = v.unflatten(-1, (HEADS, VALUE_DIM)) if delta else v[..., :4096]
+    norm = v, meta(v.shape[-1], dtype=torch.float32), 1e-5, not delta, 1
+    gated_norm._init_fn(v, *norm)
+    gated_norm_backward._init_fn(v, v, *norm)
+    wide = meta(batch, time, 2**15, dtype=dtype)
+    gated_halves._init_fn(wide)
+    gated_halves_backward._init_fn(wide[..., : 2**14], wide)
 
 
 @pytest.mark.parametrize(

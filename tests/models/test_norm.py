@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dla_kernels.layers import gated_norm
 from dla_train.models import norm
 from dla_train.models.norm import GatedRMSNormDeltaNet, GatedRMSNormMamba2, RMSNorm
 
@@ -60,6 +61,8 @@ def test_torch_gets_input_and_weight_of_one_type_which_its_fused_kernel_needs(ki
         seen.append({tensor.dtype for tensor in (x, weight) if tensor is not None})
         return F.rms_norm(x, shape, weight, eps)
 
-    monkeypatch.setattr(norm, "F", type("Functional", (), {"rms_norm": staticmethod(watched), "silu": F.silu}))
+    for module_of_norms in (norm, gated_norm):
+        functions = {"rms_norm": staticmethod(watched), "silu": F.silu}
+        monkeypatch.setattr(module_of_norms, "F", type("Functional", (), functions))
     module(*inputs)
     assert seen == [{torch.float32}]

@@ -74,7 +74,11 @@ def executing(target: str) -> Iterator[set[str]]:
         takes = arguments._obstacle_to_triton(k, v, capacity) is None
         return resolve("triton" if backend == "auto" and takes else backend, k, v, capacity)
 
-    resolve = arguments.resolve_backend
+    def chosen(backend: str, name: str, x: torch.Tensor, obstacle: str | None = None) -> str:
+        takes = (obstacle or arguments._obstacle_on(name, x.device) or arguments._obstacle_of_type(name, x)) is None
+        return choose("triton" if backend == "auto" and takes else backend, name, x, obstacle)
+
+    resolve, choose = arguments.resolve_backend, arguments.torch_or_triton
     with (
         ExitStack() as patches,
         report.on(target),
@@ -84,6 +88,8 @@ def executing(target: str) -> Iterator[set[str]]:
     ):
         for module in ("segmentation.op", "reader.op", "dynamic"):
             patches.enter_context(mock.patch(f"dla_kernels.{module}.resolve_backend", resolved))
+        for module in ("convolution", "gated_norm", "gated_activation"):
+            patches.enter_context(mock.patch(f"dla_kernels.layers.{module}.torch_or_triton", chosen))
         yield ran
 
 

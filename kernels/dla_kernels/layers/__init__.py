@@ -1,0 +1,11 @@
+"""What a layer computes around the op.
+
+In torch these are many passes over the same numbers, and some of what they save for the backward is wider than the
+inputs. In Triton (`fused/`) each number is read once or twice, and only inputs are saved.
+"""
+
+from dla_kernels.layers.convolution import short_convolution
+from dla_kernels.layers.gated_activation import swiglu
+from dla_kernels.layers.gated_norm import gated_rms_norm
+
+__all__ = ["gated_rms_norm", "short_convolution", "swiglu"]

@@ -1,0 +1,99 @@
+"""What the kernels around the op must compute, interpreted, on a GPU or executed on the CPU: outputs and all gradients
+against backend `torch` in float64, whose own tests are in test_layers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dla_kernels import gated_rms_norm, short_convolution, swiglu
+from tests.kernels.inputs import relative_error
+
+ROUNDINGS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Allowed relative error: inputs are exact, and every result is rounded twice at most."""
+
+
+class Drawn:
+    """Random tensors on a device, always the same ones."""
+
+    def __init__(self, device: str, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.generator = torch.Generator().manual_seed(0)
+
+    def tensor(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator).to(self.dtype).to(self.device)
+
+    def part(self, *shape: int) -> Tensor:
+        """Part of a wider tensor, as of a projection: rows of `shape[2:]` lie apart."""
+        batch, time, *row = shape
+        width = torch.Size(row).numel()
+        return self.tensor(batch, time, width + 24)[..., 8 : 8 + width].unflatten(-1, row)
+
+
+def compare(function: Callable[..., Tensor], inputs: list[Tensor], dy: Tensor, allowed: float) -> None:
+    """Check `function(*inputs, backend=...)` and its gradients; the inputs must not be leaves of a graph."""
+    results = []
+    for backend, dtype in (("torch", torch.float64), ("triton", None)):
+        leaves = [x.detach().to(dtype or x.dtype).requires_grad_() for x in inputs]
+        y = function(*leaves, backend=backend)
+        results.append([y, *torch.autograd.grad(y, leaves, dy.to(dtype or dy.dtype))])
+    assert results[1][0].dtype == inputs[0].dtype
+    for i, (exact, found) in enumerate(zip(*results, strict=True)):
+        assert found.shape == exact.shape
+        assert relative_error(found, exact) < allowed, f"result {i}: {relative_error(found, exact):.1e}"
+
+
+def check_convolution(
+    device: str, dtype: torch.dtype, *, batch: int = 2, time: int, channels: int, width: int = 4, bias: bool = True,
+    silu: bool = True, documents: tuple[int, ...] = (),
+) -> None:  # fmt: skip
+    """`documents` are lengths that add up to `time`."""
+    draw = Drawn(device, dtype)
+    x, dy = draw.part(batch, time, channels), draw.tensor(batch, time, channels)
+    draw.dtype = torch.float32
+    parameters = [draw.tensor(channels, width), draw.tensor(channels)][: 1 + bias]
+    positions = torch.cat([torch.arange(n) for n in documents]).to(device) if documents else None
+    activation = "silu" if silu else None
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str) -> Tensor:
+        return short_convolution(x, weight, bias, activation=activation, positions=positions, backend=backend)
+
+    compare(function, [x, *parameters], dy, ROUNDINGS[dtype])
+
+
+def check_continued_convolution(device: str, dtype: torch.dtype, *, time: int, channels: int, width: int) -> None:
+    """Without gradients, the inputs before the first token are read by the kernel; with them, they get theirs."""
+    draw = Drawn(device, dtype)
+    x, history = draw.part(2, time, channels), draw.tensor(2, width - 1, channels)
+    draw.dtype = torch.float32
+    weight = draw.tensor(channels, width)
+
+    def function(x: Tensor, weight: Tensor, history: Tensor, *, backend: str) -> Tensor:
+        return short_convolution(x, weight, activation="silu", history=history, backend=backend)
+
+    exact = function(x.double(), weight.double(), history.double(), backend="torch")
+    with torch.no_grad():
+        found = function(x, weight, history, backend="triton")
+    assert relative_error(found, exact) < ROUNDINGS[dtype]
+    compare(function, [x, weight, history], draw.tensor(2, time, channels).to(dtype), ROUNDINGS[dtype])
+
+
+def check_norm(
+    device: str, dtype: torch.dtype, shape: tuple[int, ...], *, gate_first: bool, groups: int = 1
+) -> None:  # fmt: skip
+    draw = Drawn(device, dtype)
+    x, gate, dy = draw.tensor(*shape), draw.part(*shape), draw.tensor(*shape)
+    draw.dtype = torch.float32
+    weight = draw.tensor(shape[-1])
+
+    def function(x: Tensor, gate: Tensor, weight: Tensor, *, backend: str) -> Tensor:
+        return gated_rms_norm(x, gate, weight, 1e-5, gate_first=gate_first, groups=groups, backend=backend)
+
+    compare(function, [x, gate, weight], dy, ROUNDINGS[dtype])
+
+
+def check_swiglu(device: str, dtype: torch.dtype, *, tokens: int, width: int) -> None:
+    draw = Drawn(device, dtype)
+    compare(swiglu, [draw.part(1, tokens, 2 * width)], draw.tensor(1, tokens, width), ROUNDINGS[dtype])

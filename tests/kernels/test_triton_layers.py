@@ -1,0 +1,101 @@
+"""What layers compute around the op, interpreted, on odd shapes: no block is full."""
+
+import pytest
+import torch
+
+from dla_kernels import gated_rms_norm, short_convolution, swiglu
+from tests.kernels import layer_cases as cases
+from tests.kernels.poisoned_memory import poisoned_memory
+
+pytestmark = pytest.mark.interpret
+TYPES = [torch.float32, torch.float16]
+"""In the interpreter bfloat16 is wrong; test_triton_executed.py has it."""
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    with poisoned_memory():
+        yield
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("time", "channels", "width"), [(1, 5, 4), (2, 64, 4), (33, 70, 4), (65, 130, 2), (40, 16, 1)])
+@pytest.mark.parametrize("silu", [True, False], ids=["silu", "linear"])
+def test_convolution(dtype, time, channels, width, silu):
+    cases.check_convolution("cpu", dtype, time=time, channels=channels, width=width, silu=silu, bias=time % 2 == 1)
+
+
+@pytest.mark.parametrize("silu", [True, False], ids=["silu", "linear"])
+def test_convolution_of_documents(silu):
+    lengths = (1, 2, 30, 3, 1, 33)
+    cases.check_convolution("cpu", torch.float32, batch=1, time=70, channels=9, silu=silu, documents=lengths)
+
+
+@pytest.mark.parametrize("time", [1, 2, 3, 40])
+def test_convolution_that_goes_on(time):
+    cases.check_continued_convolution("cpu", torch.float32, time=time, channels=70, width=4)
+
+
+@pytest.mark.parametrize("what", ["x", "dy"])
+def test_what_is_not_finite_stays_in_its_document(what):
+    x, weight, dy = torch.randn(1, 9, 3).requires_grad_(), torch.randn(3, 4).requires_grad_(), torch.randn(1, 9, 3)
+    positions = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
+    with torch.no_grad():
+        (x if what == "x" else dy)[:, 3:6] = torch.nan
+    y = short_convolution(x, weight, activation="silu", positions=positions, backend="triton")
+    dx = torch.autograd.grad(y, x, dy)[0]
+    assert y[:, 3:6].isnan().all() == (what == "x")
+    assert dx[:, 3:6].isnan().all()
+    for other in (y, dx):
+        assert other[:, :3].isfinite().all()
+        assert other[:, 6:].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("gate_first", [True, False], ids=["gate first", "norm first"])
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((2, 5, 96), 1), ((1, 1, 70), 1), ((2, 7, 96), 3), ((1, 9, 3, 40), 1), ((2, 3, 2, 200), 1), ((1, 3, 3072), 1)],
+    ids=str,
+)
+def test_gated_norm(dtype, shape, groups, gate_first):
+    cases.check_norm("cpu", dtype, shape, gate_first=gate_first, groups=groups)
+
+
+def test_gated_norm_of_more_rows_than_programs(monkeypatch):
+    monkeypatch.setattr("dla_kernels.layers.fused.gated_norm.PROGRAMS", 3)
+    monkeypatch.setattr("dla_kernels.layers.fused.gated_norm.NUMBERS", 32)
+    cases.check_norm("cpu", torch.float32, (1, 41, 2, 16), gate_first=False)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("tokens", "width"), [(1, 1), (9, 300), (16, 256)])
+def test_swiglu(dtype, tokens, width):
+    cases.check_swiglu("cpu", dtype, tokens=tokens, width=width)
+
+
+def test_opcheck():
+    from dla_kernels.layers.fused.convolution import convolution
+    from dla_kernels.layers.fused.gated_activation import gated_halves
+    from dla_kernels.layers.fused.gated_norm import gated_norm
+
+    x, gate = (torch.randn(1, 6, 8).requires_grad_() for _ in range(2))
+    weight, bias, scale = (torch.randn(shape).requires_grad_() for shape in ((8, 4), (8,), (8,)))
+    torch.library.opcheck(convolution, (x, weight, bias, torch.arange(6), None, True))
+    torch.library.opcheck(convolution, (x, weight, None, None, None, False))
+    torch.library.opcheck(gated_norm, (x, gate, scale, 1e-5, True, 2))
+    torch.library.opcheck(gated_halves, (x,))
+
+
+def test_compiled():
+    x = torch.randn(1, 6, 8).requires_grad_()
+    weight, scale = torch.randn(8, 4), torch.randn(8)
+
+    def call(x):
+        y = short_convolution(x, weight, activation="silu", backend="triton")
+        y = gated_rms_norm(y, x, scale, 1e-5, gate_first=True, backend="triton")
+        return swiglu(y, backend="triton").square().sum()
+
+    eager = torch.autograd.grad(call(x), x)
+    compiled = torch.autograd.grad(torch.compile(call, backend="aot_eager", fullgraph=True)(x), x)
+    torch.testing.assert_close(compiled, eager)
