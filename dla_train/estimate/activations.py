@@ -134,12 +134,15 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
             channels = inner + 2 * mixer.groups * mixer.state_dim
             # Input, projection, convolution, v, and what out_proj reads.
             products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
-            return products + _gated_norm(inner, inner // mixer.groups, setting) + 4 * WIDE * heads + _slot_weight(config, setting)
+            norm = _gated_norm(inner, inner // mixer.groups, setting)
+            return products + norm + 4 * WIDE * heads + _slot_weight(config, setting)
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             channels = 2 * keys + values
             products = a * (hidden + channels + values + 2 * heads + convolved * channels + values)
-            unit = a * 2 * keys + copies * 2 * keys + WIDE * 2 * heads
+            unit = a * 2 * keys  # q and k of length one; in torch also copies in float32, and lengths
+            if not setting.is_fused:
+                unit += copies * 2 * keys + WIDE * 2 * heads
             return (
                 products
                 + unit

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dla_kernels import l2_normalize
 from dla_train.models.cache import LinearCache
 from dla_train.models.config import GatedDeltaNetConfig
 from dla_train.models.convolution import ShortConvolution
@@ -13,9 +14,6 @@ from dla_train.models.documents import Documents
 from dla_train.models.memory import make_memory
 from dla_train.models.norm import GatedRMSNormDeltaNet
 from dla_train.models.precision import at_least_float32
-
-L2_EPS = 1e-6
-"""Added to the squared length before the square root, as in the authors' code."""
 
 
 class GatedDeltaNet(nn.Module):
@@ -68,9 +66,8 @@ class GatedDeltaNet(nn.Module):
         qkv, history = self.conv(
             qkv, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
         )
-        qk, v = qkv.split((2 * self.keys, self.values), -1)
-        q, k = _unit(qk.unflatten(-1, (2, self.heads, -1))).unbind(-3)  # [B, T, H, K] each
-        v = v.unflatten(-1, (self.heads, -1))  # [B, T, H, V]
+        q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in qkv.split((self.keys, self.keys, self.values), -1))
+        q, k = l2_normalize(q), l2_normalize(k)  # [B, T, H, K]; v [B, T, H, V]
 
         beta = at_least_float32(b).sigmoid()
         log_decay = -at_least_float32(self.A_log).exp() * F.softplus(at_least_float32(a) + self.dt_bias)
@@ -93,9 +90,3 @@ class GatedDeltaNet(nn.Module):
         if slots is None or history is None:
             return y, None
         return y, LinearCache(conv=history, slots=slots)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """`x` scaled to length one along the last dimension; zero stays zero. Computed in float32."""
-    wide = at_least_float32(x)
-    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + L2_EPS)).to(x.dtype)

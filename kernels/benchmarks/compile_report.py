@@ -202,6 +202,7 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     from dla_kernels.layers.fused.convolution import convolution, convolution_backward
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
+    from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
 
     values, keys = shape.heads * shape.value_dim, shape.groups * shape.key_dim
     x = torch.zeros(1, 64, values + 2 * keys, dtype=dtype)
@@ -218,6 +219,9 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     if width % groups == 0:
         gated_norm(v, v, torch.zeros(width), 1e-5, not shape.delta, groups)
         gated_norm_backward(v, v, v, torch.zeros(width), 1e-5, not shape.delta, groups)
+    k = torch.zeros(1, 64, shape.groups, shape.key_dim, dtype=dtype)
+    unit_rows(k, 1e-6)
+    unit_rows_backward(k, k, 1e-6)
     gated_halves(x[..., : x.shape[2] // 2 * 2])
     gated_halves_backward(x[..., : x.shape[2] // 2], x[..., : x.shape[2] // 2 * 2])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dla_kernels import gated_rms_norm, short_convolution, swiglu
+from dla_kernels import gated_rms_norm, l2_normalize, short_convolution, swiglu
 from tests.kernels.inputs import relative_error
 
 ROUNDINGS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -92,6 +92,11 @@ def check_norm(
         return gated_rms_norm(x, gate, weight, 1e-5, gate_first=gate_first, groups=groups, backend=backend)
 
     compare(function, [x, gate, weight], dy, ROUNDINGS[dtype])
+
+
+def check_l2_norm(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    draw = Drawn(device, dtype)
+    compare(l2_normalize, [draw.part(*shape)], draw.tensor(*shape), ROUNDINGS[dtype])
 
 
 def check_swiglu(device: str, dtype: torch.dtype, *, tokens: int, width: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dla_kernels import gated_rms_norm, short_convolution, swiglu
+from dla_kernels import gated_rms_norm, l2_normalize, short_convolution, swiglu
 
 X, WEIGHT = torch.zeros(1, 6, 8), torch.zeros(8, 4)
 
@@ -36,6 +36,13 @@ def test_gated_norm_in_both_orders(groups):
     torch.testing.assert_close(first, norm(x * F.silu(gate)))
     last = gated_rms_norm(x, gate, weight, 1e-5, gate_first=False, groups=groups)
     torch.testing.assert_close(last, norm(x) * F.silu(gate))
+
+
+def test_l2_norm():
+    x = drawn(3, 5, 8)
+    x[0, 0] = 0
+    torch.testing.assert_close(l2_normalize(x), F.normalize(x, dim=-1), rtol=1e-6, atol=0)
+    assert not l2_normalize(x)[0, 0].any()
 
 
 def test_swiglu():

@@ -127,6 +127,12 @@ def test_gated_norm(device, gate_first, dtype):
 
 
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_l2_norm(device, dtype):
+    for shape in ((1, 37, 6, 192), (2, 5, 3, 40), (1, 4, 4096)):
+        layer_cases.check_l2_norm(device, dtype, shape)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 def test_swiglu(device, dtype):
     layer_cases.check_swiglu(device, dtype, tokens=37, width=300)
     layer_cases.check_swiglu(device, dtype, tokens=9, width=4096)

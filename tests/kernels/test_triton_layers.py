@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dla_kernels import gated_rms_norm, short_convolution, swiglu
+from dla_kernels import gated_rms_norm, l2_normalize, short_convolution, swiglu
 from tests.kernels import layer_cases as cases
 from tests.kernels.poisoned_memory import poisoned_memory
 
@@ -64,8 +64,14 @@ def test_gated_norm(dtype, shape, groups, gate_first):
 
 def test_gated_norm_of_more_rows_than_programs(monkeypatch):
     monkeypatch.setattr("dla_kernels.layers.fused.gated_norm.PROGRAMS", 3)
-    monkeypatch.setattr("dla_kernels.layers.fused.gated_norm.NUMBERS", 32)
+    monkeypatch.setattr("dla_kernels.layers.fused.rows.NUMBERS", 32)
     cases.check_norm("cpu", torch.float32, (1, 41, 2, 16), gate_first=False)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 7), (2, 5, 3, 40), (1, 3, 192)], ids=str)
+def test_l2_norm(dtype, shape):
+    cases.check_l2_norm("cpu", dtype, shape)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -78,6 +84,7 @@ def test_opcheck():
     from dla_kernels.layers.fused.convolution import convolution
     from dla_kernels.layers.fused.gated_activation import gated_halves
     from dla_kernels.layers.fused.gated_norm import gated_norm
+    from dla_kernels.layers.fused.l2_norm import unit_rows
 
     x, gate = (torch.randn(1, 6, 8).requires_grad_() for _ in range(2))
     weight, bias, scale = (torch.randn(shape).requires_grad_() for shape in ((8, 4), (8,), (8,)))
@@ -85,6 +92,7 @@ def test_opcheck():
     torch.library.opcheck(convolution, (x, weight, None, None, None, False))
     torch.library.opcheck(gated_norm, (x, gate, scale, 1e-5, True, 2))
     torch.library.opcheck(gated_halves, (x,))
+    torch.library.opcheck(unit_rows, (x, 1e-6))
 
 
 def test_compiled():
@@ -94,7 +102,7 @@ def test_compiled():
     def call(x):
         y = short_convolution(x, weight, activation="silu", backend="triton")
         y = gated_rms_norm(y, x, scale, 1e-5, gate_first=True, backend="triton")
-        return swiglu(y, backend="triton").square().sum()
+        return swiglu(l2_normalize(y, backend="triton"), backend="triton").square().sum()
 
     eager = torch.autograd.grad(call(x), x)
     compiled = torch.autograd.grad(torch.compile(call, backend="aot_eager", fullgraph=True)(x), x)

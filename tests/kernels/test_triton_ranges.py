@@ -74,6 +74,7 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     from dla_kernels.layers.fused.convolution import convolution, convolution_backward
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
+    from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
 
     channels = HEADS * VALUE_DIM + 2 * KEY_DIM
     x = torch.empty_strided((batch, time, channels), (time * 2**16, 2**16, 1), dtype=dtype, device="meta")
@@ -87,6 +88,8 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     norm = v, meta(v.shape[-1], dtype=torch.float32), 1e-5, not delta, 1
     gated_norm._init_fn(v, *norm)
     gated_norm_backward._init_fn(v, v, *norm)
+    unit_rows._init_fn(v, 1e-6)
+    unit_rows_backward._init_fn(v, v, 1e-6)
     wide = meta(batch, time, 2**15, dtype=dtype)
     gated_halves._init_fn(wide)
     gated_halves_backward._init_fn(wide[..., : 2**14], wide)

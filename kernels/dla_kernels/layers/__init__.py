@@ -7,5 +7,6 @@ inputs. In Triton (`fused/`) each number is read once or twice, and only inputs 
 from dla_kernels.layers.convolution import short_convolution
 from dla_kernels.layers.gated_activation import swiglu
 from dla_kernels.layers.gated_norm import gated_rms_norm
+from dla_kernels.layers.l2_norm import l2_normalize
 
-__all__ = ["gated_rms_norm", "short_convolution", "swiglu"]
+__all__ = ["gated_rms_norm", "l2_normalize", "short_convolution", "swiglu"]

@@ -19,35 +19,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dla_kernels.layers.fused.rows import block_of, load_rows, rows_of, store_rows
 from dla_kernels.operators import operator
 
-NUMBERS = 2048
-"""What a program holds at once, where rows are short enough to let it hold several."""
 PROGRAMS = 1024
 """Programs of a backward launch, for each part of the channels: enough to fill a GPU a few times."""
-
-
-def _rows(x: Tensor) -> Tensor:
-    """`[..., N]` -> `[outer, inner, N]` with channels side by side; rows may lie apart, so mostly nothing is copied."""
-    x = x.reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x.reshape(1, -1, x.shape[-1])
-    return x if x.stride(2) == 1 else x.contiguous()
-
-
-def _sizes(width: int) -> dict[str, int]:
-    """A program's block, `[BR, BN]` of rows of `width` channels."""
-    block = 1 << (width - 1).bit_length()
-    return {"N": width, "BN": block, "BR": max(1, NUMBERS // block)}
 
 
 @operator("dla::gated_rms_norm")
 def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool, groups: int) -> Tensor:
     """y in the shape of x, contiguous; arguments as in `gated_rms_norm`."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    xs, gates, sizes = _rows(x), _rows(gate), _sizes(weight.shape[0] // groups)
+    xs, gates, block = rows_of(x), rows_of(gate), block_of(weight.shape[0] // groups)
     rows = xs.shape[0] * xs.shape[1]
-    gated_norm_kernel[(-(-rows // sizes["BR"]), groups)](
+    gated_norm_kernel[(-(-rows // block["BR"]), groups)](
         xs, gates, weight.contiguous(), y, eps, rows, xs.shape[1], weight.shape[0],
-        xs.stride(0), xs.stride(1), gates.stride(0), gates.stride(1), GATE_FIRST=gate_first, **sizes, num_warps=4,
+        xs.stride(0), xs.stride(1), gates.stride(0), gates.stride(1), GATE_FIRST=gate_first, **block, num_warps=4,
     )  # fmt: skip
     return y
 
@@ -63,15 +50,15 @@ def gated_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, dgate and dweight, in the shapes of x, gate and weight."""
     dx, dgate = (torch.empty(a.shape, dtype=a.dtype, device=a.device) for a in (x, gate))
-    dys, xs, gates, sizes = _rows(dy), _rows(x), _rows(gate), _sizes(weight.shape[0] // groups)
+    dys, xs, gates, block = rows_of(dy), rows_of(x), rows_of(gate), block_of(weight.shape[0] // groups)
     rows = xs.shape[0] * xs.shape[1]
-    steps = -(-rows // (sizes["BR"] * PROGRAMS))
-    programs = -(-rows // (sizes["BR"] * steps))
+    steps = -(-rows // (block["BR"] * PROGRAMS))
+    programs = -(-rows // (block["BR"] * steps))
     sums = torch.empty(programs, weight.shape[0], dtype=torch.float32, device=x.device)
     gated_norm_backward_kernel[(programs, groups)](
         dys, xs, gates, weight.contiguous(), dx, dgate, sums, eps, rows, xs.shape[1], weight.shape[0], steps,
         dys.stride(0), dys.stride(1), xs.stride(0), xs.stride(1), gates.stride(0), gates.stride(1),
-        GATE_FIRST=gate_first, **sizes, num_warps=4,
+        GATE_FIRST=gate_first, **block, num_warps=4,
     )  # fmt: skip
     return dx, dgate, sums.sum(0).to(weight.dtype)
 
@@ -94,14 +81,6 @@ gated_norm.register_autograd(_backward, setup_context=_setup)
 
 
 @triton.jit
-def load_rows(ptr, row, rows, inner, outer_stride, inner_stride, channel, is_channel):
-    """`[BR, BN]` float32 of the tensor at `ptr`, zeros where there is no row or channel."""
-    offset = row // inner * outer_stride + row % inner * inner_stride
-    is_there = (row < rows)[:, None] & is_channel[None, :]
-    return tl.load(ptr + offset[:, None] + channel[None, :], mask=is_there, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def gated_norm_kernel(
     x_ptr, gate_ptr, weight_ptr, y_ptr, eps, rows, inner, channels, x_outer, x_inner, gate_outer, gate_inner,
     N: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, GATE_FIRST: tl.constexpr,
@@ -117,8 +96,7 @@ def gated_norm_kernel(
     y = u * tl.rsqrt(tl.sum(u * u, 1) / N + eps)[:, None] * weight[None, :]
     if not GATE_FIRST:
         y *= opening
-    is_there = (row < rows)[:, None] & is_channel[None, :]
-    tl.store(y_ptr + (row * channels)[:, None] + channel[None, :], y.to(y_ptr.dtype.element_ty), mask=is_there)
+    store_rows(y_ptr, y, row, rows, channels, channel, is_channel)
 
 
 @triton.jit
@@ -153,8 +131,6 @@ def gated_norm_backward_kernel(
             dx = r * (g - x * (r * r * (tl.sum(g * x, 1) / N)[:, None]))
             dweight += dy * x * r * opening
         dgate = dopening * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-        is_there = (row < rows)[:, None] & is_channel[None, :]
-        offset = (row * channels)[:, None] + channel[None, :]
-        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=is_there)
-        tl.store(dgate_ptr + offset, dgate.to(dgate_ptr.dtype.element_ty), mask=is_there)
+        store_rows(dx_ptr, dx, row, rows, channels, channel, is_channel)
+        store_rows(dgate_ptr, dgate, row, rows, channels, channel, is_channel)
     tl.store(sums_ptr + program * channels + channel, tl.sum(dweight, 0), mask=is_channel)
