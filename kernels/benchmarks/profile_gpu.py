@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from bench_cases import CALM, DENSE, SHAPES, TYPE, Case, call_of, draw
+from layer_step import layer_step, torch_around_the_op
 from torch.profiler import ProfilerActivity, profile
 
 from dla_kernels import multi_state_attention, segment
@@ -48,6 +49,14 @@ def show(title: str, rows: dict[str, tuple[float, int]], most: int) -> None:
         print(f"  {ms:8.3f} ms {100 * ms / total:5.1f} %  {launches:4d} x  {name}")
 
 
+def profile_layer(shape: str, tokens: int, slots: int, most: int) -> None:
+    """Profiles a layer with kernels around the op, and with torch there."""
+    step = layer_step(shape, tokens, slots, "cuda")
+    show(f"a layer of {shape}, forward and backward", kernels_of(step), most)
+    with torch_around_the_op():
+        show("the same with torch around the op", kernels_of(step), most)
+
+
 def main() -> int:
     """Profiles segmenting, decoding, forward, and forward with backward, at one shape."""
     parser = argparse.ArgumentParser(description="Show where the op's time goes on this GPU.")
@@ -58,10 +67,14 @@ def main() -> int:
     parser.add_argument("--dense", action="store_true", help="a boundary at nearly every token, not at every sixteenth")
     parser.add_argument("--rows", type=int, default=14, help="kernels to show")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=VALUE", help="tile sizes, as tile=128 warps=4")
+    parser.add_argument("--layer", action="store_true", help="a training step of a whole layer instead of the op alone")
     chosen = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to profile", file=sys.stderr)
         return 1
+    if chosen.layer:
+        profile_layer(chosen.shape, chosen.tokens, chosen.slots, chosen.rows)
+        return 0
     shape = SHAPES[chosen.shape]
     inputs = draw(shape, chosen.tokens, chosen.slots, TYPE, noise=DENSE if chosen.dense else CALM)
     leaves = {name: x.requires_grad_() for name, x in inputs.items()}

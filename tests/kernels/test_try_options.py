@@ -31,11 +31,11 @@ def other_kernel(x):
 def try_options(monkeypatch):
     """The script as a module."""
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    for name in ("bench_cases", "profile_gpu", "try_options"):
+    for name in ("bench_cases", "layer_step", "profile_gpu", "try_options"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("try_options")
     yield module
-    for name in ("bench_cases", "profile_gpu", "try_options"):
+    for name in ("bench_cases", "layer_step", "profile_gpu", "try_options"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
