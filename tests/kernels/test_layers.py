@@ -65,6 +65,7 @@ def test_autocast_does_not_reach_in():
         (lambda: short_convolution(X, WEIGHT.T), r"weight has shape \(4, 8\); it must be \[8, W\]"),
         (lambda: short_convolution(X, WEIGHT, X[0, 0, :4]), r"bias has shape \(4,\); it must be \(8,\)"),
         (lambda: short_convolution(X, WEIGHT, positions=torch.arange(5)), r"positions has shape \(5,\); it must be"),
+        (lambda: short_convolution(X, WEIGHT, positions=X[0, :, 0]), "positions has type torch.float32"),
         (lambda: short_convolution(X, WEIGHT, history=X), r"history has shape \(1, 6, 8\); it must be \(1, 3, 8\)"),
         (lambda: short_convolution(X, WEIGHT, activation="gelu"), "activation is 'gelu'; it must be 'silu' or None"),
         (

@@ -85,6 +85,8 @@ def _check(
     for name, given in (("weight", weight), ("bias", bias), ("positions", positions), ("history", history)):
         if given is not None and given.device != x.device:
             raise ValueError(f"{name} is on {given.device} and x on {x.device}; they must be on one device")
+    if positions is not None and positions.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"positions has type {positions.dtype}; it must be int32 or int64")
     if activation not in (None, "silu"):
         raise ValueError(f"activation is {activation!r}; it must be 'silu' or None")
     if positions is not None and history is not None:
