@@ -366,6 +366,35 @@ def test_the_recipe_can_come_from_the_run_folder(cli, run):
     assert (run / "checkpoints" / "step-00000007").is_dir()
 
 
+@pytest.mark.parametrize("spoil", [lambda text: b"", lambda text: text[:300], lambda text: b"\xff" + text])
+def test_a_spoilt_recipe_of_a_run_is_named_and_the_run_goes_on_without_it(cli, micro_recipe, run, spoil):
+    recipe = run / "recipe.yaml"
+    whole = recipe.read_bytes()
+    recipe.write_bytes(spoil(whole))
+    before = _content(run)
+    for command in (
+        ["fit", "--recipe", micro_recipe, "training.steps=6"],
+        ["fit", "--run-dir", run, "--resume", "auto"],
+        ["generate", "--checkpoint", run, "--prompt", "alpha"],
+    ):
+        done = cli(*command)
+        assert done.code == 2
+        assert "Nothing else of the run is lost. Move runs/micro/recipe.yaml away and give the recipe again" in done.err
+    assert _content(run) == before
+    recipe.unlink()
+    refused = _fit(cli, micro_recipe, "--resume", "auto", "optimizer.lr=1")
+    assert "is a checkpoint of another recipe: optimizer.lr 0.01 there and 1.0 here" in refused.err
+    assert _fit(cli, micro_recipe, "--resume", "auto").code == 0
+    assert recipe.read_bytes() == whole
+
+
+def test_a_run_in_the_current_folder_has_its_name(cli, run, monkeypatch):
+    monkeypatch.chdir(run)
+    done = cli("fit", "--run-dir", ".", "--resume", "auto", "training.steps=7")
+    assert done.code == 0, done.err
+    assert done.out.startswith("\n# micro\n")
+
+
 def test_a_folder_without_a_checkpoint_may_be_deleted(cli, micro_recipe):
     done = _fit(cli, micro_recipe, "optimizer.lr=1e30", "training.max_nonfinite=0", "schedule.warmup=0")
     assert done.code == 1
