@@ -7,7 +7,7 @@ from dla_train.checkpoints.resume import forbidden_changes, listed
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.typed import plain
 from dla_train.errors import UsageError
-from dla_train.runs.environment import begun_at
+from dla_train.runs.environment import begun_at, has_gone_on
 from dla_train.runs.folder import RunFolder
 from dla_train.runs.metrics_file import read_rows
 from dla_train.runs.saved_recipe import saved_recipe
@@ -54,7 +54,8 @@ def require_nothing_lost(folder: RunFolder) -> None:
     step = max((row["step"] for row in read_rows(folder.metrics)), default=0)
     # Even when written in the background, the first checkpoint is complete before the second is begun.
     steps = step - begun_at(folder.environment)
-    if not folder.report_text.is_file() and (every is None or steps <= 2 * every):
+    came_far = every is not None and steps > 2 * every
+    if not (came_far or has_gone_on(folder.environment) or folder.report_text.is_file()):
         return
     raise UsageError(
         f"the run in {folder} came to step {step:,}, and there is no checkpoint in {folder.checkpoints}: they were "

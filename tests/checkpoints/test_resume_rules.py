@@ -310,6 +310,45 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(cli, micr
     assert done.code == 0, done.err
 
 
+def _lose_checkpoints(run):
+    (run / "report.md").unlink()
+    shutil.rmtree(run / "checkpoints")
+
+
+def test_a_run_that_has_gone_on_once_had_a_checkpoint_however_far_it_came(cli, micro_recipe, run):
+    assert cli("fit", "--recipe", micro_recipe, "--resume", "auto", "training.steps=7").code == 0
+    _lose_checkpoints(run)
+    for resume in ("auto", "never"):
+        done = cli("fit", "--recipe", micro_recipe, "--resume", resume, "training.steps=7")
+        assert done.code == 2
+        assert "the run in runs/micro came to step 7, and there is no checkpoint" in done.err
+
+
+def test_a_start_that_is_killed_at_once_is_not_taken_to_have_come_far(cli, micro_recipe, run, monkeypatch):
+    _lose_checkpoints(run)
+    arguments = ["--resume", "auto", "checkpoint.every=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr("dla_train.training.fit.record_start", lambda *_, **__: 1 // 0)
+        assert _fit(cli, micro_recipe, *arguments).code == 1
+    done = _fit(cli, micro_recipe, *arguments)
+    assert done.code == 0, done.err
+
+
+def test_a_run_that_branches_off_twice_has_come_as_far_as_the_last_time(cli, micro_recipe, run):
+    """The first time it was killed before it had a checkpoint of its own."""
+    branch = ["--run-dir", "branch", "checkpoint.every=1"]
+    assert _fit(cli, micro_recipe, *branch, "--resume", run / "checkpoints/step-00000004").code == 0
+    _lose_checkpoints(Path("branch"))
+    environment = Path("branch/environment.json")
+    (start,) = json.loads(environment.read_text())["starts"]
+    assert (start["first_step"], start["goes_on"]) == (4, False)
+    environment.write_text(json.dumps({"starts": [{**start, "first_step": 0}, start]}))
+    done = _fit(cli, micro_recipe, *branch, "--resume", f"auto:{run / 'checkpoints/step-00000004'}")
+    assert done.code == 0, done.err
+    with open("branch/metrics.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["5", "5", "6", "6"]
+
+
 def test_a_place_for_checkpoints_that_is_none_is_named(cli, micro_recipe):
     Path("runs/micro").mkdir(parents=True)
     Path("runs/micro/.lock").touch()
