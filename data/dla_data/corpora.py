@@ -17,7 +17,8 @@ from typing import NamedTuple
 from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.readers.files import files_below
-from dla_data.text_files import TEXT_SUFFIXES, said_of_left_out
+from dla_data.readers.kinds import said_of_files
+from dla_data.text_files import TEXT_SUFFIXES
 
 # Tests are repetitive and hold deliberately broken text; the rest is not the standard library's own source.
 _STDLIB_LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
@@ -50,8 +51,8 @@ class CorpusSource(ABC):
         """Yield every document in the corpus's fixed order; names left out as unreadable are appended to `skipped`."""
 
     @property
-    def left_out(self) -> str | None:
-        """What is not read of what a user may take for part of the corpus, in words; None for nothing."""
+    def remark(self) -> str | None:
+        """What is read and what is not, in words, where a user may expect something else; None elsewhere."""
         return None
 
 
@@ -96,11 +97,12 @@ class TextCorpus(CorpusSource):
         return text_documents(self.path, self.suffixes)
 
     @property
-    def left_out(self) -> str | None:
+    def remark(self) -> str | None:
         if not (root := Path(self.path)).is_dir():
             return None
         chosen, others = _text_files(root, self.suffixes)
-        return f"{root}: {said_of_left_out(others, len(chosen))}" if others else None
+        said = said_of_files(chosen, others)
+        return said and f"{root}: {said}"
 
 
 def stdlib_documents(skipped: list[str] | None = None) -> Iterator[Document]:
