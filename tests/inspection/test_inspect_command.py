@@ -16,10 +16,8 @@ TEXT = 'alpha béta </script><b>"gamma"\n delta 😀 state slot\n' * 4
 
 
 @pytest.fixture
-def run_folder(cli, micro_recipe, tmp_path):
+def run_folder(run_folder, tmp_path):
     (tmp_path / "story.txt").write_text(TEXT)
-    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
-    assert done.code == 0, done.err
 
 
 def data_of(page):
