@@ -406,7 +406,7 @@ def test_the_recipe_can_come_from_the_run_folder(cli, run):
 
 
 @pytest.mark.parametrize("spoil", [lambda text: b"", lambda text: text[:300], lambda text: b"\xff" + text])
-def test_a_spoilt_recipe_of_a_run_is_named_and_the_run_goes_on_without_it(cli, micro_recipe, run, spoil):
+def test_a_spoiled_recipe_of_a_run_is_named_and_the_run_goes_on_without_it(cli, micro_recipe, run, spoil):
     recipe = run / "recipe.yaml"
     whole = recipe.read_bytes()
     recipe.write_bytes(spoil(whole))

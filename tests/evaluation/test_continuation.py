@@ -39,7 +39,7 @@ def test_a_drawn_text_does_not_depend_on_its_company() -> None:
     assert texts(model, PROMPTS, max_tokens=12, seed=8) != together
 
 
-def test_neighbouring_seeds_share_no_texts() -> None:
+def test_neighboring_seeds_share_no_texts() -> None:
     """One prompt many times, as many texts as draws: nothing but the random sources tells them apart."""
     model = model_of("mamba2")
     drawn = [tuple(text) for seed in range(4) for text in texts(model, [[3, 1]] * 8, max_tokens=12, seed=seed)]
