@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from dla_data.counted import counted
 from dla_data.errors import DataError
-from dla_data.readers.files import files_below
+from dla_data.readers.files import files_below, is_data_file
 from dla_data.readers.kinds import said_of_files
 from dla_data.text_files import TEXT_SUFFIXES
 
@@ -158,10 +158,11 @@ def text_documents(path: str | os.PathLike[str], suffixes: tuple[str, ...] = TEX
 
 
 def _text_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The files below `root` that end in one of `suffixes`, and the others, by path relative to it, sorted."""
+    """The files below `root` that end in one of `suffixes`, and all else there (also a pipe, from which reading would
+    wait forever), by path relative to it, sorted."""
     names = [path.relative_to(root).as_posix() for path in files_below(root)]
-    chosen = [name for name in names if name.endswith(suffixes)]
-    return chosen, [name for name in names if not name.endswith(suffixes)]
+    chosen = [name for name in names if name.endswith(suffixes) and is_data_file(root / name)]
+    return chosen, sorted(set(names).difference(chosen))
 
 
 def _relative_files(root: Path, left_out: frozenset[str]) -> list[str]:

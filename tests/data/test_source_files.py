@@ -136,6 +136,22 @@ def test_a_text_of_another_kind_that_is_read_is_named(tmp_path: Path, caplog: py
     assert caplog.messages == [corpus.remark]
 
 
+def test_a_pipe_is_no_text_and_is_not_waited_for(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    corpus = TextCorpus(tmp_path)
+    assert [document.name for document in corpus.documents()] == ["a.txt"]
+    assert corpus.remark == f"{tmp_path}: 1 file read, 1 of other kinds left out (1 .txt): b.txt"
+
+
+def test_a_link_that_leads_back_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "a.txt")
+    (tmp_path / "loop").symlink_to(".")
+    for _ in range(3):
+        assert names(tmp_path) == ["a.txt"]
+    assert caplog.text.count("leads back to") == 1
+
+
 def test_what_is_left_out_is_named_in_one_line() -> None:
     many = [f"{number}{suffix}" for number, suffix in enumerate([".a", ".a", ".b", ".c", ".d", ".e"])]
     assert said_of_files(["0.txt"], many) == (

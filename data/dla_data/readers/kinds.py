@@ -40,7 +40,8 @@ def _kinds(names: Sequence[str]) -> Counter[str]:
 
 
 def _kind(name: str) -> str:
-    return kind_of(PurePath(name)) or "without a suffix"
+    path = PurePath(name)
+    return kind_of(path) + (path.suffix if path.suffix in COMPRESSED_SUFFIXES else "") or "without a suffix"
 
 
 def _listed(kinds: Counter[str]) -> str:
