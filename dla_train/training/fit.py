@@ -1,5 +1,6 @@
 """One run from beginning to end: start, train, report."""
 
+import errno
 import logging
 import os
 import shlex
@@ -117,9 +118,14 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         log = start_log(folder.log if ranks.is_first else folder.log_of(ranks.rank))
         try:
             return _run(loaded, folder, store, start, ranks, placement if several else None)
-        except Exception:
+        except Exception as error:
             _LOGGER.debug("the run failed", exc_info=True)  # for the log; the caller decides what the user sees
-            raise
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunError(
+                f"{error.filename or f'a file in {folder}'} could not be written: {error.strerror}. "
+                f"{store.last_words()} Make room there, then go on with --resume auto."
+            ) from error
         finally:
             logging.getLogger().removeHandler(log)
             log.close()

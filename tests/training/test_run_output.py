@@ -1,6 +1,7 @@
 """What a finished run leaves and says."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -85,6 +87,20 @@ def test_the_error_of_a_run_is_not_replaced_by_that_of_its_log(cli, micro_recipe
     done = cli("fit", "--recipe", micro_recipe, "training.steps=4")
     assert done.code == 1
     assert "dla-train: error: no row can be written\n" in done.err
+
+
+def test_no_room_for_tensorboard_is_told_with_what_is_saved(cli, micro_recipe, monkeypatch):
+    def refuse(self, numbers, step):
+        if step == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardLogger, "log_metrics", refuse)
+    done = cli("fit", "--recipe", micro_recipe, "logging.tensorboard=true")
+    assert done.code == 1
+    assert (
+        "dla-train: error: a file in runs/micro could not be written: No space left on device. The newest checkpoint "
+        "is that of step 4. Make room there, then go on with --resume auto.\n" in done.err
+    )
 
 
 def test_metrics_have_every_step_and_the_memories(run):
