@@ -86,6 +86,15 @@ def test_a_finished_run_shows_its_report_again_and_changes_nothing_of_it(cli, mi
         assert before[run / name] == (run / name).read_bytes()
 
 
+def test_a_finished_run_that_has_lost_its_metrics_says_why_there_is_no_report(cli, micro_recipe, run):
+    for name in ("report.md", "metrics.csv"):
+        (run / name).unlink()
+    done = _fit(cli, micro_recipe, "--resume", "auto")
+    assert done.code == 1
+    assert "dla-train: error: there is no report to write: runs/micro/metrics.csv has no step of this run" in done.err
+    assert cli("fit", "--recipe", micro_recipe, "--resume", "auto", "training.steps=7").code == 0
+
+
 def test_other_settings_of_the_report_write_it_anew(cli, micro_recipe, run):
     before = _content(run)
     settings = ["report.bigram=false", "report.prompt=gamma", "report.temperature=0"]
