@@ -125,7 +125,7 @@ class CheckpointStore:
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer, when the disk is full
             shutil.rmtree(unfinished, ignore_errors=True)
             raise RunError(
-                f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
+                f"the checkpoint of step {step} could not be written to {self.folder}: {str(error).rstrip('.')}. "
                 f"{self.last_words()} Make room or permission there, then go on with --resume auto."
             ) from error
         except BaseException:

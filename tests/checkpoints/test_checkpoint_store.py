@@ -68,6 +68,8 @@ def test_a_full_disk_is_a_clear_failure_that_leaves_nothing(store):
     message = r"checkpoint of step 20 could not be written .*No space left.* The newest checkpoint is that of step 10\."
     with pytest.raises(RunError, match=message), store.new(20, IDENTITY):
         raise OSError(28, "No space left on device")
+    with pytest.raises(RunError, match=r" 20 .*: Parent directory of it does not exist\. The"), store.new(20, IDENTITY):
+        raise RuntimeError("Parent directory of it does not exist.")  # as torch says when the folder was removed
     assert [path.name for path in store.folder.iterdir()] == ["step-00000010"]
 
 
