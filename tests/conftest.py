@@ -107,6 +107,13 @@ def cli(cache_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
+def run_folder(cli: Callable[..., Finished], micro_recipe: Path) -> None:
+    """A run folder `run`, of four steps and without validation."""
+    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
+    assert done.code == 0, done.err
+
+
+@pytest.fixture
 def start_process(cache_directory: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `python ARGUMENTS` in `tmp_path`; for what only an interpreter of its own can show, as a run then begins
     with imports of 13 s. All else: `fork_process`."""

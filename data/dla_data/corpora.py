@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from dla_data.counted import counted
 from dla_data.errors import DataError
-from dla_data.readers.files import files_below
-from dla_data.text_files import TEXT_SUFFIXES, said_of_left_out
+from dla_data.readers.files import files_below, is_data_file
+from dla_data.readers.kinds import said_of_files
+from dla_data.text_files import TEXT_SUFFIXES
 
 # Tests are repetitive and hold deliberately broken text; the rest is not the standard library's own source.
 _STDLIB_LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
@@ -50,8 +51,8 @@ class CorpusSource(ABC):
         """Yield every document in the corpus's fixed order; names left out as unreadable are appended to `skipped`."""
 
     @property
-    def left_out(self) -> str | None:
-        """What is not read of what a user may take for part of the corpus, in words; None for nothing."""
+    def remark(self) -> str | None:
+        """What is read and what is not, in words, where a user may expect something else; None elsewhere."""
         return None
 
 
@@ -96,11 +97,12 @@ class TextCorpus(CorpusSource):
         return text_documents(self.path, self.suffixes)
 
     @property
-    def left_out(self) -> str | None:
+    def remark(self) -> str | None:
         if not (root := Path(self.path)).is_dir():
             return None
         chosen, others = _text_files(root, self.suffixes)
-        return f"{root}: {said_of_left_out(others, len(chosen))}" if others else None
+        said = said_of_files(chosen, others)
+        return said and f"{root}: {said}"
 
 
 def stdlib_documents(skipped: list[str] | None = None) -> Iterator[Document]:
@@ -156,10 +158,11 @@ def text_documents(path: str | os.PathLike[str], suffixes: tuple[str, ...] = TEX
 
 
 def _text_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The files below `root` that end in one of `suffixes`, and the others, by path relative to it, sorted."""
+    """The files below `root` that end in one of `suffixes`, and all else there (also a pipe, from which reading would
+    wait forever), by path relative to it, sorted."""
     names = [path.relative_to(root).as_posix() for path in files_below(root)]
-    chosen = [name for name in names if name.endswith(suffixes)]
-    return chosen, [name for name in names if not name.endswith(suffixes)]
+    chosen = [name for name in names if name.endswith(suffixes) and is_data_file(root / name)]
+    return chosen, sorted(set(names).difference(chosen))
 
 
 def _relative_files(root: Path, left_out: frozenset[str]) -> list[str]:

@@ -76,8 +76,8 @@ def prepare_corpus(
         _LOGGER.warning(
             "%d files are not UTF-8 and were skipped: %s", len(inventory.skipped), ", ".join(inventory.skipped)
         )
-    if source.left_out is not None:
-        _LOGGER.info("%s", source.left_out)
+    if (remark := source.remark) is not None:
+        _LOGGER.info("%s", remark)
     root = cache_root() if cache_dir is None else Path(cache_dir).absolute()
     split = Split.of(inventory.names)
     target = root / "corpora" / f"{source.label}-{vocab_size}-{_key(inventory, split, vocab_size)}"

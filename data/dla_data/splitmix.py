@@ -1,4 +1,4 @@
-"""The finaliser of splitmix64: integer arithmetic modulo 2^64, the same on every platform and in every version."""
+"""The finalizer of splitmix64: integer arithmetic modulo 2^64, the same on every platform and in every version."""
 
 import numpy as np
 import numpy.typing as npt

@@ -67,8 +67,9 @@ class StepMetrics(Callback):
         self.validation: dict[str, Any] = {}
         self._loss = torch.zeros((), dtype=torch.float64)
         self._seconds_before = 0.0  # of earlier starts of this run
-        self._began = self._step_began = time.monotonic()
-        self._pauses = 0.0  # within the current step: saving and validating
+        self._began = time.monotonic()
+        self._step_began = self._clock()
+        self._validating = 0.0  # seconds of it within the current step
         self._takes_distributions = self._looks = False  # in the current step
 
     def state_dict(self) -> dict[str, Any]:
@@ -90,8 +91,9 @@ class StepMetrics(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clocks."""
         self.throughput.start(pl_module.device, trainer.world_size)
-        self._began = self._step_began = time.monotonic()
-        self._pauses = -self.checkpointing.seconds
+        self._began = time.monotonic()
+        self._step_began = self._clock()
+        self._validating = 0.0
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
@@ -123,9 +125,9 @@ class StepMetrics(Callback):
         self._loss = self._loss + outputs["loss"].double()  # divided by their number already
         if not ends_step(trainer, batch_idx):
             return
-        now = time.monotonic()
-        step_seconds = now - self._step_began - self._pauses - self.checkpointing.seconds
-        self._step_began, self._pauses = now, -self.checkpointing.seconds
+        now = self._clock()
+        step_seconds = now - self._step_began - self._validating
+        self._step_began, self._validating = now, 0.0
         seen = self.watch.collect(trainer.strategy)
         consumed = self.consumed(trainer.global_step)
         self.train = {
@@ -147,7 +149,7 @@ class StepMetrics(Callback):
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Watch the memories through the whole validation."""
-        self._pauses -= time.monotonic()
+        self._validating -= self._clock()
         self.watch.is_active = True
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -168,7 +170,7 @@ class StepMetrics(Callback):
         self._write(trainer, self.validation)
         if seen:
             self.memories.write(trainer.global_step, VALIDATION, seen, trainer.logger)
-        self._pauses += time.monotonic()
+        self._validating += self._clock()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Close the outputs; no more rows are written."""
@@ -186,6 +188,10 @@ class StepMetrics(Callback):
         if trainer.logger is not None:
             numbers = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
             trainer.logger.log_metrics(numbers, step=row["step"])
+
+    def _clock(self) -> float:
+        """A time in seconds that stands still while training does for saving, in a validation, too."""
+        return time.monotonic() - self.checkpointing.seconds
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began

@@ -5,13 +5,12 @@ from typing import Any
 
 from dla_train.checkpoints.resume import forbidden_changes, listed
 from dla_train.checkpoints.store import CheckpointStore
-from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import LoadedRecipe, load
 from dla_train.config.typed import plain
 from dla_train.errors import UsageError
-from dla_train.runs.environment import begun_at
+from dla_train.runs.environment import begun_at, has_gone_on
 from dla_train.runs.folder import RunFolder
 from dla_train.runs.metrics_file import read_rows
+from dla_train.runs.saved_recipe import saved_recipe
 
 
 def is_begun(folder: Path) -> bool:
@@ -27,7 +26,7 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
     Raises:
         UsageError: lists the keys that differ, with both values.
     """
-    saved = _saved(folder)
+    saved = saved_recipe(folder)
     if changed := forbidden_changes(plain(saved.recipe), recipe):
         advice = (
             "(and --resume PATH to branch off at a checkpoint), or use the recipe of that run."
@@ -51,11 +50,12 @@ def require_nothing_lost(folder: RunFolder) -> None:
     """
     if not folder.is_run():
         return
-    every = _saved(folder).recipe.checkpoint.every
+    every = saved_recipe(folder).recipe.checkpoint.every
     step = max((row["step"] for row in read_rows(folder.metrics)), default=0)
     # Even when written in the background, the first checkpoint is complete before the second is begun.
     steps = step - begun_at(folder.environment)
-    if not folder.report_text.is_file() and (every is None or steps <= 2 * every):
+    came_far = every is not None and steps > 2 * every
+    if not (came_far or has_gone_on(folder.environment) or folder.report_text.is_file()):
         return
     raise UsageError(
         f"the run in {folder} came to step {step:,}, and there is no checkpoint in {folder.checkpoints}: they were "
@@ -80,9 +80,3 @@ def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
             f"{folder} already holds this run, {state}: --resume auto {goes_on}. "
             "Another run needs another folder: --run-dir DIR."
         )
-
-
-def _saved(folder: RunFolder) -> LoadedRecipe:
-    """The recipe of a run's latest start."""
-    text = folder.recipe.read_text(encoding="utf-8")
-    return load(RecipeFile(folder.path.name, text, str(folder.recipe)), begun=True)

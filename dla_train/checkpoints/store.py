@@ -63,6 +63,8 @@ class Checkpoint:
             DamagedCheckpoint: says why.
             RunError: the files cannot be read, which says nothing about whether the checkpoint is sound.
         """
+        if self.folder.is_file():
+            raise DamagedCheckpoint("it is a file, and a checkpoint is a directory")
         try:
             manifest = Manifest.read(self.folder)
             manifest.check_files(self.folder)
@@ -123,7 +125,7 @@ class CheckpointStore:
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer, when the disk is full
             shutil.rmtree(unfinished, ignore_errors=True)
             raise RunError(
-                f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
+                f"the checkpoint of step {step} could not be written to {self.folder}: {str(error).rstrip('.')}. "
                 f"{self.last_words()} Make room or permission there, then go on with --resume auto."
             ) from error
         except BaseException:
@@ -171,19 +173,27 @@ class CheckpointStore:
                 hidden = self.folder / f"{_UNFINISHED}removed-{checkpoint.folder.name}"
                 # Renamed first, so that it disappears at once: a kill in the middle of rmtree would leave half of it.
                 os.rename(checkpoint.folder, hidden)
-                shutil.rmtree(hidden, ignore_errors=True)
+                _remove(hidden)
 
     def set_aside(self, checkpoint: Checkpoint) -> Path:
         """Rename a damaged checkpoint, so that it is neither tried again nor counted, but can still be examined."""
         aside = self.folder / f"{_SET_ASIDE}{checkpoint.folder.name}"
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
         os.rename(checkpoint.folder, aside)
         return aside
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes left half written."""
         for path in self.folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory with all that is in it, or what has its name and is none: a file, a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _seal(folder: Path, step: int, identity: RunIdentity, consumed: Consumed | None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dla_train.cli.device import device_named
 from dla_train.cli.out_folder import a_folder, require_unused
 from dla_train.errors import UsageError
-from dla_train.evaluation.built_in.catalogue import BUILT_IN
+from dla_train.evaluation.built_in.catalog import BUILT_IN
 from dla_train.evaluation.lm_tasks.names import require_possible
 from dla_train.evaluation.prompts import read_text
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     from dla_train.evaluation.find import find_trained
 
     found = find_trained(options.checkpoint)
-    from dla_train.evaluation.built_in.catalogue import open_task  # imports torch, after all checks that do not need it
+    from dla_train.evaluation.built_in.catalog import open_task  # imports torch, after all checks that do not need it
     from dla_train.evaluation.built_in.task import Asked
     from dla_train.evaluation.trained import load_trained
 

@@ -99,6 +99,7 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     from dla_train.config.catalog import find
     from dla_train.config.load import load
     from dla_train.runs.folder import RunFolder
+    from dla_train.runs.saved_recipe import saved_recipe
 
     if options.recipe is not None:
         file = find(options.recipe)
@@ -110,8 +111,8 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
     folder = RunFolder(options.run_dir)
     if not folder.is_run():
         raise UsageError(f"{options.run_dir} holds no run to take the recipe from: give --recipe NAME_OR_PATH.")
-    loaded = load(find(str(folder.recipe)), settings, begun=is_begun(options.run_dir))
-    return replace(loaded, name=options.run_dir.name)
+    name = saved_recipe(folder).name  # without the settings: what is wrong with them is not the file's fault
+    return replace(load(find(str(folder.recipe)), settings, begun=is_begun(options.run_dir)), name=name)
 
 
 def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:

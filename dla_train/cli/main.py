@@ -34,6 +34,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    _open_closed_output()
     _let_output_be_any_text()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # anything else. Torch reads this variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _require_current_folder()
         parser = _parser()
         arguments = [_decoded(argument) for argument in arguments]
         _require_command(arguments)
@@ -89,6 +91,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _open_closed_output() -> None:
+    """Discard what is written to an output that was closed beforehand (`>&-`), as some schedulers do. Otherwise a flush
+    would fail, and the next file that is opened would get its number and whatever a library prints."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open for as long as we run
+
+
+def _require_current_folder() -> None:
+    """Refuse to run in a folder that was removed: relative paths mean nothing there, and torch cannot be loaded.
+
+    Raises:
+        UsageError: says what to do.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder was removed. Change to one that is there, with cd.") from error
 
 
 def _let_output_be_any_text() -> None:

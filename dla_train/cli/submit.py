@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 The job trains in the run folder with `dla-train fit --resume auto` (with --resume PATH: `auto:PATH`). Warned before its
-time limit, preempted or failed, it goes back into the queue and on from its newest checkpoint; finished, cancelled or
+time limit, preempted or failed, it goes back into the queue and on from its newest checkpoint; finished, canceled or
 refused (exit code 2), it does not.
 
 examples:

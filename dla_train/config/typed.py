@@ -271,8 +271,8 @@ def _described(annotation: Any) -> str:
         return f"one of {', '.join(map(str, typing.get_args(bare)))}{optional}"
     if typing.get_origin(bare) in (tuple, list):
         arguments = typing.get_args(bare)
-        count = "" if Ellipsis in arguments or typing.get_origin(bare) is list else f"{len(arguments)} values, each "
-        return f"a list of {count}{_described(arguments[0])}{optional}"
+        count = "" if Ellipsis in arguments or typing.get_origin(bare) is list else f"{len(arguments)} "
+        return f"a list of {count}values, each {_described(arguments[0])}{optional}"
     return _SIMPLE.get(bare, (str(bare), ""))[0] + optional
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from dla_train.checkpoints.manifest import DamagedCheckpoint
 from dla_train.checkpoints.resume import newest_sound
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
-from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import LoadedRecipe, load
+from dla_train.config.load import LoadedRecipe
 from dla_train.errors import RunError, UsageError
 from dla_train.runs.folder import RunFolder
+from dla_train.runs.saved_recipe import saved_recipe
 
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
@@ -52,9 +52,7 @@ def find_trained(path: Path) -> Found:
     match = _CHECKPOINT.fullmatch(place.name)
     named = Checkpoint(int(match[1]), _written_like(path, place)) if match else None
     checkpoint = _sound(named, folder)
-    text = folder.recipe.read_text(encoding="utf-8")
-    loaded = load(RecipeFile(_run_of(place).name, text, str(folder.recipe)), begun=True)
-    return Found(loaded, checkpoint, folder)
+    return Found(saved_recipe(folder), checkpoint, folder)
 
 
 def require_folder(path: Path) -> None:

@@ -1,9 +1,8 @@
 """Whether a finished run has the report that its recipe asks for."""
 
-from dla_train.config.catalog import RecipeFile
-from dla_train.config.load import load
 from dla_train.config.recipe import Recipe
 from dla_train.runs.folder import RunFolder
+from dla_train.runs.saved_recipe import saved_recipe
 
 
 def has_report_for(recipe: Recipe, folder: RunFolder) -> bool:
@@ -13,6 +12,5 @@ def has_report_for(recipe: Recipe, folder: RunFolder) -> bool:
     """
     if not folder.is_run() or not folder.report_text.is_file():
         return False
-    text = folder.recipe.read_text(encoding="utf-8")
-    saved = load(RecipeFile(folder.path.name, text, str(folder.recipe)), begun=True).recipe
+    saved = saved_recipe(folder).recipe
     return saved.report == recipe.report and saved.training.steps == recipe.training.steps

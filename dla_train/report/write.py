@@ -9,6 +9,7 @@ import torch
 
 from dla_train import atomic_files
 from dla_train.config.load import LoadedRecipe
+from dla_train.errors import RunError
 from dla_train.models import LanguageModel
 from dla_train.report.facts import gather
 from dla_train.report.loss_picture import draw_losses
@@ -25,9 +26,16 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
 
     Args:
         loaded: the recipe. folder: of the run. start: gives the data. model: trained, on the CPU.
+    Raises:
+        RunError: `metrics.csv` has no training step, because it was removed since.
     """
     recipe = loaded.recipe
     rows = read_rows(folder.metrics)
+    if not any(row["split"] == TRAIN for row in rows):
+        raise RunError(
+            f"there is no report to write: {folder.metrics} has no step of this run, which is finished. Bring the file "
+            "back, or train on with more training.steps. Without it, too, generate, eval and export take the model."
+        )
     bigram = None
     if recipe.report.bigram and recipe.training.validates and (tokens := start.data.tokens_to_count()) is not None:
         bigram = bigram_loss(tokens, start.data.validation_windows, recipe.data.vocab_size)

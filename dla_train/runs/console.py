@@ -7,7 +7,10 @@ tables).
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
+
+_LOGGER = logging.getLogger(__name__)
 
 _QUIET = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 
@@ -42,6 +45,24 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that is not worth a run: where it cannot be written, that is said once, without a traceback, and neither
+    ends the run nor replaces the error with which it ends."""
+
+    _is_said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by `logging` in the place of an error."""
+        if not self._is_said:
+            self._is_said = True  # first: the warning comes here, too
+            _LOGGER.warning("%s cannot be written (%s): lines are missing there.", self.baseFilename, sys.exc_info()[1])
+
+    def close(self) -> None:
+        """Close the file; what could not be written by then is lost."""
+        with suppress(OSError):
+            super().close()
+
+
 def start_console() -> None:
     """Show what our packages and warnings say on standard error."""
     root = logging.getLogger()
@@ -72,7 +93,7 @@ def quiet_lightning() -> None:
 def start_log(path: Path) -> logging.Handler:
     """Also append everything to `path`, with time and logger name; returns the handler, to be closed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler

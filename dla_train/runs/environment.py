@@ -27,18 +27,20 @@ _PACKAGES = (
 )
 
 
-def record_start(path: Path, *, step: int, device: str, threads: int) -> None:
+def record_start(path: Path, *, step: int, goes_on: bool, device: str, threads: int) -> None:
     """Add an entry for this process to `environment.json`.
 
     Args:
         path: the file.
-        step: where this start begins. device: what it trains on. threads: of the CPU.
+        step: where this start begins. goes_on: whether it has that step from a checkpoint of this run folder.
+        device: what it trains on. threads: of the CPU.
     """
     starts = _earlier(path)
     starts.append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "first_step": step,
+            "goes_on": goes_on,
             "command": shlex.join(sys.argv),
             "folder": os.getcwd(),
             "host": socket.gethostname(),
@@ -61,9 +63,16 @@ def last_start(path: Path) -> dict[str, Any] | None:
 
 
 def begun_at(path: Path) -> int:
-    """The step at which the run whose starts `path` lists began: 0, or the step where it branched off."""
-    starts = _earlier(path)
-    return starts[0]["first_step"] if starts else 0
+    """The step at which the run whose starts `path` lists began: 0, or the step where it branched off. If it did so
+    more than once, because it had no checkpoint of its own yet, the last time counts."""
+    beginnings = [start["first_step"] for number, start in enumerate(_earlier(path)) if not _goes_on(start, number)]
+    return beginnings[-1] if beginnings else 0
+
+
+def has_gone_on(path: Path) -> bool:
+    """Whether the last start that `path` lists went on from a checkpoint of the run itself, as far as is recorded."""
+    last = last_start(path)
+    return last is not None and last.get("goes_on", False)
 
 
 def commit() -> str | None:
@@ -91,6 +100,11 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _goes_on(start: dict[str, Any], number: int) -> bool:
+    """Earlier versions did not record it: then all starts but the first count as going on."""
+    return start.get("goes_on", number > 0)
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:

@@ -43,6 +43,10 @@ ANSWER_ACCURACY = "answer_accuracy"
 """A further column of runs on synthetic tasks: the share of validation answers that are correct."""
 
 
+RowKey = tuple[int, str]
+"""Step and split of a row, which no other row has; in the order of the rows, as training comes first by name, too."""
+
+
 class MetricsFile:
     """Appends rows; one object per start of a run.
 
@@ -51,7 +55,7 @@ class MetricsFile:
         columns: further columns after `FIRST_COLUMNS`.
         step: the step that training continues from; later rows are dropped.
     Attributes:
-        found: number of rows that the file had before any was dropped.
+        found: the rows that the file had before any was dropped.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
@@ -61,7 +65,7 @@ class MetricsFile:
             aside = path.with_name(f"{path.name}.unreadable")
             os.replace(path, aside)
             _LOGGER.warning("%s has no rows that can be read: it is kept as %s, and a new one begins.", path, aside)
-        self.found = len(rows)
+        self.found = [key_of(row) for row in rows]
         kept = [row for row in rows if row["step"] <= step] if step else []
         atomic_files.write_text(path, _lines([dict(zip(self.columns, self.columns, strict=True)), *kept], self.columns))
         self._file = AppendedFile(path)
@@ -77,6 +81,11 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def key_of(row: dict[str, Any]) -> RowKey:
+    """What tells a row from all others."""
+    return row["step"], row["split"]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

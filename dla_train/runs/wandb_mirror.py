@@ -1,8 +1,9 @@
 """Weights & Biases (`logging.wandb`): mirrors the rows of `metrics.csv` to a W&B run, which continues when ours does.
 
-W&B numbers the rows that it has, and each row has a fixed place in `metrics.csv`, however often the run was killed and
-resumed. So each start sends exactly the rows that W&B lacks: steps never go back, and what an earlier start could not
-send is sent later. Any failure of W&B is only a warning; training continues.
+W&B numbers the rows that it has, and `SentRows` tells which these are. So each start sends exactly the later rows of
+`metrics.csv`: steps never go back, and what an earlier start could not send is sent later. Where a run that goes back
+to an earlier checkpoint validates at other steps than before, W&B keeps the validations that it has of the steps
+between. Any failure of W&B is only a warning; training continues.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 import logging
 import os
 import secrets
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dla_train import atomic_files
-from dla_train.runs.metrics_file import read_rows
+from dla_train.runs.metrics_file import RowKey, key_of, read_rows
+from dla_train.runs.wandb_rows import SentRows
 
 if TYPE_CHECKING:
     import wandb
@@ -39,22 +42,28 @@ class WandbMirror:
 
     Args:
         config: of the recipe. folder: of the run; names the W&B run, and keeps its id and W&B's own files.
-        recipe: as plain values, for W&B's config. found: number of rows that `metrics.csv` had before it was cut.
+        recipe: as plain values, for W&B's config. found: the rows that `metrics.csv` had before it was cut.
     """
 
-    def __init__(self, config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], found: int) -> None:
-        self._rows = self._sent = 0
+    def __init__(self, config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], found: list[RowKey]) -> None:
+        self._sent = SentRows()
+        self._rows = self._has = 0
         self._run: wandb.Run | None = None
         try:
             before = _read_state(folder)
-            state = {"id": before["id"], "rows": max(before["rows"], found)} if before else {"id": _new_id(), "rows": 0}
-            atomic_files.write_text(folder.wandb_state, json.dumps(state) + "\n")
-            self._run = _open(config, folder, recipe, state["id"])
+            state = before or _State(_new_id())
+            if before:
+                state.rows = max(state.rows, state.sent.count + len(state.sent.later(found)))
+            state.write(folder)
+            self._run = _open(config, folder, recipe, state.id)
             if self._run.disabled:
                 self._run = None
                 return
             # Offline, W&B does not know which rows earlier starts have sent.
-            self._sent = state["rows"] if self._run.offline else self._run.starting_step
+            self._has = state.rows if self._run.offline else self._run.starting_step
+            self._sent = state.sent = state.sent.at(self._has, found)
+            self._rows = self._sent.count
+            state.write(folder)
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
             place = f"offline, in {self._run.dir.removesuffix('/files')}" if self._run.offline else self._run.url
@@ -66,8 +75,10 @@ class WandbMirror:
 
     def append(self, row: dict[str, Any]) -> None:
         """Send the next row of `metrics.csv`, unless W&B has it already."""
-        place, self._rows = self._rows, self._rows + 1
-        if self._run is None or place < self._sent:
+        if self._run is None or not self._sent.precede(key_of(row)):
+            return
+        number, self._rows = self._rows, self._rows + 1
+        if number < self._has:
             return
         numbers = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
         try:
@@ -143,12 +154,31 @@ def _open(config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], run_id
         return start("offline")
 
 
-def _read_state(folder: RunFolder) -> dict[str, Any] | None:
+@dataclass
+class _State:
+    """The content of `wandb.json`.
+
+    Attributes:
+        id: of the W&B run. rows: how many were logged for it by earlier starts. sent: as the last start found it.
+    """
+
+    id: str
+    rows: int = 0
+    sent: SentRows = field(default_factory=SentRows)
+
+    def write(self, folder: RunFolder) -> None:
+        """Write it to the run folder."""
+        content = {"id": self.id, "rows": self.rows, "sent": [self.sent.count, self.sent.last]}
+        atomic_files.write_text(folder.wandb_state, json.dumps(content) + "\n")
+
+
+def _read_state(folder: RunFolder) -> _State | None:
     try:
         state = json.loads(folder.wandb_state.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return {"id": str(state["id"]), "rows": int(state["rows"])}
+    count, last = state.get("sent", (0, None))  # earlier versions took the rows to have fixed numbers
+    return _State(str(state["id"]), int(state["rows"]), SentRows(int(count), None if last is None else tuple(last)))
 
 
 def _new_id() -> str:

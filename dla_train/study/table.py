@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Key = tuple[str, str, int]
-_COLOURS = ["#777777", "#c8501e", "#c79a1b", "#1f5a99", "#5b9bd5", "#9467bd", "#2a8c55"]
+_COLORS = ["#777777", "#c8501e", "#c79a1b", "#1f5a99", "#5b9bd5", "#9467bd", "#2a8c55"]
 
 
 def group(results: Sequence[dict[str, Any]]) -> dict[Key, dict[str, list[dict[str, Any]]]]:
@@ -51,11 +51,11 @@ def draw(path: Path, results: Sequence[dict[str, Any]]) -> None:
         for variant, runs in variants.items():
             sizes = sorted(int(size) for size in runs[0]["right"])
             means = [statistics.mean(run["right"][str(size)] for run in runs) for size in sizes]
-            colour = _COLOURS[known.index(variant) % len(_COLOURS)]
-            axis.plot(range(len(sizes)), means, marker="o", markersize=4, color=colour, label=variant)
+            color = _COLORS[known.index(variant) % len(_COLORS)]
+            axis.plot(range(len(sizes)), means, marker="o", markersize=4, color=color, label=variant)
             for run in runs if len(runs) > 1 else ():
                 values = [run["right"][str(size)] for size in sizes]
-                axis.plot(range(len(sizes)), values, ".", markersize=3, color=colour, alpha=0.5)
+                axis.plot(range(len(sizes)), values, ".", markersize=3, color=color, alpha=0.5)
             axis.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axis.set(title=f"{task}, {backbone}, state {state}", ylim=(-0.02, 1.02))
         axis.set_xlabel("pairs" if task == "mqar" else "segments")

@@ -1,5 +1,6 @@
 """One run from beginning to end: start, train, report."""
 
+import errno
 import logging
 import os
 import shlex
@@ -117,9 +118,14 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         log = start_log(folder.log if ranks.is_first else folder.log_of(ranks.rank))
         try:
             return _run(loaded, folder, store, start, ranks, placement if several else None)
-        except Exception:
+        except Exception as error:
             _LOGGER.debug("the run failed", exc_info=True)  # for the log; the caller decides what the user sees
-            raise
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunError(
+                f"{error.filename or f'a file in {folder}'} could not be written: {error.strerror}. "
+                f"{store.last_words()} Make room there, then go on with --resume auto."
+            ) from error
         finally:
             logging.getLogger().removeHandler(log)
             log.close()
@@ -146,6 +152,12 @@ def _run(
     ending = Ending(recipe.training.steps, recipe.training.max_minutes)
     if start.step < recipe.training.steps:
         ranks.first(lambda: store.require_room(checkpoint_bytes(recipe)))
+    watch = MemoryWatch(model)
+    further = [ANSWER_ACCURACY] if start.data.has_answers else []
+    columns = [*further, *source_columns(start.data.consumed(start.step).by_source)]
+    own_step = 0 if start.branch else start.step  # rows of an attempt that left no checkpoint are not this run's
+    # Cut back before the new recipe is written, beside which older rows would seem to have lost their checkpoints.
+    file = MetricsFile(folder.metrics, [*columns, *watch.columns], own_step) if ranks.is_first else None
     ranks.first(lambda: _write_beginning(loaded, folder, store, start))
     _announce(loaded, folder, start, model, placement)
 
@@ -157,16 +169,12 @@ def _run(
     )
     saved_step = None if start.branch else start.step
     checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), saved_step, ranks)
-    watch = MemoryWatch(model)
-    further = [ANSWER_ACCURACY] if start.data.has_answers else []
-    columns = [*further, *source_columns(start.data.consumed(start.step).by_source)]
-    file = MetricsFile(folder.metrics, [*columns, *watch.columns], start.step) if ranks.is_first else None
     mirror = _wandb(recipe, folder, file)
     metrics = StepMetrics(
         file,
         mirror,
         watch,
-        MemoryLog(MemoryFile(folder.memory, start.step) if ranks.is_first and watch.layers else None),
+        MemoryLog(MemoryFile(folder.memory, own_step) if ranks.is_first and watch.layers else None),
         recipe.logging,
         _throughput(recipe, start.data),
         checkpointing,
@@ -323,7 +331,8 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
         if loaded.recipe.training.accelerator == "cpu" or not torch.cuda.is_available()
         else torch.cuda.get_device_name()
     )
-    record_start(folder.environment, step=start.step, device=device, threads=torch.get_num_threads())
+    goes_on = start.point is not None and start.branch is None
+    record_start(folder.environment, step=start.step, goes_on=goes_on, device=device, threads=torch.get_num_threads())
     store.remove_leftovers()
     for checkpoint in start.point.damaged if start.point else ():
         _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))

@@ -68,6 +68,8 @@ def test_a_full_disk_is_a_clear_failure_that_leaves_nothing(store):
     message = r"checkpoint of step 20 could not be written .*No space left.* The newest checkpoint is that of step 10\."
     with pytest.raises(RunError, match=message), store.new(20, IDENTITY):
         raise OSError(28, "No space left on device")
+    with pytest.raises(RunError, match=r" 20 .*: Parent directory of it does not exist\. The"), store.new(20, IDENTITY):
+        raise RuntimeError("Parent directory of it does not exist.")  # as torch says when the folder was removed
     assert [path.name for path in store.folder.iterdir()] == ["step-00000010"]
 
 
@@ -128,6 +130,11 @@ def _flip_a_bit(folder):
     path.write_bytes(content)
 
 
+def _put_a_file_in_its_place(folder):
+    shutil.rmtree(folder)
+    folder.write_text("half a copy")
+
+
 def _edit_manifest(**changes):
     """As a program would that writes another manifest: with the checksum of its own fields."""
 
@@ -164,7 +171,8 @@ DAMAGE = {
         r"is not that of a checkpoint of dla-train",
     ),
     "later version": (_edit_manifest(version=2), r"it has format version 2, and this program reads 1"),
-    "unknown field": (_edit_manifest(colour="red"), r"does not have the fields of version 1"),
+    "unknown field": (_edit_manifest(color="red"), r"does not have the fields of version 1"),
+    "a file": (_put_a_file_in_its_place, r"it is a file, and a checkpoint is a directory"),
     "another step": (_edit_manifest(step=30), r"its manifest says step 30"),
     "file outside": (
         _edit_manifest(files={"../x": {"bytes": 1, "sha256": ""}}),
@@ -220,6 +228,21 @@ def test_a_damaged_checkpoint_is_set_aside_and_replaced(store):
     _write(store, 20, b"new")
     assert store.all()[0].verify().files["state.ckpt"]["bytes"] == 3
     assert (store.folder / "damaged-step-00000020").is_dir()
+
+
+def test_a_file_with_the_name_of_a_checkpoint_goes_the_ways_of_one(store):
+    file = store.folder / "step-00000020"
+    _write(store, 10)
+    for content in ("copy", "another copy"):
+        file.write_text(content)
+        assert store.set_aside(store.all()[0]).read_text() == content
+    _write(store, 20)
+    _truncate(file)
+    assert store.set_aside(store.all()[0]).is_dir(), "in place of the file"
+    file.write_text("copy")
+    _write(store, 30)
+    store.prune(CheckpointConfig(keep_last=1))
+    assert sorted(path.name for path in store.folder.iterdir()) == ["damaged-step-00000020", "step-00000030"]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_a_finished_run_shows_its_report_again_and_changes_nothing_of_it(cli, mi
         assert before[run / name] == (run / name).read_bytes()
 
 
+def test_a_finished_run_that_has_lost_its_metrics_says_why_there_is_no_report(cli, micro_recipe, run):
+    for name in ("report.md", "metrics.csv"):
+        (run / name).unlink()
+    done = _fit(cli, micro_recipe, "--resume", "auto")
+    assert done.code == 1
+    assert "dla-train: error: there is no report to write: runs/micro/metrics.csv has no step of this run" in done.err
+    assert cli("fit", "--recipe", micro_recipe, "--resume", "auto", "training.steps=7").code == 0
+
+
 def test_other_settings_of_the_report_write_it_anew(cli, micro_recipe, run):
     before = _content(run)
     settings = ["report.bigram=false", "report.prompt=gamma", "report.temperature=0"]
@@ -310,6 +319,45 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(cli, micr
     assert done.code == 0, done.err
 
 
+def _lose_checkpoints(run):
+    (run / "report.md").unlink()
+    shutil.rmtree(run / "checkpoints")
+
+
+def test_a_run_that_has_gone_on_once_had_a_checkpoint_however_far_it_came(cli, micro_recipe, run):
+    assert cli("fit", "--recipe", micro_recipe, "--resume", "auto", "training.steps=7").code == 0
+    _lose_checkpoints(run)
+    for resume in ("auto", "never"):
+        done = cli("fit", "--recipe", micro_recipe, "--resume", resume, "training.steps=7")
+        assert done.code == 2
+        assert "the run in runs/micro came to step 7, and there is no checkpoint" in done.err
+
+
+def test_a_start_that_is_killed_at_once_is_not_taken_to_have_come_far(cli, micro_recipe, run, monkeypatch):
+    _lose_checkpoints(run)
+    arguments = ["--resume", "auto", "checkpoint.every=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr("dla_train.training.fit.record_start", lambda *_, **__: 1 // 0)
+        assert _fit(cli, micro_recipe, *arguments).code == 1
+    done = _fit(cli, micro_recipe, *arguments)
+    assert done.code == 0, done.err
+
+
+def test_a_run_that_branches_off_twice_has_come_as_far_as_the_last_time(cli, micro_recipe, run):
+    """The first time it was killed before it had a checkpoint of its own."""
+    branch = ["--run-dir", "branch", "checkpoint.every=1"]
+    assert _fit(cli, micro_recipe, *branch, "--resume", run / "checkpoints/step-00000004").code == 0
+    _lose_checkpoints(Path("branch"))
+    environment = Path("branch/environment.json")
+    (start,) = json.loads(environment.read_text())["starts"]
+    assert (start["first_step"], start["goes_on"]) == (4, False)
+    environment.write_text(json.dumps({"starts": [{**start, "first_step": 0}, start]}))
+    done = _fit(cli, micro_recipe, *branch, "--resume", f"auto:{run / 'checkpoints/step-00000004'}")
+    assert done.code == 0, done.err
+    with open("branch/metrics.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["5", "5", "6", "6"]
+
+
 def test_a_place_for_checkpoints_that_is_none_is_named(cli, micro_recipe):
     Path("runs/micro").mkdir(parents=True)
     Path("runs/micro/.lock").touch()
@@ -364,6 +412,35 @@ def test_the_recipe_can_come_from_the_run_folder(cli, run):
     assert done.code == 0, done.err
     assert "going on from step 6" in done.err
     assert (run / "checkpoints" / "step-00000007").is_dir()
+
+
+@pytest.mark.parametrize("spoil", [lambda text: b"", lambda text: text[:300], lambda text: b"\xff" + text])
+def test_a_spoiled_recipe_of_a_run_is_named_and_the_run_goes_on_without_it(cli, micro_recipe, run, spoil):
+    recipe = run / "recipe.yaml"
+    whole = recipe.read_bytes()
+    recipe.write_bytes(spoil(whole))
+    before = _content(run)
+    for command in (
+        ["fit", "--recipe", micro_recipe, "training.steps=6"],
+        ["fit", "--run-dir", run, "--resume", "auto"],
+        ["generate", "--checkpoint", run, "--prompt", "alpha"],
+    ):
+        done = cli(*command)
+        assert done.code == 2
+        assert "Nothing else of the run is lost. Move runs/micro/recipe.yaml away and give the recipe again" in done.err
+    assert _content(run) == before
+    recipe.unlink()
+    refused = _fit(cli, micro_recipe, "--resume", "auto", "optimizer.lr=1")
+    assert "is a checkpoint of another recipe: optimizer.lr 0.01 there and 1.0 here" in refused.err
+    assert _fit(cli, micro_recipe, "--resume", "auto").code == 0
+    assert recipe.read_bytes() == whole
+
+
+def test_a_run_in_the_current_folder_has_its_name(cli, run, monkeypatch):
+    monkeypatch.chdir(run)
+    done = cli("fit", "--run-dir", ".", "--resume", "auto", "training.steps=7")
+    assert done.code == 0, done.err
+    assert done.out.startswith("\n# micro\n")
 
 
 def test_a_folder_without_a_checkpoint_may_be_deleted(cli, micro_recipe):

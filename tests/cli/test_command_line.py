@@ -181,3 +181,22 @@ def test_a_fault_of_ours_is_owned_up_to(cli, monkeypatch):
     assert "--debug shows where" in done.err
     with pytest.raises(ZeroDivisionError):
         cli("recipes", "--debug")
+
+
+def test_an_output_that_was_closed_beforehand_is_done_without(tmp_path):
+    command = [sys.executable, "-m", "dla_train", "show", "tiny"]
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert bool(done.stdout) == (closed == "2>&-")
+        assert not done.stderr
+
+
+def test_a_current_folder_that_was_removed_is_named(cli, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = cli("show", "tiny")
+    assert done.code == 2
+    assert "the current folder was removed. Change to one that is there, with cd." in done.err

@@ -1,6 +1,5 @@
 """`dla-train eval` with built-in tasks, as a user types it."""
 
-import importlib.util
 import json
 
 import pytest
@@ -9,19 +8,10 @@ from PIL import Image
 from dla_train.evaluation.built_in import needles
 
 
-@pytest.fixture
-def run_folder(cli, micro_recipe):
-    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
-    assert done.code == 0, done.err
-
-
 @pytest.mark.usefixtures("run_folder")
-def test_tables_figures_and_pictures(cli, tmp_path, monkeypatch):
+def test_tables_figures_and_pictures(cli, tmp_path, monkeypatch, hide_lm_eval):
     monkeypatch.setattr(needles, "SUITE", {"single 1": "niah_single_1", "single 2": "niah_single_2"})
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name, *more)
-    )
+    hide_lm_eval()
     names = ["perplexity-by-position", "needles"]
     asked = ["eval", "--checkpoint", "run", "--tasks", ",".join(names), "--limit", 1, "--lengths", "1K,600"]
     (tmp_path / "long.txt").write_text("alpha beta gamma delta. " * 1000)
@@ -47,7 +37,7 @@ def test_tables_figures_and_pictures(cli, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("run_folder")
-def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
+def test_what_is_wrong_is_named(cli, tmp_path, hide_lm_eval):
     checkpoint = ["--checkpoint", "run"]
     position = [*checkpoint, "--tasks", "perplexity-by-position"]
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
@@ -71,10 +61,7 @@ def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
         assert done.code == 2, arguments
         assert message in done.err
         assert done.out == ""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name, *more)
-    )
+    hide_lm_eval()
     for name, guess in [("needels", "needles"), ("change_point", "change-point"), ("paper-ruller", "paper-ruler")]:
         done = cli("eval", *checkpoint, "--tasks", name)
         assert done.code == 2

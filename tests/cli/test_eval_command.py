@@ -1,6 +1,5 @@
 """`dla-train eval` as a user types it, on a run of this process and rows of this folder."""
 
-import importlib.util
 import json
 
 import pytest
@@ -20,9 +19,7 @@ ROWS = [{"question": f"alpha {word}", "choices": ["beta", "zzz qqq"], "label": 0
 
 
 @pytest.fixture
-def run_folder(cli, micro_recipe, tmp_path):
-    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
-    assert done.code == 0, done.err
+def run_folder(run_folder, tmp_path):
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "words.yaml").write_text(TASK)
 
@@ -59,7 +56,7 @@ def test_one_list_holds_both_kinds_of_tasks(cli, tmp_path):
 
 
 @pytest.mark.usefixtures("run_folder")
-def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
+def test_what_is_wrong_is_named(cli, tmp_path, hide_lm_eval):
     (tmp_path / "file").touch()
     (tmp_path / "empty.yaml").write_text(TASK.replace("words.jsonl", "none.jsonl"))
     checkpoint = ["--checkpoint", "run"]
@@ -78,10 +75,7 @@ def test_what_is_wrong_is_named(cli, tmp_path, monkeypatch):
         assert done.code == 2, arguments
         assert message in done.err
         assert done.out == ""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name, *more)
-    )
+    hide_lm_eval()
     done = cli("eval", *checkpoint, *words)
     assert done.code == 2
     assert "pip install 'dla-train[eval]'" in done.err

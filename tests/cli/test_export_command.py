@@ -9,12 +9,6 @@ import torch
 from dla_train import load_model
 
 
-@pytest.fixture
-def run_folder(cli, micro_recipe):
-    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
-    assert done.code == 0, done.err
-
-
 @pytest.mark.usefixtures("run_folder")
 def test_the_folder_is_the_checkpoint(cli, tmp_path, monkeypatch):
     done = cli("export", "--checkpoint", "run", "--to", "out/model")

@@ -9,12 +9,6 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 
-@pytest.fixture
-def run_folder(cli, micro_recipe):
-    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
-    assert done.code == 0, done.err
-
-
 @pytest.mark.usefixtures("run_folder")
 def test_the_text_on_standard_output_and_the_speed_on_standard_error(cli, tmp_path, monkeypatch):
     generate = ["generate", "--checkpoint", "run", "--max-tokens", 20]

@@ -131,7 +131,7 @@ def test_a_lost_node(jobs, undisturbed):
     assert jobs.losses() == undisturbed
 
 
-def test_cancelled_it_saves_and_ends_for_good(jobs):
+def test_canceled_it_saves_and_ends_for_good(jobs):
     job = jobs.submit()
     with jobs.standing_still(job, until=signal.SIGTERM):
         jobs.slurm.call("scancel", job)

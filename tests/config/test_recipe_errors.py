@@ -30,6 +30,11 @@ def _line(text, fragment):
         ("lr: 1e-2", "lr: 1e-2, betas: [0.9, inf]", "optimizer.betas are [0.9, inf]; each must be at least 0"),
         ("hidden: 16", "hidden: 100000000", "model.hidden is 100000000; it must be at most 16,777,216"),
         ("lr: 1e-2", "lr: 1, betas: [0.9]", "optimizer.betas must be a list of 2 values, each a finite number"),
+        (
+            "window: 24",
+            "window: 24, suffixes: .txt",
+            "data.suffixes must be a list of values, each a text, but is '.txt'.",
+        ),
         ("lr: 1e-2", "lr: 1, betas: {a: 1}", "optimizer.betas must be a list of 2 values, each a finite number"),
         ("lr: 1e-2", "lr: 1, betas: [[0.9], 0.9]", "optimizer.betas must be a list of 2 values, each a finite number"),
         ("kind: cosine", "kind: [cosine]", "schedule.kind must be one of cosine, linear, wsd, constant, but is ['cos"),

@@ -146,7 +146,8 @@ def test_a_directory_is_read_sorted_and_says_what_it_leaves_out(
         "b/2.jsonl.zst",
         "z.txt",
     ]
-    assert "4 files read, 2 of other kinds left out" in caplog.text
+    read = "1 .parquet, 1 .jsonl.gz, 1 .jsonl.zst and 1 more kind: b/10.jsonl.gz, b/2.jsonl.zst, z.txt"
+    assert f"4 files read ({read}), 2 of other kinds left out" in caplog.text
     assert sum(len(list(reader.documents())) for reader in readers) == 3 * len(TEXTS) + 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from dla_data.corpora import TextCorpus
 from dla_data.errors import DataError
 from dla_data.readers import Source
-from dla_data.text_files import said_of_left_out
+from dla_data.readers.kinds import said_of_files
 
 
 def make(root: Path, *names: str) -> None:
@@ -108,9 +108,12 @@ def test_a_folder_of_texts_is_the_same_one_for_every_kind_of_data(
         read = names(tmp_path / "corpus")
     assert read == [document.name for document in corpus.documents()]
     assert read == ["a.txt", "b.md", "c.rst", "d.py", "link/f.txt"]
-    said = "5 files read, 3 of other kinds left out (2 .html, 1 without a suffix): LICENSE, e.html, g.html"
+    said = (
+        "5 files read (2 .txt, 1 .md, 1 .rst and 1 more kind: b.md, c.rst, d.py), 3 of other kinds left out (2 .html, "
+        "1 without a suffix): LICENSE, e.html, g.html"
+    )
     assert f"{tmp_path}/corpus: {said}" in caplog.messages
-    assert corpus.left_out == f"{tmp_path}/corpus: {said}"
+    assert corpus.remark == f"{tmp_path}/corpus: {said}"
 
 
 def test_beside_rows_only_plain_text_is_text(tmp_path: Path) -> None:
@@ -121,8 +124,36 @@ def test_beside_rows_only_plain_text_is_text(tmp_path: Path) -> None:
     assert names(tmp_path) == ["README.md", "loader.py", "more.txt"]
 
 
+def test_a_text_of_another_kind_that_is_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "a.txt", "b.txt")
+    corpus = TextCorpus(tmp_path)
+    with caplog.at_level("INFO", logger="dla_data"):
+        names(tmp_path)
+        assert (corpus.remark, caplog.messages) == (None, [])
+        make(tmp_path, "README.md")
+        names(tmp_path)
+    assert corpus.remark == f"{tmp_path}: 3 files read (2 .txt, 1 .md: README.md)"
+    assert caplog.messages == [corpus.remark]
+
+
+def test_a_pipe_is_no_text_and_is_not_waited_for(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    corpus = TextCorpus(tmp_path)
+    assert [document.name for document in corpus.documents()] == ["a.txt"]
+    assert corpus.remark == f"{tmp_path}: 1 file read, 1 of other kinds left out (1 .txt): b.txt"
+
+
+def test_a_link_that_leads_back_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "a.txt")
+    (tmp_path / "loop").symlink_to(".")
+    for _ in range(3):
+        assert names(tmp_path) == ["a.txt"]
+    assert caplog.text.count("leads back to") == 1
+
+
 def test_what_is_left_out_is_named_in_one_line() -> None:
     many = [f"{number}{suffix}" for number, suffix in enumerate([".a", ".a", ".b", ".c", ".d", ".e"])]
-    assert said_of_left_out(many, 1) == (
+    assert said_of_files(["0.txt"], many) == (
         "1 file read, 6 of other kinds left out (2 .a, 1 .b, 1 .c and 2 more kinds): 0.a, 1.a, 2.b, ..."
     )

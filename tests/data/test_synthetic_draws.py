@@ -30,8 +30,8 @@ def test_uniform_is_uniform_and_independent_between_places_and_examples():
     counts = np.stack([np.histogram(column, bins=64, range=(0, 1))[0] for column in drawn.T])
     chi_square = ((counts - len(MANY) / 64) ** 2 / (len(MANY) / 64)).sum(axis=1)
     assert chi_square.max() < 120, "63 degrees of freedom: above 120 once in 10^5"
-    neighbours = np.corrcoef([drawn[:-1, 0], drawn[1:, 0], drawn[:-1, 1], drawn[:-1, 2]])
-    assert np.abs(neighbours - np.eye(4)).max() < 0.03
+    neighbors = np.corrcoef([drawn[:-1, 0], drawn[1:, 0], drawn[:-1, 1], drawn[:-1, 2]])
+    assert np.abs(neighbors - np.eye(4)).max() < 0.03
 
 
 def test_distinct_numbers_are_distinct_and_every_ordered_choice_is_equally_likely():

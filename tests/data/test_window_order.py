@@ -39,14 +39,14 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize("windows", [2, 3, 5, 8, 31, 100])
-def test_windows_are_evenly_spread_over_positions_and_neighbours(windows: int) -> None:
+def test_windows_are_evenly_spread_over_positions_and_neighbors(windows: int) -> None:
     epochs = 20_000
     order = WindowOrder(windows, seed=11).windows(0, windows * epochs).reshape(epochs, windows)
     counts = np.stack([np.bincount(order[:, position], minlength=windows) for position in range(windows)])
     # (windows - 1)^2 degrees of freedom, because rows and columns both sum to `epochs`.
     assert_chi_square_usual(counts, epochs / windows, freedom=(windows - 1) ** 2)
     if windows > 2:
-        # One pair of neighbours per epoch: several in one epoch are not independent.
+        # One pair of neighbors per epoch: several in one epoch are not independent.
         distance = (order[:, 1] - order[:, 0]) % windows
         counts = np.bincount(distance, minlength=windows)[1:]
         assert_chi_square_usual(counts, epochs / (windows - 1), freedom=windows - 2)

@@ -22,7 +22,7 @@ from dla_train.data.recipe_data import RecipeData
 from dla_train.data.synthetic import VALIDATION_SEED
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in import needles, position
-from dla_train.evaluation.built_in.catalogue import BUILT_IN, open_task
+from dla_train.evaluation.built_in.catalog import BUILT_IN, open_task
 from dla_train.evaluation.built_in.position import edges, loss_by_position
 from dla_train.evaluation.built_in.task import Asked
 from dla_train.evaluation.recall import recall

@@ -9,33 +9,11 @@ import torch
 
 from dla_train.evaluation import continuation
 from dla_train.evaluation.continuation import Continuations, Sampling
-from dla_train.models import (
-    AttentionConfig,
-    DynamicMemory,
-    FenwickMemory,
-    FixedMemory,
-    GatedDeltaNetConfig,
-    LanguageModel,
-    Mamba2Config,
-    ModelConfig,
-    generate,
-    initialize,
-)
+from dla_train.models import LanguageModel, ModelConfig, generate, initialize
 from dla_train.models.cache import ModelCache
+from tests.evaluation.small_models import MIXERS, model_of
 
-MIXERS = {
-    "mamba2": Mamba2Config(heads=2, head_dim=8, state_dim=6, memory=DynamicMemory(capacity=4, threshold=1.2)),
-    "gdn": GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=8, memory=DynamicMemory(capacity=4, threshold=1.2)),
-    "fixed": Mamba2Config(heads=2, head_dim=8, state_dim=6, memory=FixedMemory(capacity=4, block=3)),
-    "fenwick": GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=8, memory=FenwickMemory(capacity=6)),
-    "attention": AttentionConfig(heads=2),
-}
 PROMPTS = [[3, 1, 4], [1, 5], [9, 2, 6], [5], [3, 5, 8, 9, 7, 9, 3]]
-
-
-def model_of(name: str) -> LanguageModel:
-    config = ModelConfig(vocab_size=20, hidden=16, layers=2, init_std=0.3, mixer=MIXERS[name])
-    return initialize(LanguageModel(config), seed=0).double().eval()
 
 
 def texts(model: LanguageModel, prompts: list[list[int]], **how: Any) -> list[list[int]]:
@@ -61,7 +39,7 @@ def test_a_drawn_text_does_not_depend_on_its_company() -> None:
     assert texts(model, PROMPTS, max_tokens=12, seed=8) != together
 
 
-def test_neighbouring_seeds_share_no_texts() -> None:
+def test_neighboring_seeds_share_no_texts() -> None:
     """One prompt many times, as many texts as draws: nothing but the random sources tells them apart."""
     model = model_of("mamba2")
     drawn = [tuple(text) for seed in range(4) for text in texts(model, [[3, 1]] * 8, max_tokens=12, seed=seed)]

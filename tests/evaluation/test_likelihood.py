@@ -7,27 +7,10 @@ import torch
 
 from dla_train.evaluation import likelihood
 from dla_train.evaluation.likelihood import likelihoods
-from dla_train.models import (
-    AttentionConfig,
-    DynamicMemory,
-    GatedDeltaNetConfig,
-    LanguageModel,
-    Mamba2Config,
-    ModelConfig,
-    initialize,
-)
+from dla_train.models import LanguageModel
+from tests.evaluation.small_models import MIXERS, model_of
 
-MIXERS = {
-    "mamba2": Mamba2Config(heads=2, head_dim=8, state_dim=6, memory=DynamicMemory(capacity=4, threshold=1.2)),
-    "gdn": GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=8, memory=DynamicMemory(capacity=4, threshold=1.2)),
-    "attention": AttentionConfig(heads=2),
-}
 PAIRS = [([3, 1, 4], [1, 5]), ([9], [2]), ([6, 5, 3, 5, 8, 9, 7, 9], [3, 2, 3, 8]), ([4, 6], []), ([2, 6, 4, 3], [3])]
-
-
-def model_of(name: str) -> LanguageModel:
-    config = ModelConfig(vocab_size=11, hidden=16, layers=2, init_std=0.3, mixer=MIXERS[name])
-    return initialize(LanguageModel(config), seed=0).double().eval()
 
 
 def alone(model: LanguageModel, context: list[int], continuation: list[int]) -> tuple[float, bool]:
@@ -43,7 +26,7 @@ def alone(model: LanguageModel, context: list[int], continuation: list[int]) -> 
 @pytest.mark.parametrize("name", MIXERS)
 def test_each_is_what_the_model_says_of_it_alone(name: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "PIECE", piece)
-    monkeypatch.setattr(likelihood, "_LOGITS", 2 * 11)
+    monkeypatch.setattr(likelihood, "_LOGITS", 2 * 20)
     model = model_of(name)
     for pair, found in zip(PAIRS, likelihoods(model, PAIRS), strict=True):
         total, greedy = alone(model, *pair)
@@ -65,7 +48,7 @@ def test_the_likeliest_continuation_is_greedy_until_one_token_is_not() -> None:
     for _ in range(6):
         tokens.append(int(model(torch.tensor([tokens]))[0][0, -1].argmax()))
     context, best = tokens[:3], tokens[3:]
-    worse = [*best[:-1], (best[-1] + 1) % 11]
+    worse = [*best[:-1], (best[-1] + 1) % 20]
     assert [found.is_greedy for found in likelihoods(model, [(context, best), (context, worse)])] == [True, False]
 
 

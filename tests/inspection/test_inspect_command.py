@@ -16,10 +16,8 @@ TEXT = 'alpha béta </script><b>"gamma"\n delta 😀 state slot\n' * 4
 
 
 @pytest.fixture
-def run_folder(cli, micro_recipe, tmp_path):
+def run_folder(run_folder, tmp_path):
     (tmp_path / "story.txt").write_text(TEXT)
-    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4", "training.validate_every=null")
-    assert done.code == 0, done.err
 
 
 def data_of(page):
@@ -93,11 +91,11 @@ def look(page, picture, profile):
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def colourful(picture):
-    """How many pixels are not grey: all of the text's and the pictures' colours come from the script."""
+def colorful(picture):
+    """How many pixels are not gray: all of the text's and the pictures' colors come from the script."""
     with Image.open(picture) as image:
-        colours = np.asarray(image.convert("RGB")).astype(int)
-    return int((np.ptp(colours, axis=2) > 40).sum())
+        colors = np.asarray(image.convert("RGB")).astype(int)
+    return int((np.ptp(colors, axis=2) > 40).sum())
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -110,7 +108,7 @@ def test_the_page_draws_in_a_browser(cli, tmp_path):
     broken.write_text(page.read_text().replace("show(layer, head);\n</script>", "none();\n</script>"))
     said = look(broken, tmp_path / "blank.png", tmp_path / "profile")
     assert any("none is not defined" in line for line in said), "this test would see an error"
-    assert colourful(tmp_path / "drawn.png") > 20_000 > 1_000 > colourful(tmp_path / "blank.png")
+    assert colorful(tmp_path / "drawn.png") > 20_000 > 1_000 > colorful(tmp_path / "blank.png")
 
 
 @pytest.mark.usefixtures("run_folder")

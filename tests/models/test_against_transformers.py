@@ -32,7 +32,7 @@ HIDDEN, TIME = 32, 70
 
 
 def ours(mixer: Mamba2Config | GatedDeltaNetConfig | AttentionConfig, layers: int = 1) -> LanguageModel:
-    """Initialised, with every parameter moved away from values such as 0 and 1 that hide mistakes."""
+    """Initialized, with every parameter moved away from values such as 0 and 1 that hide mistakes."""
     model = initialize(
         LanguageModel(ModelConfig(vocab_size=50, hidden=HIDDEN, layers=layers, mixer=mixer, init_std=0.2)), 0
     )

@@ -43,9 +43,9 @@ def test_z_loss_is_in_the_gradient_and_not_in_the_result(rows: int, dtype: torch
     assert torch.equal(loss, linear_cross_entropy(h, weight, targets, rows=rows))
     logits = h @ weight.t()
     plain = F.cross_entropy(logits, targets)
-    penalised = plain + 0.1 * logits.logsumexp(1)[targets != IGNORED].square().mean()
+    penalized = plain + 0.1 * logits.logsumexp(1)[targets != IGNORED].square().mean()
     got = torch.autograd.grad(3 * loss, (h, weight))
-    torch.testing.assert_close(got, torch.autograd.grad(3 * penalised, (h, weight), retain_graph=True))
+    torch.testing.assert_close(got, torch.autograd.grad(3 * penalized, (h, weight), retain_graph=True))
     without = torch.autograd.grad(3 * plain, (h, weight))
     assert all((one - other).norm() > 0.1 * other.norm() for one, other in zip(got, without, strict=True))
 

@@ -1,16 +1,9 @@
 """`training.activation_checkpointing` in a run: the same losses to the last bit, and a change of it may resume."""
 
-import csv
-
 import pytest
 
-from dla_train.runs.metrics_file import TIMES
 from dla_train.training.config import TrainingConfig
-
-
-def rows(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+from tests.training.exact_rows import exact_rows
 
 
 def test_losses_and_memories_are_those_without_it(cli, micro_recipe, tmp_path):
@@ -19,7 +12,7 @@ def test_losses_and_memories_are_those_without_it(cli, micro_recipe, tmp_path):
     for value in ("full", "every 2"):
         done = cli(*arguments, "--run-dir", value, f"training.activation_checkpointing={value}")
         assert done.code == 0, done.err
-        assert rows(tmp_path / value) == rows(tmp_path / "kept")
+        assert exact_rows(tmp_path / value) == exact_rows(tmp_path / "kept")
 
 
 def test_it_may_change_between_starts(cli, micro_recipe):

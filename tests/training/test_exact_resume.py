@@ -1,6 +1,5 @@
 """The promise: stop a run anywhere, however rudely; `--resume auto` goes on as if nothing had happened."""
 
-import csv
 import re
 import signal
 import time
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dla_train.runs.metrics_file import TIMES, read_rows
+from dla_train.runs.metrics_file import read_rows
+from tests.training.exact_rows import exact_rows
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys
@@ -21,12 +21,6 @@ def seal_or_die(folder, step, *rest):
 store._seal = seal_or_die
 main(sys.argv[1:])
 """
-
-
-def _rows(folder):
-    """Every field of metrics.csv as it is written there, but for times."""
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
 
 
 def _kill_at(process, folder, step):
@@ -64,11 +58,11 @@ def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stoppe
     assert finished.code == 0, finished.err
     assert "going on from step 8" in finished.err
 
-    rows = _rows(straight)
+    rows = exact_rows(straight)
     assert [int(row["step"]) for row in rows if row["split"] == "train"] == list(range(1, 21))
     assert [int(row["step"]) for row in rows if row["split"] == "validation"] == [5, 10, 15, 20]
     assert all(re.fullmatch(r"\d\.\d{10,}", row["loss"]) for row in rows), "losses are written to the last bit"
-    assert _rows(killed) == rows
+    assert exact_rows(killed) == rows
     assert len({row["loss"] for row in rows}) == len(rows)
 
     names = sorted(path.name for path in (killed / "checkpoints").iterdir())
@@ -89,7 +83,7 @@ def test_a_branch_killed_before_its_first_interval_goes_on_with_what_it_branched
     done = cli(*arguments, "--resume", "auto")
     assert done.code == 0, done.err
     assert "going on from step 8 (branch/checkpoints/step-00000008)" in done.err
-    assert _rows(branch) == [row for row in _rows(straight) if int(row["step"]) > 8]
+    assert exact_rows(branch) == [row for row in exact_rows(straight) if int(row["step"]) > 8]
     assert _sample(branch) == _sample(straight)
 
 
@@ -104,7 +98,7 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_gives_the_sam
 ):
     arguments = ["fit", "--recipe", micro_recipe, f"optimizer={{kind: {optimizer}, lr: 1e-2}}"]
     assert cli(*arguments, "--run-dir", "straight").code == 0
-    rows = _rows(tmp_path / "straight")
+    rows = exact_rows(tmp_path / "straight")
 
     newest = tmp_path / "straight" / "checkpoints" / "step-00000020" / "state.ckpt"
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -117,7 +111,7 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_gives_the_sam
     )
     assert "going on from step 16" in done.err
     assert "the damaged checkpoint is kept as straight/checkpoints/damaged-step-00000020." in done.err
-    assert _rows(tmp_path / "straight") == rows
+    assert exact_rows(tmp_path / "straight") == rows
 
 
 def test_resume_before_the_first_checkpoint_starts_again(cli, fork_process, micro_recipe, tmp_path):

@@ -1,40 +1,24 @@
 """Steps whose gradient is not finite: skipped and counted, and the end of the run when there are too many in a row."""
 
-import csv
+import functools
 import json
+import math
 import re
 
 import pytest
 import torch
 
 from dla_train.models import LanguageModel
-from dla_train.runs.metrics_file import TIMES, read_rows
+from dla_train.runs.metrics_file import read_rows
+from tests.training.exact_rows import exact_rows
 
 SETTINGS = ["training.validate_every=null", "training.threads=1", "checkpoint.every=1", "checkpoint.keep_last=100"]
 
 
 @pytest.fixture
-def diverge(monkeypatch):
+def diverge(multiply_loss):
     """Make the loss of the given training steps not a number; each step has two micro-batches."""
-    loss = LanguageModel.loss
-
-    def at(*steps, first=1):
-        calls = [0]
-
-        def diverged(self, *arguments, **named):
-            if torch.is_grad_enabled():
-                calls[0] += 1
-            is_chosen = first + (calls[0] - 1) // 2 in steps and torch.is_grad_enabled()
-            return loss(self, *arguments, **named) * (float("nan") if is_chosen else 1.0)
-
-        monkeypatch.setattr(LanguageModel, "loss", diverged)
-
-    return at
-
-
-def exact(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+    return functools.partial(multiply_loss, math.nan)
 
 
 def state(folder, step):
@@ -115,8 +99,8 @@ def test_a_skipped_step_leaves_weights_and_optimizer_alone_and_training_goes_on(
     assert (
         "step 6 is skipped: its gradient is nan; its windows have the global indices 20 to 23 (2 in a row" in last.err
     )
-    train = [row for row in exact(tmp_path / "stopped") if row["split"] == "train"]
-    assert train == [row for row in exact(folder) if row["split"] == "train"]
+    train = [row for row in exact_rows(tmp_path / "stopped") if row["split"] == "train"]
+    assert train == [row for row in exact_rows(folder) if row["split"] == "train"]
 
 
 def test_the_report_of_a_run_that_survived_leaves_such_steps_out(cli, micro_recipe, diverge, tmp_path):

@@ -1,6 +1,5 @@
 """Kind `prepared` through the real Trainer and command line: the same windows for any workers, ranks and stops."""
 
-import csv
 import json
 import re
 import shutil
@@ -26,8 +25,8 @@ from dla_train.training.batch import model_inputs
 from dla_train.training.config import TrainingConfig
 from dla_train.training.module import LanguageModelTraining
 from dla_train.training.start import _open_data
+from tests.training.exact_rows import exact_rows
 
-TIMES = ("tokens_per_second", "flops_per_second", "mfu", "seconds")
 STEPS = 12
 ATTENTION = "model.mixer={kind: attention, heads: 2}"
 
@@ -129,11 +128,6 @@ def test_a_later_start_gives_the_rest(tokens):
     assert torch.equal(rest, whole[7 * 8 :])
 
 
-def _rows(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
-
-
 def test_a_run_in_pieces_is_bitwise_the_run_in_one(cli, recipe, tokens, tmp_path):
     common = ["fit", "--recipe", recipe, "training.threads=1"]
     straight = cli(*common, "--run-dir", "straight")
@@ -142,9 +136,9 @@ def test_a_run_in_pieces_is_bitwise_the_run_in_one(cli, recipe, tokens, tmp_path
     assert cli(*pieces, "training.max_minutes=1e-9").code == 0  # one step, then a checkpoint
     moved = shutil.copytree(tokens, tmp_path / "moved")
     assert cli(*pieces, "data.workers=2", f"data.path={moved}", "data.verify=false").code == 0
-    rows = _rows(tmp_path / "straight")
+    rows = exact_rows(tmp_path / "straight")
     assert len([row for row in rows if row["split"] == "train"]) == 20
-    train = [row for row in _rows(tmp_path / "pieces") if row["split"] == "train"]
+    train = [row for row in exact_rows(tmp_path / "pieces") if row["split"] == "train"]
     assert train == [row for row in rows if row["split"] == "train"]
     assert "training tokens in" in straight.err
     report = json.loads((tmp_path / "straight" / "report.json").read_text())
@@ -239,7 +233,7 @@ def test_a_mixture_trains_counts_its_tokens_and_goes_on_after_a_move(cli, recipe
     moved = shutil.copytree(more_tokens, tmp_path / "moved")
     goes_on = cli(*common, f"data.sources.b.path={moved}", "--resume", "auto")
     assert goes_on.code == 0, goes_on.err
-    rows = [row for row in _rows(tmp_path / "run") if row["split"] == "train"]
+    rows = [row for row in exact_rows(tmp_path / "run") if row["split"] == "train"]
     assert float(rows[-1]["tokens.a"]) == 3 * float(rows[-1]["tokens.b"]) == 20 * 96 * 3 / 4
     other = cli(*common, "data.sources.b.weight=2", "--resume", "auto", "training.steps=21")
     assert other.code == 2

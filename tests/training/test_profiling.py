@@ -1,6 +1,5 @@
 """The recipe's `profile` section: what is written, that training stays the same, and that it survives what runs do."""
 
-import csv
 import gzip
 import json
 from types import SimpleNamespace
@@ -11,8 +10,8 @@ import torch
 
 from dla_train.callbacks.config import ProfileConfig
 from dla_train.callbacks.profiling import Profiling
-from dla_train.runs.metrics_file import TIMES
 from dla_train.training.module import LanguageModelTraining
+from tests.training.exact_rows import exact_rows
 
 QUICK = (
     "report.prompt=null", "report.bigram=false", "training.validate_every=null", "schedule.warmup=1", "model.layers=1",
@@ -26,11 +25,6 @@ def fit(cli, micro_recipe):
     return lambda name, *settings: cli("fit", "--recipe", micro_recipe, *QUICK, "--run-dir", name, *settings)
 
 
-def rows(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
-
-
 def recorded_steps(folder, first):
     """How many whole steps the trace has."""
     events = json.loads(gzip.decompress((folder / "profile" / TRACE.format(first)).read_bytes()))["traceEvents"]
@@ -41,7 +35,7 @@ def test_steps_are_recorded_and_training_stays_the_same(fit, tmp_path):
     assert fit("plain", "training.steps=6").code == 0
     done = fit("shown", "training.steps=6", "profile.start=3", "profile.steps=2")
     assert done.code == 0, done.err
-    assert rows(tmp_path / "shown") == rows(tmp_path / "plain")
+    assert exact_rows(tmp_path / "shown") == exact_rows(tmp_path / "plain")
     assert not (tmp_path / "plain/profile").exists()
     names = {path.name for path in (tmp_path / "shown/profile").iterdir()}
     assert names == {TRACE.format(3), TABLE.format(3)}, "no snapshot without a GPU"

@@ -1,6 +1,7 @@
 """What a finished run leaves and says."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,8 +24,9 @@ from dla_data.prepare import prepare_corpus
 from dla_data.windows import PackedWindows
 from dla_train.config.catalog import find
 from dla_train.config.load import load
+from dla_train.errors import RunError
 from dla_train.report.text import duration
-from dla_train.runs.metrics_file import read_rows
+from dla_train.runs.metrics_file import MetricsFile, read_rows
 
 
 @pytest.fixture
@@ -56,6 +59,48 @@ def test_the_folder_of_a_run(run, micro_recipe):
     assert start["first_step"] == 0
     assert start["packages"]["torch"]
     assert "step 6/6  validation loss" in (folder / "logs" / "run.log").read_text()
+
+
+@pytest.fixture
+def full_log(tmp_path):
+    """The log of the next run lies on a disk without room."""
+    logs = tmp_path / "runs/micro/logs"
+    logs.mkdir(parents=True)
+    (logs / "run.log").symlink_to("/dev/full")
+    (logs.parent / ".lock").touch()
+
+
+@pytest.mark.usefixtures("full_log")
+def test_a_log_that_cannot_be_written_is_said_once_and_costs_nothing_else(cli, micro_recipe):
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=4")
+    assert done.code == 0, done.err
+    assert done.err.count("run.log cannot be written ([Errno 28] No space left on device): lines are missing") == 1
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.usefixtures("full_log")
+def test_the_error_of_a_run_is_not_replaced_by_that_of_its_log(cli, micro_recipe, monkeypatch):
+    def refuse(*arguments):
+        raise RunError("no row can be written")
+
+    monkeypatch.setattr(MetricsFile, "append", refuse)
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=4")
+    assert done.code == 1
+    assert "dla-train: error: no row can be written\n" in done.err
+
+
+def test_no_room_for_tensorboard_is_told_with_what_is_saved(cli, micro_recipe, monkeypatch):
+    def refuse(self, numbers, step):
+        if step == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardLogger, "log_metrics", refuse)
+    done = cli("fit", "--recipe", micro_recipe, "logging.tensorboard=true")
+    assert done.code == 1
+    assert (
+        "dla-train: error: a file in runs/micro could not be written: No space left on device. The newest checkpoint "
+        "is that of step 4. Make room there, then go on with --resume auto.\n" in done.err
+    )
 
 
 def test_metrics_have_every_step_and_the_memories(run):

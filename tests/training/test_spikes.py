@@ -1,14 +1,14 @@
 """`training.skip_above`: a step whose gradient is far above those before it is skipped, and its windows are named."""
 
-import csv
+import functools
 
 import pytest
 
-from dla_train.models import LanguageModel
-from dla_train.runs.metrics_file import TIMES, read_rows
+from dla_train.runs.metrics_file import read_rows
 from dla_train.training import spikes
 from dla_train.training.config import TrainingConfig
 from dla_train.training.spikes import FIRST_STEPS, SpikeWatch
+from tests.training.exact_rows import exact_rows
 
 SETTINGS = ["training.threads=1", "training.validate_every=null", "checkpoint.every=1", "checkpoint.keep_last=100"]
 
@@ -32,30 +32,10 @@ def test_only_norms_far_above_the_mean_are_spikes_once_there_is_one():
 
 
 @pytest.fixture
-def spoil(monkeypatch):
+def spoil(monkeypatch, multiply_loss):
     """Multiply the loss of the given steps by 1,000; each step has two micro-batches. Four steps make a mean here."""
     monkeypatch.setattr(spikes, "FIRST_STEPS", 4)
-    loss = LanguageModel.loss
-
-    def at(*steps, first=1):
-        calls = [0]
-
-        def spoiled(self, *arguments, **named):
-            import torch
-
-            if torch.is_grad_enabled():
-                calls[0] += 1
-            is_chosen = first + (calls[0] - 1) // 2 in steps and torch.is_grad_enabled()
-            return loss(self, *arguments, **named) * (1e3 if is_chosen else 1.0)
-
-        monkeypatch.setattr(LanguageModel, "loss", spoiled)
-
-    return at
-
-
-def exact(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+    return functools.partial(multiply_loss, 1e3)
 
 
 def test_a_spike_is_skipped_and_a_resumed_run_knows_what_one_is(cli, micro_recipe, spoil, tmp_path):
@@ -81,8 +61,8 @@ def test_a_spike_is_skipped_and_a_resumed_run_knows_what_one_is(cli, micro_recip
         assert cli(*arguments, *resumed, "training.max_minutes=1e-9").code == 0
     spoil(6, first=read_rows(tmp_path / "stopped/metrics.csv")[-1]["step"] + 1)
     assert cli(*arguments, *resumed).code == 0
-    train = [row for row in exact(tmp_path / "stopped") if row["split"] == "train"]
-    assert train == [row for row in exact(tmp_path / "again") if row["split"] == "train"]
+    train = [row for row in exact_rows(tmp_path / "stopped") if row["split"] == "train"]
+    assert train == [row for row in exact_rows(tmp_path / "again") if row["split"] == "train"]
 
 
 def test_too_many_in_a_row_end_the_run(cli, micro_recipe, spoil):

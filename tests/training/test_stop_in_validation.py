@@ -1,12 +1,11 @@
 """A signal in the middle of a validation ends it at once; the resumed run makes up for it."""
 
-import csv
 import signal
 
 import pytest
 
-from dla_train.runs.metrics_file import TIMES
 from dla_train.training.module import LanguageModelTraining
+from tests.training.exact_rows import exact_rows
 
 
 @pytest.fixture
@@ -30,11 +29,6 @@ def validated(monkeypatch):
     return steps
 
 
-def rows(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
-
-
 def test_it_is_left_at_the_next_batch_and_done_first_by_the_resumed_run(cli, micro_recipe, tmp_path, validated):
     arguments = ["fit", "--recipe", micro_recipe, "training.threads=1", "training.micro_batch=1", "--resume", "auto"]
     assert cli(*arguments, "--run-dir", "straight").code == 0
@@ -46,12 +40,12 @@ def test_it_is_left_at_the_next_batch_and_done_first_by_the_resumed_run(cli, mic
     assert done.code == 130
     assert "stopped; step 10 is saved" in done.err
     assert validated.count(10) == 1, "the one that was being computed"
-    assert rows(tmp_path / "runs/micro")[-1]["split"] == "train"
+    assert exact_rows(tmp_path / "runs/micro")[-1]["split"] == "train"
 
     again = cli(*arguments)
     assert again.code == 0, again.err
     assert validated.count(10) == 5
-    assert rows(tmp_path / "runs/micro") == rows(tmp_path / "straight")
+    assert exact_rows(tmp_path / "runs/micro") == exact_rows(tmp_path / "straight")
     memory = [(tmp_path / name / "memory.jsonl").read_text() for name in ("runs/micro", "straight")]
     assert memory[0] == memory[1]
 
@@ -62,7 +56,7 @@ def test_interrupted_twice_it_is_still_made_up_for(cli, micro_recipe, tmp_path, 
         validated.signal_at = 5
         assert cli(*arguments).code == 130
     assert cli(*arguments).code == 0
-    steps = [row["step"] for row in rows(tmp_path / "runs/micro") if row["split"] == "validation"]
+    steps = [row["step"] for row in exact_rows(tmp_path / "runs/micro") if row["split"] == "validation"]
     assert steps == ["5", "10", "15", "20"]
 
 
@@ -75,7 +69,7 @@ def test_a_run_that_is_to_have_no_validation_any_more_does_not_make_up_for_it(cl
     done = cli(*arguments, *none)
     assert done.code == 0, done.err
     assert validated == []
-    assert [row["step"] for row in rows(tmp_path / "runs/micro")] == [str(step) for step in range(1, 9)]
+    assert [row["step"] for row in exact_rows(tmp_path / "runs/micro")] == [str(step) for step in range(1, 9)]
 
 
 def test_the_last_validation_is_finished(cli, micro_recipe, validated):

@@ -1,6 +1,5 @@
 """Kind `streaming` through the real Trainer and command line: the same tokens however the run is stopped and read."""
 
-import csv
 import hashlib
 import json
 import random
@@ -17,8 +16,9 @@ import zstandard
 from lightning.pytorch.callbacks import Callback
 
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
-from dla_train.runs.metrics_file import TIMES, read_rows
+from dla_train.runs.metrics_file import read_rows
 from dla_train.training import fit as fit_module
+from tests.training.exact_rows import exact_rows
 
 STREAMING = """\
 data:
@@ -96,11 +96,6 @@ def train(cli, recipe, monkeypatch):
         return done.err, chain.by_step
 
     return run
-
-
-def _rows(folder):
-    with (folder / "metrics.csv").open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
 
 
 def test_three_resumes_with_other_workers_and_batches_see_the_same_tokens(train, tmp_path):
@@ -185,7 +180,7 @@ def test_losses_of_a_run_killed_twice_are_bitwise_those_of_one_that_never_stoppe
     done = cli(*arguments, "data.workers=1")
     assert done.code == 0, done.err
     assert "going on from step" in done.err
-    assert _rows(tmp_path / "killed") == _rows(tmp_path / "straight")
+    assert exact_rows(tmp_path / "killed") == exact_rows(tmp_path / "straight")
 
 
 def test_a_source_that_must_not_repeat_stops_the_run_at_its_end(cli, recipe):

@@ -1,18 +1,13 @@
 """`memory.calibrate_rate` in a run: the rate is met, the thresholds are saved, and a resume changes nothing."""
 
-import csv
 import shutil
 
 import pytest
 import torch
 
-from dla_train.runs.metrics_file import TIMES, read_rows
+from dla_train.runs.metrics_file import read_rows
 from dla_train.training.module import LanguageModelTraining
-
-
-def exact(path):
-    with path.open() as file:
-        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+from tests.training.exact_rows import exact_rows
 
 
 def thresholds(path):
@@ -42,8 +37,8 @@ def test_a_calibrated_run_meets_the_rate_and_goes_on_as_if_nothing_had_happened(
     again = cli(*arguments, "--run-dir", "stopped", "--resume", "auto")
     assert again.code == 0, again.err
     assert again.err.count("Thresholds for a boundary rate") == (steps > 1)
-    train = [row for row in exact(tmp_path / "stopped" / "metrics.csv") if row["split"] == "train"]
-    assert train == [row for row in exact(tmp_path / "straight" / "metrics.csv") if row["split"] == "train"]
+    train = [row for row in exact_rows(tmp_path / "stopped") if row["split"] == "train"]
+    assert train == [row for row in exact_rows(tmp_path / "straight") if row["split"] == "train"]
     for name, tau in thresholds(tmp_path / "stopped" / "checkpoints" / "step-00000008").items():
         assert torch.equal(tau, found[name])
 
@@ -75,7 +70,7 @@ def test_a_steered_run_keeps_the_rate_and_goes_on_as_if_nothing_had_happened(cli
     assert cli(*arguments, steer, "--run-dir", "again", "--resume", "auto").code == 0
     for name, tau in thresholds(tmp_path / "again" / "checkpoints" / "step-00000024").items():
         assert torch.equal(tau, found[name])
-    assert exact(tmp_path / "again" / "metrics.csv") == exact(tmp_path / "straight" / "metrics.csv")
+    assert exact_rows(tmp_path / "again") == exact_rows(tmp_path / "straight")
 
 
 def test_without_it_thresholds_stay(cli, micro_recipe, tmp_path):

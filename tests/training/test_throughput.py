@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 import torch
 
+from dla_train.callbacks.checkpointing import Checkpointing
 from dla_train.callbacks.throughput import Throughput
 from dla_train.config.catalog import find
 from dla_train.config.load import load
@@ -29,6 +31,18 @@ def test_a_run_on_the_cpu_logs_tokens_and_flops_per_second_and_no_mfu(cli, micro
         assert "mfu" not in row
     assert "MFU" not in done.err
     assert " tokens/s  0" in done.err
+
+
+def test_a_checkpoint_that_is_completed_in_a_validation_is_taken_off_once(cli, micro_recipe, monkeypatch, tmp_path):
+    def slow(self, *arguments):
+        time.sleep(0.2)
+        self.seconds += 0.2
+
+    monkeypatch.setattr(Checkpointing, "on_validation_batch_start", slow)
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=4", "training.validate_every=2")
+    assert done.code == 0, done.err
+    rows = [row for row in read_rows(tmp_path / "runs" / "micro" / "metrics.csv") if row["split"] == "train"]
+    assert max(row["tokens_per_second"] for row in rows) < 10**7
 
 
 def test_mfu_is_the_share_of_all_devices(monkeypatch):

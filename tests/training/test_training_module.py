@@ -131,10 +131,10 @@ def test_z_loss_changes_the_step_but_no_loss_that_is_shown(tmp_path):
     assert torch.equal(shown, loss)
     shown.backward()
     loss.backward()
-    penalised, alone = module.model.head.weight.grad, plain.head.weight.grad
-    assert penalised is not None
+    penalized, alone = module.model.head.weight.grad, plain.head.weight.grad
+    assert penalized is not None
     assert alone is not None
-    assert (penalised - alone).norm() > 0.01 * alone.norm()
+    assert (penalized - alone).norm() > 0.01 * alone.norm()
 
 
 @pytest.mark.parametrize("value", [-1e-4, float("inf"), float("nan")])

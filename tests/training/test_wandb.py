@@ -156,6 +156,25 @@ def test_each_row_is_there_once_whatever_was_lost_on_the_way(server, cli, micro_
 
 
 @needs_wandb
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_no_step_is_missing_after_going_back_with_other_validations(server, cli, micro_recipe, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    fit = ("fit", "--recipe", micro_recipe, *SHORT)
+    assert cli(*fit, "training.validate_every=1").code == 0
+    folder = Path("runs/micro")
+    (folder / "checkpoints" / "step-00000006" / "manifest.json").unlink()
+    for steps in (8, 9):
+        done = cli(*fit, "--resume", "auto", "training.validate_every=null", f"training.steps={steps}")
+        assert done.code == 0, done.err
+    if mode == "online":
+        (run,) = server.runs.values()
+        steps = [row["step"] for row in run["rows"]]
+    else:
+        steps = [row["step"] for rows, _ in offline_starts(folder) for row in rows]
+    assert steps == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 8, 9, 9]
+
+
+@needs_wandb
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_in_the_same_run(server, cli, start_process, micro_recipe):
     fit = ["fit", "--recipe", micro_recipe, *SHORT, "training.steps=5000", "logging.memory_every=100"]

@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -94,9 +95,14 @@ def _leads_elsewhere(folder: Path, real_parent: str) -> bool:
     if not folder.is_symlink():
         return False
     if Path(real_parent).is_relative_to(target := os.path.realpath(folder)):
-        _LOGGER.warning("%s leads back to %s, in which it lies: it is not followed", folder, target)
+        _say_not_followed(folder, target)
         return False
     return True
+
+
+@cache  # a run looks at its text several times
+def _say_not_followed(folder: Path, target: str) -> None:
+    _LOGGER.warning("%s leads back to %s, in which it lies: it is not followed", folder, target)
 
 
 def _looked_into(pattern: str) -> Iterator[tuple[str, bool]]:

@@ -9,15 +9,15 @@ from pathlib import Path
 from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.prepared_folders import PreparedFolders
-from dla_data.readers.blocks import COMPRESSED_SUFFIXES
 from dla_data.readers.files import files_below, files_matching, is_data_file, is_there
 from dla_data.readers.hub import HubName
 from dla_data.readers.hugging_face import hugging_face_readers
 from dla_data.readers.json_lines import JsonLinesReader
+from dla_data.readers.kinds import kind_of, said_of_files
 from dla_data.readers.parquet import ParquetReader
 from dla_data.readers.plain_text import PlainTextReader
 from dla_data.readers.reader import DocumentReader
-from dla_data.text_files import TEXT_SUFFIXES, said_of_left_out
+from dla_data.text_files import TEXT_SUFFIXES
 
 _LOGGER = logging.getLogger("dla_data")
 
@@ -112,7 +112,7 @@ class Source:
             raise DataError(f"the directory {root} is empty. Check the path.")
         found = [path for path in found if not prepared.hold(path)]
         text = (".txt",) if any(_has_rows(path) for path in found) else TEXT_SUFFIXES
-        chosen = [path for path in found if (_has_rows(path) or _kind(path) in text) and is_data_file(path)]
+        chosen = [path for path in found if (_has_rows(path) or kind_of(path) in text) and is_data_file(path)]
         if not chosen:
             raise DataError(
                 f"no data in {root}: of its {counted(len(found), 'file')} none ends in .jsonl, .ndjson, .json, "
@@ -120,22 +120,20 @@ class Source:
                 "prepared folders left out. Give others one by one, or by a pattern."
             )
         read = set(chosen)
-        if others := [path.relative_to(root).as_posix() for path in found if path not in read]:
-            _LOGGER.info("%s: %s", root, said_of_left_out(others, len(chosen)))
+        others = [path for path in found if path not in read]
+        if said := said_of_files(
+            *([path.relative_to(root).as_posix() for path in paths] for paths in (chosen, others))
+        ):
+            _LOGGER.info("%s: %s", root, said)
         return chosen
 
     def _reader(self, path: Path) -> DocumentReader:
-        kind = _kind(path)
+        kind = kind_of(path)
         if kind == ".parquet":
             return ParquetReader(path, self.text_field)
         return JsonLinesReader(path, self.text_field) if kind in _JSON_LINES else PlainTextReader(path)
 
 
-def _kind(path: Path) -> str:
-    """The suffix that says what the file holds, without that of its compression."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSED_SUFFIXES else path.suffix
-
-
 def _has_rows(path: Path) -> bool:
     """Whether many documents are to be expected in the file, one a row or line."""
-    return path.suffix == ".parquet" or (_kind(path) in _JSON_LINES and path.name not in _ABOUT)
+    return path.suffix == ".parquet" or (kind_of(path) in _JSON_LINES and path.name not in _ABOUT)
