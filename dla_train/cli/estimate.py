@@ -13,7 +13,7 @@ of the device's peak that you expect, which the run then logs as mfu.
 examples:
   dla-train estimate --recipe mamba2-dla-780m
   dla-train estimate --recipe gdn-dla-1.3b --devices 8 --device h200
-  dla-train estimate --recipe mamba2-dla-780m --utilisation 0.4 model.mixer.memory.capacity=15
+  dla-train estimate --recipe mamba2-dla-780m --utilization 0.4 model.mixer.memory.capacity=15
 """
 
 
@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
         "estimate",
         help="what a recipe costs: parameters, FLOPs, memory, days",
         description=__doc__,
-        usage="dla-train estimate --recipe NAME [--devices N] [--device NAME] [--utilisation X] [key=value ...]",
+        usage="dla-train estimate --recipe NAME [--devices N] [--device NAME] [--utilization X] [key=value ...]",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -36,7 +36,8 @@ def add_to(commands: Any) -> None:
         "--device", metavar="NAME", default="h100", help="h100 (the default), h200, b200, a100-80gb, ..."
     )
     parser.add_argument(
-        "--utilisation",
+        "--utilization",
+        "--utilisation",  # its name until American spelling won
         metavar="SHARE",
         type=float,
         default=0.3,
@@ -51,9 +52,9 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         raise UsageError("dla-train estimate needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
     if options.devices is not None and options.devices < 1:
         raise UsageError(f"--devices is {options.devices}; it must be at least 1.")
-    if not 0 < options.utilisation <= 1:
+    if not 0 < options.utilization <= 1:
         raise UsageError(
-            f"--utilisation is {options.utilisation:g}; it must be above 0 and at most 1, a share of the peak."
+            f"--utilization is {options.utilization:g}; it must be above 0 and at most 1, a share of the peak."
         )
     from dla_train.config.catalog import find
     from dla_train.config.load import load
@@ -65,5 +66,5 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     from dla_train.estimate.estimate import estimate  # imports torch, after all checks that do not need it
     from dla_train.estimate.text import render
 
-    print(render(estimate(loaded, device, devices, options.utilisation)), end="")
+    print(render(estimate(loaded, device, devices, options.utilization)), end="")
     return 0

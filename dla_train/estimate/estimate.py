@@ -24,7 +24,7 @@ class Estimate:
     """What `dla-train estimate` prints.
 
     Attributes:
-        name: of the recipe. device, devices: which, and how many. utilisation: the assumed share of the device's peak.
+        name: of the recipe. device, devices: which, and how many. utilization: the assumed share of the device's peak.
         parameters: number by part. work: FLOPs per token by part. bounds: what limits each part. footprint: bytes.
         path: of the op.
     """
@@ -33,7 +33,7 @@ class Estimate:
     recipe: Recipe
     device: Device
     devices: int
-    utilisation: float
+    utilization: float
     parameters: dict[str, int]
     work: dict[str, Work]
     bounds: dict[str, str]
@@ -65,7 +65,7 @@ class Estimate:
     def step_seconds(self) -> float:
         """Seconds of a step at the assumed share of the peak, plus the optimizer's memory traffic; exchange between
         devices is not counted."""
-        rate = self.devices * self.utilisation * self.device.peak(self.recipe.training.precision)
+        rate = self.devices * self.utilization * self.device.peak(self.recipe.training.precision)
         return self.flops_per_token * self.tokens_per_step / rate + self.optimizer_seconds
 
     @property
@@ -74,12 +74,12 @@ class Estimate:
         return self.tokens_per_step / self.step_seconds
 
 
-def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisation: float) -> Estimate:
+def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilization: float) -> Estimate:
     """Compute the estimate, on the meta device.
 
     Args:
         loaded: the recipe. device: on which. devices: on how many; None takes the number of the recipe's strategy.
-        utilisation: assumed share of the device's peak.
+        utilization: assumed share of the device's peak.
     Raises:
         UsageError: a step's windows cannot be divided evenly among the devices; names numbers that would work.
     """
@@ -102,7 +102,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilisat
         recipe=recipe,
         device=device,
         devices=devices,
-        utilisation=utilisation,
+        utilization=utilization,
         parameters=parameter_parts(model),
         work=work,
         bounds=bound_by(recipe.model, work, setting, device),

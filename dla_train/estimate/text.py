@@ -161,7 +161,7 @@ def _time(found: Estimate) -> str:
     ]
     peak = found.device.peak(recipe.training.precision) / 1e12
     notes = [
-        f"Assumed: {found.utilisation:.0%} of the {peak:,.0f} TFLOP/s of {found.device.name} (--utilisation); "
+        f"Assumed: {found.utilization:.0%} of the {peak:,.0f} TFLOP/s of {found.device.name} (--utilization); "
         "the exchange between devices is not counted."
     ]
     if recipe.training.activation_checkpointing != "none":

@@ -32,9 +32,9 @@ def test_a_setting_changes_the_estimate(cli):
     assert "| slot weights      |  23,239,440 |" in matched
 
 
-def test_twice_the_utilisation_is_half_the_time(cli):
+def test_twice_the_utilization_is_half_the_time(cli):
     def days(share: str) -> float:
-        out = cli("estimate", "--recipe", "gdn-1.3b", "--utilisation", share).out
+        out = cli("estimate", "--recipe", "gdn-1.3b", "--utilization", share).out
         line = next(line for line in out.splitlines() if "the whole run  " in line)
         return float(line.split("|")[2].split(" days")[0])
 
@@ -114,7 +114,7 @@ def test_every_recipe_of_the_paper_fits_into_an_h200(cli, name):
         ),
         (["--recipe", "tiny", "--devices", "0"], "--devices is 0; it must be at least 1."),
         (["--recipe", "tiny", "--devices", "two"], "argument --devices: invalid int value: 'two'."),
-        (["--recipe", "tiny", "--utilisation", "30"], "--utilisation is 30; it must be above 0 and at most 1"),
+        (["--recipe", "tiny", "--utilization", "30"], "--utilization is 30; it must be above 0 and at most 1"),
         (
             ["--recipe", "gdn-790m", "--devices", "7"],
             "a step is 32 micro-batches, which cannot be shared out evenly among 7 devices. "
