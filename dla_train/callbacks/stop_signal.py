@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (a cluster's warning that time is up): finish the step, save, stop.
+"""Ctrl-C, SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (a cluster's warning that time is up): finish the step,
+save, stop.
 
 A second Ctrl-C stops at once.
 
@@ -14,8 +15,10 @@ from types import FrameType
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from dla_train.runs.lost_terminal import discard_output_to_lost_terminal
+
 # If ranks received different signals, the first in this order counts: a warning is the most specific reason.
-_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -48,7 +51,8 @@ class StopSignal(Callback):
         def register() -> None:
             connector._original_handlers = connector._get_current_signal_handlers()
             for number in _SIGNALS:
-                signal.signal(number, self._note)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # else it runs under nohup
+                    signal.signal(number, self._note)
 
         connector.register_signal_handlers = register  # type: ignore[method-assign]
 
@@ -69,4 +73,6 @@ class StopSignal(Callback):
         self._received = number
         # Not through logging: its locks may be held by the code that was interrupted.
         again = " (Ctrl-C again stops at once)" if number == signal.SIGINT else ""
+        if number == signal.SIGHUP:
+            discard_output_to_lost_terminal()
         os.write(2, f"\nstopping after this step{again}\n".encode())

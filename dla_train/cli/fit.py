@@ -31,7 +31,8 @@ resuming:
   To begin at step 0, with a fresh optimizer and schedule, with the weights of another run: initial_weights=PATH
 
 stopping:
-  Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and say how to go on (exit code 130, 143, 138).
+  Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP) finish the step, save a checkpoint and say how to go on (exit
+  code 130, 143, 138, 129).
   A validation is not waited for, but for the last one; the resumed run makes up for it.
 
 examples:

@@ -1,8 +1,8 @@
 """`dla-train`: reads the command line, and turns failures into one sentence and an exit code.
 
 Exit codes: 0 done; 1 the run failed; 2 wrong usage, recipe, data or folder; 75 it hung (`watchdog.minutes`); stopped by
-Ctrl-C 130, by SIGTERM 143, by SIGUSR1 138. Heavy modules are imported inside the commands that need them, so that help
-and errors come at once.
+Ctrl-C 130, by SIGTERM 143, by SIGUSR1 138, by SIGHUP 129. Heavy modules are imported inside the commands that need
+them, so that help and errors come at once.
 """
 
 import argparse

@@ -212,6 +212,8 @@ def _run(
         ended = FINISHED
     except Interrupted as interrupted:
         ended = STOPPED
+        if ranks.is_first:  # also for the log, where someone whose terminal is gone will look
+            _LOGGER.info("told to stop by %s at step %d", interrupted, trainer.global_step)
         newest = store.all()[:1]
         saved = newest[0].step if newest else None
         return Outcome(interrupted.signal_number, trainer.global_step, saved, is_told=ranks.is_first)

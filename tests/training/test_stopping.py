@@ -1,7 +1,11 @@
 """Told to stop, a run finishes its step, saves it, and says how to go on."""
 
+import os
 import re
+import select
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -41,7 +45,9 @@ def told(cli, micro_recipe, monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_a_signal_saves_the_step_and_says_how_to_go_on(told, cli, number, code):
     done, folder = told(number)
     assert done.code == code
@@ -87,6 +93,46 @@ def test_ctrl_c_on_a_real_process(start_process, micro_recipe, tmp_path):
     (step,) = map(int, re.findall(r"stopped; step (\d+) is saved", err))
     assert (tmp_path / "runs" / "micro" / "checkpoints" / f"step-{step:08d}").is_dir()
     assert "Traceback" not in err
+
+
+def test_nohup_is_respected(told, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done, _ = told(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.code == 0, done.err
+
+
+def test_a_closed_terminal_saves_the_step(micro_recipe, tmp_path, cache_directory):
+    """Whatever is written to the terminal fails from then on, and must not keep the run from its checkpoint."""
+    master, terminal = os.openpty()
+    code = (
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "from dla_train.__main__ import main; sys.exit(main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "fit", "--recipe", micro_recipe, "training.steps=100000", "checkpoint.every=null"],
+        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        env={**os.environ, "DLA_TRAIN_CACHE": str(cache_directory), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    os.close(terminal)
+    run = tmp_path / "runs" / "micro"
+    try:
+        deadline = time.monotonic() + 120
+        while not read_rows(run / "metrics.csv"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            if select.select([master], [], [], 0.01)[0]:
+                os.read(master, 10_000)  # a full terminal would keep the run waiting
+        os.close(master)
+        assert process.wait(60) == 129
+    finally:
+        process.kill()
+        process.wait()
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert read_rows(run / "metrics.csv")[-1]["step"] == int(saved.name.removeprefix("step-"))
+    assert "told to stop by SIGHUP at step" in (run / "logs" / "run.log").read_text()
 
 
 def test_ctrl_c_before_the_first_step(cli, micro_recipe, monkeypatch):
