@@ -6,7 +6,7 @@ import termios
 
 
 def discard_output_to_lost_terminal() -> None:
-    """From now on, discard what is written to a standard output or error whose terminal is gone: every write to it would
+    """From now on, discard what is written to a standard output or error whose terminal is gone: every write would
     fail. Files and pipes stay as they are."""
     for descriptor in (1, 2):
         try:
