@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +32,9 @@ def nobody_logged_in(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it keeps the variables of its first start for the whole process
 
 
 @pytest.fixture
