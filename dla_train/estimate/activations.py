@@ -162,14 +162,14 @@ def _gated_norm(channels: int, width: int, setting: Setting) -> float:
 
 
 def _slot_weight(config: ModelConfig, setting: Setting) -> float:
-    """What slot weights keep: values before and after the softplus, and a copy of the input that autocast makes for
-    them."""
+    """What slot weights keep: values after the softplus, in torch also those before it, and a copy of the input that
+    autocast makes for them."""
     assert not isinstance(config.mixer, AttentionConfig)
     memory = config.mixer.memory
     if memory.kind == "single":
         return 0
     copy = setting.a * config.hidden if setting.is_autocast else 0
-    return 2 * WIDE * config.mixer.heads * memory.capacity + copy
+    return (1 if setting.is_fused else 2) * WIDE * config.mixer.heads * memory.capacity + copy
 
 
 def _op(config: ModelConfig, setting: Setting) -> float:

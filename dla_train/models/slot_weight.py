@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dla_train.models.precision import at_least_float32
+from dla_kernels import shifted_softplus
 
 UNIT_OFFSET = math.log(math.e - 1)
 """`softplus(UNIT_OFFSET) = 1`: with a projection of zero the model is exactly its single-state backbone."""
@@ -35,7 +35,7 @@ class SlotWeight(nn.Module):
         """The layer's input `[B, T, hidden]` -> `[B, T, H, M]` by slot age, float32 or wider."""
         # L is multiplied into the matrix, which has far fewer entries than the projected tokens.
         projected = F.linear(x, self.weight * self.scale.view(-1, 1))
-        return F.softplus(at_least_float32(projected) + UNIT_OFFSET).unflatten(-1, (self.heads, self.capacity))
+        return shifted_softplus(projected, UNIT_OFFSET).unflatten(-1, (self.heads, self.capacity))
 
 
 class UnitSlotWeight(nn.Module):

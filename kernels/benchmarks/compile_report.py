@@ -203,6 +203,7 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
     from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
+    from dla_kernels.layers.fused.softplus import softplus, softplus_backward
 
     values, keys = shape.heads * shape.value_dim, shape.groups * shape.key_dim
     x = torch.zeros(1, 64, values + 2 * keys, dtype=dtype)
@@ -222,6 +223,9 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     k = torch.zeros(1, 64, shape.groups, shape.key_dim, dtype=dtype)
     unit_rows(k, 1e-6)
     unit_rows_backward(k, k, 1e-6)
+    weights = torch.zeros(64, shape.heads * shape.slots, dtype=dtype)
+    softplus(weights, 0.5)
+    softplus_backward(weights.float(), weights.float(), weights)
     gated_halves(x[..., : x.shape[2] // 2 * 2])
     gated_halves_backward(x[..., : x.shape[2] // 2], x[..., : x.shape[2] // 2 * 2])
 

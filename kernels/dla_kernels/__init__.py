@@ -2,7 +2,7 @@
 
 from dla_kernels.cache import Cache
 from dla_kernels.dynamic import dynamic_linear_attention
-from dla_kernels.layers import gated_rms_norm, l2_normalize, short_convolution, swiglu
+from dla_kernels.layers import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
 from dla_kernels.plan import Plan, SegmentState
 from dla_kernels.positional_plans import fenwick_plan, fixed_plan, single_plan
 from dla_kernels.reader import multi_state_attention
@@ -19,6 +19,7 @@ __all__ = [
     "l2_normalize",
     "multi_state_attention",
     "segment",
+    "shifted_softplus",
     "short_convolution",
     "single_plan",
     "swiglu",

@@ -24,7 +24,7 @@ def test_activations_of_the_kernels_are_within_10_percent_of_what_is_kept(found_
     read = functools.partial(dla_kernels.multi_state_attention, backend="triton")
     monkeypatch.setattr("dla_train.models.memory.multi_state_attention", read)
     monkeypatch.setattr("dla_train.models.memory.segment", functools.partial(dla_kernels.segment, backend="triton"))
-    for module in ("convolution", "gated_norm", "gated_activation", "l2_norm"):
+    for module in ("convolution", "gated_norm", "gated_activation", "l2_norm", "softplus"):
         monkeypatch.setattr(f"dla_kernels.layers.{module}.torch_or_triton", lambda *_: "triton")
     config = ModelConfig(vocab_size=200, hidden=48, layers=1, mixer=MIXERS[name])
     found, _ = found_bytes(config, 1, 64, precision)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dla_kernels import gated_rms_norm, l2_normalize, short_convolution, swiglu
+from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
 from tests.kernels.inputs import relative_error
 
 ROUNDINGS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -97,6 +97,19 @@ def check_norm(
 def check_l2_norm(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     draw = Drawn(device, dtype)
     compare(l2_normalize, [draw.part(*shape)], draw.tensor(*shape), ROUNDINGS[dtype])
+
+
+def check_softplus(device: str, dtype: torch.dtype, *, numbers: int) -> None:
+    """From -90, where almost nothing is left, to 40, where it is the number itself; each result is compared by itself,
+    since they differ by orders of magnitude."""
+    x = torch.linspace(-90, 40, numbers).to(dtype).to(device)
+    leaves = [x.double().requires_grad_(), x.clone().requires_grad_()]
+    exact, found = shifted_softplus(leaves[0], 0.5, backend="torch"), shifted_softplus(leaves[1], 0.5, backend="triton")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-44)
+    slopes = [torch.autograd.grad(y.sum(), leaf)[0].double() for y, leaf in zip((exact, found), leaves, strict=True)]
+    smallest = torch.finfo(dtype).tiny if dtype == torch.float16 else 1e-38
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=max(1e-5, torch.finfo(dtype).eps), atol=smallest)
 
 
 def check_swiglu(device: str, dtype: torch.dtype, *, tokens: int, width: int) -> None:

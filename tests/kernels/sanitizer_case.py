@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from dla_kernels import dynamic_linear_attention, gated_rms_norm, l2_normalize, short_convolution, swiglu
+from dla_kernels import (
+    dynamic_linear_attention,
+    gated_rms_norm,
+    l2_normalize,
+    shifted_softplus,
+    short_convolution,
+    swiglu,
+)
 from dla_kernels.documents import positions
 from dla_kernels.reader.fused import configs
 
@@ -57,7 +64,7 @@ def around_the_op(v: torch.Tensor, cu: torch.Tensor) -> None:
     y = gated_rms_norm(
         x.unflatten(-1, v.shape[2:]), v, weight[: v.shape[3], 0], 1e-5, gate_first=False, backend="triton"
     )
-    y = l2_normalize(y, backend="triton")
+    y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton").to(v.dtype)
     swiglu(torch.cat((y, v), -1), backend="triton").float().sum().backward()
     with torch.no_grad():
         short_convolution(x[:, :1], weight, history=x[:, :3], backend="triton")

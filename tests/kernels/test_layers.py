@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dla_kernels import gated_rms_norm, l2_normalize, short_convolution, swiglu
+from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
 
 X, WEIGHT = torch.zeros(1, 6, 8), torch.zeros(8, 4)
 
@@ -50,6 +50,12 @@ def test_swiglu():
     torch.testing.assert_close(swiglu(x), F.silu(x[:, :5]) * x[:, 5:])
 
 
+def test_shifted_softplus():
+    x = drawn(3, 10)
+    torch.testing.assert_close(shifted_softplus(x, 0.5), F.softplus(x + 0.5))
+    assert shifted_softplus(x.bfloat16(), 0.5).dtype == torch.float32
+
+
 def test_autocast_does_not_reach_in():
     x, gate, weight = drawn(1, 5, 8).float(), drawn(1, 5, 8).float() + 1, drawn(8).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -79,6 +85,7 @@ def test_autocast_does_not_reach_in():
         (lambda: gated_rms_norm(X, X, X[0], 1e-5, gate_first=True), r"weight has shape \(6, 8\); it must be"),
         (lambda: gated_rms_norm(X, X, X[0, 0], 1e-5, gate_first=True, groups=3), "groups is 3; it must divide .* 8"),
         (lambda: gated_rms_norm(X.long(), X, X[0, 0], 1e-5, gate_first=True), "x has .* it must be floating point"),
+        (lambda: shifted_softplus(X.long(), 0.5), "x has type torch.int64; it must be floating point"),
         (lambda: swiglu(X[..., :7]), r"x has shape \(1, 6, 7\) .* its last size even"),
     ],
 )  # fmt: skip

@@ -133,6 +133,11 @@ def test_l2_norm(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_softplus(device, dtype):
+    layer_cases.check_softplus(device, dtype, numbers=5000)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 def test_swiglu(device, dtype):
     layer_cases.check_swiglu(device, dtype, tokens=37, width=300)
     layer_cases.check_swiglu(device, dtype, tokens=9, width=4096)

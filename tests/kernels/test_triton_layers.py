@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dla_kernels import gated_rms_norm, l2_normalize, short_convolution, swiglu
+from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
 from tests.kernels import layer_cases as cases
 from tests.kernels.poisoned_memory import poisoned_memory
 
@@ -75,6 +75,12 @@ def test_l2_norm(dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("numbers", [1, 3000])
+def test_softplus(dtype, numbers):
+    cases.check_softplus("cpu", dtype, numbers=numbers)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(("tokens", "width"), [(1, 1), (9, 300), (16, 256)])
 def test_swiglu(dtype, tokens, width):
     cases.check_swiglu("cpu", dtype, tokens=tokens, width=width)
@@ -85,6 +91,7 @@ def test_opcheck():
     from dla_kernels.layers.fused.gated_activation import gated_halves
     from dla_kernels.layers.fused.gated_norm import gated_norm
     from dla_kernels.layers.fused.l2_norm import unit_rows
+    from dla_kernels.layers.fused.softplus import softplus
 
     x, gate = (torch.randn(1, 6, 8).requires_grad_() for _ in range(2))
     weight, bias, scale = (torch.randn(shape).requires_grad_() for shape in ((8, 4), (8,), (8,)))
@@ -93,6 +100,7 @@ def test_opcheck():
     torch.library.opcheck(gated_norm, (x, gate, scale, 1e-5, True, 2))
     torch.library.opcheck(gated_halves, (x,))
     torch.library.opcheck(unit_rows, (x, 1e-6))
+    torch.library.opcheck(softplus, (x, 0.5))
 
 
 def test_compiled():
@@ -102,7 +110,8 @@ def test_compiled():
     def call(x):
         y = short_convolution(x, weight, activation="silu", backend="triton")
         y = gated_rms_norm(y, x, scale, 1e-5, gate_first=True, backend="triton")
-        return swiglu(l2_normalize(y, backend="triton"), backend="triton").square().sum()
+        y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton")
+        return swiglu(y, backend="triton").square().sum()
 
     eager = torch.autograd.grad(call(x), x)
     compiled = torch.autograd.grad(torch.compile(call, backend="aot_eager", fullgraph=True)(x), x)

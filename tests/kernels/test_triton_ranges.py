@@ -75,6 +75,7 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
     from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
+    from dla_kernels.layers.fused.softplus import softplus, softplus_backward
 
     channels = HEADS * VALUE_DIM + 2 * KEY_DIM
     x = torch.empty_strided((batch, time, channels), (time * 2**16, 2**16, 1), dtype=dtype, device="meta")
@@ -90,6 +91,9 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     gated_norm_backward._init_fn(v, v, *norm)
     unit_rows._init_fn(v, 1e-6)
     unit_rows_backward._init_fn(v, v, 1e-6)
+    projected = meta(batch, time, HEADS * SLOTS, dtype=dtype)
+    softplus._init_fn(projected, 0.5)
+    softplus_backward._init_fn(projected.float(), projected.float(), projected)
     wide = meta(batch, time, 2**15, dtype=dtype)
     gated_halves._init_fn(wide)
     gated_halves_backward._init_fn(wide[..., : 2**14], wide)

@@ -8,5 +8,6 @@ from dla_kernels.layers.convolution import short_convolution
 from dla_kernels.layers.gated_activation import swiglu
 from dla_kernels.layers.gated_norm import gated_rms_norm
 from dla_kernels.layers.l2_norm import l2_normalize
+from dla_kernels.layers.softplus import shifted_softplus
 
-__all__ = ["gated_rms_norm", "l2_normalize", "short_convolution", "swiglu"]
+__all__ = ["gated_rms_norm", "l2_normalize", "shifted_softplus", "short_convolution", "swiglu"]
