@@ -173,6 +173,7 @@ def test_in_a_slurm_job_lightning_requeues_nothing(micro_recipe, tmp_path, monke
         (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR1),
         (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1),
         (signal.SIGINT, signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGHUP, signal.SIGHUP),
     ],
 )
 def test_ranks_agree_on_one_signal(here, there, agreed):
@@ -185,7 +186,7 @@ def test_ranks_agree_on_one_signal(here, there, agreed):
         def reduce_boolean_decision(self, decision, all):
             assert not all
             self.asked += 1
-            order = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
+            order = [signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
             others = there is not None if self.asked == 1 else there == order[self.asked - 2]
             return decision or others
 
