@@ -61,10 +61,8 @@ class MetricsFile:
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.columns = (*FIRST_COLUMNS, *columns)
         rows = read_rows(path)
-        if not rows and step and path.is_file() and path.stat().st_size:
-            aside = path.with_name(f"{path.name}.unreadable")
-            os.replace(path, aside)
-            _LOGGER.warning("%s has no rows that can be read: it is kept as %s, and a new one begins.", path, aside)
+        if not rows and step:
+            _tell_of_lost_rows(path, step)
         self.found = [key_of(row) for row in rows]
         kept = [row for row in rows if row["step"] <= step] if step else []
         atomic_files.write_text(path, _lines([dict(zip(self.columns, self.columns, strict=True)), *kept], self.columns))
@@ -81,6 +79,16 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _tell_of_lost_rows(path: Path, step: int) -> None:
+    """Warn that a run goes on from `step` without the rows of its earlier steps, and keep a file that is none."""
+    if path.is_file() and path.stat().st_size:
+        aside = path.with_name(f"{path.name}.unreadable")
+        os.replace(path, aside)
+        _LOGGER.warning("%s has no rows that can be read: it is kept as %s, and a new one begins.", path, aside)
+    else:
+        _LOGGER.warning("%s is not there, or empty: a new one begins after step %d.", path, step)
 
 
 def key_of(row: dict[str, Any]) -> RowKey:

@@ -1,5 +1,7 @@
 import math
 
+import pytest
+
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile, read_rows
 
 
@@ -77,3 +79,16 @@ def test_a_file_that_cannot_be_read_is_kept_beside_the_new_one(tmp_path, caplog)
     aside = tmp_path / "metrics.csv.unreadable"
     assert aside.read_bytes() == b"\xff\xfe garbage\n"
     assert f"{path} has no rows that can be read: it is kept as {aside}, and a new one begins." in caplog.text
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["empty", "gone"])
+def test_rows_that_are_lost_are_missed(tmp_path, caplog, is_there):
+    path = tmp_path / "metrics.csv"
+    if is_there:
+        path.touch()
+    MetricsFile(path, [], 7).close()
+    assert "metrics.csv is not there, or empty: a new one begins after step 7." in caplog.text
+    caplog.clear()
+    path.unlink()
+    MetricsFile(path, [], 0).close()
+    assert not caplog.text
