@@ -3,7 +3,7 @@
 `a` is the number of bytes of a value that matrix products read (2 for bfloat16), WIDE that of a value in norms, gates
 and time scales. Sizes are per token unless said otherwise. The two paths of the op keep different things: `torch` its
 chunk algebra and a state every eighth chunk; `triton` little more than its inputs, because it recomputes the rest. The
-same holds for the convolution, the gated norm and the gated activation, which are kernels on every GPU.
+same holds for what a layer computes around the op (`dla_kernels.layers`), which are kernels on every GPU.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Setting:
 
     @property
     def is_fused(self) -> bool:
-        """Whether convolution, gated norm and gated activation are kernels."""
+        """Whether what a layer computes around the op (`dla_kernels.layers`) are kernels."""
         return self.is_gpu or self.path == "triton"
 
     @property
@@ -143,13 +143,8 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
             unit = a * 2 * keys  # q and k of length one; in torch also copies in float32, and lengths
             if not setting.is_fused:
                 unit += copies * 2 * keys + WIDE * 2 * heads
-            return (
-                products
-                + unit
-                + _gated_norm(values, mixer.value_dim, setting)
-                + 5 * WIDE * heads
-                + _slot_weight(config, setting)
-            )
+            norm = _gated_norm(values, mixer.value_dim, setting)
+            return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, setting)
 
 
 def _gated_norm(channels: int, width: int, setting: Setting) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dla_train.models.precision import at_least_float32
+from dla_kernels.layers.precision import at_least_float32
 
 IGNORED = -100
 """A target that does not count, as in `torch.nn.functional.cross_entropy`."""

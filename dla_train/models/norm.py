@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dla_kernels import gated_rms_norm
-from dla_train.models.precision import at_least_float32
+from dla_kernels.layers.precision import at_least_float32
 
 
 class RMSNorm(nn.Module):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dla_train.models.precision import at_least_float32
+from dla_kernels.layers.precision import at_least_float32
 
 
 def rotate(x: Tensor, positions: Tensor, *, base: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dla_kernels.arguments import FLOATS, torch_or_triton
 from dla_kernels.autocast import without_autocast
+from dla_kernels.layers.precision import at_least_float32
 
 WIDEST = 4096
 """The most channels of a row that the Triton kernels take: a program holds a whole row."""
@@ -54,22 +55,17 @@ def gated_rms_norm(
 
 
 def _in_torch(x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool, groups: int) -> Tensor:
-    wide, opening = _wide(x), F.silu(_wide(gate))
+    wide, opening = at_least_float32(x), F.silu(at_least_float32(gate))
     if gate_first:
         wide = wide * opening
     if groups == 1:
         # 16-bit weights are widened, too: torch's fused kernel needs input and weight of the same type; otherwise it
         # warns and computes the norm in many steps.
-        y = F.rms_norm(wide, weight.shape, _wide(weight), eps)
+        y = F.rms_norm(wide, weight.shape, at_least_float32(weight), eps)
     else:
         parts = wide.unflatten(-1, (groups, -1))
-        y = F.rms_norm(parts, parts.shape[-1:], eps=eps).flatten(-2) * _wide(weight)
+        y = F.rms_norm(parts, parts.shape[-1:], eps=eps).flatten(-2) * at_least_float32(weight)
     return (y if gate_first else y * opening).to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return x.float() if x.element_size() < 4 else x
 
 
 def _check(x: Tensor, gate: Tensor, weight: Tensor, groups: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dla_kernels.arguments import FLOATS, torch_or_triton
 from dla_kernels.layers.gated_norm import WIDEST
+from dla_kernels.layers.precision import at_least_float32
 
 
 def l2_normalize(x: Tensor, eps: float = 1e-6, *, backend: Literal["auto", "torch", "triton"] = "auto") -> Tensor:
@@ -27,7 +28,7 @@ def l2_normalize(x: Tensor, eps: float = 1e-6, *, backend: Literal["auto", "torc
         raise ValueError(f"x has shape {tuple(x.shape)} and type {x.dtype}; it must be floating point numbers")
     too_wide = f"rows have {x.shape[-1]} channels; it takes up to {WIDEST}" if x.shape[-1] > WIDEST else None
     if torch_or_triton(backend, "x", x, too_wide) == "torch":
-        wide = x.float() if x.element_size() < 4 else x
+        wide = at_least_float32(x)
         return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
     from dla_kernels.layers.fused.l2_norm import unit_rows  # imports triton, which only some platforms have
 

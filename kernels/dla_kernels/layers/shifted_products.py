@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dla_kernels.layers.precision import at_least_float32
+
 
 class ShiftedProducts(torch.autograd.Function):
     """A sum of shifted products. On a CPU this takes 0.4 of the time of `F.conv1d`, forward and backward together.
@@ -21,7 +23,7 @@ class ShiftedProducts(torch.autograd.Function):
         ctx.save_for_backward(x, weight, positions)
         ctx.has_bias = bias is not None
         taps = _by_lag(weight)
-        y = x * taps[0] if bias is None else torch.addcmul(_wide(bias), x, taps[0])
+        y = x * taps[0] if bias is None else torch.addcmul(at_least_float32(bias), x, taps[0])
         for lag in range(1, min(len(taps), x.shape[1])):
             y[:, lag:].addcmul_(_inside(x[:, :-lag], positions, lag), taps[lag])
         return y.to(x.dtype)
@@ -49,11 +51,7 @@ class ShiftedProducts(torch.autograd.Function):
 
 def _by_lag(weight: Tensor) -> Tensor:
     """`[C, W]` -> `[W, C]` in float32 or wider, the tap of the newest token first."""
-    return _wide(weight).t().flip(0).contiguous()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    return at_least_float32(weight).t().flip(0).contiguous()
 
 
 def _inside(x: Tensor, positions: Tensor | None, lag: int) -> Tensor:

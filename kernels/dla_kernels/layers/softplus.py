@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dla_kernels.arguments import FLOATS, torch_or_triton
+from dla_kernels.layers.precision import at_least_float32
 
 
 def shifted_softplus(x: Tensor, shift: float, *, backend: Literal["auto", "torch", "triton"] = "auto") -> Tensor:
@@ -27,7 +28,7 @@ def shifted_softplus(x: Tensor, shift: float, *, backend: Literal["auto", "torch
     if x.dtype not in FLOATS:
         raise ValueError(f"x has type {x.dtype}; it must be floating point numbers")
     if torch_or_triton(backend, "x", x) == "torch":
-        return F.softplus((x.float() if x.element_size() < 4 else x) + shift)
+        return F.softplus(at_least_float32(x) + shift)
     from dla_kernels.layers.fused.softplus import softplus  # imports triton, which only some platforms have
 
     return softplus(x, shift)
