@@ -33,6 +33,7 @@ class Setting:
         batch, window: rows, and tokens per row, that go through the model at once.
         precision: of the recipe. path: of the op. is_gpu: whether it is a GPU, where a norm is one fused kernel.
         recompute_every: of the recipe; one in this many blocks keeps only its input and is recomputed.
+        selective: of the recipe; recomputed blocks also keep the results of what takes long.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class Setting:
     path: Path
     is_gpu: bool
     recompute_every: int | None = None
+    selective: bool = False
 
     @property
     def tokens(self) -> int:
@@ -75,19 +77,21 @@ def saved_bytes(config: ModelConfig, setting: Setting) -> dict[str, int]:
 
 
 def kept_after_forward(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """Bytes by part, when the loss is known. A recomputed block keeps only its input, but autocast keeps its copies of
-    all weights until the forward is over."""
+    """Bytes by part, when the loss is known. A recomputed block keeps little, but autocast keeps its copies of all
+    weights until the forward is over."""
     recomputed = _recomputed(config, setting)
     copied = config.layers if setting.is_autocast else config.layers - recomputed
-    return _kept(config, setting, inputs=recomputed, layers=config.layers - recomputed, copied=copied)
+    layers = config.layers - recomputed
+    return _kept(config, setting, inputs=recomputed, results=recomputed, layers=layers, copied=copied)
 
 
 def kept_in_backward(config: ModelConfig, setting: Setting) -> dict[str, int]:
     """Bytes by part, when the backward recomputes a block, which then keeps what any other block does. That happens to
     one block at a time, and at the first one (the last of the model) the inputs of all are still kept."""
     recomputed = _recomputed(config, setting)
-    layers = config.layers - recomputed + bool(recomputed)
-    return _kept(config, setting, inputs=recomputed, layers=layers, copied=layers)
+    again = int(recomputed > 0)
+    layers = config.layers - recomputed + again
+    return _kept(config, setting, inputs=recomputed, results=recomputed - again, layers=layers, copied=layers)
 
 
 def _recomputed(config: ModelConfig, setting: Setting) -> int:
@@ -95,12 +99,15 @@ def _recomputed(config: ModelConfig, setting: Setting) -> int:
     return 0 if setting.recompute_every is None else -(-config.layers // setting.recompute_every)
 
 
-def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, copied: int) -> dict[str, int]:
-    """Bytes by part. Kept are: of `inputs` blocks the inputs alone, of `layers` blocks everything, and of `copied`
-    blocks the copies of weights."""
+def _kept(
+    config: ModelConfig, setting: Setting, *, inputs: int, results: int, layers: int, copied: int
+) -> dict[str, int]:
+    """Bytes by part. Kept are: of `inputs` blocks the inputs, of `results` blocks the results of what takes long (if
+    the recipe wants that), of `layers` blocks everything, and of `copied` blocks the copies of weights."""
     tokens, hidden = setting.tokens, config.hidden
     parts = {
         "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
+        "their costly results": tokens * results * _costly_results(config, setting) if setting.selective else 0,
         # two norms a layer and one at the end, each with its input
         "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
         # Input, projection, and the product that is projected down; in torch also the silu.
@@ -111,6 +118,28 @@ def _kept(config: ModelConfig, setting: Setting, *, inputs: int, layers: int, co
         "copies of weights": copied * _cast_weights(config, setting),
     }
     return {name: round(size) for name, size in parts.items() if size}
+
+
+def _costly_results(config: ModelConfig, setting: Setting) -> int:
+    """What products with weights, attention and the kernels' op give in one layer, per token."""
+    hidden, mixer = config.hidden, config.mixer
+    mlp = 2 * config.mlp_hidden + hidden
+    match mixer:
+        case AttentionConfig():
+            # q, k, v; attention, with a number per head for its backward; out_proj.
+            return setting.a * (3 * hidden + hidden + hidden + mlp) + WIDE * mixer.heads
+        case Mamba2Config():
+            values = mixer.heads * mixer.head_dim
+            projected = 2 * values + 2 * mixer.groups * mixer.state_dim + mixer.heads
+        case GatedDeltaNetConfig():
+            values = mixer.heads * mixer.value_dim
+            projected = 2 * values + 2 * mixer.heads * mixer.key_dim + 2 * mixer.heads
+    weights = 0 if mixer.memory.kind == "single" else mixer.heads * mixer.memory.capacity
+    found = setting.a * (projected + weights + hidden + mlp)
+    if setting.path == "triton":
+        # What the op read and, of a dynamic memory, shift, score and norm.
+        found += setting.a * values + 3 * WIDE * mixer.heads * isinstance(mixer.memory, DynamicMemory)
+    return found
 
 
 def _norm(width: int, setting: Setting) -> int:

@@ -95,6 +95,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilizat
         path=path,
         is_gpu=True,
         recompute_every=recipe.training.recompute_every,
+        selective=recipe.training.recompute_selectively,
     )
     work = model_work(recipe.model, recipe.data.window)
     return Estimate(

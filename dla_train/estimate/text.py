@@ -137,11 +137,14 @@ def _way_out(found: Estimate) -> str:
         return "Weights and optimizer alone nearly fill it: more devices, or ones with more memory, are needed."
     if training.micro_batch > 1:
         return f"Lower training.micro_batch (now {training.micro_batch}); the result of training stays the same."
-    if training.activation_checkpointing == "none":
-        return (
-            "training.activation_checkpointing=full keeps the inputs of blocks alone and computes the rest again: "
-            "a third more work, the same result."
-        )
+    full = (
+        "training.activation_checkpointing=full keeps the inputs of blocks alone and computes the rest again: a third "
+        "more work, the same result."
+    )
+    if training.activation_checkpointing == "none" and not training.compile:
+        return f"training.activation_checkpointing=selective saves activations and computes little twice. {full}"
+    if training.activation_checkpointing != "full":
+        return full
     return f"A shorter data.window (now {found.recipe.data.window:,}) or a device with more memory would."
 
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dla_train.models.block import Block
 from dla_train.models.cache import AttentionCache, LinearCache, ModelCache
@@ -16,6 +15,7 @@ from dla_train.models.documents import Documents
 from dla_train.models.head import Head
 from dla_train.models.norm import RMSNorm
 from dla_train.models.parameter_groups import parameter_groups
+from dla_train.models.recomputation import run_again_in_backward
 
 
 class LanguageModel(nn.Module):
@@ -32,6 +32,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.recompute_every: int | None = None
+        self.recompute_selectively = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, eps=config.norm_eps)
@@ -53,7 +54,7 @@ class LanguageModel(nn.Module):
         for block in self.blocks:
             block.compile(backend=backend)
 
-    def recompute_blocks(self, every: int) -> None:
+    def recompute_blocks(self, every: int = 1, *, selective: bool = False) -> None:
         """Keep only the input of every `every`-th block for the backward, which computes the block again.
 
         This trades time for memory: with `every` 1, a step takes one more forward and holds the activations of about
@@ -61,8 +62,12 @@ class LanguageModel(nn.Module):
 
         Args:
             every: 1 for all blocks, 2 for every second one, and so on.
+            selective: keep also the results of products with weights, of attention and of the kernels' op, which take
+                nearly all the time of a block. Not for compiled blocks, whose products cannot be seen: they would all
+                be computed again.
         """
         self.recompute_every = every
+        self.recompute_selectively = selective
 
     def _check(self, cache: ModelCache) -> None:
         wanted = AttentionCache if isinstance(self.config.mixer, AttentionConfig) else LinearCache
@@ -133,7 +138,7 @@ class LanguageModel(nn.Module):
         for index, block in enumerate(self.blocks):
             past = None if cache is None else cache.layers[index]
             if self._is_recomputed(index) and past is None and not return_cache:
-                x, layer = checkpoint(block, x, documents=documents, use_reentrant=False, preserve_rng_state=False)
+                x, layer = run_again_in_backward(block, x, selective=self.recompute_selectively, documents=documents)
             else:
                 x, layer = block(x, documents=documents, cache=past, return_cache=return_cache)
             layers.append(layer)

@@ -35,8 +35,11 @@ class TrainingConfig:
         fused: `liger` computes the loss (with its matrix product) and RMSNorm by the Triton kernels of liger-kernel; it
             needs a CUDA GPU and the extra `fused`, and the loss agrees to rounding. Compiled blocks keep their own
             norms, which the compiler fuses. `none` is plain torch, which never holds all logits either.
-        activation_checkpointing: `none`, `full` or `every N`: for which blocks the forward keeps only the input, so
-            that the backward computes them again. Same results with less memory and up to a third more time.
+        activation_checkpointing: what the forward keeps for the backward, which computes the rest again: the same
+            results with less memory. `selective` keeps of a block its input and the results of what takes long
+            (products with weights, attention, the op), so that little is computed twice; `full` only the input, which
+            takes up to a third more time; `every N` is `full` for one block in N; `none` keeps everything.
+            `selective` is not for compiled blocks.
         accelerator: where to train; `auto` takes a GPU if there is one.
         threads: CPU threads per process; null leaves the choice to PyTorch. Another number may change the last bits
             of a loss.
@@ -74,6 +77,11 @@ class TrainingConfig:
         require_at_most("global_batch", self.global_batch, MOST_WINDOWS)
         require_at_most("threads", self.threads, MOST_PROCESSES)
         _recompute_every(self.activation_checkpointing)
+        if self.compile and self.recompute_selectively:
+            raise ValueError(
+                "activation_checkpointing is 'selective', which cannot see the products of compiled blocks; with "
+                "training.compile=true it must be none, full, or every N"
+            )
         if self.max_nonfinite < 0:
             raise ValueError(f"max_nonfinite is {self.max_nonfinite}; it must be at least 0")
         if self.skip_above is not None and self.skip_above <= 1:
@@ -114,14 +122,19 @@ class TrainingConfig:
         """`activation_checkpointing` as a number: 1 for every block, 2 for every second; None for none."""
         return _recompute_every(self.activation_checkpointing)
 
+    @property
+    def recompute_selectively(self) -> bool:
+        """Whether blocks that are computed again keep the results of what takes long."""
+        return self.activation_checkpointing == "selective"
+
 
 def _recompute_every(text: str) -> int | None:
-    if text in ("none", "full"):
-        return 1 if text == "full" else None
+    if text in ("none", "selective", "full"):
+        return None if text == "none" else 1
     match = re.fullmatch(r"every ([1-9]\d*)", text)
     if match is None:
         raise ValueError(
-            f'activation_checkpointing is {text!r}; it must be none, full, or every N, for example "every 2"'
+            f'activation_checkpointing is {text!r}; it must be none, selective, full, or every N, for example "every 2"'
         )
     return int(match[1])
 

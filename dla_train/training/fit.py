@@ -144,7 +144,7 @@ def _run(
     if start.weights is not None:
         start.weights.fill(model)
     if recipe.training.recompute_every is not None:
-        model.recompute_blocks(recipe.training.recompute_every)
+        model.recompute_blocks(recipe.training.recompute_every, selective=recipe.training.recompute_selectively)
     if recipe.training.compile:
         model.compile_blocks()
     if recipe.training.fused == "liger":

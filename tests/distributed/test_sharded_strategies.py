@@ -125,6 +125,7 @@ def test_room_for_all_shards_is_asked_for_before_the_first_is_written(fit_on, fo
 VARIANTS = {
     "tied embeddings": ["model.tie_embeddings=true"],
     "recomputed blocks": ["training.activation_checkpointing=full"],
+    "blocks recomputed but for their products": ["training.activation_checkpointing=selective"],
     "calibrated thresholds": ["model.mixer.memory.calibrate_rate=0.3"],
     "learned thresholds": ["model.mixer.memory.gate=straight_through", "model.mixer.memory.learn_threshold=true"],
 }

@@ -57,6 +57,23 @@ def test_a_block_that_is_computed_again_keeps_its_input(found_bytes, name, every
     assert max(forward, backward) < 0.85 * sum(saved_bytes(config, setting).values())
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_block_whose_costly_results_are_kept(found_bytes, name, precision):
+    config = ModelConfig(vocab_size=500, hidden=128, layers=6, mixer=MIXERS[name])
+    setting = Setting(batch=1, window=512, precision=precision, path="torch", is_gpu=False)
+    selective = replace(setting, recompute_every=1, selective=True)
+    found, _ = found_bytes(config, 1, 512, precision, 1, True)
+    kept = sum(kept_after_forward(config, selective).values())
+    assert kept == pytest.approx(found, rel=0.02)
+    inputs = sum(kept_after_forward(config, replace(setting, recompute_every=1)).values())
+    assert inputs < kept < 0.6 * sum(saved_bytes(config, setting).values())
+    # One block at a time has everything, and then not its results beside it.
+    assert kept_in_backward(config, selective)["their costly results"] == pytest.approx(
+        5 / 6 * kept_after_forward(config, selective)["their costly results"]
+    )
+
+
 def test_copies_of_all_weights_weigh_more_than_a_block_where_windows_are_short():
     config = ModelConfig(vocab_size=500, hidden=128, layers=12, mixer=MIXERS["attention"])
     setting = Setting(batch=1, window=64, precision="bf16-mixed", path="torch", is_gpu=False, recompute_every=1)
