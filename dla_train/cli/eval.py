@@ -19,6 +19,7 @@ from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalog import BUILT_IN
 from dla_train.evaluation.lm_tasks.names import require_possible
 from dla_train.evaluation.prompts import read_text
+from dla_train.runs.compilations import told_of_compilations
 
 if TYPE_CHECKING:
     from dla_train.evaluation.built_in.task import Result
@@ -94,12 +95,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     from dla_train.evaluation.trained import load_trained
 
     trained = load_trained(found)
-    trained.model.to(device_named(options.device))
+    device = device_named(options.device)
+    trained.model.to(device)
     asked = Asked(trained=trained, lengths=lengths, limit=options.limit, text=options.text, seed=options.seed, say=_say)
     ours = {name: open_task(name, asked) for name in names if name in BUILT_IN}
     foreign = [name for name in names if name not in BUILT_IN]
-    tables, scores = _ask_harness(trained, foreign, options.limit) if foreign else ({}, {})
-    results = {name: task.run() for name, task in ours.items()}
+    with told_of_compilations(device, _say):
+        tables, scores = _ask_harness(trained, foreign, options.limit) if foreign else ({}, {})
+        results = {name: task.run() for name, task in ours.items()}
     tables |= {name: result.markdown() for name, result in results.items()}
     head = f"{trained.folder}, step {trained.step:,}\n\n"
     print(head + "\n".join(tables[name] for name in names), end="")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.device import device_named
 from dla_train.errors import UsageError
+from dla_train.runs.compilations import told_of_compilations
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -79,15 +80,17 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     # As in training, without the special tokens that a tokenizer may put around a text.
     encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     tokens = [ids or _beginning(end, trained) for ids in encoded]
-    model = trained.model.to(device_named(options.device))
+    device = device_named(options.device)
+    model = trained.model.to(device)
     sampling = Sampling(
         max_tokens=options.max_tokens, temperature=options.temperature, top_p=options.top_p, seed=options.seed, end=end
     )
     continuations = Continuations(model, tokens, sampling)
-    if options.prompts is None:
-        _print_one(prompts[0], continuations, tokenizer, options.stream)
-    else:
-        _print_all(prompts, continuations, tokenizer)
+    with told_of_compilations(device, lambda line: print(line, file=sys.stderr)):
+        if options.prompts is None:
+            _print_one(prompts[0], continuations, tokenizer, options.stream)
+        else:
+            _print_all(prompts, continuations, tokenizer)
     print(_speed(continuations), file=sys.stderr)
     return 0
 

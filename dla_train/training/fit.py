@@ -45,6 +45,7 @@ from dla_train.models import LanguageModel, initialize
 from dla_train.report.current import has_report_for
 from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
+from dla_train.runs.compilations import told_of_compilations
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
 from dla_train.runs.environment import record_start
 from dla_train.runs.folder import RunFolder, occupied
@@ -203,12 +204,13 @@ def _run(
     module = LanguageModelTraining(model, recipe.optimizer, recipe.schedule, recipe.training, recipe.seed)
     ended = FAILED
     try:
-        trainer.fit(
-            module,
-            datamodule=start.data,
-            ckpt_path=start.point.checkpoint.state if start.point else None,
-            weights_only=True,
-        )
+        with told_of_compilations(trainer.strategy.root_device.type, _LOGGER.info, recipe.logging.console_seconds):
+            trainer.fit(
+                module,
+                datamodule=start.data,
+                ckpt_path=start.point.checkpoint.state if start.point else None,
+                weights_only=True,
+            )
         ended = FINISHED
     except Interrupted as interrupted:
         ended = STOPPED
