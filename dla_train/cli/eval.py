@@ -64,7 +64,10 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
+        "--checkpoint",
+        metavar="RUN",
+        type=Path,
+        help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
     )
     parser.add_argument("--tasks", metavar="NAME[,NAME...]", help="tasks, groups or task files; `list` shows them")
     parser.add_argument("--limit", metavar="N", type=int, help="ask only N examples (windows) of each kind")
@@ -87,9 +90,9 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         print("All tasks of lm-evaluation-harness: lm-eval ls tasks. A path that ends in .yaml is a task file.")
         return 0
     names, lengths = _check(options, settings)
-    from dla_train.evaluation.find import find_trained
+    from dla_train.evaluation.find import find_model
 
-    found = find_trained(options.checkpoint)
+    found = find_model(options.checkpoint)
     from dla_train.evaluation.built_in.catalog import open_task  # imports torch, after all checks that do not need it
     from dla_train.evaluation.built_in.task import Asked
     from dla_train.evaluation.trained import load_trained
@@ -104,7 +107,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         tables, scores = _ask_harness(trained, foreign, options.limit) if foreign else ({}, {})
         results = {name: task.run() for name, task in ours.items()}
     tables |= {name: result.markdown() for name, result in results.items()}
-    head = f"{trained.folder}, step {trained.step:,}\n\n"
+    head = f"{trained.title}\n\n"
     print(head + "\n".join(tables[name] for name in names), end="")
     if options.out is not None:
         about: dict[str, Any] = {"checkpoint": str(trained.checkpoint), "step": trained.step, "limit": options.limit}
@@ -121,7 +124,10 @@ def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str],
     """Check the options; returns the names of the tasks, each once, and the lengths."""
     names = [name for part in (options.tasks or "").split(",") if (name := part.strip())]
     if options.checkpoint is None:
-        raise UsageError("dla-train eval needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
+        raise UsageError(
+            "dla-train eval needs --checkpoint RUN: a run folder, one of its checkpoints/step-..., or an exported "
+            "model."
+        )
     if not names:
         raise UsageError(
             "dla-train eval needs --tasks, for example --tasks needles or --tasks piqa,fda; --tasks list shows them."

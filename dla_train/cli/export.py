@@ -58,6 +58,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     from dla_train.export.write import write_export
 
     trained = load_trained(found)
+    assert trained.step is not None, "a run's checkpoint has a step"
     write_export(
         options.to,
         trained.model,

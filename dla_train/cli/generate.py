@@ -42,7 +42,10 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
+        "--checkpoint",
+        metavar="RUN",
+        type=Path,
+        help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
     )
     parser.add_argument("--prompt", metavar="TEXT|-", help="what to continue; - reads standard input")
     parser.add_argument(
@@ -66,11 +69,11 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Print continuations."""
     _check(options, settings)
     from dla_data.tokenizer import END_OF_DOCUMENT
-    from dla_train.evaluation.find import find_trained
+    from dla_train.evaluation.find import find_model
     from dla_train.evaluation.prompts import read_prompt, read_prompts
 
     prompts = [read_prompt(options.prompt)] if options.prompts is None else read_prompts(options.prompts)
-    found = find_trained(options.checkpoint)
+    found = find_model(options.checkpoint)
     from dla_train.evaluation.continuation import Continuations, Sampling  # imports torch, so checks come first
     from dla_train.evaluation.trained import load_trained
 
@@ -97,7 +100,10 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 def _check(options: argparse.Namespace, settings: list[str]) -> None:
     if options.checkpoint is None:
-        raise UsageError("dla-train generate needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
+        raise UsageError(
+            "dla-train generate needs --checkpoint RUN: a run folder, one of its checkpoints/step-..., or an exported "
+            "model."
+        )
     if (options.prompt is None) == (options.prompts is None):
         raise UsageError("dla-train generate needs either --prompt TEXT (- for standard input) or --prompts FILE.")
     if settings:

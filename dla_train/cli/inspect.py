@@ -30,7 +30,10 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--checkpoint", metavar="RUN", type=Path, help="a run folder, or one of its checkpoints/step-..."
+        "--checkpoint",
+        metavar="RUN",
+        type=Path,
+        help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
     )
     parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text")
     parser.add_argument("--out", metavar="DIR", type=a_folder, help="where the page goes; without an earlier one")
@@ -54,11 +57,11 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     if options.max_tokens < 2:
         raise UsageError(f"--max-tokens is {options.max_tokens}; it must be at least 2.")
     require_unused(options.out, FILES)
-    from dla_train.evaluation.find import find_trained
+    from dla_train.evaluation.find import find_model
     from dla_train.evaluation.prompts import read_text
 
     text = read_text(options.text)
-    found = find_trained(options.checkpoint)
+    found = find_model(options.checkpoint)
     from dla_train.evaluation.trained import load_trained  # torch: all that can be refused without it was
     from dla_train.inspection.write import write_inspection
 

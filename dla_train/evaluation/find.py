@@ -11,7 +11,7 @@ from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.config.load import LoadedRecipe
 from dla_train.errors import RunError, UsageError
 from dla_train.runs.folder import RunFolder
-from dla_train.runs.saved_recipe import saved_recipe
+from dla_train.runs.saved_recipe import recipe_in, saved_recipe
 
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
@@ -29,6 +29,36 @@ class Found:
     folder: RunFolder
 
 
+@dataclass(frozen=True)
+class FoundExport:
+    """An exported model whose recipe could be read.
+
+    Attributes:
+        loaded: the recipe of the run it was made of. folder: the exported one; its weights are not loaded yet.
+    """
+
+    loaded: LoadedRecipe
+    folder: RunFolder
+
+
+def find_model(path: Path) -> Found | FoundExport:
+    """What `path` means: an exported model, or else as `find_trained`.
+
+    Raises:
+        UsageError, RunError: see `find_trained`; also an exported model without its recipe.
+    """
+    require_folder(path)
+    folder = RunFolder(path)
+    if not folder.is_export():
+        return find_trained(path)
+    if not folder.recipe.is_file():
+        raise UsageError(
+            f"{path} is a model without the recipe that it was trained with; transformers does not copy it. Copy "
+            "recipe.yaml, and tokenizer.json, from the folder that dla-train export made."
+        )
+    return FoundExport(recipe_in(folder), folder)
+
+
 def find_trained(path: Path) -> Found:
     """The checkpoint that `path` means: the newest sound one of a run folder or its `checkpoints`, or a
     `checkpoints/step-...` itself.
@@ -41,10 +71,7 @@ def find_trained(path: Path) -> Found:
     place = Path(os.path.abspath(path))
     folder = RunFolder(_written_like(path, _run_of(place)))
     if RunFolder(path).is_export():
-        raise UsageError(
-            f"{path} is an exported model, not a run. Give the run that it was made of, or load it in Python with "
-            "dla_train.load_model."
-        )
+        raise UsageError(f"{path} is an exported model, not a run. Give the run that it was made of.")
     if not folder.is_run():
         raise UsageError(
             f"{folder} holds no run of dla-train: it has no recipe.yaml. Give a run folder such as runs/tiny."

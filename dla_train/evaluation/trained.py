@@ -1,6 +1,6 @@
-"""The model of a run, ready to be evaluated."""
+"""The model of a run, or an exported one, ready to be evaluated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
 from dla_train.data.revisions import held_revisions
 from dla_train.errors import RunError, UsageError
-from dla_train.evaluation.find import Found, find_trained
+from dla_train.evaluation.find import Found, FoundExport, find_trained
+from dla_train.export.exported import exported_steps, load_exported
 from dla_train.models import LanguageModel, ModelConfig
 from dla_train.runs.folder import RunFolder
 
@@ -29,14 +30,15 @@ class Trained:
     """A model and where it comes from.
 
     Attributes:
-        loaded: the run folder's recipe, resolved. model: on the CPU, in evaluation mode. step: of the checkpoint.
-        folder: of the run. checkpoint: the one that was read. revisions: commits of the hub data sets that the model
-            was trained on, by source.
+        loaded: the run folder's recipe, resolved. model: on the CPU, in evaluation mode. step: of the checkpoint; None
+            for an exported model of which it is not known.
+        folder: of the run, or the exported one. checkpoint: the folder that was read. revisions: commits of the hub
+            data sets that the model was trained on, by source, as far as they are known.
     """
 
     loaded: LoadedRecipe
     model: LanguageModel
-    step: int
+    step: int | None
     folder: RunFolder
     checkpoint: Path
     revisions: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +47,11 @@ class Trained:
     def recipe(self) -> Recipe:
         """The recipe that the model was trained with."""
         return self.loaded.recipe
+
+    @property
+    def title(self) -> str:
+        """The folder and, if it is known, the step."""
+        return f"{self.folder}" if self.step is None else f"{self.folder}, step {self.step:,}"
 
     @property
     def tokenizer_path(self) -> Path | None:
@@ -68,36 +75,46 @@ class Trained:
             raise UsageError(str(error)) from error
 
 
-def load_trained(place: Path | Found) -> Trained:
-    """Read the newest sound checkpoint of a run folder or its `checkpoints`, or a `checkpoints/step-...` itself.
+def load_trained(place: Path | Found | FoundExport) -> Trained:
+    """Read the newest sound checkpoint of a run folder or its `checkpoints`, a `checkpoints/step-...` itself, or an
+    exported model.
 
     Args:
-        place: its path, or what `find_trained` found there.
+        place: the path of a run or checkpoint, or what `find_model` found.
     Raises:
         UsageError: there is no run, or it has no checkpoint.
         RunError: the checkpoint is damaged, or its weights are not all finite, so that results would be meaningless.
     """
+    if isinstance(place, FoundExport):
+        folder = place.folder.path
+        model = load_exported(folder)
+        _require_finite(model, folder, lambda: "Export an earlier checkpoint of the run.")
+        return Trained(place.loaded, model, exported_steps(folder), place.folder, folder)
     found = place if isinstance(place, Found) else find_trained(place)
     model = read_model(found.checkpoint, found.loaded.recipe.model)
-    _require_finite(model, found)
+    _require_finite(model, found.checkpoint.folder, lambda: _earlier(found))
     identity = Manifest.read(found.checkpoint.folder).identity
     revisions = held_revisions(found.loaded.recipe, identity.recipe, identity.data)
     return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder, revisions)
 
 
-def _require_finite(model: LanguageModel, found: Found) -> None:
+def _require_finite(model: LanguageModel, place: Path, advice: Callable[[], str]) -> None:
     state = model.state_dict()
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if not bad:
         return
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    steps = [one.step for one in CheckpointStore(found.folder.checkpoints).all() if one.step < found.checkpoint.step]
-    earlier = f"Give an earlier one of {found.folder}: step {', '.join(f'{step:,}' for step in steps)}."
-    anew = "There is no earlier one: train again, with a lower optimizer.lr or training.clip."
     raise RunError(
-        f"the weights of {found.checkpoint.folder} hold nan or inf ({bad[0]}{more}, of {len(state)} tensors): the run "
-        f"had diverged, and what such a model says means nothing. {earlier if steps else anew}"
+        f"the weights of {place} hold nan or inf ({bad[0]}{more}, of {len(state)} tensors): the run had diverged, and "
+        f"what such a model says means nothing. {advice()}"
     )
+
+
+def _earlier(found: Found) -> str:
+    steps = [one.step for one in CheckpointStore(found.folder.checkpoints).all() if one.step < found.checkpoint.step]
+    if not steps:
+        return "There is no earlier one: train again, with a lower optimizer.lr or training.clip."
+    return f"Give an earlier one of {found.folder}: step {', '.join(f'{step:,}' for step in steps)}."
 
 
 def read_model(checkpoint: Checkpoint, config: ModelConfig) -> LanguageModel:

@@ -23,6 +23,8 @@ from dla_train.export.weight_files import WEIGHTS
 from dla_train.models import LanguageModel
 
 CONFIG = "config.json"
+STEPS = "trained_steps"
+"""Key of CONFIG: for how many steps the model was trained."""
 PREFIX = "model."
 """Prefix of the weights' names: `LanguageModel` is the attribute `model` of the class that transformers loads."""
 
@@ -54,7 +56,7 @@ def write_export(
 
     Args:
         folder: new or empty. model: on any device. tokenizer: a `tokenizer.json`; None for tokens that are not text.
-        description, step: for the model card. recipe: the text of its recipe.
+        description: for the model card. step: of the checkpoint. recipe: the text of its recipe.
     Raises:
         UsageError: the folder holds something or cannot be written, or the tokenizer cannot be read.
     """
@@ -68,7 +70,7 @@ def write_export(
             for name, source in model_code().items():
                 (unfinished / name).write_text(source, encoding="utf-8")
             dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
-            _write_json(unfinished / CONFIG, _config(dataclasses.asdict(config), dtype, end))
+            _write_json(unfinished / CONFIG, _config(dataclasses.asdict(config), dtype, end, step))
             shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)  # safetensors lets only the owner read
             _write_json(unfinished / "generation_config.json", {} if end is None else _ends(end))
             if tokenizer is not None:
@@ -105,7 +107,7 @@ def exported_weights(model: LanguageModel) -> dict[str, Tensor]:
     return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
 
 
-def _config(language_model: dict[str, Any], dtype: str, end: int | None) -> dict[str, Any]:
+def _config(language_model: dict[str, Any], dtype: str, end: int | None, step: int) -> dict[str, Any]:
     return {
         "model_type": "dla",
         "architectures": ["DlaForCausalLM"],
@@ -116,6 +118,7 @@ def _config(language_model: dict[str, Any], dtype: str, end: int | None) -> dict
         "dtype": dtype,
         "torch_dtype": dtype,  # its name before version 5 of transformers
         **({} if end is None else _ends(end)),
+        STEPS: step,
         "language_model": language_model,
     }
 

@@ -43,7 +43,7 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
     _check_choice("--layer", layer, len(layers))
     _check_choice("--head", head, layers[layer].plan.shift.shape[2])
     lives = [lives_of(one.plan) for one in layers]
-    title = f"{trained.folder.path.name}, step {trained.step}"
+    title = trained.title
     where = f"layer {layer}, head {head}"
     content = page(title, words, layers, lives, layer, head, _note(layers, len(encoding.ids), max_tokens))
     try:

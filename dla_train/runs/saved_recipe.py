@@ -17,8 +17,7 @@ def saved_recipe(folder: RunFolder) -> LoadedRecipe:
         UsageError: the file cannot be read, or is no longer a whole recipe; says how the run can go on.
     """
     try:
-        file = find(str(folder.recipe))
-        return load(replace(file, name=os.path.basename(os.path.abspath(folder.path))), begun=True)
+        return recipe_in(folder)
     except UsageError as error:
         if isinstance(error.__cause__, OSError):
             raise
@@ -30,3 +29,13 @@ def saved_recipe(folder: RunFolder) -> LoadedRecipe:
             f"that of the checkpoint and writes the file anew."
             + (f" The last start was: {last['command']}" if last is not None else "")
         ) from error
+
+
+def recipe_in(folder: RunFolder) -> LoadedRecipe:
+    """The recipe that lies in the folder of a run or of an exported model, named after the folder.
+
+    Raises:
+        UsageError: the file cannot be read, or is no whole recipe.
+    """
+    name = os.path.basename(os.path.abspath(folder.path))
+    return load(replace(find(str(folder.recipe)), name=name), begun=True)

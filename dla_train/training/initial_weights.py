@@ -21,7 +21,7 @@ from dla_train.config.show import differences
 from dla_train.config.typed import plain
 from dla_train.errors import UsageError
 from dla_train.evaluation.trained import find_trained, read_weights
-from dla_train.export.load import exported_config, exported_state
+from dla_train.export.exported import exported_config, exported_state
 from dla_train.models import AttentionConfig, LanguageModel, ModelConfig
 from dla_train.models.slot_weight import SlotWeight
 from dla_train.runs.folder import RunFolder

@@ -1,5 +1,6 @@
 """`dla-train export` as a user types it, on a run of this process."""
 
+import json
 import subprocess
 import sys
 
@@ -47,7 +48,7 @@ def test_an_exported_folder_is_no_run(cli, micro_recipe, tmp_path):
     assert cli("export", "--checkpoint", "run", "--to", "out").code == 0
     before = sorted((tmp_path / "out").iterdir())
     for arguments, message in [
-        (["generate", "--checkpoint", "out", "--prompt", "alpha"], "out is an exported model, not a run. Give the run"),
+        (["export", "--checkpoint", "out", "--to", "again"], "out is an exported model, not a run. Give the run"),
         (["fit", "--run-dir", "out", "--resume", "auto"], "out holds no run to take the recipe from"),
         (
             ["fit", "--recipe", micro_recipe, "--run-dir", "out", "--resume", "auto"],
@@ -58,6 +59,45 @@ def test_an_exported_folder_is_no_run(cli, micro_recipe, tmp_path):
         assert done.code == 2, done.err
         assert message in done.err
         assert sorted((tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_an_exported_model_needs_no_run(cli, tmp_path):
+    """It generates, is asked and is looked at as the run that it was made of."""
+    assert cli("export", "--checkpoint", "run", "--to", "out").code == 0
+    (tmp_path / "text.txt").write_text("alpha beta gamma alpha beta gamma alpha beta " * 40)
+    commands = {
+        "generate": ["--prompt", "alpha", "--max-tokens", "5"],
+        "eval": ["--tasks", "perplexity-by-position", "--text", "text.txt", "--lengths", "32", "--limit", "2"],
+        "inspect": ["--text", "text.txt", "--out"],
+    }
+    of_run = {
+        name: cli(name, "--checkpoint", "run", *rest, *["a"][: name == "inspect"]) for name, rest in commands.items()
+    }
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    for name, rest in commands.items():
+        done = cli(name, "--checkpoint", "out", *rest, *["b"][: name == "inspect"])
+        assert done.code == of_run[name].code == 0, done.err
+        if name != "inspect":
+            assert done.out == of_run[name].out.replace("run, step 4", "out, step 4")
+    assert (tmp_path / "a/life.png").read_bytes() == (tmp_path / "b/life.png").read_bytes()
+
+    (tmp_path / "out/recipe.yaml").unlink()
+    done = cli("generate", "--checkpoint", "out", "--prompt", "alpha")
+    assert done.code == 2
+    assert "out is a model without the recipe that it was trained with" in done.err
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_an_export_of_an_older_version_does_not_say_its_step(cli, tmp_path):
+    assert cli("export", "--checkpoint", "run", "--to", "out").code == 0
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config.pop("trained_steps") == 4
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    (tmp_path / "text.txt").write_text("alpha beta gamma " * 99)
+    done = cli("eval", "--checkpoint", "out", "--tasks", "perplexity-by-position", "--text", "text.txt", "--limit", "1")
+    assert done.code == 0, done.err
+    assert done.out.startswith("out\n\n### perplexity-by-position")
 
 
 @pytest.mark.usefixtures("run_folder")

@@ -88,7 +88,7 @@ class Needles(Task):
                 scores,
                 list(SUITE),
                 columns,
-                title=f"needles, {asked.trained.folder}, step {asked.trained.step:,}",
+                title=f"needles, {asked.trained.title}",
                 down="",
                 across="tokens of the prompt",
             ),

@@ -140,9 +140,7 @@ class PerplexityByPosition(Task):
                 "trained_window": asked.window,
                 "bins": [asdict(one) | {"perplexity": _perplexity(one.loss)} for one in bins],
             },
-            draw=lambda figure: _draw(
-                figure, bins, asked.window, f"{asked.trained.folder}, step {asked.trained.step:,}"
-            ),
+            draw=lambda figure: _draw(figure, bins, asked.window, asked.trained.title),
         )
 
 

@@ -85,7 +85,7 @@ class RecallGrid(Task):
                 cells,
                 rows,
                 columns,
-                title=f"{self.name}, {trained.folder}, step {trained.step:,}",
+                title=f"{self.name}, {trained.title}",
                 down=self.unit,
                 across="tokens of an example",
             ),
