@@ -153,7 +153,7 @@ class ShardedState(ABC):
                         own[key] = torch.zeros_like(part.owner)
                     part.cut(own[key]).copy_(read_part(value, part.start, len(part.weights)))
                 else:
-                    own[key] = value.clone()
+                    own[key] = value.clone().to(part.owner.device)  # where a fused optimizer counts its steps
 
 
 def local(tensor: Tensor) -> Tensor:

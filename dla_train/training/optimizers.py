@@ -7,7 +7,7 @@ from torch import nn
 
 from dla_train.models import LanguageModel
 from dla_train.training.config import AdamWConfig, OptimizerConfig
-from dla_train.training.muon import MuonWithAdamW
+from dla_train.training.muon import MuonWithAdamW, can_be_fused
 
 
 def build_optimizer(config: OptimizerConfig, model: LanguageModel) -> torch.optim.Optimizer:
@@ -29,7 +29,9 @@ def _with_own_options(optimizer: torch.optim.Optimizer, state_dict: dict[str, An
 def _build(config: OptimizerConfig, model: LanguageModel) -> torch.optim.Optimizer:
     groups = model.parameter_groups(config.weight_decay)
     if isinstance(config, AdamWConfig):
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+        return torch.optim.AdamW(
+            groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=can_be_fused(model.parameters())
+        )
     linear = [module for module in model.blocks.modules() if isinstance(module, nn.Linear)]
     matrices = [module.get_parameter("weight") for module in linear]
     apart = {id(weight) for weight in matrices}

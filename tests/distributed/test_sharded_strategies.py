@@ -117,7 +117,7 @@ def test_room_for_all_shards_is_asked_for_before_the_first_is_written(fit_on, fo
 
     codes, err = forked_ranks(2, fit_arguments("full", ZERO_3, "model.hidden=640"), DISK_OF_20_MB)
     assert codes == [1, 1], err
-    assert "the checkpoint of step 4 needs " in err
+    assert "a checkpoint of 85 MB, with room for metrics and logs beside it, needs " in err
     assert "MB in full/checkpoints, where 21 MB are free. There is no checkpoint yet." in err
     assert not list((tmp_path / "full/checkpoints").iterdir())
 
