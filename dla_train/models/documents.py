@@ -34,6 +34,11 @@ class Documents:
         """
         if batch != 1:
             raise ValueError(f"cu_seqlens was given with a batch of {batch}; packed documents need a batch of 1")
+        if not isinstance(cu_seqlens, Tensor):
+            raise ValueError(
+                f"cu_seqlens is of type {type(cu_seqlens).__name__}; it must be a tensor, a vector of int32 or int64 "
+                "numbers"
+            )
         if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
             raise ValueError(
                 f"cu_seqlens has shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype}; "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dla_kernels import dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
-from dla_kernels.segmentation.op import GateKind
+from dla_kernels.arguments import GateKind
 
 DEVICE, TYPE = "cuda", torch.bfloat16
 LENGTHS = 16_384, 2_048, 65_536, 131_072

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -13,6 +14,8 @@ from dla_kernels.documents import ends_of
 
 Backend = Literal["auto", "reference", "torch", "triton"]
 BACKENDS: tuple[str, ...] = ("auto", "reference", "torch", "triton")
+GateKind = Literal["hard", "straight_through"]
+GATES: tuple[str, ...] = ("hard", "straight_through")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 OLDEST = (8, 0)
 """The oldest NVIDIA compute capability for which the Triton kernels compile and fit: Ampere."""
@@ -24,16 +27,18 @@ def check_keys_values(k: Tensor, v: Tensor) -> None:
     _check_float("v", v, 4, "[B, T, H, V]")
     if k.shape[:2] != v.shape[:2]:
         raise ValueError(f"v has batch and time {tuple(v.shape[:2])}; k has {tuple(k.shape[:2])}; they must be equal")
-    if k.shape[1] < 1:
-        raise ValueError("k has no tokens (time is 0); at least one is needed")
-    if k.shape[2] < 1:
-        raise ValueError("k has no groups (its third size is 0); at least one is needed")
+    for name, x, dimension, what in (("k", k, 1, "tokens"), ("k", k, 2, "groups"), ("k", k, 3, "channels"),
+                                     ("v", v, 2, "heads"), ("v", v, 3, "channels")):  # fmt: skip
+        if x.shape[dimension] < 1:
+            raise ValueError(f"{name} has no {what} (its shape is {tuple(x.shape)}); at least one is needed")
     if v.shape[2] % k.shape[2]:
         raise ValueError(
             f"v has {v.shape[2]} heads and k has {k.shape[2]} groups; the heads must be a multiple of the groups"
         )
     if k.device != v.device:
         raise ValueError(f"v is on {v.device} and k on {k.device}; they must be on one device")
+    if v.device.type == "meta":
+        raise ValueError("k and v are on meta; the op needs their numbers, as it decides by them where a slot begins")
 
 
 def check_reader(
@@ -64,6 +69,11 @@ def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
     """Checks that `cu_seqlens` `[N + 1]` cuts `[1, T]` into documents of at least one token."""
     if cu_seqlens is None:
         return
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(
+            f"cu_seqlens is of type {type(cu_seqlens).__name__}; it must be a tensor, a vector of N + 1 >= 2 int32 or "
+            "int64 numbers"
+        )
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"cu_seqlens has shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype}; "
@@ -82,16 +92,34 @@ def check_documents(cu_seqlens: Tensor | None, batch: int, time: int) -> None:
 
 def check_capacity(capacity: int) -> None:
     """Checks that there is at least one slot."""
-    if capacity < 1:
-        raise ValueError(f"capacity is {capacity}; it must be at least 1")
+    if not isinstance(capacity, Integral) or capacity < 1:
+        raise ValueError(f"capacity is {capacity!r}; it must be a whole number of at least 1")
+
+
+def check_gate(gate: str, width: float) -> None:
+    """Checks the two arguments `gate` and `gate_width`."""
+    if gate not in GATES:
+        raise ValueError(f"gate is {gate!r}; it must be 'hard' or 'straight_through'")
+    if not 0 < width < float("inf"):
+        raise ValueError(f"gate_width is {width}; it must be a number above 0")
+
+
+def scale_of(scale: float | None, key_dim: int) -> float:
+    """The factor of the queries, `K ** -0.5` if None. Kernels take a number, and so a tensor would get no gradient."""
+    if isinstance(scale, Tensor):
+        raise ValueError("scale is a tensor; it must be a number. Multiply q by a tensor, and both get their gradients")
+    return key_dim**-0.5 if scale is None else scale
 
 
 def threshold_of(threshold: float | Tensor, heads: int, device: torch.device) -> Tensor:
     """The threshold as `[H]` float32, differentiable if given as a tensor; a number must lie in [0, 2], the score's
     range."""
     if not isinstance(threshold, Tensor):
-        if not 0.0 <= threshold <= 2.0:
-            raise ValueError(f"threshold is {threshold}; it must lie in [0, 2], the range of the score")
+        if not isinstance(threshold, Real) or not 0.0 <= threshold <= 2.0:
+            raise ValueError(
+                f"threshold is {threshold!r}; it must be a number in [0, 2], the range of the score, or a tensor "
+                f"[{heads}], one per head"
+            )
         return torch.full((heads,), float(threshold), dtype=torch.float32, device=device)
     if threshold.shape not in ((), (heads,)):
         raise ValueError(
@@ -142,6 +170,8 @@ def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
     obstacle = _obstacle_on("v", v.device) or _obstacle_of_type("k", k) or _obstacle_of_type("v", v)
     if obstacle is not None:
         return obstacle
+    if not v.shape[0]:
+        return "the batch is empty; it takes at least one sequence"
     if capacity > 64:
         return f"capacity is {capacity}; it takes up to 64 slots"
     if k.shape[3] > 256 or v.shape[3] > 512:
@@ -183,6 +213,8 @@ def _interpreting() -> bool:
 
 
 def _check_float(name: str, x: Tensor, ndim: int, layout: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} is of type {type(x).__name__}; it must be a tensor {layout}")
     if x.ndim != ndim:
         raise ValueError(f"{name} has {x.ndim} dimensions {tuple(x.shape)}; it must have {ndim}: {layout}")
     if x.dtype not in FLOATS:

@@ -14,15 +14,22 @@ _ends: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
     """The numbers in `cu_seqlens`, on the host.
 
-    They are fetched once and remembered, because all layers share the tensor and each fetch makes the host wait for the
-    GPU. A tensor changed in place by torch is fetched again. Under torch.compile this is a graph break, as `tolist` is.
+    From a GPU they are fetched once and remembered, because all layers share the tensor and each fetch makes the host
+    wait for the GPU. A tensor changed in place by torch is fetched again. One on the CPU is read each time, as it may
+    share its memory with a numpy array, of whose changes torch knows nothing. Under torch.compile this is a graph
+    break, as `tolist` is.
     """
-    if cu_seqlens.is_inference():  # inference tensors have no version counter
+    if _is_near(cu_seqlens) or cu_seqlens.is_inference():  # inference tensors have no version counter
         return tuple(cu_seqlens.tolist())
     known = _ends.get(cu_seqlens)
     if known is None or known[0] != cu_seqlens._version:
         known = _ends[cu_seqlens] = cu_seqlens._version, tuple(cu_seqlens.tolist())
     return known[1]
+
+
+def _is_near(x: Tensor) -> bool:
+    """Whether the host reads `x` without a wait."""
+    return x.device.type == "cpu"
 
 
 def token_counts(cu_seqlens: Tensor) -> list[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dla_kernels.arguments import Backend, check_reader, resolve_backend, threshold_of
+from dla_kernels.arguments import Backend, GateKind, check_gate, check_reader, resolve_backend, scale_of, threshold_of
 from dla_kernels.cache import Cache
 from dla_kernels.reader import multi_state_attention
 from dla_kernels.segmentation import segment
-from dla_kernels.segmentation.op import GateKind
 
 
 def dynamic_linear_attention(
@@ -41,10 +40,9 @@ def dynamic_linear_attention(
         from dla_kernels.decode import decode_step  # imports triton, which only some platforms have
 
         check_reader(q, k, v, slot_weight, log_decay, beta)
+        check_gate(gate, gate_width)
         tau = threshold_of(threshold, v.shape[2], v.device)
-        o, after = decode_step(
-            q, k, v, slot_weight, tau, log_decay, beta, k.shape[3] ** -0.5 if scale is None else scale, cache
-        )
+        o, after = decode_step(q, k, v, slot_weight, tau, log_decay, beta, scale_of(scale, k.shape[3]), cache)
         return o, after if return_cache else None
     plan = segment(k, v, capacity, threshold, cu_seqlens, backend, gate=gate, gate_width=gate_width, cache=cache)
     return multi_state_attention(

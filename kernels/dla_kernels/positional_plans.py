@@ -6,6 +6,8 @@ by the same reader as DLA's dynamic plan, so a comparison between them compares 
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -108,13 +110,15 @@ def _absolute_positions(
 ) -> Tensor:
     """`[B, T]` int64: the position of each token in its document, counting tokens consumed by earlier calls."""
     check_documents(cu_seqlens, batch, time)
-    if isinstance(start, int) and start < 0:
+    if isinstance(start, Real) and start < 0:
         raise ValueError(f"start is {start}; it must be at least 0")
     if device is None:
         device = start.device if isinstance(start, Tensor) else torch.get_default_device()
     device = torch.device(device)
     position = positions(cu_seqlens, time, device)[None].expand(batch, -1)
-    offset = torch.as_tensor(start, dtype=torch.int64, device=device)
+    offset = torch.as_tensor(start, device=device)
+    if offset.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"start has type {offset.dtype}; it must be int32 or int64")
     sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
     if offset.ndim > 1 or offset.numel() not in (1, sequences):
         raise ValueError(

@@ -261,3 +261,15 @@ def test_half_precision_stays_although_thresholds_are_float32(models, tmp_path):
         assert (found.dtype, name) == (tensor.dtype, name)
         assert torch.equal(found, tensor)
     assert {tensor.dtype for tensor in kept.state_dict().values()} == {torch.bfloat16, torch.float32}
+
+
+def test_transformers_may_ask_for_what_would_change_the_model(exported):
+    model = DlaForCausalLM.from_pretrained(exported / "learned").eval()
+    for name in ("position_ids", "cu_seqlens", "cu_seq_lens_q"):
+        with pytest.raises(ValueError, match=f"{name} is given; this model reads input_ids alone"):
+            model(TOKENS[:1], **{name: torch.tensor([0, 5, 23])})
+    before = model(TOKENS).logits
+    assert model.resize_token_embeddings(300) is model.get_input_embeddings()
+    with pytest.raises(NotImplementedError, match="vocabulary of this model is fixed"):
+        model.resize_token_embeddings(320)
+    assert torch.equal(model(TOKENS).logits, before)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +87,32 @@ def test_keys_and_values_fit(given, function):
     refuse(["k", "no tokens", "at least one"], **{name: given[name][:, :0] for name in ("q", "k", "v")})
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_that_are_no_tensors(given, name):
+    refused([name, "ndarray", "a tensor"], multi_state_attention, **given | {name: given[name].numpy()})
+
+
+def test_sizes_of_zero(given):
+    keys = {name: given[name][..., :0] for name in ("q", "k")}
+    refused(["k", "no channels", f"({B}, {T}, {G}, 0)", "at least one"], multi_state_attention, **given | keys)
+    refused(["v", "no channels", "at least one"], segment, given["k"], given["v"][..., :0], M)
+    refused(["v", "no heads", "at least one"], segment, given["k"], given["v"][:, :, :0], M)
+
+
+def test_tensors_without_numbers(given):
+    """Not the error of a copy from there, after a warning that the copy is slow."""
+    k, v = (given[name].to("meta") for name in ("k", "v"))
+    refused(["k", "v", "meta", "numbers"], segment, k, v, M)
+
+
+def test_scale(given):
+    """A learned one would get a gradient from some backends only."""
+    inputs = {name: given[name] for name in ("q", "k", "v", "slot_weight")}
+    for call in (lambda **kwargs: multi_state_attention(**given, **kwargs),
+                 lambda **kwargs: dynamic_linear_attention(**inputs, capacity=M, **kwargs)):  # fmt: skip
+        refused(["scale", "tensor", "number"], call, scale=torch.tensor(0.5, requires_grad=True))
+
+
 def test_shapes_of_the_others(given):
     sizes = str((B, T, H))
     refused(["q", str((B, T, G, K - 1)), str((B, T, G, K))], multi_state_attention, **given | {"q": cut(given["q"], 3)})
@@ -103,6 +130,18 @@ def test_plan_fits(given):
     refused(
         ["slot_weight", f"{M} slots", "plan", f"capacity of {M + 1}"], multi_state_attention, **given | {"plan": plan}
     )
+    plan = fixed_plan(B, T, H, block=2, capacity=M, device="meta")
+    refused(["plan", "meta", "cpu", "device='cpu'"], multi_state_attention, **given | {"plan": plan})
+
+
+def test_documents_of_plan_and_reader_are_the_same(given):
+    """A plan without them read with them would divide by what it saw before; its cache would not fit itself."""
+    one = {name: x[:1] for name, x in given.items() if isinstance(x, torch.Tensor)}
+    documents = torch.tensor([0, 2, T])
+    words = ["plan", "1 sequences", "2", "cu_seqlens"]
+    refused(words, multi_state_attention, **one, plan=segment(one["k"], one["v"], M), cu_seqlens=documents)
+    packed = segment(one["k"], one["v"], M, cu_seqlens=documents)
+    refused(["plan", "2 sequences", "1", "cu_seqlens"], multi_state_attention, **one, plan=packed)
 
 
 @pytest.mark.parametrize("call", ["read", "segment", "fixed_plan", "fenwick_plan"])
@@ -121,6 +160,7 @@ def test_documents(given, call):
         else:
             refused(words, fenwick_plan, batch, T, H, cu_seqlens=cu_seqlens)
 
+    refuse(["cu_seqlens", "list", "tensor"], [0, T])
     refuse(["cu_seqlens", "batch of 2", "batch of 1"], torch.tensor([0, T]), batch=2)
     refuse(["cu_seqlens", "torch.float32", "int32 or int64"], torch.tensor([0.0, T]))
     refuse(["cu_seqlens", "(1, 2)", "vector"], torch.tensor([[0, T]]))
@@ -129,6 +169,12 @@ def test_documents(given, call):
     refuse(["cu_seqlens", f"to {T - 1}", f"from 0 to {T}"], torch.tensor([0, T - 1]))
     refuse(["cu_seqlens", f"[0, 2, 2, {T}]", "no empty document"], torch.tensor([0, 2, 2, T]))
     refuse(["cu_seqlens", f"[0, 4, 2, {T}]", "grow"], torch.tensor([0, 4, 2, T]))
+
+
+@pytest.mark.parametrize("capacity", [2.0, "2", None, torch.tensor(2)], ids=str)
+def test_capacity_is_a_whole_number(given, capacity):
+    refused(["capacity", repr(capacity), "whole number"], segment, given["k"], given["v"], capacity)
+    segment(given["k"], given["v"], np.int64(2))
 
 
 @pytest.mark.parametrize("capacity", [0, -3])
@@ -143,6 +189,12 @@ def test_threshold_number(given, threshold):
     refused(["threshold", str(threshold), "[0, 2]"], segment, given["k"], given["v"], M, threshold)
 
 
+@pytest.mark.parametrize("threshold", [[1.0] * H, np.ones(H), "1", None], ids=str)
+def test_thresholds_are_no_lists(given, threshold):
+    refused(["threshold", repr(threshold), f"tensor [{H}]"], segment, given["k"], given["v"], M, threshold)
+    segment(given["k"], given["v"], M, np.float32(1.0))
+
+
 def test_threshold_tensor(given):
     wrong = torch.ones(H + 1)
     refused(["threshold", f"({H + 1},)", f"[{H}]"], segment, given["k"], given["v"], M, wrong)
@@ -152,7 +204,7 @@ def test_threshold_tensor(given):
 
 def test_gate(given):
     refused(["gate", "'soft'", "'hard'", "'straight_through'"], segment, given["k"], given["v"], M, gate="soft")
-    for width in (0.0, -1.0):
+    for width in (0.0, -1.0, float("nan"), float("inf")):
         refused(
             ["gate_width", str(width), "above 0"],
             segment, given["k"], given["v"], M, gate="straight_through", gate_width=width,
@@ -204,6 +256,9 @@ def test_block():
 @pytest.mark.parametrize("make", [fixed_plan, fenwick_plan])
 def test_start(make):
     refused(["start", "-1", "at least 0"], make, B, T, H, start=-1)
+    refused(["start", "-1", "at least 0"], make, B, T, H, start=np.int64(-1))
+    for start in (1.5, torch.tensor([1.5, 2.0])):
+        refused(["start", "torch.float32", "int64"], make, B, T, H, start=start)
     refused(["start", "(3,)", f"[{B}]"], make, B, T, H, start=torch.zeros(3, dtype=torch.long))
     refused(["start", "(2, 1)", f"[{B}]"], make, B, T, H, start=torch.zeros(2, 1, dtype=torch.long))
     refused(["start", "(2,)", "[3]"], make, 1, T, H, cu_seqlens=torch.tensor([0, 1, 2, T]), start=torch.tensor([0, 1]))
@@ -212,6 +267,13 @@ def test_start(make):
 def test_an_empty_batch_has_an_empty_result(given):
     for backend in ("reference", "torch"):
         assert segment(given["k"][:0], given["v"][:0], M, backend=backend).shift.shape == (0, T, H)
+        empty = {name: x[:0].requires_grad_() for name, x in given.items() if isinstance(x, torch.Tensor)}
+        o, cache = dynamic_linear_attention(**empty, capacity=M, return_cache=True, backend=backend)
+        assert o.shape == (0, T, H, V)
+        assert cache.state.shape == (0, H, M, K, V)
+        o.sum().backward()
+        assert empty["q"].grad.shape == (0, T, G, K)
+        assert dynamic_linear_attention(**empty, capacity=M, cache=cache, backend=backend)[0].shape == (0, T, H, V)
     with pytest.raises(ValueError, match="k has no groups"):
         segment(given["k"][:, :, :0], given["v"], M)
 
@@ -237,6 +299,9 @@ def test_auto_takes_triton_on_gpus_that_it_compiles_for(monkeypatch, capability,
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     on_gpu: Any = SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.bfloat16, shape=(1, 8, 2, 16))
     assert resolve_backend("auto", on_gpu, on_gpu, 4) == backend
+    on_gpu.shape = (0, 8, 2, 16)
+    assert resolve_backend("auto", on_gpu, on_gpu, 4) == "torch", "an empty batch has nothing to launch"
+    on_gpu.shape = (1, 8, 2, 16)
     if backend == "torch":
         message = "backend is 'triton', but cuda:1 is an sm_75; it needs a GPU of sm_80 .Ampere. or later"
         with pytest.raises(ValueError, match=message):

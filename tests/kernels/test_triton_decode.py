@@ -112,3 +112,13 @@ def test_weights_of_another_number_of_slots_are_refused(draw_inputs, slots):
     token = inputs.tokens(7, 8).named() | {"slot_weight": torch.ones(1, 1, 2, slots)}
     with torch.no_grad(), pytest.raises(ValueError, match=f"slot_weight has {slots} slots"):
         dynamic_linear_attention(**token, **options, cache=cache, backend="triton")
+
+
+@pytest.mark.parametrize("wrong", [{"gate": "soft"}, {"gate_width": -1.0}, {"scale": torch.ones(())}], ids=str)
+def test_a_decoding_step_refuses_what_any_call_refuses(draw_inputs, wrong):
+    inputs = draw_inputs(8, 4, delta=False, batch=1, heads=2, groups=1, key_dim=5, value_dim=20).to(torch.float32)
+    options = {"capacity": 4, "threshold": 0.4, "return_cache": True}
+    _, cache = dynamic_linear_attention(**inputs.tokens(0, 7).named(), **options, backend="reference")
+    token = inputs.tokens(7, 8).named()
+    with torch.no_grad(), pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
+        dynamic_linear_attention(**token, **options, **wrong, cache=cache, backend="triton")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dla_kernels import dynamic_linear_attention, segment
+from dla_kernels import documents, dynamic_linear_attention, segment
 from dla_kernels.arguments import check_documents
 from tests.kernels.peak_memory import PeakMemory, meta, no_launches
 
@@ -109,7 +109,13 @@ def test_compiled_documents():
 
 
 @pytest.fixture
-def documents_read(monkeypatch):
+def far(monkeypatch):
+    """Tensors on the CPU stand for those on a GPU."""
+    monkeypatch.setattr(documents, "_is_near", lambda x: False)
+
+
+@pytest.fixture
+def documents_read(monkeypatch, far):
     """Records the reads of tensors by the host, each of which would wait for the GPU."""
     read = []
     tolist = torch.Tensor.tolist
@@ -140,7 +146,7 @@ def test_one_read_of_the_ends_serves_all_layers_and_their_gradients(documents_re
     assert not any(found.numel() == cu.numel() for found in documents_read if found is not cu)
 
 
-def test_documents_that_change_are_checked_anew():
+def test_documents_that_change_are_checked_anew(far):
     cu = torch.tensor([0, 5, 70])
     for _ in range(2):
         check_documents(cu, 1, 70)
@@ -155,7 +161,7 @@ def test_documents_that_change_are_checked_anew():
             check_documents(inferred, 1, 70)
 
 
-def test_the_host_reads_the_ends_of_documents_once():
+def test_the_host_reads_the_ends_of_documents_once(far):
     """Each time it would wait for the GPU; a tensor that has changed is read again."""
     from dla_kernels.reader.fused.pieces import Pieces
 

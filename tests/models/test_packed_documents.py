@@ -80,5 +80,7 @@ def test_documents_that_do_not_fit_are_refused(cu_seqlens: list[int], message: s
 def test_documents_need_one_row_and_whole_numbers() -> None:
     with pytest.raises(ValueError, match="batch of 2; packed documents need a batch of 1"):
         Documents.of(torch.tensor([0, 8]), 2, 8)
+    with pytest.raises(ValueError, match=r"cu_seqlens is of type list; it must be a tensor"):
+        Documents.of([0, 8], 1, 8)
     with pytest.raises(ValueError, match=r"type torch.float32; it must be a vector of int32 or int64"):
         Documents.of(torch.tensor([0.0, 8.0]), 1, 8)

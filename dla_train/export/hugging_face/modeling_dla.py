@@ -15,6 +15,10 @@ from dla_train.models.cache import ModelCache
 from dla_train.models.config import model_config_from_dict
 from dla_train.models.language_model import LanguageModel
 
+FIXED_VOCABULARY = "the vocabulary of this model is fixed: train it with the tokenizer that it is to have"
+REFUSED = ("inputs_embeds", "position_ids", "cu_seqlens", "cu_seq_lens_q")
+"""Arguments of `forward` that would change the result; the last two are borders of documents packed into a row."""
+
 
 class Past:
     """The past of a model in a form that `generate` can pass on; with linear mixers its size is constant."""
@@ -86,8 +90,8 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: padding that would enter a state, or an input that this model does not know.
         """
-        if unknown := [name for name in ("inputs_embeds", "position_ids") if others.get(name) is not None]:
-            raise ValueError(f"{unknown[0]} is given; this model reads input_ids alone, in their order")
+        if unknown := [name for name in REFUSED if others.get(name) is not None]:
+            raise ValueError(f"{unknown[0]} is given; this model reads input_ids alone, each row in order as one text")
         use_cache = (not self.training and labels is None) if use_cache is None else use_cache
         _check_mask(attention_mask, has_cache=use_cache or past_key_values is not None)
         hidden, cache = self.model.hidden_states(
@@ -129,14 +133,22 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         return self.model.head
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Refuse `resize_token_embeddings`.
+        """Refuse another embedding.
 
         Raises:
             NotImplementedError: always.
         """
-        raise NotImplementedError(
-            "the vocabulary of this model is fixed: train it with the tokenizer that it is to have"
-        )
+        raise NotImplementedError(FIXED_VOCABULARY)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *others: Any, **more: Any) -> Any:
+        """The embedding, if it is to keep its size. That of transformers would change it in place, and then fail.
+
+        Raises:
+            NotImplementedError: the size is another one.
+        """
+        if new_num_tokens not in (None, self.model.config.vocab_size):
+            raise NotImplementedError(FIXED_VOCABULARY)
+        return self.get_input_embeddings()
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

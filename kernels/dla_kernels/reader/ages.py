@@ -52,7 +52,7 @@ def slots_at_start(tables: AgeTables, cache_given: bool) -> list[int]:
     """For each chunk, how many slots to read: at least as many as exist when it begins, anywhere in the batch."""
     capacity = tables.old.shape[-1]
     chunks = tables.old.shape[2]
-    if cache_given:
+    if cache_given or not tables.inner.numel():  # an empty batch has no oldest token
         return [capacity] * chunks
     oldest = tables.inner[:, :, 0, -1, 0]  # age of the sequence's first token after each chunk
     bounds = [torch.zeros_like(oldest.max()), oldest.max() + 1]

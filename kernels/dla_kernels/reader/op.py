@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dla_kernels.arguments import Backend, check_documents, check_reader, resolve_backend
+from dla_kernels.arguments import Backend, check_documents, check_reader, resolve_backend, scale_of
 from dla_kernels.autocast import without_autocast
 from dla_kernels.cache import Cache
 from dla_kernels.compiled_graphs import outside_compiled_graphs
@@ -41,7 +41,8 @@ def multi_state_attention(
     Args:
         q, k: `[B, T, G, K]`. v: `[B, T, H, V]`, H a multiple of G.
         slot_weight: `[B, T, H, M]`, lambda of eq. 18 by age (0 = the open slot).
-        plan: from `segment`, `fenwick_plan`, `fixed_plan` or `single_plan`, with M = `plan.capacity`.
+        plan: from `segment`, `fenwick_plan`, `fixed_plan` or `single_plan`, with M = `plan.capacity`. A plan of packed
+            documents, or of tokens that continue a cache, was made with the same `cu_seqlens` and `cache` (or `start`).
         log_decay: `[B, T, H]`, natural logarithm of the decay per token, at most 0; None for no decay.
         beta: `[B, T, H]`; with it the gated delta rule is used, without it plain accumulation.
         scale: of the queries; `K ** -0.5` if None.
@@ -56,10 +57,9 @@ def multi_state_attention(
     """
     check_reader(q, k, v, slot_weight, log_decay, beta)
     check_documents(cu_seqlens, k.shape[0], k.shape[1])
-    batch, time, heads, _ = v.shape
-    _check_plan(plan, (batch, time, heads), slot_weight.shape[3])
+    _check_plan(plan, v, slot_weight.shape[3], v.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1)
     chosen = resolve_backend(backend, k, v, plan.capacity)
-    scaled_by = k.shape[3] ** -0.5 if scale is None else scale
+    scaled_by = scale_of(scale, k.shape[3])
     if chosen == "triton":
         return _fused(q, k, v, slot_weight, plan, log_decay, beta, scaled_by, cu_seqlens, cache, return_cache)
     return _in_torch(
@@ -133,11 +133,18 @@ def _fused(
     return o, Cache.in_age_order(state, before + lengths, plan.final)
 
 
-def _check_plan(plan: Plan, shape: tuple[int, int, int], slots: int) -> None:
-    if plan.shift.shape != shape:
-        raise ValueError(f"plan has shift of shape {tuple(plan.shift.shape)}; v needs {shape} ([B, T, H])")
+def _check_plan(plan: Plan, v: Tensor, slots: int, sequences: int) -> None:
+    if plan.shift.shape != v.shape[:3]:
+        raise ValueError(f"plan has shift of shape {tuple(plan.shift.shape)}; v needs {tuple(v.shape[:3])} ([B, T, H])")
+    if plan.shift.device != v.device:
+        raise ValueError(f"plan is on {plan.shift.device} and v on {v.device}; make it with device={str(v.device)!r}")
     if plan.capacity != slots:
         raise ValueError(f"slot_weight has {slots} slots in its last size; the plan has a capacity of {plan.capacity}")
+    if plan.final is not None and plan.final.count.shape[0] != sequences:
+        raise ValueError(
+            f"plan was made for {plan.final.count.shape[0]} sequences, and this call has {sequences}; give `segment` "
+            "and the reader the same cu_seqlens"
+        )
 
 
 def _starting_state(cache: Cache | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

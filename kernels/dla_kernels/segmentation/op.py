@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from dla_kernels.arguments import (
     Backend,
+    GateKind,
     check_capacity,
     check_documents,
+    check_gate,
     check_keys_values,
     resolve_backend,
     threshold_of,
@@ -21,8 +21,6 @@ from dla_kernels.compiled_graphs import outside_compiled_graphs
 from dla_kernels.documents import first_tokens, token_counts
 from dla_kernels.plan import Plan, SegmentState
 from dla_kernels.segmentation import host, naive
-
-GateKind = Literal["hard", "straight_through"]
 
 
 @without_autocast
@@ -64,10 +62,7 @@ def segment(
     check_keys_values(k, v)
     check_capacity(capacity)
     check_documents(cu_seqlens, k.shape[0], k.shape[1])
-    if gate not in ("hard", "straight_through"):
-        raise ValueError(f"gate is {gate!r}; it must be 'hard' or 'straight_through'")
-    if gate_width <= 0:
-        raise ValueError(f"gate_width is {gate_width}; it must be above 0")
+    check_gate(gate, gate_width)
     heads = v.shape[2]
     tau = threshold_of(threshold, heads, v.device)
     sequences = k.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
