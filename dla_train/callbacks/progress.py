@@ -107,6 +107,7 @@ class Progress(Callback):
 
 
 def _speed(row: dict[str, Any]) -> str:
-    """`4,065 tokens/s`, and on a known device `, 31.4% MFU`."""
+    """`4,065 tokens/s`, on a known device also `, 31.4% MFU`, and on a GPU `, 41.20 GB`."""
     share = f", {row['mfu']:.1%} MFU" if "mfu" in row else ""
-    return f"{row['tokens_per_second']:,.0f} tokens/s{share}"
+    memory = f", {row['device_memory_gb']:.2f} GB" if "device_memory_gb" in row else ""
+    return f"{row['tokens_per_second']:,.0f} tokens/s{share}{memory}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dla_train.callbacks.checkpointing import Checkpointing
 from dla_train.callbacks.config import LoggingConfig
+from dla_train.callbacks.device_memory import DeviceMemory
 from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.callbacks.memory_watch import MemoryWatch, means
 from dla_train.callbacks.step_boundary import begins_step, ends_step
@@ -63,6 +64,7 @@ class StepMetrics(Callback):
         self.checkpointing = checkpointing
         self.consumed = consumed
         self.further = further
+        self.device_memory = DeviceMemory()
         self.train: dict[str, Any] = {}
         self.validation: dict[str, Any] = {}
         self._loss = torch.zeros((), dtype=torch.float64)
@@ -91,6 +93,7 @@ class StepMetrics(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clocks."""
         self.throughput.start(pl_module.device, trainer.world_size)
+        self.device_memory.start(pl_module.device)
         self._began = time.monotonic()
         self._step_began = self._clock()
         self._validating = 0.0
@@ -140,6 +143,7 @@ class StepMetrics(Callback):
             "tokens": consumed.tokens,
             "seconds": self._seconds(),
             **self.throughput.of_step(trainer.global_step - 1, step_seconds),
+            **self.device_memory.of_step(),
             **source_columns(consumed.by_source),
             **means(seen),
         }

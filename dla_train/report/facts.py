@@ -20,6 +20,7 @@ class Facts:
         steps, planned_steps: done, and planned by the recipe. tokens: seen in training. seconds: of the whole run, over
             all its starts. tokens_per_second: while training, without validation and saving.
         skipped_steps: those of `steps` that changed no weight (`training.max_nonfinite`, `training.skip_above`).
+        device_memory_gb: the most that a step took on a GPU, in 10^9 bytes; None on the CPU.
         parameters: of the model. training_loss: mean over the last `LAST` steps, in nats per token or answer, without
             those whose loss is not finite; None if none is. training_loss_steps: how many it is the mean of.
         validation_loss, validation_perplexity: at the end, in the same unit; None for a run without validation.
@@ -35,6 +36,7 @@ class Facts:
     seconds: float
     tokens_per_second: float
     skipped_steps: int
+    device_memory_gb: float | None
     parameters: int
     training_loss: float | None
     training_loss_steps: int
@@ -61,6 +63,7 @@ def gather(rows: list[dict[str, Any]], *, planned_steps: int, parameters: int, b
         seconds=max(row["seconds"] for row in (train[-1], *at_end)),
         tokens_per_second=harmonic_mean(row["tokens_per_second"] for row in train),  # steps are equally long in tokens
         skipped_steps=train[-1].get("skipped", 0),  # absent in files of versions that never skipped a step
+        device_memory_gb=max((row["device_memory_gb"] for row in train if "device_memory_gb" in row), default=None),
         parameters=parameters,
         training_loss=fmean(last) if last else None,
         training_loss_steps=len(last),

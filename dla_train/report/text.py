@@ -61,6 +61,11 @@ def _rows(facts: Facts, unit: str) -> list[tuple[str, str]]:
         ("tokens", f"{facts.tokens:,}"),
         ("time", duration(facts.seconds)),
         ("speed", f"{facts.tokens_per_second:,.0f} tokens/s"),
+        *(
+            [("device memory", f"{facts.device_memory_gb:.2f} GB at most")]
+            if facts.device_memory_gb is not None
+            else []
+        ),
         ("parameters", f"{facts.parameters:,}"),
     ]
     if facts.validation_loss is None:

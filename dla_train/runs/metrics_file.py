@@ -32,12 +32,14 @@ FIRST_COLUMNS = (
     "seconds",
     "flops_per_second",
     "mfu",
+    "device_memory_gb",
 )
 """In this order: finished steps; train or validation; nats per token; their exponential; learning rate and gradient
 norm of the step; steps skipped so far because of a gradient that was not finite; training tokens seen so far; speed of
 the step; seconds since the run began, without pauses between kill and resume; FLOP/s of the step; their share of the
-devices' peak (empty for a device whose peak is not known)."""
-TIMES = ("tokens_per_second", "seconds", "flops_per_second", "mfu")
+devices' peak (empty for a device whose peak is not known); the most memory, in 10^9 bytes, that tensors took on the
+first process's GPU in the step (empty on the CPU)."""
+TIMES = ("tokens_per_second", "seconds", "flops_per_second", "mfu", "device_memory_gb")
 """Columns that differ between any two runs."""
 ANSWER_ACCURACY = "answer_accuracy"
 """A further column of runs on synthetic tasks: the share of validation answers that are correct."""

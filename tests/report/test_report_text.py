@@ -12,6 +12,7 @@ FINISHED = Facts(
     seconds=240.0,
     tokens_per_second=3000.0,
     skipped_steps=0,
+    device_memory_gb=None,
     parameters=1_760_216,
     training_loss=4.6,
     training_loss_steps=50,

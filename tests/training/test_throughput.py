@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dla_train.callbacks.checkpointing import Checkpointing
+from dla_train.callbacks.device_memory import DeviceMemory
 from dla_train.callbacks.throughput import Throughput
 from dla_train.config.catalog import find
 from dla_train.config.load import load
@@ -43,6 +44,33 @@ def test_a_checkpoint_that_is_completed_in_a_validation_is_taken_off_once(cli, m
     assert done.code == 0, done.err
     rows = [row for row in read_rows(tmp_path / "runs" / "micro" / "metrics.csv") if row["split"] == "train"]
     assert max(row["tokens_per_second"] for row in rows) < 10**7
+
+
+def test_memory_is_the_most_since_the_step_before(monkeypatch):
+    now = {"peak": 0}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: now.update(peak=0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: now["peak"])
+    memory = DeviceMemory()
+    assert memory.of_step() == {}
+    memory.start(torch.device("cpu"))
+    assert memory.of_step() == {}
+    now["peak"] = 10**12  # of what came before the training
+    memory.start(GPU)
+    for peak in (41_200_000_000, 39_000_000_000):
+        now["peak"] = max(now["peak"], peak)
+        assert memory.of_step() == {"device_memory_gb": peak / 1e9}
+
+
+def test_a_run_on_a_gpu_shows_its_memory(cli, micro_recipe, monkeypatch, tmp_path):
+    peaks = iter([41.2, 43.25, 42.0, 42.0])
+    monkeypatch.setattr(DeviceMemory, "of_step", lambda self: {"device_memory_gb": next(peaks)})
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=4")
+    assert done.code == 0, done.err
+    assert " tokens/s, 41.20 GB  0" in done.err
+    assert "| device memory " in done.out
+    assert "| 43.25 GB at most " in done.out
+    rows = [row for row in read_rows(tmp_path / "runs" / "micro" / "metrics.csv") if row["split"] == "train"]
+    assert [row["device_memory_gb"] for row in rows] == [41.2, 43.25, 42.0, 42.0]
 
 
 def test_mfu_is_the_share_of_all_devices(monkeypatch):
