@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from dla_kernels.documents import ends_of
 from dla_kernels.plan import JOIN, SegmentState
 
+THREAD_WORK = 1 << 20
+"""Multiply-adds that take about as long as starting a thread."""
+
 
 class _Sequences:
     """Where the N sequences of a `[B, T]` batch lie, as numpy arrays: its rows, or the documents of its only row."""
@@ -46,7 +49,7 @@ def scan_sequences(
     score = np.empty(v.shape[:3], np.float32)
     open_sum, score_sum, count = (_array(x).copy() for x in (state.open_sum, state.score_sum, state.count))
     _run_jobs(
-        scan.segment_scan, len(where.row) * v.shape[2],
+        scan.segment_scan, len(where.row) * v.shape[2], v.numel() * k.shape[3],
         _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(threshold),
         open_sum, score_sum, count, shift, score,
     )  # fmt: skip
@@ -96,7 +99,7 @@ class StraightThroughGate(torch.autograd.Function):
         dk = np.empty((*v.shape[:3], k.shape[3]), np.float32)
         dv = np.empty(v.shape, np.float32)
         _run_jobs(
-            scan.score_gradient, len(where.row) * v.shape[2],
+            scan.score_gradient, len(where.row) * v.shape[2], v.numel() * k.shape[3],
             _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(open_sum).copy(),
             _array(shift), _array(score), _array(dscore), dk, dv,
         )  # fmt: skip
@@ -121,13 +124,14 @@ def _array(x: Tensor) -> np.ndarray[Any, Any]:
     return x.detach().contiguous().cpu().numpy()
 
 
-def _run_jobs(function: Callable[..., None], jobs: int, *arrays: np.ndarray[Any, Any]) -> None:
-    """Calls `function(first_job, last_job, *arrays)` on as many threads as torch uses.
+def _run_jobs(function: Callable[..., None], jobs: int, work: int, *arrays: np.ndarray[Any, Any]) -> None:
+    """Calls `function(first_job, last_job, *arrays)` on as many threads as torch uses; on fewer if the `work` of all
+    jobs, in multiply-adds, is not worth starting them, as that of a single token when decoding.
 
     Numba's own threads are avoided: they set the number of OpenMP threads for the whole process, torch's included, and
     a rank that was told to use one core would use all of them from then on.
     """
-    threads = min(torch.get_num_threads(), jobs)
+    threads = min(torch.get_num_threads(), jobs, 1 + work // THREAD_WORK)
     if threads <= 1:
         function(0, jobs, *arrays)
         return
