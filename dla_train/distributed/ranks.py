@@ -18,6 +18,7 @@ import torch
 import torch.distributed
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
+from dla_train.config.show import differences
 from dla_train.distributed.children import Children
 from dla_train.distributed.placement import Placement
 from dla_train.errors import RelayedError, RunError, UsageError
@@ -178,20 +179,21 @@ class Ranks:
 
         self.first(refuse)
 
-    def require_equal(self, value: Any, what: str) -> None:
+    def require_equal(self, value: dict[str, Any], what: str) -> None:
         """Refuse to continue if ranks differ in `value`.
 
         Raises:
-            RunError: on rank 0; names the rank that differs. RelayedError: on the others.
+            RunError: on rank 0; names the rank that differs, and in what. RelayedError: on the others.
         """
         found = self.collect((value, socket.gethostname()))
 
         def refuse() -> None:
             for rank, (other, host) in enumerate(found):
-                if other != found[0][0]:
+                if changed := differences(found[0][0], other):
+                    values = ", ".join(f"{key} is {there} instead of {here}" for key, (here, there) in changed.items())
                     raise RunError(
-                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]} ({other} "
-                        f"instead of {found[0][0]}). Make the same files visible on all nodes."
+                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]}: {values}. Make "
+                        "the same files visible on all nodes, and start all processes with the same settings."
                     )
 
         self.first(refuse)

@@ -99,6 +99,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
     with ExitStack() as stack:
         several = loaded.recipe.strategy.kind != "single"
         ranks = stack.enter_context(joined(placement if several else None, arguments))
+        ranks.require_equal(plain(loaded.recipe), "the recipe")
         ranks.first(lambda: stack.enter_context(occupied(folder)))
         ranks.require_shared(folder.path)
         if loaded.recipe.training.threads is not None:

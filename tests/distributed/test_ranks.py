@@ -118,6 +118,7 @@ def test_other_data_on_another_rank_is_refused(both):
     first, second = both(lambda ranks: ranks.require_equal({"text": ranks.rank}, "the data"))
     assert isinstance(first, RunError)
     assert "the data of rank 1" in str(first)
+    assert ": text is 1 instead of 0. Make the same files visible on all nodes" in str(first)
     assert isinstance(second, RelayedError)
 
 
