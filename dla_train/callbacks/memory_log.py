@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
-from dla_train.callbacks.memory_seen import MemorySeen, size_limits
+from dla_train.callbacks.memory_seen import SIZE_LIMITS, MemorySeen
 from dla_train.runs.memory_file import MemoryFile
 
 if TYPE_CHECKING:  # slow to import, and there if it is needed
@@ -38,7 +38,7 @@ class MemoryLog:
             writer.add_histogram(f"{split}_memory/boundary_rate_of_heads.{layer}", one.rates, step)
             _histogram(writer, f"{split}_memory/slots_in_use.{layer}", one.slots, range(len(one.slots)), step)
             if one.held:
-                _histogram(writer, f"{split}_memory/tokens_per_slot.{layer}", one.sizes, size_limits(), step)
+                _histogram(writer, f"{split}_memory/tokens_per_slot.{layer}", one.sizes, SIZE_LIMITS, step)
 
     def sync(self) -> None:
         """Bring the file to disk."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,14 +14,16 @@ LARGEST_SIZE = 2**24
 SHARES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
-@cache
-def size_limits() -> tuple[int, ...]:
-    """Largest number of tokens in each bucket of slot sizes: every number up to 16, then eight to an octave."""
+def _size_limits() -> tuple[int, ...]:
     limits = list(range(1, 17))
     while limits[-1] < LARGEST_SIZE:
         octave = limits[-1]
         limits += [octave + octave // 8 * eighth for eighth in range(1, 9)]
     return tuple(limits)
+
+
+SIZE_LIMITS = _size_limits()
+"""Largest number of tokens in each bucket of slot sizes: every number up to 16, then eight to an octave."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class MemorySeen:
     Attributes:
         tokens: tokens looked at. boundaries: `[H]`, how many of them opened a slot, by head.
         slots: `[M + 1]`; `slots[m]` counts the tokens, separately for each head, after which m slots were in use.
-        sizes: `[buckets]`, how many slots had a size in each bucket (`size_limits`) when a sequence or document ended.
+        sizes: `[buckets]`, how many slots had a size in each bucket (`SIZE_LIMITS`) when a sequence or document ended.
         held: the tokens in all those slots. `sizes` and `held` are zero for plans that do not look at the content.
     """
 
@@ -69,7 +70,7 @@ class MemorySeen:
         }
         if number := self.sizes.sum().item():
             found["tokens_per_slot_mean"] = self.held / number
-            found.update(_quantiles("tokens_per_slot", self.sizes, size_limits()))
+            found.update(_quantiles("tokens_per_slot", self.sizes, SIZE_LIMITS))
         return found
 
 
@@ -88,13 +89,13 @@ def count(plan: Plan, cu_seqlens: Tensor | None = None) -> Tensor:
     """
     device = plan.shift.device
     slots = _histogram(plan.slots_in_use(cu_seqlens), plan.capacity + 1)
-    sizes = torch.zeros(len(size_limits()), dtype=torch.int64, device=device)
+    sizes = torch.zeros(len(SIZE_LIMITS), dtype=torch.int64, device=device)
     held = torch.zeros(1, dtype=torch.int64, device=device)
     if plan.final is not None:
         size = plan.final.count.long()
-        limits = torch.tensor(size_limits(), dtype=torch.int64, device=device)
+        limits = torch.tensor(SIZE_LIMITS, dtype=torch.int64, device=device)
         bucket = torch.bucketize(size.clamp(max=LARGEST_SIZE), limits) + 1  # 0 is for slots that do not exist
-        sizes = _histogram(bucket.where(size > 0, 0), len(size_limits()) + 1)[1:]
+        sizes = _histogram(bucket.where(size > 0, 0), len(SIZE_LIMITS) + 1)[1:]
         held = size.sum().reshape(1)
     tokens = torch.full((1,), plan.shift.shape[0] * plan.shift.shape[1], dtype=torch.int64, device=device)
     return torch.cat([tokens, held, plan.boundary.sum((0, 1)), slots, sizes])
@@ -103,8 +104,8 @@ def count(plan: Plan, cu_seqlens: Tensor | None = None) -> Tensor:
 def unpack(counts: Tensor, capacity: int) -> MemorySeen:
     """The counts of a layer with room for `capacity` slots."""
     counts = counts.cpu()
-    heads = len(counts) - 2 - (capacity + 1) - len(size_limits())
-    scalars, boundaries, slots, sizes = counts.split((2, heads, capacity + 1, len(size_limits())))
+    heads = len(counts) - 2 - (capacity + 1) - len(SIZE_LIMITS)
+    scalars, boundaries, slots, sizes = counts.split((2, heads, capacity + 1, len(SIZE_LIMITS)))
     tokens, held = (int(value) for value in scalars)
     return MemorySeen(tokens=tokens, boundaries=boundaries, slots=slots, sizes=sizes, held=held)
 

@@ -109,6 +109,12 @@ def _launched() -> Placement | None:
 
 def _alone(loaded: LoadedRecipe) -> Placement:
     strategy, accelerator = loaded.recipe.strategy, loaded.recipe.training.accelerator
+    if (processes := os.environ.get("WORLD_SIZE") or "1") != "1":
+        raise UsageError(
+            f"the environment variable WORLD_SIZE says that this is one of {processes} processes, but neither torchrun "
+            "nor srun has started it. Start the processes with one of them, or unset WORLD_SIZE if this is the only "
+            "one."
+        )
     if (strategy.nodes or 1) > 1:
         raise loaded.problem(
             "strategy.nodes",

@@ -18,6 +18,7 @@ import torch
 import torch.distributed
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
+from dla_train.config.show import differences
 from dla_train.distributed.children import Children
 from dla_train.distributed.placement import Placement
 from dla_train.errors import RelayedError, RunError, UsageError
@@ -30,6 +31,7 @@ _JOIN_TIME = timedelta(minutes=10)  # until all processes of a job have started
 _LEAVE_TIME = timedelta(minutes=1)  # until all have read the last decision
 _LEAVE_TIME_AFTER_FAILURE = timedelta(seconds=5)
 _SHARED_FOLDER_SECONDS = 30.0
+_POLL_SECONDS = 0.05
 
 
 class Ranks:
@@ -177,20 +179,21 @@ class Ranks:
 
         self.first(refuse)
 
-    def require_equal(self, value: Any, what: str) -> None:
+    def require_equal(self, value: dict[str, Any], what: str) -> None:
         """Refuse to continue if ranks differ in `value`.
 
         Raises:
-            RunError: on rank 0; names the rank that differs. RelayedError: on the others.
+            RunError: on rank 0; names the rank that differs, and in what. RelayedError: on the others.
         """
         found = self.collect((value, socket.gethostname()))
 
         def refuse() -> None:
             for rank, (other, host) in enumerate(found):
-                if other != found[0][0]:
+                if changed := differences(found[0][0], other):
+                    values = ", ".join(f"{key} is {there} instead of {here}" for key, (here, there) in changed.items())
                     raise RunError(
-                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]} ({other} "
-                        f"instead of {found[0][0]}). Make the same files visible on all nodes."
+                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]}: {values}. Make "
+                        "the same files visible on all nodes, and start all processes with the same settings."
                     )
 
         self.first(refuse)
@@ -262,18 +265,21 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
 
 def _take_leave(store: Store, placement: Placement, patience: timedelta) -> None:
     """Let rank 0, which runs the store, wait for the others: they may still be reading the last decision there."""
+    others = [f"left/{rank}" for rank in range(1, placement.world_size)]
+    deadline = time.monotonic() + patience.total_seconds()
     with suppress(torch.distributed.DistError):  # a lost rank does not answer
         if placement.rank:
             store.set(f"left/{placement.rank}", "")
-        else:
-            store.wait([f"left/{rank}" for rank in range(1, placement.world_size)], patience)
+            return
+        # Asked again and again, because the store's own `wait` writes to the console that it timed out.
+        while not store.check(others) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
 
 def _store(placement: Placement) -> Store:
     if placement.launcher == "torchrun":
-        # torchrun's agent runs the store, and separates the restarts of a job.
         store, _, _ = next(iter(rendezvous("env://", timeout=_JOIN_TIME)))
-        return PrefixStore("run", store)
+        return own_part(store, placement.rank, placement.world_size)
     store = TCPStore(
         placement.address,
         placement.port,
@@ -282,6 +288,34 @@ def _store(placement: Placement) -> Store:
         timeout=_JOIN_TIME,
     )
     return PrefixStore("run", store)
+
+
+def own_part(store: Store, rank: int, world_size: int) -> Store:
+    """A part of `store` in which nothing is written yet, the same for all ranks.
+
+    torchrun's agent runs the store, and keeps it when it starts the processes again after a failure: what the lost ones
+    wrote is still there. It counts restarts for each node separately, so rank 0 names the part, and tells each rank
+    that asks. A question may be that of a lost process, so rank 0 answers until the rank itself confirms.
+
+    Raises:
+        DistStoreError: not all ranks have arrived within 10 minutes.
+    """
+    if rank:
+        question = uuid.uuid4().hex
+        store.set(f"asks/{rank}", question)
+        name = store.get(f"answer/{question}").decode()
+        store.set(f"{name}/knows/{rank}", "")
+        return PrefixStore(name, store)
+    name = f"run-{uuid.uuid4().hex}"
+    deadline = time.monotonic() + _JOIN_TIME.total_seconds()
+    for other in range(1, world_size):
+        while not store.check([f"{name}/knows/{other}"]):
+            if time.monotonic() > deadline:
+                raise torch.distributed.DistStoreError(f"rank {other} has not arrived")
+            if store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", name)
+            time.sleep(_POLL_SECONDS)
+    return PrefixStore(name, store)
 
 
 @contextmanager

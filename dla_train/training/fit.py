@@ -37,7 +37,7 @@ from dla_train.config.typed import plain
 from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.placement import Placement, find_placement
 from dla_train.distributed.ranks import Ranks, is_lost_peer, joined
-from dla_train.errors import RunError
+from dla_train.errors import RelayedError, RunError
 from dla_train.estimate.flops import training_flops
 from dla_train.estimate.footprint import checkpoint_bytes
 from dla_train.evaluation.trained import read_model
@@ -99,6 +99,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
     with ExitStack() as stack:
         several = loaded.recipe.strategy.kind != "single"
         ranks = stack.enter_context(joined(placement if several else None, arguments))
+        ranks.require_equal(plain(loaded.recipe), "the recipe")
         ranks.first(lambda: stack.enter_context(occupied(folder)))
         ranks.require_shared(folder.path)
         if loaded.recipe.training.threads is not None:
@@ -224,6 +225,8 @@ def _run(
         ended = STOPPED
         raise KeyboardInterrupt from exit
     except Diverged as error:
+        if not ranks.is_first:  # it is the same on all
+            raise RelayedError(error.exit_code) from error
         raise RunError(f"{error} {_how_to_branch_off(folder, store)}") from error
     except DataError as error:
         raise RunError(f"{error} {store.last_words()}") from error

@@ -150,10 +150,11 @@ class LanguageModelTraining(lightning.LightningModule):
                 step + 1, what, windows, row, allowed,
             )  # fmt: skip
             return
+        spikes = f", raise training.skip_above ({self.spikes.factor})" if math.isfinite(norm) else ""
         raise Diverged(
             f"the gradient of step {step + 1} is {what}, {row} in a row: training diverged; {windows}. Lower "
-            f"optimizer.lr (now {self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}) or "
-            f"lower training.clip ({self.training_config.clip}). How many in a row are skipped before: "
+            f"optimizer.lr (now {self.optimizer_config.lr}), lengthen schedule.warmup ({self.schedule.warmup}){spikes} "
+            f"or lower training.clip ({self.training_config.clip}). How many in a row are skipped before: "
             f"training.max_nonfinite ({allowed})."
         )
 

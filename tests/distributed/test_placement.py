@@ -72,6 +72,7 @@ def test_more_processes_than_gpus_are_refused_unless_they_need_none(place, monke
         ({}, ["strategy={kind: ddp, devices: 3}"], "it is 16, which 3 processes cannot share out"),
         (SLURM, ["strategy=ddp", "training.micro_batch=4"], "training.micro_batch=2 would fit"),
         ({}, ["strategy={kind: ddp, devices: 0}"], "strategy.devices is 0; it must be at least 1, or null"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ["strategy=ddp"], "WORLD_SIZE says that this is one of 2 processes, but"),
         ({}, ["strategy=dpd"], "must be one of single, ddp, deepspeed, fsdp"),
     ],
 )

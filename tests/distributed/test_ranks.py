@@ -1,13 +1,17 @@
 """Deciding together, without processes: two threads with one store between them."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
-from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import HashStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dla_train.distributed import ranks as ranks_module
-from dla_train.distributed.ranks import Ranks
+from dla_train.distributed.placement import Placement
+from dla_train.distributed.ranks import Ranks, own_part
 from dla_train.errors import RelayedError, RunError, UsageError
 
 
@@ -114,4 +118,28 @@ def test_other_data_on_another_rank_is_refused(both):
     first, second = both(lambda ranks: ranks.require_equal({"text": ranks.rank}, "the data"))
     assert isinstance(first, RunError)
     assert "the data of rank 1" in str(first)
+    assert ": text is 1 instead of 0. Make the same files visible on all nodes" in str(first)
     assert isinstance(second, RelayedError)
+
+
+def test_ranks_that_are_started_again_read_nothing_of_what_the_lost_ones_wrote():
+    """As under torchrun, which keeps its store."""
+    store = HashStore()
+    store.set("asks/1", "a lost rank's question")
+    for start in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            parts = list(pool.map(lambda rank: own_part(store, rank, 2), range(2)))
+        assert not parts[1].check(["place"])
+        parts[0].set("place", str(start))
+        assert parts[1].get("place") == str(start).encode()
+
+
+def test_a_lost_rank_is_not_waited_for_and_the_store_does_not_complain(capfd):
+    place = Placement(
+        rank=0, local_rank=0, devices=2, nodes=1, address="127.0.0.1", port=0, launcher="dla-train", is_child=True
+    )
+    store = TCPStore(place.address, place.port, 2, is_master=True, wait_for_workers=False)
+    began = time.monotonic()
+    ranks_module._take_leave(store, place, timedelta(seconds=0.5))
+    assert 0.5 <= time.monotonic() - began < 5
+    assert capfd.readouterr().err == ""

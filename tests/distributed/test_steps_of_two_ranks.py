@@ -67,6 +67,23 @@ def test_an_answer_counts_alike_on_every_rank(fit_on, tmp_path):
         assert [row[column] for row in two if row["split"] == "train"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_that_training_diverged_is_told_once(forked_ranks, fit_arguments, tmp_path):
+    arguments = fit_arguments("run", "strategy=ddp", "training.max_nonfinite=0", "training.validate_every=null")
+    codes, said = forked_ranks(2, arguments, DIVERGES_ON_RANK_0)
+    assert codes == [1, 1]
+    assert "dla-train: error: the gradient of step 3 is nan, 1 in a row: training diverged" in said
+    assert "error" not in (tmp_path / "said-by-1").read_text()
+
+
+def test_a_rank_with_another_recipe_is_refused_before_anything_is_written(forked_ranks, fit_arguments, tmp_path):
+    other = "if rank: sys.argv.append('optimizer.lr=0.5')"
+    codes, said = forked_ranks(2, fit_arguments("run", "strategy=ddp", "optimizer.lr=0.25"), other)
+    assert codes == [1, 1]
+    assert "dla-train: error: the recipe of rank 1 on " in said
+    assert ": optimizer.lr is 0.5 instead of 0.25. Make the same files visible" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_step_that_one_rank_spoils_is_skipped_by_both_and_both_calibrate_alike(fit_on, tmp_path):
     settings = (
         "strategy=ddp", "model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=0.1",

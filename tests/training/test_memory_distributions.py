@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dla_train.callbacks.memory_seen import LARGEST_SIZE, MemorySeen, size_limits
+from dla_train.callbacks.memory_seen import LARGEST_SIZE, SIZE_LIMITS, MemorySeen, count
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.models import DynamicMemory, FixedMemory, LanguageModel, Mamba2Config, ModelConfig, initialize
 from dla_train.models.memory import Memory
@@ -79,8 +79,8 @@ def test_counts_are_those_of_counting_one_by_one(seen_and_plans, memory, documen
             continue
         assert 0 < min(boundaries) < found.tokens, "boundaries are neither everywhere nor nowhere"
         assert max(sizes) > 16, "buckets of more than one size are used"
-        buckets = Counter(min(limit for limit in size_limits() if size <= limit) for size in sizes)
-        assert found.sizes.tolist() == [buckets[limit] for limit in size_limits()]
+        buckets = Counter(min(limit for limit in SIZE_LIMITS if size <= limit) for size in sizes)
+        assert found.sizes.tolist() == [buckets[limit] for limit in SIZE_LIMITS]
         assert found.held == sum(sizes)
         summary = found.summary()
         assert summary["tokens_per_slot_mean"] == sum(sizes) / len(sizes)
@@ -91,8 +91,17 @@ def test_counts_are_those_of_counting_one_by_one(seen_and_plans, memory, documen
             assert exact <= summary[f"tokens_per_slot_{label}"] <= exact * 9 / 8
 
 
+def test_counting_compiles_without_a_warning(seen_and_plans, recwarn):
+    """With `training.compile` it is a part of the block."""
+    _, plans = seen_and_plans(DynamicMemory(capacity=5, threshold=1.3), None, rows=1)
+    plan = plans[0][0]
+    compiled = torch.compile(count, backend="eager")(plan)
+    assert compiled.tolist() == count(plan).tolist()
+    assert not [warning for warning in recwarn if "Dynamo" in str(warning.message)]
+
+
 def test_sizes_fall_into_few_buckets():
-    limits = size_limits()
+    limits = SIZE_LIMITS
     assert limits[:18] == (*range(1, 17), 18, 20)
     assert limits[-1] == LARGEST_SIZE
     assert len(limits) < 200

@@ -71,6 +71,7 @@ def test_too_many_in_a_row_end_the_run(cli, micro_recipe, spoil):
     assert done.code == 1
     assert "the gradient of step 7 is " in done.err
     assert " times its mean, 2 in a row: training diverged; its windows have the global indices 24 to 27" in done.err
+    assert "raise training.skip_above (10.0) or lower" in done.err
 
 
 def test_a_factor_that_would_skip_half_of_the_steps_is_refused():
