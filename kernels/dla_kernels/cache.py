@@ -51,8 +51,8 @@ class Cache:
         """The same past, given up to the next step, which may overwrite its states in place.
 
         After that step, neither this cache nor anything that shares tensors with it may be used. The cache that the
-        step returns is donated, too. Decoding with the Triton backend then writes only what changes: with plain decay
-        one slot per token, or two where slots merge. Other backends treat it as any other cache.
+        step returns is donated, too. Decoding by Triton and on the CPU then writes only what changes: with plain decay
+        one slot per token, or two where slots merge. Elsewhere it is treated as any other cache.
         """
         return replace(self, is_donated=True)
 

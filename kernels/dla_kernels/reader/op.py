@@ -14,6 +14,7 @@ from dla_kernels.compiled_graphs import outside_compiled_graphs
 from dla_kernels.documents import lengths_of, pack, unpack
 from dla_kernels.plan import JOIN, Plan
 from dla_kernels.reader import chunk, naive
+from dla_kernels.reader.token import read_token, takes_token
 
 
 @without_autocast
@@ -75,6 +76,11 @@ def _in_torch(
     batch, time, heads, _ = v.shape
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     q = q.to(dtype) * scale
+    inputs = q, k, v, slot_weight, log_decay, beta
+    if not is_reference and cache is not None and takes_token(inputs, plan, cu_seqlens, cache, dtype):
+        _check_cache(cache, (batch, heads, plan.capacity, k.shape[3], v.shape[3]))
+        o, after = read_token(q, k, v, slot_weight, plan, log_decay, beta, cache)
+        return o.to(v.dtype), after if return_cache else None
 
     # Documents that continue from a cache, or leave one, are laid out one per row: each needs states of its own anyway.
     apart = cu_seqlens is not None and (cache is not None or return_cache or is_reference)
@@ -92,7 +98,7 @@ def _in_torch(
         )
     else:
         v_in = v
-    if is_reference or q.shape[1] == 1:  # for one token the recurrence is the fast path
+    if is_reference or q.shape[1] == 1:  # for one token the chunked form is no faster
         repeats = heads // k.shape[2]
         q, k = (x.repeat_interleave(repeats, 2) for x in (q, k))
         o, state = naive.read_sequences(q, k, v_in, slot_weight, plan, log_decay, beta, state)
@@ -150,8 +156,12 @@ def _check_plan(plan: Plan, v: Tensor, slots: int, sequences: int) -> None:
 def _starting_state(cache: Cache | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if cache is None:
         return torch.zeros(shape, dtype=dtype, device=device)
+    _check_cache(cache, shape)
+    return cache.state_by_age().to(dtype)
+
+
+def _check_cache(cache: Cache, shape: tuple[int, ...]) -> None:
     if cache.state.shape != shape:
         raise ValueError(
             f"cache holds states {tuple(cache.state.shape)} (sequences, heads, slots, K, V); this call needs {shape}"
         )
-    return cache.state_by_age().to(dtype)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dla_kernels.documents import ends_of
+from dla_kernels.host_jobs import array_of, run_jobs
 from dla_kernels.plan import JOIN, SegmentState
-
-THREAD_WORK = 1 << 20
-"""Multiply-adds that take about as long as starting a thread."""
 
 
 class _Sequences:
@@ -47,10 +42,10 @@ def scan_sequences(
     where = _Sequences(cu_seqlens, k.shape[0], k.shape[1])
     shift = np.empty(v.shape[:3], np.int32)
     score = np.empty(v.shape[:3], np.float32)
-    open_sum, score_sum, count = (_array(x).copy() for x in (state.open_sum, state.score_sum, state.count))
-    _run_jobs(
+    open_sum, score_sum, count = (array_of(x).copy() for x in (state.open_sum, state.score_sum, state.count))
+    run_jobs(
         scan.segment_scan, len(where.row) * v.shape[2], v.numel() * k.shape[3],
-        _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(threshold),
+        array_of(k.float()), array_of(v.float()), where.row, where.begin, where.end, array_of(threshold),
         open_sum, score_sum, count, shift, score,
     )  # fmt: skip
     return (
@@ -98,10 +93,10 @@ class StraightThroughGate(torch.autograd.Function):
         where = _Sequences(cu_seqlens, k.shape[0], k.shape[1])
         dk = np.empty((*v.shape[:3], k.shape[3]), np.float32)
         dv = np.empty(v.shape, np.float32)
-        _run_jobs(
+        run_jobs(
             scan.score_gradient, len(where.row) * v.shape[2], v.numel() * k.shape[3],
-            _array(k.float()), _array(v.float()), where.row, where.begin, where.end, _array(open_sum).copy(),
-            _array(shift), _array(score), _array(dscore), dk, dv,
+            array_of(k.float()), array_of(v.float()), where.row, where.begin, where.end, array_of(open_sum).copy(),
+            array_of(shift), array_of(score), array_of(dscore), dk, dv,
         )  # fmt: skip
         batch, time, groups, key_dim = k.shape
         dk_groups = torch.from_numpy(dk).view(batch, time, groups, -1, key_dim).sum(3)
@@ -118,27 +113,6 @@ def _compiled_scan() -> ModuleType:
             "install it, or use backend='reference', which is slow"
         ) from error
     return scan
-
-
-def _array(x: Tensor) -> np.ndarray[Any, Any]:
-    return x.detach().contiguous().cpu().numpy()
-
-
-def _run_jobs(function: Callable[..., None], jobs: int, work: int, *arrays: np.ndarray[Any, Any]) -> None:
-    """Calls `function(first_job, last_job, *arrays)` on as many threads as torch uses; on fewer if the `work` of all
-    jobs, in multiply-adds, is not worth starting them, as that of a single token when decoding.
-
-    Numba's own threads are avoided: they set the number of OpenMP threads for the whole process, torch's included, and
-    a rank that was told to use one core would use all of them from then on.
-    """
-    threads = min(torch.get_num_threads(), jobs, 1 + work // THREAD_WORK)
-    if threads <= 1:
-        function(0, jobs, *arrays)
-        return
-    bounds = [jobs * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, a, b, *arrays) for a, b in pairwise(bounds)]:
-            done.result()
 
 
 _warned = False
