@@ -28,6 +28,14 @@ class Raise(Callback):
                 signal.raise_signal(number)
 
 
+@pytest.fixture(autouse=True)
+def hangs_up():
+    """SIGHUP as a terminal has it, even if the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def told(cli, micro_recipe, monkeypatch, tmp_path):
     """Run `fit`, send it signals; returns what it said and its folder."""
