@@ -32,6 +32,9 @@ def run_jobs(function: Callable[..., None], jobs: int, work: int, *arguments: An
         function(0, jobs, *arguments)
         return
     bounds = [jobs * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, a, b, *arguments) for a, b in pairwise(bounds)]:
+    own, *others = pairwise(bounds)  # this thread does its share, too
+    with ThreadPoolExecutor(threads - 1) as pool:
+        given = [pool.submit(function, first, last, *arguments) for first, last in others]
+        function(*own, *arguments)
+        for done in given:
             done.result()
