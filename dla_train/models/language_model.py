@@ -65,7 +65,11 @@ class LanguageModel(nn.Module):
             selective: keep also the results of products with weights, of attention and of the kernels' op, which take
                 nearly all the time of a block. Not for compiled blocks, whose products cannot be seen: they would all
                 be computed again.
+        Raises:
+            ValueError: `every` is below 1.
         """
+        if every < 1:
+            raise ValueError(f"every is {every}; it must be at least 1")
         self.recompute_every = every
         self.recompute_selectively = selective
 

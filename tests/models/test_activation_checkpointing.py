@@ -101,6 +101,11 @@ def test_every_nth_block_runs_again_in_the_backward(make_model: Any, tokens: Any
     assert seen == [0, 1, 2, *again]
 
 
+def test_every_is_a_number_of_blocks(make_model: Any) -> None:
+    with pytest.raises(ValueError, match="every is 0; it must be at least 1"):
+        make_model("mamba2", "dynamic").recompute_blocks(0)
+
+
 def test_without_a_gradient_or_with_a_cache_nothing_is_different(make_model: Any, tokens: Any) -> None:
     model = make_model("gated_deltanet", "dynamic")
     x = tokens(1, 20)
