@@ -37,8 +37,8 @@ class TrainingConfig:
             norms, which the compiler fuses. `none` is plain torch, which never holds all logits either.
         activation_checkpointing: what the forward keeps for the backward, which computes the rest again: the same
             results with less memory. `selective` keeps of a block its input and the results of what takes long
-            (products with weights, attention, the op), so that little is computed twice; `full` only the input, which
-            takes up to a third more time; `every N` is `full` for one block in N; `none` keeps everything.
+            (products with weights, attention, the Triton op), so that little is computed twice; `full` only the input,
+            which takes up to a third more time; `every N` is `full` for one block in N; `none` keeps everything.
             `selective` is not for compiled blocks.
         accelerator: where to train; `auto` takes a GPU if there is one.
         threads: CPU threads per process; null leaves the choice to PyTorch. Another number may change the last bits

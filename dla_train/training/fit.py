@@ -28,7 +28,6 @@ from dla_train.callbacks.threshold_calibration import ThresholdCalibration
 from dla_train.callbacks.throughput import Throughput
 from dla_train.callbacks.watchdog import Watchdog
 from dla_train.checkpoints.manifest import RunIdentity
-from dla_train.checkpoints.resume import listed
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
@@ -43,7 +42,6 @@ from dla_train.estimate.footprint import checkpoint_bytes
 from dla_train.evaluation.trained import read_model
 from dla_train.models import LanguageModel, initialize
 from dla_train.report.current import has_report_for
-from dla_train.report.text import parameter_count
 from dla_train.report.write import write_report
 from dla_train.runs.compilations import told_of_compilations
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
@@ -52,6 +50,7 @@ from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
 from dla_train.runs.wandb_mirror import FAILED, FINISHED, STOPPED, WandbMirror
+from dla_train.training.announcement import announce
 from dla_train.training.fused import use_liger, use_torch
 from dla_train.training.host_limits import allow_open_files
 from dla_train.training.host_memory import keep_freed_memory, memory_lacked
@@ -161,7 +160,7 @@ def _run(
     # Cut back before the new recipe is written, beside which older rows would seem to have lost their checkpoints.
     file = MetricsFile(folder.metrics, [*columns, *watch.columns], own_step) if ranks.is_first else None
     ranks.first(lambda: _write_beginning(loaded, folder, store, start))
-    _announce(loaded, folder, start, model, placement)
+    announce(loaded, folder, start, model, placement)
 
     identity = RunIdentity(
         recipe=plain(recipe),
@@ -343,57 +342,6 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
     store.remove_leftovers()
     for checkpoint in start.point.damaged if start.point else ():
         _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))
-
-
-def _announce(
-    loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, placement: Placement | None
-) -> None:
-    recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
-    memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
-    _LOGGER.info(
-        "%s: %s parameters, %d layers of %s%s, width %d",
-        loaded.name,
-        parameter_count(sum(parameter.numel() for parameter in model.parameters())),
-        recipe.model.layers,
-        mixer.kind,
-        memory,
-        recipe.model.hidden,
-    )
-    per_step = recipe.training.global_batch * recipe.data.window
-    epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
-    _LOGGER.info(
-        "%s; %d steps of %s tokens%s; %s",
-        start.data.extent,
-        recipe.training.steps,
-        f"{per_step:,}",
-        "" if epochs is None else f" ({epochs:.2f} epochs)",
-        f"{len(start.data.validation_windows)} validation windows of {recipe.data.window}"
-        if recipe.training.validates
-        else f"windows of {recipe.data.window}, no validation",
-    )
-    wanted = recipe.training.validation_windows
-    if wanted is not None and wanted > len(start.data.validation_windows):
-        _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
-    if recipe.training.precision == "bf16-true":
-        _LOGGER.warning(
-            "training.precision is bf16-true: updates below 1/256 of a weight are lost, so norms and other weights "
-            "near 1 hardly train. Use bf16-mixed to pre-train."
-        )
-    if placement:
-        _LOGGER.info(
-            "%s on %d processes (%d per node, started by %s)",
-            recipe.strategy.kind,
-            placement.world_size,
-            placement.devices,
-            placement.launcher,
-        )
-    if start.point:
-        _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
-    if start.branch and start.branch.changed:
-        _LOGGER.warning("branched off with other settings: %s.", listed(start.branch.changed))
-    if start.branch and start.branch.beginning:
-        _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
-    _LOGGER.info("run folder: %s", folder)
 
 
 def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None) -> WandbMirror | None:

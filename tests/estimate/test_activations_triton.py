@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import dla_kernels
 from dla_train.estimate.activations import Setting, kept_after_forward, saved_bytes
 from dla_train.models import DynamicMemory, GatedDeltaNetConfig, LanguageModel, Mamba2Config, ModelConfig, initialize
+from tests.operator_calls import Calls
 
 pytestmark = pytest.mark.interpret
 
@@ -45,18 +43,6 @@ def test_activations_of_the_kernels_are_within_10_percent_of_what_is_kept(found_
     found, _ = found_bytes(config, 1, 64, precision, 1, True)
     selective = kept_after_forward(config, replace(setting, recompute_every=1, selective=True))
     assert sum(selective.values()) == pytest.approx(found, rel=0.1)
-
-
-class Calls(TorchDispatchMode):
-    """How often each operator runs, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.number: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.number[func.name()] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.usefixtures("kernels")

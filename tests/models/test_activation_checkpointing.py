@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dla_train.models import LanguageModel
+from tests.operator_calls import Calls
 
 
 def run(
@@ -40,18 +39,6 @@ def forwards(model: LanguageModel) -> list[int]:
     for index, block in enumerate(model.blocks):
         block.register_forward_pre_hook(lambda _module, _inputs, index=index: seen.append(index))
     return seen
-
-
-class Calls(TorchDispatchMode):
-    """How often each operator runs, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.number: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.number[func.name()] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("selective", [False, True], ids=["full", "selective"])

@@ -14,14 +14,14 @@ from dla_kernels.plan import Plan
 
 
 def takes_token(
-    inputs: tuple[Tensor | None, ...], plan: Plan, cu_seqlens: Tensor | None, cache: Cache | None, dtype: torch.dtype
+    inputs: tuple[Tensor | None, ...], plan: Plan, cu_seqlens: Tensor | None, cache: Cache, dtype: torch.dtype
 ) -> bool:
-    """Whether `read_token` applies: one token of each sequence, a cache, the CPU, numba, and no gradient wanted.
+    """Whether `read_token` applies: one token of each sequence, the CPU, numba, and no gradient wanted.
 
     Args:
         inputs: q, k, v, slot_weight, log_decay, beta. dtype: that states are to have.
     """
-    if cache is None or cu_seqlens is not None or plan.shift.shape[1] != 1 or plan.shift.device.type != "cpu":
+    if cu_seqlens is not None or plan.shift.shape[1] != 1 or plan.shift.device.type != "cpu":
         return False
     watched = [*inputs, cache.state, plan.gate]
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in watched):

@@ -1,0 +1,70 @@
+"""What is said before the first step: the model, the data, the processes, and where the run begins."""
+
+import logging
+
+from dla_train.checkpoints.resume import listed
+from dla_train.config.load import LoadedRecipe
+from dla_train.distributed.placement import Placement
+from dla_train.models import LanguageModel
+from dla_train.report.text import parameter_count
+from dla_train.runs.folder import RunFolder
+from dla_train.training.start import Start
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def announce(
+    loaded: LoadedRecipe, folder: RunFolder, start: Start, model: LanguageModel, placement: Placement | None
+) -> None:
+    """Tell the user about the run that begins or goes on, and warn of what may not be meant so.
+
+    Args:
+        loaded: the recipe. folder: of the run. start: where it begins. model: initialized. placement: of the processes,
+            or None for a single one.
+    """
+    recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
+    memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
+    _LOGGER.info(
+        "%s: %s parameters, %d layers of %s%s, width %d",
+        loaded.name,
+        parameter_count(sum(parameter.numel() for parameter in model.parameters())),
+        recipe.model.layers,
+        mixer.kind,
+        memory,
+        recipe.model.hidden,
+    )
+    per_step = recipe.training.global_batch * recipe.data.window
+    epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
+    _LOGGER.info(
+        "%s; %d steps of %s tokens%s; %s",
+        start.data.extent,
+        recipe.training.steps,
+        f"{per_step:,}",
+        "" if epochs is None else f" ({epochs:.2f} epochs)",
+        f"{len(start.data.validation_windows)} validation windows of {recipe.data.window}"
+        if recipe.training.validates
+        else f"windows of {recipe.data.window}, no validation",
+    )
+    wanted = recipe.training.validation_windows
+    if wanted is not None and wanted > len(start.data.validation_windows):
+        _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
+    if recipe.training.precision == "bf16-true":
+        _LOGGER.warning(
+            "training.precision is bf16-true: updates below 1/256 of a weight are lost, so norms and other weights "
+            "near 1 hardly train. Use bf16-mixed to pre-train."
+        )
+    if placement:
+        _LOGGER.info(
+            "%s on %d processes (%d per node, started by %s)",
+            recipe.strategy.kind,
+            placement.world_size,
+            placement.devices,
+            placement.launcher,
+        )
+    if start.point:
+        _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
+    if start.branch and start.branch.changed:
+        _LOGGER.warning("branched off with other settings: %s.", listed(start.branch.changed))
+    if start.branch and start.branch.beginning:
+        _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
+    _LOGGER.info("run folder: %s", folder)
