@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.models.calibration import calibrate_thresholds
-from dla_train.models.config import DynamicMemory
 from dla_train.models.language_model import LanguageModel
 from dla_train.models.memory import Dynamic
+from dla_train.models.memory_config import DynamicMemory
 from dla_train.models.steering import ThresholdSteering
 from dla_train.training.batch import model_inputs
 from dla_train.training.module import LanguageModelTraining

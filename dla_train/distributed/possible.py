@@ -1,7 +1,8 @@
 """What strategies that shard the weights cannot train."""
 
 from dla_train.distributed.config import StrategyConfig
-from dla_train.models.config import DynamicMemory, ModelConfig
+from dla_train.models.config import ModelConfig
+from dla_train.models.memory_config import DynamicMemory
 
 
 def require_possible(strategy: StrategyConfig, model: ModelConfig, optimizer: str, precision: str) -> None:

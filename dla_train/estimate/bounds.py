@@ -6,7 +6,8 @@ from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chun
 from dla_train.estimate.devices import Device
 from dla_train.estimate.flops import slots_in_window
 from dla_train.estimate.work import Work
-from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
+from dla_train.models.config import ModelConfig
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig
 
 COMPUTE, MEMORY, LATENCY = "compute", "memory traffic", "latency of a scan"
 

@@ -16,7 +16,8 @@ from dla_train.estimate.footprint import Footprint, footprint
 from dla_train.estimate.parts import parameter_parts
 from dla_train.estimate.work import Work
 from dla_train.models import LanguageModel
-from dla_train.models.config import AttentionConfig, ModelConfig
+from dla_train.models.config import ModelConfig
+from dla_train.models.mixer_config import AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from dla_train.estimate.reader_work import plan_work, reader_work
 from dla_train.estimate.work import NONE, Work, linear, product
-from dla_train.models.config import (
-    AttentionConfig,
-    DynamicMemory,
-    FenwickMemory,
-    FixedMemory,
-    GatedDeltaNetConfig,
-    Mamba2Config,
-    MemoryConfig,
-    ModelConfig,
-)
+from dla_train.models.config import ModelConfig
+from dla_train.models.memory_config import DynamicMemory, FenwickMemory, FixedMemory, MemoryConfig
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config
 
 
 def model_work(config: ModelConfig, window: int) -> dict[str, Work]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dla_kernels.reader.slots import STRIDE
 from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chunk, state_shape
 from dla_train.estimate.flops import has_gate
-from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, ModelConfig
+from dla_train.models.config import ModelConfig
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig
 
 
 def op_memory(config: ModelConfig, setting: Setting) -> int:

@@ -7,21 +7,16 @@ read and shown without waiting for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dla_train.models.config import (
+from dla_train.models.config import ModelConfig, model_config_from_dict
+from dla_train.models.memory_config import (
     MEMORIES,
-    MIXERS,
-    AttentionConfig,
     DynamicMemory,
     FenwickMemory,
     FixedMemory,
-    GatedDeltaNetConfig,
-    Mamba2Config,
     MemoryConfig,
-    MixerConfig,
-    ModelConfig,
     SingleMemory,
-    model_config_from_dict,
 )
+from dla_train.models.mixer_config import MIXERS, AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 
 if TYPE_CHECKING:
     from dla_train.models.cache import ModelCache

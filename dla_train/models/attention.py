@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
 from dla_train.models.cache import AttentionCache
-from dla_train.models.config import AttentionConfig
 from dla_train.models.documents import Documents
+from dla_train.models.mixer_config import AttentionConfig
 from dla_train.models.rope import rotate
 
 

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from dla_train.models.attention import Attention
 from dla_train.models.cache import MixerCache
-from dla_train.models.config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, ModelConfig
+from dla_train.models.config import ModelConfig
 from dla_train.models.documents import Documents
 from dla_train.models.gated_deltanet import GatedDeltaNet
 from dla_train.models.mamba2 import Mamba2
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config
 from dla_train.models.mlp import SwiGLU
 from dla_train.models.norm import RMSNorm
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dla_kernels import l2_normalize
 from dla_kernels.layers.precision import at_least_float32
 from dla_train.models.cache import LinearCache
-from dla_train.models.config import GatedDeltaNetConfig
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
 from dla_train.models.memory import make_memory
+from dla_train.models.mixer_config import GatedDeltaNetConfig
 from dla_train.models.norm import GatedRMSNormDeltaNet
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from dla_train.models.block import Block
 from dla_train.models.cache import AttentionCache, LinearCache, ModelCache
-from dla_train.models.config import AttentionConfig, ModelConfig
+from dla_train.models.config import ModelConfig
 from dla_train.models.documents import Documents
 from dla_train.models.head import Head
+from dla_train.models.mixer_config import AttentionConfig
 from dla_train.models.norm import RMSNorm
 from dla_train.models.parameter_groups import parameter_groups
 from dla_train.models.recomputation import run_again_in_backward

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from dla_kernels.layers.precision import at_least_float32
 from dla_train.models.cache import LinearCache
-from dla_train.models.config import Mamba2Config
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
 from dla_train.models.memory import make_memory
+from dla_train.models.mixer_config import Mamba2Config
 from dla_train.models.norm import GatedRMSNormMamba2
 
 

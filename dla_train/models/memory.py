@@ -22,7 +22,14 @@ from dla_kernels import (
     segment,
     single_plan,
 )
-from dla_train.models.config import DynamicMemory, FenwickMemory, FixedMemory, GateKind, MemoryConfig, SingleMemory
+from dla_train.models.memory_config import (
+    DynamicMemory,
+    FenwickMemory,
+    FixedMemory,
+    GateKind,
+    MemoryConfig,
+    SingleMemory,
+)
 from dla_train.models.slot_weight import SlotWeight, UnitSlotWeight
 
 

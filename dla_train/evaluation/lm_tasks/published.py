@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from dla_train.models.config import AttentionConfig, Mamba2Config, ModelConfig
+from dla_train.models.config import ModelConfig
+from dla_train.models.mixer_config import AttentionConfig, Mamba2Config
 
 _FILE = Path(__file__).parent / "published.yaml"
 AVERAGE = "average"

@@ -1,0 +1,99 @@
+"""What mixes the tokens of a block: `mixer` in a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dla_train.models.config_checks import check_count, check_kind, check_product, is_number
+from dla_train.models.memory_config import MEMORIES, MemoryConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config:
+    """The Mamba-2 mixer (arXiv 2405.21060). Its inner width is `heads * head_dim`.
+
+    Attributes:
+        heads: number of heads H. head_dim: width of a head (of a value, V).
+        state_dim: width of B and C (keys and queries, K).
+        groups: how many pairs of B and C there are; heads is a multiple of it.
+        conv_width: taps of the short convolution.
+        memory: how the past is kept.
+    """
+
+    kind: Literal["mamba2"] = "mamba2"
+    heads: int
+    head_dim: int = 64
+    state_dim: int = 128
+    groups: int = 1
+    conv_width: int = 4
+    memory: MemoryConfig
+
+    def __post_init__(self) -> None:
+        check_kind(self)
+        for name in ("heads", "head_dim", "state_dim", "groups", "conv_width"):
+            check_count(name, getattr(self, name))
+        if self.heads % self.groups:
+            raise ValueError(f"heads is {self.heads} and groups is {self.groups}; heads must be a multiple of groups")
+        check_product("heads", self.heads, "head_dim", self.head_dim)
+        check_product("groups", self.groups, "state_dim", self.state_dim)
+        _check_memory(self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedDeltaNetConfig:
+    """The Gated DeltaNet mixer (arXiv 2412.06464).
+
+    Attributes:
+        heads: number of heads H. key_dim, value_dim: widths of one head's keys (K) and values (V).
+        conv_width: taps of the short convolutions.
+        memory: how the past is kept.
+    """
+
+    kind: Literal["gated_deltanet"] = "gated_deltanet"
+    heads: int
+    key_dim: int
+    value_dim: int
+    conv_width: int = 4
+    memory: MemoryConfig
+
+    def __post_init__(self) -> None:
+        check_kind(self)
+        for name in ("heads", "key_dim", "value_dim", "conv_width"):
+            check_count(name, getattr(self, name))
+        check_product("heads", self.heads, "key_dim", self.key_dim)
+        check_product("heads", self.heads, "value_dim", self.value_dim)
+        _check_memory(self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Causal softmax attention with rotary positions: the baseline with a growing cache.
+
+    Attributes:
+        heads: number of heads; divides the model's `hidden` into an even head width.
+        rope_base: base of the rotary frequencies.
+    """
+
+    kind: Literal["attention"] = "attention"
+    heads: int
+    rope_base: float = 500_000.0
+
+    def __post_init__(self) -> None:
+        check_kind(self)
+        check_count("heads", self.heads)
+        if not is_number(self.rope_base) or self.rope_base <= 1:
+            raise ValueError(f"rope_base is {self.rope_base!r}; it must be greater than 1")
+
+
+MixerConfig = Mamba2Config | GatedDeltaNetConfig | AttentionConfig
+MIXERS: dict[str, type[MixerConfig]] = {
+    "mamba2": Mamba2Config,
+    "gated_deltanet": GatedDeltaNetConfig,
+    "attention": AttentionConfig,
+}
+
+
+def _check_memory(memory: Any) -> None:
+    if not isinstance(memory, tuple(MEMORIES.values())):
+        raise ValueError(f"memory is {memory!r}; it must be one of {', '.join(MEMORIES)}")
