@@ -107,5 +107,5 @@ def _spans(model: LanguageModel) -> str:
 
 
 def _calibrated(module: LanguageModelTraining) -> DynamicMemory | None:
-    memory = getattr(module.model.config.mixer, "memory", None)
-    return memory if isinstance(memory, DynamicMemory) and memory.calibrate_rate is not None else None
+    memory = module.model.config.dynamic
+    return None if memory is None or memory.calibrate_rate is None else memory

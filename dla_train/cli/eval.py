@@ -205,16 +205,19 @@ def _ask_harness(
     from dla_train.evaluation.lm_tasks.harness import Harness, transformers_folder
     from dla_train.evaluation.lm_tasks.published import published
     from dla_train.evaluation.lm_tasks.table import table
-    from dla_train.models import AttentionConfig
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tokenizer = trained.tokenizer()
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
     if end is None:
         raise UsageError(f"the tokenizer of {trained.folder} has no token {END_OF_DOCUMENT}, which texts begin with.")
-    window = trained.recipe.data.window if isinstance(trained.recipe.model.mixer, AttentionConfig) else None
+    trained_on = trained.recipe.data.window
+    window = None if trained.recipe.model.reads_any_length(trained_on) else trained_on
     if window is not None:
-        _say(f"A softmax model knows positions of its training window only: contexts are their last {window:,} tokens.")
+        _say(
+            "The softmax attention of this model knows positions of its training window only: contexts are their last "
+            f"{window:,} tokens."
+        )
     model = HarnessModel(trained.model, tokenizer, end=end, window=window)
     with transformers_folder(tokenizer, END_OF_DOCUMENT) as folder:
         harness = Harness(

@@ -37,7 +37,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text")
     parser.add_argument("--out", metavar="DIR", type=a_folder, help="where the page goes; without an earlier one")
-    parser.add_argument("--layer", metavar="N", type=int, default=0, help="shown first (0)")
+    parser.add_argument("--layer", metavar="N", type=int, help="shown first (the first that has slots)")
     parser.add_argument("--head", metavar="N", type=int, default=0, help="shown first (0)")
     parser.add_argument("--max-tokens", metavar="N", type=int, default=1024, help="of the text, from its start (1024)")
     parser.set_defaults(run=run)

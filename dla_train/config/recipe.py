@@ -64,7 +64,7 @@ class Recipe:
             )
         if isinstance(self.data, SyntheticData) and self.report.prompt is not None:
             raise ValueError("report.prompt is given, but a synthetic task has no words to go on with; leave it null")
-        slots = getattr(getattr(self.model.mixer, "memory", None), "capacity", 1)
+        slots = max((getattr(memory, "capacity", 1) for memory in self.model.memories), default=1)
         if self.logging.inspect_every is not None and slots == 1:
             raise ValueError(
                 "logging.inspect_every is given, but this model has one state (memory single, or capacity 1) or "

@@ -23,13 +23,9 @@ def require_possible(strategy: StrategyConfig, model: ModelConfig, optimizer: st
             "training.precision is bf16-true, but strategy deepspeed keeps float32 weights; take bf16-mixed, which "
             "multiplies in bfloat16 as well"
         )
-    memory = getattr(model.mixer, "memory", None)
-    if (
-        strategy.kind in ("deepspeed", "fsdp")
-        and isinstance(memory, DynamicMemory)
-        and memory.learn_threshold
-        and memory.calibrate_rate is not None
-    ):
+    learned = any(isinstance(memory, DynamicMemory) and memory.learn_threshold for memory in model.memories)
+    calibrated = model.dynamic is not None and model.dynamic.calibrate_rate is not None
+    if strategy.kind in ("deepspeed", "fsdp") and learned and calibrated:
         raise ValueError(
             f"model.mixer.memory.calibrate_rate is given and learn_threshold true, but strategy {strategy.kind} cuts "
             "up the learned thresholds, which calibration writes; leave one of them out, or take strategy ddp"

@@ -17,12 +17,14 @@ from dla_kernels.layers.gated_norm import WIDEST
 from dla_kernels.reader.chunk import CHUNK
 from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.slots import STRIDE
-from dla_train.estimate.flops import has_gate
+from dla_train.estimate.flops import has_gate, keys_and_values
 from dla_train.models.config import ModelConfig
 from dla_train.models.memory_config import DynamicMemory
-from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 
 Path = Literal["torch", "triton"]
+LinearMixer = Mamba2Config | GatedDeltaNetConfig
+Mixers = tuple[MixerConfig, ...]
 WIDE = 4
 IDS = 8
 
@@ -81,55 +83,58 @@ def saved_bytes(config: ModelConfig, setting: Setting) -> dict[str, int]:
 def kept_after_forward(config: ModelConfig, setting: Setting) -> dict[str, int]:
     """Bytes by part, when the loss is known. A recomputed block keeps little, but autocast keeps its copies of all
     weights until the forward is over."""
-    recomputed = _recomputed(config, setting)
-    copied = config.layers if setting.is_autocast else config.layers - recomputed
-    layers = config.layers - recomputed
-    return _kept(config, setting, inputs=recomputed, results=recomputed, layers=layers, copied=copied)
+    recomputed, others = _recomputed(config, setting)
+    copied = config.mixers if setting.is_autocast else others
+    return _kept(config, setting, inputs=len(recomputed), results=recomputed, whole=others, copied=copied)
 
 
 def kept_in_backward(config: ModelConfig, setting: Setting) -> dict[str, int]:
     """Bytes by part, when the backward recomputes a block, which then keeps what any other block does. That happens to
     one block at a time, and at the first one (the last of the model) the inputs of all are still kept."""
-    recomputed = _recomputed(config, setting)
-    again = int(recomputed > 0)
-    layers = config.layers - recomputed + again
-    return _kept(config, setting, inputs=recomputed, results=recomputed - again, layers=layers, copied=layers)
+    recomputed, others = _recomputed(config, setting)
+    whole = (*others, *recomputed[-1:])
+    return _kept(config, setting, inputs=len(recomputed), results=recomputed[:-1], whole=whole, copied=whole)
 
 
-def _recomputed(config: ModelConfig, setting: Setting) -> int:
-    """Number of recomputed blocks."""
-    return 0 if setting.recompute_every is None else -(-config.layers // setting.recompute_every)
+def _recomputed(config: ModelConfig, setting: Setting) -> tuple[Mixers, Mixers]:
+    """The mixers of the blocks that are recomputed, and those of the others."""
+    every = setting.recompute_every
+    if every is None:
+        return (), config.mixers
+    return config.mixers[::every], tuple(mixer for index, mixer in enumerate(config.mixers) if index % every)
 
 
 def _kept(
-    config: ModelConfig, setting: Setting, *, inputs: int, results: int, layers: int, copied: int
+    config: ModelConfig, setting: Setting, *, inputs: int, results: Mixers, whole: Mixers, copied: Mixers
 ) -> dict[str, int]:
-    """Bytes by part. Kept are: of `inputs` blocks the inputs, of `results` blocks the results of what takes long (if
-    the recipe wants that), of `layers` blocks everything, and of `copied` blocks the copies of weights."""
-    tokens, hidden = setting.tokens, config.hidden
+    """Bytes by part. Kept are: of `inputs` blocks the inputs, of the blocks with the mixers `results` the results of
+    what takes long (if the recipe wants that), of those with `whole` everything, and of those with `copied` the copies
+    of weights."""
+    tokens, hidden, layers = setting.tokens, config.hidden, len(whole)
     parts = {
         "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
-        "their costly results": tokens * results * _costly_results(config, setting) if setting.selective else 0,
+        "their costly results": tokens
+        * sum(_costly_results(config, mixer, setting) for mixer in results if setting.selective),
         # two norms a layer and one at the end, each with its input
         "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
         # Input, projection, and the product that is projected down; in torch also the silu.
         "mlp": tokens * layers * setting.a * (hidden + (3 if setting.is_fused else 4) * config.mlp_hidden),
-        "mixers": tokens * layers * _mixer(config, setting),
-        "reader and plan": layers * _op(config, setting),
+        "mixers": tokens * sum(_mixer(config, mixer, setting) for mixer in whole),
+        "reader and plan": sum(_op(mixer, setting) for mixer in whole),
         "head": tokens * (IDS + hidden * setting.parameter) + config.vocab_size * hidden * setting.parameter,
-        "copies of weights": copied * _cast_weights(config, setting),
+        "copies of weights": sum(_cast_weights(config, mixer, setting) for mixer in copied),
     }
     return {name: round(size) for name, size in parts.items() if size}
 
 
-def _costly_results(config: ModelConfig, setting: Setting) -> int:
+def _costly_results(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> int:
     """What products with weights, attention and the kernels' op give in one layer, per token."""
-    hidden, mixer = config.hidden, config.mixer
+    hidden = config.hidden
     mlp = 2 * config.mlp_hidden + hidden
     match mixer:
         case AttentionConfig():
             # q, k, v; attention, with a number per head for its backward; out_proj.
-            return setting.a * (3 * hidden + hidden + hidden + mlp) + WIDE * mixer.heads
+            return setting.a * (hidden + keys_and_values(hidden, mixer) + hidden + hidden + mlp) + WIDE * mixer.heads
         case Mamba2Config():
             values = mixer.heads * mixer.head_dim
             projected = 2 * values + 2 * mixer.groups * mixer.state_dim + mixer.heads
@@ -150,23 +155,30 @@ def _norm(width: int, setting: Setting) -> int:
     return WIDE if setting.is_gpu else WIDE + WIDE * width
 
 
-def _mixer(config: ModelConfig, setting: Setting) -> float:
+def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
     """What a mixer keeps, without its op, per token."""
-    a, hidden, mixer = setting.a, config.hidden, config.mixer
+    a, hidden = setting.a, config.hidden
     copies = WIDE if a < WIDE else 0  # of values that must be converted to float32
     convolved = 1 if setting.is_fused else 2  # in torch before the silu and after it
     match mixer:
         case AttentionConfig():
-            # Input; q, k, v; result, and its rows in order. Per position of a row: cosines and sines for q and k.
-            angles = 4 * WIDE * hidden / mixer.heads / 2 / setting.batch
-            return a * (hidden + 2 * hidden + 3 * hidden + 2 * hidden) + WIDE * mixer.heads + angles
+            pairs = keys_and_values(hidden, mixer)
+            # Input; q, k, v; result, and its rows in order.
+            kept = a * (hidden + hidden + pairs + 2 * hidden) + WIDE * mixer.heads
+            if mixer.rope_base is not None:
+                # q and k as rotated. Per position of a row: cosines and sines for both.
+                kept += a * (hidden + pairs / 2) + 4 * WIDE * hidden / mixer.heads / 2 / setting.batch
+            if mixer.window is not None and mixer.window < setting.window and setting.batch > 1:
+                # Blocks of q, and of k and v, which each are part of two.
+                kept += a * (hidden + 2 * pairs) * (1 - mixer.window / setting.window)
+            return kept
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim
             channels = inner + 2 * mixer.groups * mixer.state_dim
             # Input, projection, convolution, v, and what out_proj reads.
             products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
             norm = _gated_norm(inner, inner // mixer.groups, setting)
-            return products + norm + 4 * WIDE * heads + _slot_weight(config, setting)
+            return products + norm + 4 * WIDE * heads + _slot_weight(config, mixer, setting)
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             channels = 2 * keys + values
@@ -175,7 +187,7 @@ def _mixer(config: ModelConfig, setting: Setting) -> float:
             if not setting.is_fused:
                 unit += copies * 2 * keys + WIDE * 2 * heads
             norm = _gated_norm(values, mixer.value_dim, setting)
-            return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, setting)
+            return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, mixer, setting)
 
 
 def _gated_norm(channels: int, width: int, setting: Setting) -> float:
@@ -187,20 +199,18 @@ def _gated_norm(channels: int, width: int, setting: Setting) -> float:
     return (3 * WIDE + copy) * channels + channels // width * _norm(width, setting)
 
 
-def _slot_weight(config: ModelConfig, setting: Setting) -> float:
+def _slot_weight(config: ModelConfig, mixer: LinearMixer, setting: Setting) -> float:
     """What slot weights keep: values after the softplus, in torch also those before it, and a copy of the input that
     autocast makes for them."""
-    assert not isinstance(config.mixer, AttentionConfig)
-    memory = config.mixer.memory
+    memory = mixer.memory
     if memory.kind == "single":
         return 0
     copy = setting.a * config.hidden if setting.is_autocast else 0
-    return (1 if setting.is_fused else 2) * WIDE * config.mixer.heads * memory.capacity + copy
+    return (1 if setting.is_fused else 2) * WIDE * mixer.heads * memory.capacity + copy
 
 
-def _op(config: ModelConfig, setting: Setting) -> float:
+def _op(mixer: MixerConfig, setting: Setting) -> float:
     """What the reader and the plan of one layer keep, for the whole micro-batch."""
-    mixer = config.mixer
     match mixer:
         case AttentionConfig():
             return 0
@@ -228,38 +238,36 @@ def _op(config: ModelConfig, setting: Setting) -> float:
     return setting.tokens * (plan + rows * (chunk + 4) + ages) + kept
 
 
-def long_chunk(config: ModelConfig, setting: Setting) -> int:
+def long_chunk(mixer: LinearMixer, setting: Setting) -> int:
     """Tokens in a chunk of the Triton kernels, by the rule in `dla_kernels.reader.fused.configs`."""
-    mixer = config.mixer
-    assert not isinstance(mixer, AttentionConfig)
     key_dim, value_dim = state_shape(mixer)
     dtype = torch.float32 if setting.a == WIDE else torch.bfloat16
     delta = isinstance(mixer, GatedDeltaNetConfig)
     return tiles_by_rule(key_dim, value_dim, capacity_of(mixer), dtype, delta=delta).long
 
 
-def state_shape(mixer: Mamba2Config | GatedDeltaNetConfig) -> tuple[int, int]:
+def state_shape(mixer: LinearMixer) -> tuple[int, int]:
     """K and V, the shape of one state of one head."""
     if isinstance(mixer, GatedDeltaNetConfig):
         return mixer.key_dim, mixer.value_dim
     return mixer.state_dim, mixer.head_dim
 
 
-def capacity_of(mixer: Mamba2Config | GatedDeltaNetConfig) -> int:
+def capacity_of(mixer: LinearMixer) -> int:
     """M, the number of slots that there is room for."""
     return 1 if mixer.memory.kind == "single" else mixer.memory.capacity
 
 
-def _cast_weights(config: ModelConfig, setting: Setting) -> int:
+def _cast_weights(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> int:
     """Bytes of the weight copies of a block: under autocast of every matrix; otherwise only of the slot weights' matrix
     times its scale."""
-    hidden, mixer = config.hidden, config.mixer
+    hidden = config.hidden
     slots = 0
     if not isinstance(mixer, AttentionConfig) and mixer.memory.kind != "single":
         slots = hidden * mixer.heads * capacity_of(mixer)
     match mixer:
         case AttentionConfig():
-            matrices = 4 * hidden * hidden
+            matrices = hidden * (2 * hidden + keys_and_values(hidden, mixer))
         case Mamba2Config():
             inner = mixer.heads * mixer.head_dim
             matrices = hidden * (3 * inner + 2 * mixer.groups * mixer.state_dim + mixer.heads)

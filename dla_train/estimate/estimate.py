@@ -17,7 +17,7 @@ from dla_train.estimate.parts import parameter_parts
 from dla_train.estimate.work import Work
 from dla_train.models import LanguageModel
 from dla_train.models.config import ModelConfig
-from dla_train.models.mixer_config import AttentionConfig
+from dla_train.models.mixer_config import AttentionConfig, MixerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,11 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilizat
 
 def _path(config: ModelConfig) -> Path:
     """The path of the op that `auto` takes on a GPU: the kernels, unless sizes exceed their limits."""
-    mixer = config.mixer
+    return "triton" if all(_fits_kernels(mixer) for mixer in set(config.mixers)) else "torch"
+
+
+def _fits_kernels(mixer: MixerConfig) -> bool:
     if isinstance(mixer, AttentionConfig):
-        return "triton"
+        return True
     key_dim, value_dim = state_shape(mixer)
-    return "triton" if capacity_of(mixer) <= 64 and key_dim <= 256 and value_dim <= 512 else "torch"
+    return capacity_of(mixer) <= 64 and key_dim <= 256 and value_dim <= 512

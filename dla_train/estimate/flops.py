@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from dla_train.estimate.reader_work import plan_work, reader_work
 from dla_train.estimate.work import NONE, Work, linear, product
 from dla_train.models.config import ModelConfig
 from dla_train.models.memory_config import DynamicMemory, FenwickMemory, FixedMemory, MemoryConfig
-from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 
 
 def model_work(config: ModelConfig, window: int) -> dict[str, Work]:
@@ -18,10 +20,13 @@ def model_work(config: ModelConfig, window: int) -> dict[str, Work]:
     Returns:
         by part; a part that the model does not have is left out. The embedding is a look-up and costs none.
     """
-    layer = _mixer(config, window)
-    layer["mlp"] = linear(config.hidden, 2 * config.mlp_hidden) + linear(config.mlp_hidden, config.hidden)
-    parts = {name: work.times(config.layers) for name, work in layer.items() if work != NONE}
-    return {**parts, "head": linear(config.hidden, config.vocab_size)}
+    mlp = linear(config.hidden, 2 * config.mlp_hidden) + linear(config.mlp_hidden, config.hidden)
+    parts: dict[str, Work] = {}
+    for mixer, blocks in Counter(config.mixers).items():
+        for name, work in _mixer(config.hidden, mixer, window).items():
+            if work != NONE:
+                parts[name] = parts.get(name, NONE) + work.times(blocks)
+    return {**parts, "mlp": mlp.times(config.layers), "head": linear(config.hidden, config.vocab_size)}
 
 
 def training_flops(config: ModelConfig, window: int) -> float:
@@ -47,14 +52,25 @@ def has_gate(memory: MemoryConfig) -> bool:
     return isinstance(memory, DynamicMemory) and memory.gate == "straight_through"
 
 
-def _mixer(config: ModelConfig, window: int) -> dict[str, Work]:
+def keys_and_values(hidden: int, mixer: AttentionConfig) -> int:
+    """Channels of keys and values of softmax attention, together."""
+    return 2 * mixer.key_heads * hidden // mixer.heads
+
+
+def keys_read(mixer: AttentionConfig, window: int) -> float:
+    """How many keys a token of a window reads on average: token t reads t + 1, or as many as the mixer's own window
+    has."""
+    reach = window if mixer.window is None else min(window, mixer.window)
+    return (reach * (reach + 1) / 2 + (window - reach) * reach) / window
+
+
+def _mixer(hidden: int, mixer: MixerConfig, window: int) -> dict[str, Work]:
     """FLOPs per token of one layer's mixer, by part."""
-    hidden, mixer = config.hidden, config.mixer
     match mixer:
         case AttentionConfig():
-            # Token t reads t + 1 keys: (window + 1) / 2 on average, for the scores and for the values.
-            attention = product(2 * 2 * hidden * (window + 1) / 2)
-            return {"mixer projections": linear(hidden, 3 * hidden) + linear(hidden, hidden), "softmax": attention}
+            attention = product(2 * 2 * hidden * keys_read(mixer, window))  # for the scores and for the values
+            projections = linear(hidden, hidden + keys_and_values(hidden, mixer)) + linear(hidden, hidden)
+            return {"mixer projections": projections, "softmax": attention}
         case Mamba2Config():
             heads, groups, key_dim, value_dim = mixer.heads, mixer.groups, mixer.state_dim, mixer.head_dim
             inner = heads * value_dim

@@ -6,7 +6,7 @@ from dla_kernels.reader.slots import STRIDE
 from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chunk, state_shape
 from dla_train.estimate.flops import has_gate
 from dla_train.models.config import ModelConfig
-from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, MixerConfig
 
 
 def op_memory(config: ModelConfig, setting: Setting) -> int:
@@ -15,7 +15,10 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     States are counted; the terms for the smaller tensors are fitted to what the operators allocate on the meta
     device at a dozen shapes (tests/estimate/test_op_memory.py: within 15 %).
     """
-    mixer = config.mixer
+    return max(_of_mixer(mixer, setting) for mixer in set(config.mixers))
+
+
+def _of_mixer(mixer: MixerConfig, setting: Setting) -> int:
     if isinstance(mixer, AttentionConfig):
         return 0
     key_dim, value_dim = state_shape(mixer)
@@ -23,7 +26,7 @@ def op_memory(config: ModelConfig, setting: Setting) -> int:
     state = setting.batch * heads * slots * key_dim * value_dim
     if setting.path == "torch":
         return WIDE * state * (STRIDE + 3)  # states of eight chunks; their adjoint; states before and after a move
-    long, delta, gate = long_chunk(config, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)
+    long, delta, gate = long_chunk(mixer, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)
     chunks = -(-setting.window // long) - 1  # the first chunk begins without a state
     kept = chunks * state * setting.a
     states = kept + chunks * state * WIDE  # with their adjoint in float32, or in two 16-bit parts

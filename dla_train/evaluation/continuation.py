@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dla_train.models import AttentionConfig, LanguageModel
+from dla_train.models import LanguageModel
 from dla_train.models.cache import ModelCache
 from dla_train.models.generation import sample
 
@@ -61,7 +61,7 @@ class Continuations:
         self.device = next(model.parameters()).device
         self.prompt_tokens = self.tokens = self.past_bytes = 0
         self.prompt_seconds = self.seconds = 0.0
-        self._is_softmax = isinstance(model.config.mixer, AttentionConfig)
+        self._has_attention = model.config.has_attention
         self._finished: set[int] = set()
 
     def finish(self, number: int) -> None:
@@ -72,7 +72,7 @@ class Continuations:
         lengths: dict[int, list[int]] = {}
         for number, prompt in sorted(enumerate(self.prompts), key=lambda one: len(one[1])):
             # Pasts of prompts of different lengths can be joined only if they have a fixed size.
-            lengths.setdefault(len(prompt) if self._is_softmax else 0, []).append(number)
+            lengths.setdefault(len(prompt) if self._has_attention else 0, []).append(number)
         together = self._together()
         for members in lengths.values():
             for start in range(0, len(members), together):
@@ -80,7 +80,7 @@ class Continuations:
 
     def _together(self) -> int:
         """How many prompts may go through the model at once: the slots of a large model take gigabytes per prompt."""
-        if self._is_softmax or len(self.prompts) < 2:
+        if not self.model.config.memories or len(self.prompts) < 2:
             return TOGETHER
         self._step(torch.tensor([self.prompts[0][:1]], device=self.device), None)
         return max(1, min(TOGETHER, _PAST // max(1, self.past_bytes)))

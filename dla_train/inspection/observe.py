@@ -20,12 +20,14 @@ class Layer:
     """What one layer did with T tokens.
 
     Attributes:
+        index: number of its block, counted from 0; blocks that divide no text have none of this.
         plan: of one sequence. ends: where its documents end, which are kept apart; the last one at T.
         weights: `[H, M]`, mean weight of a slot by its age, over the tokens after which such a slot existed; nan where
             none did.
         threshold: `[H]`; None if boundaries do not depend on the content.
     """
 
+    index: int
     plan: Plan
     ends: Sequence[int]
     weights: Tensor
@@ -45,7 +47,7 @@ class Layer:
 
 
 def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -> list[Layer]:
-    """What every layer did with `tokens`, of which there must be at least two.
+    """What every layer with slots did with `tokens`, of which there must be at least two.
 
     Args:
         model: the model that reads. tokens: what it reads. ends: where documents end that must be kept apart; the last
@@ -54,7 +56,12 @@ def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -
         UsageError: no memory of this model has more than one slot.
     """
     ends = ends or [len(tokens)]
-    memories = [module for module in model.modules() if isinstance(module, Memory) and module.capacity > 1]
+    memories = {
+        index: module
+        for index, block in enumerate(model.blocks)
+        for module in block.modules()
+        if isinstance(module, Memory) and module.capacity > 1
+    }
     if not memories:
         raise UsageError(
             "this model divides no text: it has one state, or softmax attention, which keeps every token. Give a run "
@@ -63,13 +70,13 @@ def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -
     plans: dict[int, Plan] = {}
     weights: dict[int, Tensor] = {}
     hooks = []
-    for number, memory in enumerate(memories):
+    for index, memory in memories.items():
 
-        def keep_plan(module: Any, given: Any, plan: Plan, number: int = number) -> None:
-            plans[number] = plan
+        def keep_plan(module: Any, given: Any, plan: Plan, index: int = index) -> None:
+            plans[index] = plan
 
-        def keep_weights(module: Any, given: Any, weight: Tensor, number: int = number) -> None:
-            weights[number] = weight
+        def keep_weights(module: Any, given: Any, weight: Tensor, index: int = index) -> None:
+            weights[index] = weight
 
         hooks += [memory.register_forward_hook(keep_plan), memory.slot_weight.register_forward_hook(keep_weights)]
     try:
@@ -80,14 +87,14 @@ def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -
     finally:
         for hook in hooks:
             hook.remove()
-    return [_layer(memory, plans[number], ends, weights[number]) for number, memory in enumerate(memories)]
+    return [_layer(index, memory, plans[index], ends, weights[index]) for index, memory in memories.items()]
 
 
-def _layer(memory: Memory, plan: Plan, ends: Sequence[int], weight: Tensor) -> Layer:
+def _layer(index: int, memory: Memory, plan: Plan, ends: Sequence[int], weight: Tensor) -> Layer:
     exists = torch.arange(plan.capacity, device=weight.device) < _slots_in_use(plan, ends)[..., None]  # [T, H, M]
     means = weight[0].double().masked_fill(~exists, 0).sum(0) / exists.sum(0)
     threshold = memory.threshold.detach() if isinstance(memory, Dynamic) else None
-    return Layer(plan, ends, means.cpu(), threshold)
+    return Layer(index, plan, ends, means.cpu(), threshold)
 
 
 def _slots_in_use(plan: Plan, ends: Sequence[int]) -> Tensor:

@@ -30,7 +30,7 @@ def page(
 
     Args:
         title: of the run. words: the text of each token. layers: what they did. lives: of each layer and head.
-        layer, head: which are shown first. note: a further remark, or "".
+        layer, head: which are shown first; the layer by its place in `layers`. note: a further remark, or "".
     """
     content = {
         "title": title,
@@ -50,6 +50,7 @@ def page(
 def _layer(layer: Layer, heads: list[list[Spell]]) -> dict[str, Any]:
     plan = layer.plan
     return {
+        "index": layer.index,
         "capacity": plan.capacity,
         "rates": [round(rate, 4) for rate in layer.rates.tolist()],
         "slots": [round(mean, 2) for mean in layer.slots_in_use.double().mean(0).tolist()],

@@ -40,9 +40,13 @@ def draw_life(path: Path, life: list[Spell], title: str) -> None:
 def draw_rates(path: Path, layers: list[Layer]) -> None:
     """Write a PNG of the share of tokens that open a slot, by layer and head."""
     figure, axes = _figure((6, 1.6 + 0.4 * len(layers)))
-    rates = torch.stack([layer.rates for layer in layers]).numpy()
-    picture = axes.imshow(rates, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
-    axes.set(xlabel="head", ylabel="layer", xticks=range(rates.shape[1]), yticks=range(rates.shape[0]))
+    heads = max(len(layer.rates) for layer in layers)
+    rates = torch.full((len(layers), heads), torch.nan)  # drawn as nothing, where a layer has fewer heads
+    for row, layer in enumerate(layers):
+        rates[row, : len(layer.rates)] = layer.rates
+    picture = axes.imshow(rates.numpy(), cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
+    axes.set(xlabel="head", ylabel="layer", xticks=range(heads))
+    axes.set_yticks(range(len(layers)), [str(layer.index) for layer in layers])
     axes.set_title("boundary rate")
     figure.colorbar(picture, ax=axes)
     figure.savefig(path)

@@ -16,12 +16,12 @@ from dla_train.inspection.pictures import draw_life, draw_rates, draw_weights
 from dla_train.inspection.slot_life import lives_of
 
 
-def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head: int, max_tokens: int) -> Path:
+def write_inspection(folder: Path, trained: Trained, text: str, layer: int | None, head: int, max_tokens: int) -> Path:
     """Make `index.html` and three PNGs in `folder`, which may exist.
 
     Args:
-        folder: where to write. trained: the model. text: what it reads. layer, head: which are shown first.
-        max_tokens: how many tokens of the text are read, from its start.
+        folder: where to write. trained: the model. text: what it reads. layer, head: which are shown first; None
+            for the first layer that has slots. max_tokens: how many tokens of the text are read, from its start.
     Returns:
         the page's path.
     Raises:
@@ -40,18 +40,20 @@ def write_inspection(folder: Path, trained: Trained, text: str, layer: int, head
         raise UsageError("the text has fewer than two tokens; give a longer one.")
     words = pieces(text, encoding)[:max_tokens]
     layers = observe(trained.model, encoding.ids[:max_tokens])
-    _check_choice("--layer", layer, len(layers))
-    _check_choice("--head", head, layers[layer].plan.shift.shape[2])
+    place = _place(layer, layers)
+    heads = layers[place].plan.shift.shape[2]
+    if not 0 <= head < heads:
+        raise UsageError(f"--head is {head}; it must be from 0 to {heads - 1}.")
     lives = [lives_of(one.plan) for one in layers]
     title = trained.title
-    where = f"layer {layer}, head {head}"
-    content = page(title, words, layers, lives, layer, head, _note(layers, len(encoding.ids), max_tokens))
+    layer = layers[place].index
+    content = page(title, words, layers, lives, place, head, _note(layers, len(encoding.ids), max_tokens))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_text(folder / PAGE, content)
-        draw_life(folder / LIFE, lives[layer][head], f"slots of {where}")
+        draw_life(folder / LIFE, lives[place][head], f"slots of layer {layer}, head {head}")
         draw_rates(folder / RATES, layers)
-        draw_weights(folder / WEIGHTS, layers[layer], f"slot weight by age, layer {layer}")
+        draw_weights(folder / WEIGHTS, layers[place], f"slot weight by age, layer {layer}")
     except OSError as error:
         raise UsageError(
             f"cannot write {folder}: {error.strerror}. Make room or permission there, or give --out another folder."
@@ -63,13 +65,20 @@ def _note(layers: list[Layer], tokens: int, max_tokens: int) -> str:
     parts = []
     if tokens > max_tokens:
         parts.append(f"The first {max_tokens:,} of {tokens:,} tokens (--max-tokens).")
-    if layers[0].threshold is None:
+    if all(layer.threshold is None for layer in layers):
         parts.append(
             "This memory does not look at the content: slots begin at fixed positions, and there are no scores."
         )
     return " ".join(parts)
 
 
-def _check_choice(name: str, given: int, count: int) -> None:
-    if not 0 <= given < count:
-        raise UsageError(f"{name} is {given}; it must be from 0 to {count - 1}.")
+def _place(layer: int | None, layers: list[Layer]) -> int:
+    """Where in `layers` the layer of this number is."""
+    numbers = [one.index for one in layers]
+    if layer is None:
+        return 0
+    if layer not in numbers:
+        has_all = numbers == list(range(len(numbers)))
+        allowed = f"from 0 to {numbers[-1]}" if has_all else f"one that has slots: {', '.join(map(str, numbers))}"
+        raise UsageError(f"--layer is {layer}; it must be {allowed}.")
+    return numbers.index(layer)

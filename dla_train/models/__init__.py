@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dla_train.models.config import ModelConfig, model_config_from_dict
+from dla_train.models.hybrid_config import HybridConfig
 from dla_train.models.memory_config import (
     MEMORIES,
     DynamicMemory,
@@ -40,6 +41,7 @@ __all__ = [
     "FenwickMemory",
     "FixedMemory",
     "GatedDeltaNetConfig",
+    "HybridConfig",
     "LanguageModel",
     "Mamba2Config",
     "MemoryConfig",

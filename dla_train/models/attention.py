@@ -1,30 +1,31 @@
-"""Causal softmax attention: the baseline whose memory grows with every token."""
+"""Causal softmax attention: the baseline whose memory grows with every token, and the other half of hybrid models."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from dla_train.models.cache import AttentionCache
 from dla_train.models.documents import Documents
 from dla_train.models.mixer_config import AttentionConfig
 from dla_train.models.rope import rotate
+from dla_train.models.sliding_window import attend
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions, through torch's scaled dot-product attention.
+    """Multi-head attention through torch's scaled dot-product attention; with grouped queries, rotary positions and a
+    sliding window where the configuration has them.
 
     Args:
-        config: heads and frequencies. hidden: width of the residual stream.
+        config: heads, window and frequencies. hidden: width of the residual stream.
     """
 
     def __init__(self, config: AttentionConfig, *, hidden: int) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.rope_base = config.rope_base
-        self.qkv_proj = nn.Linear(hidden, 3 * hidden, bias=False)
+        self.heads, self.key_heads = config.heads, config.key_heads
+        self.window, self.rope_base = config.window, config.rope_base
+        width = hidden // config.heads
+        self.qkv_proj = nn.Linear(hidden, (config.heads + 2 * config.key_heads) * width, bias=False)
         self.out_proj = nn.Linear(hidden, hidden, bias=False)
 
     def forward(
@@ -44,34 +45,34 @@ class Attention(nn.Module):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, D] each
-        if documents is None:
-            seen = 0 if cache is None else cache.k.shape[2]
-            positions = torch.arange(seen, seen + x.shape[1], device=x.device)
-        else:
-            positions = documents.positions
-        q = rotate(q, positions, base=self.rope_base)
-        k = rotate(k, positions, base=self.rope_base)
+        counts = (self.heads, self.key_heads, self.key_heads)
+        joint = self.qkv_proj(x).unflatten(-1, (sum(counts), -1)).transpose(1, 2)
+        q, k, v = joint.split(counts, 1)  # [B, heads or key heads, T, D]
+        seen = 0 if cache is None else cache.tokens
+        if self.rope_base is not None:
+            if documents is None:
+                positions = torch.arange(seen, seen + x.shape[1], device=x.device)
+            else:
+                positions = documents.positions
+            q = rotate(q, positions, base=self.rope_base)
+            k = rotate(k, positions, base=self.rope_base)
         if cache is not None:
             k = torch.cat((cache.k.to(k.dtype), k), 2)
             v = torch.cat((cache.v.to(v.dtype), v), 2)
-        o = _attend(q, k, v) if documents is None else _attend_each(q, k, v, documents)
+        o = attend(q, k, v, self.window) if documents is None else self._attend_each(q, k, v, documents)
         y = self.out_proj(o.transpose(1, 2).flatten(-2))
-        # Not a view, which would keep the whole tensor of q, k and v alive.
-        return y, AttentionCache(k=k, v=v.contiguous()) if return_cache else None
+        if not return_cache:
+            return y, None
+        return y, AttentionCache(k=self._kept(k), v=self._kept(v), tokens=seen + x.shape[1])
 
+    def _attend_each(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+        """Attention inside each document, in a loop: a mask would take T x T memory."""
+        parts = zip(*(x.split(documents.lengths, 2) for x in (q, k, v)), strict=True)
+        return torch.cat([attend(q, k, v, self.window) for q, k, v in parts], 2)
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention of the last `Tq` of `Tk` positions: q `[B, H, Tq, D]`, k and v `[B, H, Tk, D]` -> as q."""
-    queries, keys = q.shape[2], k.shape[2]
-    if queries == keys:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if queries == 1:
-        return F.scaled_dot_product_attention(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(queries, keys))
-
-
-def _attend_each(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-    """Attention inside each document, in a loop: a mask would take T x T memory."""
-    parts = (x.split(documents.lengths, 2) for x in (q, k, v))
-    return torch.cat([_attend(*document) for document in zip(*parts, strict=True)], 2)
+    def _kept(self, x: Tensor) -> Tensor:
+        """What of keys or values the next token may read; not a view, which would keep a larger tensor alive."""
+        time = x.shape[2]
+        if self.window is None or time < self.window:
+            return x.contiguous()
+        return x[:, :, time - self.window + 1 :].clone(memory_format=torch.contiguous_format)

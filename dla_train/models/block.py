@@ -10,7 +10,7 @@ from dla_train.models.config import ModelConfig
 from dla_train.models.documents import Documents
 from dla_train.models.gated_deltanet import GatedDeltaNet
 from dla_train.models.mamba2 import Mamba2
-from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config
+from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 from dla_train.models.mlp import SwiGLU
 from dla_train.models.norm import RMSNorm
 
@@ -19,13 +19,13 @@ class Block(nn.Module):
     """`x + mixer(norm(x))`, then `x + mlp(norm(x))`.
 
     Args:
-        config: the whole model's configuration; all blocks are alike.
+        config: the whole model's configuration. mixer: that of this block.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, mixer: MixerConfig) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(config.hidden, eps=config.norm_eps)
-        self.mixer = make_mixer(config)
+        self.mixer = make_mixer(mixer, hidden=config.hidden, norm_eps=config.norm_eps)
         self.mlp_norm = RMSNorm(config.hidden, eps=config.norm_eps)
         self.mlp = SwiGLU(config.hidden, config.mlp_hidden)
 
@@ -43,12 +43,12 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), cache
 
 
-def make_mixer(config: ModelConfig) -> Mamba2 | GatedDeltaNet | Attention:
-    """The token mixer that `config.mixer` describes."""
-    match config.mixer:
+def make_mixer(config: MixerConfig, *, hidden: int, norm_eps: float) -> Mamba2 | GatedDeltaNet | Attention:
+    """The token mixer that `config` describes, for a residual stream of width `hidden`."""
+    match config:
         case Mamba2Config():
-            return Mamba2(config.mixer, hidden=config.hidden, norm_eps=config.norm_eps)
+            return Mamba2(config, hidden=hidden, norm_eps=norm_eps)
         case GatedDeltaNetConfig():
-            return GatedDeltaNet(config.mixer, hidden=config.hidden, norm_eps=config.norm_eps)
+            return GatedDeltaNet(config, hidden=hidden, norm_eps=norm_eps)
         case AttentionConfig():
-            return Attention(config.mixer, hidden=config.hidden)
+            return Attention(config, hidden=hidden)

@@ -28,14 +28,16 @@ class LinearCache:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCache:
-    """The past of one softmax attention: all of it.
+    """The past of one softmax attention: all of it, or as much as its window still reads.
 
     Attributes:
-        k, v: `[B, heads, tokens, head width]`, keys already rotated by their positions.
+        k, v: `[B, key heads, kept tokens, head width]`, keys already rotated by their positions.
+        tokens: how many tokens of each sequence the layer has seen.
     """
 
     k: Tensor
     v: Tensor
+    tokens: int
 
 
 MixerCache = LinearCache | AttentionCache

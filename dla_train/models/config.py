@@ -7,14 +7,16 @@ what was given and what is allowed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dla_train.models.config_checks import LARGEST_COUNT, check_count, check_positive
-from dla_train.models.memory_config import MEMORIES
-from dla_train.models.mixer_config import MIXERS, AttentionConfig, MixerConfig
+from dla_train.models.hybrid_config import HybridConfig, check_hybrid
+from dla_train.models.memory_config import MEMORIES, DynamicMemory, MemoryConfig
+from dla_train.models.mixer_config import MIXERS, AttentionConfig, MixerConfig, check_mixer, memory_of
 
 MLP_MULTIPLE = 64
 """The SwiGLU width is rounded up to a multiple of this, so that its matrix products fill whole tiles."""
@@ -32,7 +34,8 @@ class ModelConfig:
 
     Attributes:
         vocab_size: number of token ids. hidden: width of the residual stream. layers: number of blocks.
-        mixer: what mixes tokens, the same in every block.
+        mixer: what mixes tokens, the same in every block but those of `hybrid`.
+        hybrid: blocks with another mixer; null if there are none.
         mlp_ratio: size of the MLP, given as that of a plain MLP of this ratio: SwiGLU has three matrices instead of
             two, so its width is `2 / 3 * mlp_ratio * hidden`, rounded up to a multiple of 64 (ratio 4 at 1536: 4096).
         tie_embeddings: the output head is the embedding.
@@ -43,6 +46,7 @@ class ModelConfig:
     hidden: int
     layers: int
     mixer: MixerConfig
+    hybrid: HybridConfig | None = None
     mlp_ratio: float = 4.0
     tie_embeddings: bool = False
     norm_eps: float = 1e-5
@@ -64,13 +68,53 @@ class ModelConfig:
             )
         if not isinstance(self.tie_embeddings, bool):
             raise ValueError(f"tie_embeddings is {self.tie_embeddings!r}; it must be true or false")
-        if not isinstance(self.mixer, tuple(MIXERS.values())):
-            raise ValueError(f"mixer is {self.mixer!r}; it must be one of {', '.join(MIXERS)}")
-        if isinstance(self.mixer, AttentionConfig) and self.hidden % (2 * self.mixer.heads):
-            raise ValueError(
-                f"hidden is {self.hidden} and mixer.heads is {self.mixer.heads}; hidden must be a multiple of "
-                "twice the heads (rotary positions turn pairs of channels)"
-            )
+        check_mixer("mixer", self.mixer)
+        if self.hybrid is not None:
+            check_hybrid(self.hybrid, self.mixer, self.layers)
+        for name, mixer in self._named_mixers():
+            if isinstance(mixer, AttentionConfig) and self.hidden % (2 * mixer.heads):
+                raise ValueError(
+                    f"hidden is {self.hidden} and {name}.heads is {mixer.heads}; hidden must be a multiple of "
+                    "twice the heads (rotary positions turn pairs of channels)"
+                )
+
+    def _named_mixers(self) -> list[tuple[str, MixerConfig]]:
+        """Both mixers, or the only one, by their keys."""
+        return [("mixer", self.mixer), *([] if self.hybrid is None else [("hybrid.mixer", self.hybrid.mixer)])]
+
+    @functools.cached_property
+    def mixers(self) -> tuple[MixerConfig, ...]:
+        """The mixer of every block."""
+        hybrid = self.hybrid
+        return tuple(
+            self.mixer if hybrid is None or not hybrid.has(layer) else hybrid.mixer for layer in range(self.layers)
+        )
+
+    @property
+    def memories(self) -> tuple[MemoryConfig, ...]:
+        """The memories of the linear mixers, those of `mixer` first; each once, however many blocks have it."""
+        found = (memory_of(mixer) for _, mixer in self._named_mixers())
+        return tuple(memory for memory in found if memory is not None)
+
+    @property
+    def dynamic(self) -> DynamicMemory | None:
+        """A dynamic memory of this model. If both mixers have one, their thresholds are set by the same rules."""
+        return next((memory for memory in self.memories if isinstance(memory, DynamicMemory)), None)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether any block has softmax attention."""
+        return any(isinstance(mixer, AttentionConfig) for _, mixer in self._named_mixers())
+
+    def reads_any_length(self, trained: int) -> bool:
+        """Whether texts longer than the windows of `trained` tokens, on which it was trained, bring nothing that it has
+        never seen: rotary softmax attention must not read further back than that."""
+        return all(
+            not isinstance(mixer, AttentionConfig)
+            or mixer.rope_base is None
+            or (mixer.window is not None and mixer.window <= trained)
+            for _, mixer in self._named_mixers()
+        )
 
     @property
     def mlp_hidden(self) -> int:
@@ -85,11 +129,21 @@ def model_config_from_dict(fields: Mapping[str, Any]) -> ModelConfig:
         ValueError: an unknown kind or field, a missing field, or a value that the classes above refuse.
     """
     fields = dict(fields)
-    mixer = dict(_table("mixer", fields.get("mixer")))
-    if "memory" in mixer:
-        mixer["memory"] = _of_kind("mixer.memory", _table("mixer.memory", mixer["memory"]), MEMORIES)
-    fields["mixer"] = _of_kind("mixer", mixer, MIXERS)
+    fields["mixer"] = _mixer_from("mixer", fields.get("mixer"))
+    if fields.get("hybrid") is not None:
+        hybrid = dict(_table("hybrid", fields["hybrid"]))
+        hybrid["mixer"] = _mixer_from("hybrid.mixer", hybrid.get("mixer"))
+        if hybrid.get("layers") is not None:
+            hybrid["layers"] = tuple(hybrid["layers"])
+        fields["hybrid"] = _make("hybrid", HybridConfig, hybrid)
     return _make("model", ModelConfig, fields)
+
+
+def _mixer_from(name: str, value: Any) -> MixerConfig:
+    fields = dict(_table(name, value))
+    if "memory" in fields:
+        fields["memory"] = _of_kind(f"{name}.memory", _table(f"{name}.memory", fields["memory"]), MEMORIES)
+    return _of_kind(name, fields, MIXERS)
 
 
 def _of_kind(name: str, fields: Mapping[str, Any], classes: Mapping[str, type]) -> Any:

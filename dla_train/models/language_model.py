@@ -20,7 +20,7 @@ from dla_train.models.recomputation import run_again_in_backward
 
 
 class LanguageModel(nn.Module):
-    """A causal language model with one kind of mixer in all its blocks.
+    """A causal language model: blocks with one kind of mixer, or with two, on a residual stream.
 
     A new model holds no usable weights: its parameters are NaN until `initialize(model, seed=...)` or `load_state_dict`
     fills them, so that a forgotten call shows at once. It can be made on the meta device.
@@ -35,7 +35,7 @@ class LanguageModel(nn.Module):
         self.recompute_every: int | None = None
         self.recompute_selectively = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.mixers)
         self.norm = RMSNorm(config.hidden, eps=config.norm_eps)
         self.head = Head(config.vocab_size, config.hidden)
         if config.tie_embeddings:
@@ -75,12 +75,14 @@ class LanguageModel(nn.Module):
         self.recompute_selectively = selective
 
     def _check(self, cache: ModelCache) -> None:
-        wanted = AttentionCache if isinstance(self.config.mixer, AttentionConfig) else LinearCache
-        if len(cache.layers) != len(self.blocks) or not all(isinstance(layer, wanted) for layer in cache.layers):
-            kinds = sorted({type(layer).__name__ for layer in cache.layers})
+        wanted = [AttentionCache if isinstance(mixer, AttentionConfig) else LinearCache for mixer in self.config.mixers]
+        given = [type(layer) for layer in cache.layers]
+        if given != wanted:
+            shown = [", ".join(sorted({kind.__name__ for kind in kinds})) for kinds in (given, wanted)]
+            order = " in another order" if len(given) == len(wanted) and shown[0] == shown[1] else ""
             raise ValueError(
-                f"the cache is that of another model: it has {len(cache.layers)} layers of {', '.join(kinds)}, and "
-                f"this model {len(self.blocks)} of {wanted.__name__}"
+                f"the cache is that of another model: it has {len(given)} layers of {shown[0]}, and "
+                f"this model {len(wanted)} of {shown[1]}{order}"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LanguageModel:

@@ -68,22 +68,41 @@ class GatedDeltaNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Causal softmax attention with rotary positions: the baseline with a growing cache.
+    """Causal softmax attention: the baseline, whose cache grows with every token unless it has a window.
 
     Attributes:
         heads: number of heads; divides the model's `hidden` into an even head width.
-        rope_base: base of the rotary frequencies.
+        kv_heads: number of heads of keys and values, each shared by `heads / kv_heads` heads of queries (grouped
+            queries, arXiv 2305.13245); null for as many as `heads`.
+        window: how many tokens each token reads, itself and those right before it (sliding window); null for all.
+        rope_base: base of the rotary frequencies; null for no positions, as in some hybrid models, where the other
+            mixers know the order of the tokens.
     """
 
     kind: Literal["attention"] = "attention"
     heads: int
-    rope_base: float = 500_000.0
+    kv_heads: int | None = None
+    window: int | None = None
+    rope_base: float | None = 500_000.0
 
     def __post_init__(self) -> None:
         check_kind(self)
         check_count("heads", self.heads)
-        if not is_number(self.rope_base) or self.rope_base <= 1:
-            raise ValueError(f"rope_base is {self.rope_base!r}; it must be greater than 1")
+        for name in ("kv_heads", "window"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value)
+        if self.heads % self.key_heads:
+            raise ValueError(
+                f"kv_heads is {self.kv_heads} and heads is {self.heads}; heads must be a multiple of kv_heads"
+            )
+        base = self.rope_base
+        if base is not None and (not is_number(base) or base <= 1):
+            raise ValueError(f"rope_base is {base!r}; it must be greater than 1, or null for no positions")
+
+    @property
+    def key_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
 
 
 MixerConfig = Mamba2Config | GatedDeltaNetConfig | AttentionConfig
@@ -92,6 +111,17 @@ MIXERS: dict[str, type[MixerConfig]] = {
     "gated_deltanet": GatedDeltaNetConfig,
     "attention": AttentionConfig,
 }
+
+
+def memory_of(mixer: MixerConfig) -> MemoryConfig | None:
+    """The memory of a linear mixer; None for softmax attention."""
+    return None if isinstance(mixer, AttentionConfig) else mixer.memory
+
+
+def check_mixer(name: str, mixer: Any) -> None:
+    """Refuse (ValueError) what is no mixer."""
+    if not isinstance(mixer, tuple(MIXERS.values())):
+        raise ValueError(f"{name} is {mixer!r}; it must be one of {', '.join(MIXERS)}")
 
 
 def _check_memory(memory: Any) -> None:

@@ -5,12 +5,27 @@ import logging
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.placement import Placement
-from dla_train.models import LanguageModel
+from dla_train.models import AttentionConfig, LanguageModel, MixerConfig, ModelConfig
 from dla_train.report.text import parameter_count
 from dla_train.runs.folder import RunFolder
 from dla_train.training.start import Start
 
 _LOGGER = logging.getLogger(__name__)
+
+
+def layers_in_words(model: ModelConfig) -> str:
+    """`24 layers of mamba2 with dynamic memory`, or `24 layers: 18 of mamba2 with dynamic memory, 6 of attention`."""
+    if model.hybrid is None:
+        return f"{model.layers} layers of {_in_words(model.mixer)}"
+    others = sum(model.hybrid.has(layer) for layer in range(model.layers))
+    mixers = ((model.layers - others, model.mixer), (others, model.hybrid.mixer))
+    return f"{model.layers} layers: {', '.join(f'{count} of {_in_words(mixer)}' for count, mixer in mixers)}"
+
+
+def _in_words(mixer: MixerConfig) -> str:
+    if not isinstance(mixer, AttentionConfig):
+        return f"{mixer.kind} with {mixer.memory.kind} memory"
+    return mixer.kind if mixer.window is None else f"{mixer.kind} with a window of {mixer.window:,}"
 
 
 def announce(
@@ -22,15 +37,12 @@ def announce(
         loaded: the recipe. folder: of the run. start: where it begins. model: initialized. placement: of the processes,
             or None for a single one.
     """
-    recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
-    memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
+    recipe = loaded.recipe
     _LOGGER.info(
-        "%s: %s parameters, %d layers of %s%s, width %d",
+        "%s: %s parameters, %s, width %d",
         loaded.name,
         parameter_count(sum(parameter.numel() for parameter in model.parameters())),
-        recipe.model.layers,
-        mixer.kind,
-        memory,
+        layers_in_words(recipe.model),
         recipe.model.hidden,
     )
     per_step = recipe.training.global_batch * recipe.data.window

@@ -22,7 +22,7 @@ from dla_train.config.typed import plain
 from dla_train.errors import UsageError
 from dla_train.evaluation.trained import find_trained, read_weights
 from dla_train.export.exported import exported_config, exported_state
-from dla_train.models import AttentionConfig, LanguageModel, ModelConfig
+from dla_train.models import LanguageModel, ModelConfig
 from dla_train.models.slot_weight import SlotWeight
 from dla_train.runs.folder import RunFolder
 
@@ -30,7 +30,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _KEY = "initial_weights"
 _MEMORY = ".memory."  # in the names of a memory's weights
-_THRESHOLD = "model.mixer.memory.threshold"
+_MEMORY_KEYS = ("model.mixer.memory.", "model.hybrid.mixer.memory.")
+_THRESHOLDS = tuple(f"{key}threshold" for key in _MEMORY_KEYS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class InitialWeights:
         takes_memory = _is_same_memory(self.config, model.config)
         state = {name: value for name, value in given.items() if takes_memory or _MEMORY not in name}
         changed = _changed(self.config, model.config, with_memory=takes_memory)
-        if _THRESHOLD in changed:
+        new_thresholds = any(key in changed for key in _THRESHOLDS)
+        if new_thresholds:
             state = {name: value for name, value in state.items() if not name.endswith(".memory.threshold")}
         model.load_state_dict(state, strict=False)
         if not takes_memory:
@@ -63,7 +65,7 @@ class InitialWeights:
         but = "" if takes_memory else f" (but for the {_memory(model.config)} memory, which begins as one state)"
         _LOGGER.info("initial weights: those of %s%s", self.path, but)
         if changed:
-            thresholds = ", from which its thresholds begin" if _THRESHOLD in changed else ""
+            thresholds = ", from which its thresholds begin" if new_thresholds else ""
             _LOGGER.warning(
                 "these weights were trained with other settings: %s. Those of the recipe hold%s.",
                 listed(changed),
@@ -89,7 +91,7 @@ def find_initial_weights(loaded: LoadedRecipe) -> InitialWeights | None:
         raise loaded.problem(
             _KEY,
             f"the weights of {found.path} do not fit this model: {unfit} ({changed}). Give those keys the values that "
-            "they have there; only model.mixer.memory and settings without weights may differ.",
+            "they have there; only the memories of mixers and settings without weights may differ.",
         )
     return found
 
@@ -139,14 +141,14 @@ def _unfit(there: ModelConfig, here: ModelConfig) -> str:
 
 def _is_same_memory(there: ModelConfig, here: ModelConfig) -> bool:
     """Whether the weights of each slot have the same meaning in both models."""
-    if _memory(there) != _memory(here):
+    if [memory.kind for memory in there.memories] != [memory.kind for memory in here.memories]:
         return False
     given, wanted = ({n: s for n, s in _shapes(config).items() if _MEMORY in n} for config in (there, here))
     return given == wanted
 
 
 def _memory(config: ModelConfig) -> str:
-    return config.mixer.kind if isinstance(config.mixer, AttentionConfig) else config.mixer.memory.kind
+    return " and ".join(dict.fromkeys(memory.kind for memory in config.memories))
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -157,8 +159,8 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _changed(there: ModelConfig, here: ModelConfig, *, with_memory: bool) -> dict[str, tuple[Any, Any]]:
     """Differing keys of the recipe, with both values."""
     changed = differences(plain(there), plain(here), "model.")
-    kind = "model.mixer.kind"
-    if kind in changed:  # nothing else of two mixers can be compared
-        return {kind: changed[kind]}
-    left_out = ("model.init_std",) if with_memory else ("model.init_std", "model.mixer.memory.")
+    kinds = {key: values for key, values in changed.items() if key in ("model.mixer.kind", "model.hybrid.mixer.kind")}
+    if kinds:  # nothing else of two mixers can be compared
+        return kinds
+    left_out = ("model.init_std",) if with_memory else ("model.init_std", *_MEMORY_KEYS)
     return {key: values for key, values in changed.items() if not key.startswith(left_out)}

@@ -26,7 +26,8 @@ def layer_step(shape: str, tokens: int, slots: int, device: str) -> Callable[[],
     if shape not in mixers:
         raise SystemExit(f"--layer is for the shapes {', '.join(mixers)} of the paper's models; given {shape}")
     torch.manual_seed(0)
-    layer = Block(ModelConfig(vocab_size=2, hidden=1536, layers=1, mixer=mixers[shape]))
+    config = ModelConfig(vocab_size=2, hidden=1536, layers=1, mixer=mixers[shape])
+    layer = Block(config, config.mixer)
     for name, parameter in layer.named_parameters():
         torch.nn.init.constant_(parameter, 1.0) if "norm" in name else torch.nn.init.normal_(parameter, std=0.02)
     layer.to(device)

@@ -15,6 +15,7 @@ from dla_train.models import (
     FenwickMemory,
     FixedMemory,
     GatedDeltaNetConfig,
+    HybridConfig,
     LanguageModel,
     Mamba2Config,
     MemoryConfig,
@@ -35,23 +36,36 @@ MEMORIES: dict[str, MemoryConfig] = {
 }
 
 
+ATTENTION = {
+    "attention": AttentionConfig(heads=4),
+    "sliding": AttentionConfig(heads=4, kv_heads=2, window=6),
+    "unordered": AttentionConfig(heads=4, kv_heads=1, rope_base=None),
+}
+HYBRIDS = {
+    "hybrid": HybridConfig(every=2, mixer=AttentionConfig(heads=2, kv_heads=1, window=9)),
+    "hybrid-first": HybridConfig(layers=(0,), mixer=AttentionConfig(heads=4, rope_base=None)),
+}
+
+
 def mixer(kind: str, memory: MemoryConfig) -> MixerConfig:
     if kind == "mamba2":
         return Mamba2Config(heads=4, head_dim=8, state_dim=6, groups=2, conv_width=4, memory=memory)
     if kind == "gated_deltanet":
         return GatedDeltaNetConfig(heads=2, key_dim=6, value_dim=10, conv_width=4, memory=memory)
-    return AttentionConfig(heads=4)
+    return ATTENTION[kind]
 
 
 LINEAR_CASES = [(kind, memory) for kind in ("mamba2", "gated_deltanet") for memory in MEMORIES]
-ALL_CASES = [*LINEAR_CASES, ("attention", "single")]
+HYBRID_CASES = [("mamba2+hybrid", "dynamic"), ("gated_deltanet+hybrid-first", "fenwick")]
+ALL_CASES = [*LINEAR_CASES, *((kind, "single") for kind in ATTENTION), *HYBRID_CASES]
 
 ModelFactory = Callable[..., LanguageModel]
 
 
 @pytest.fixture(scope="session")
 def make_model() -> ModelFactory:
-    """`make_model(kind, memory, dtype=..., seed=..., **fields of ModelConfig)`; memory: a name or a configuration."""
+    """`make_model(kind, memory, dtype=..., seed=..., **fields of ModelConfig)`; kind: of the mixer, for a hybrid with
+    "+" and one of HYBRIDS; memory: a name or a configuration."""
 
     def make(
         kind: str,
@@ -63,7 +77,9 @@ def make_model() -> ModelFactory:
     ) -> LanguageModel:
         memory = MEMORIES[memory] if isinstance(memory, str) else memory
         shape: dict[str, Any] = {"vocab_size": VOCAB, "hidden": 16, "layers": 2, "init_std": 0.2} | fields
-        model = LanguageModel(ModelConfig(mixer=mixer(kind, memory), **shape))
+        kind, _, hybrid = kind.partition("+")
+        config = ModelConfig(mixer=mixer(kind, memory), hybrid=HYBRIDS[hybrid] if hybrid else None, **shape)
+        model = LanguageModel(config)
         return initialize(model, seed=seed).to(dtype)
 
     return make
@@ -75,7 +91,7 @@ def linear_case(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
-@pytest.fixture(params=ALL_CASES, ids=lambda case: case[0] if case[0] == "attention" else f"{case[0]}-{case[1]}")
+@pytest.fixture(params=ALL_CASES, ids=lambda case: case[0] if case[0] in ATTENTION else f"{case[0]}-{case[1]}")
 def any_case(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Every mixer with every memory it can have."""
     return request.param

@@ -114,7 +114,7 @@ class Needles(Task):
         wanted = max(self._count(", ".join(prompt.answers)) for prompt in prompts)
         # A tokenizer that splits values into bytes needs more tokens than RULER's; but a softmax model has no positions
         # for more.
-        most = ANSWER if self.asked.is_softmax else max(ANSWER, 2 * wanted)
+        most = ANSWER if self.asked.is_limited else max(ANSWER, 2 * wanted)
         sampling = Sampling(max_tokens=most, temperature=0, end=self.tokenizer.token_to_id(END_OF_DOCUMENT))
         continuations = Continuations(
             self.asked.trained.model, [self._encode(prompt.prompt) for prompt in prompts], sampling

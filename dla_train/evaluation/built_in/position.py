@@ -96,7 +96,7 @@ class PerplexityByPosition(Task):
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         tokenizer = tokenizer_of(asked, "perplexity-by-position")
-        usual = asked.window if asked.is_softmax else _LONGER * asked.window
+        usual = asked.window if asked.is_limited else _LONGER * asked.window
         self.length = max(asked.within_reach([usual]))
         self.tokens = tokens_to_read(asked, tokenizer, max(_MOST_TOKENS, self.length + 1))
         if asked.lengths is None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dla_train.errors import UsageError
 from dla_train.evaluation.trained import Trained
-from dla_train.models import AttentionConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,9 +38,9 @@ class Asked:
         return self.trained.recipe.data.window
 
     @property
-    def is_softmax(self) -> bool:
-        """Whether the model uses softmax attention and so knows only the positions of its training window."""
-        return isinstance(self.trained.recipe.model.mixer, AttentionConfig)
+    def is_limited(self) -> bool:
+        """Whether the model has softmax attention that knows only the positions of its training window."""
+        return not self.trained.recipe.model.reads_any_length(self.window)
 
     def within_reach(self, lengths: Sequence[int], *, beyond: int = 0) -> tuple[int, ...]:
         """The requested lengths; or if none were, those of `lengths` that the model can read.
@@ -49,18 +48,18 @@ class Asked:
         Args:
             beyond: number of tokens that are written after them.
         Raises:
-            UsageError: a softmax model cannot read the longest requested length, or none of `lengths`.
+            UsageError: the model cannot read the longest requested length, or none of `lengths`.
         """
-        if not self.is_softmax:
+        if not self.is_limited:
             return self.lengths or tuple(lengths)
         fitting = tuple(length for length in lengths if length + beyond <= self.window)
         chosen = self.lengths or fitting or tuple(lengths[:1])
         if max(chosen) + beyond > self.window:
             behind = f", and {beyond} more are for the answer" if beyond else ""
             raise UsageError(
-                f"a length of {max(chosen):,} tokens is beyond this softmax model: it knows the positions of its "
-                f"training window of {self.window:,} tokens only{behind}. Give shorter --lengths, or a linear model, "
-                "which reads any length."
+                f"a length of {max(chosen):,} tokens is beyond this model: its softmax attention knows the positions "
+                f"of its training window of {self.window:,} tokens only{behind}. Give shorter --lengths, or a linear "
+                "model, which reads any length."
             )
         return chosen
 

@@ -40,10 +40,11 @@ class Published:
 
 
 def published(group: str, model: ModelConfig) -> Published | None:
-    """The paper's figures for this group and this model's backbone; None for a group that is not in the paper."""
+    """The paper's figures for this group and this model's backbone; None for a group that is not in the paper, and for
+    hybrid models, which are not in it either."""
     file = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     found = file["groups"].get(group)
-    if found is None:
+    if found is None or model.hybrid is not None:
         return None
     backbone = _backbone(model)
     columns = {
