@@ -36,6 +36,8 @@ MILLIONS = {
     "mamba2-dla-370m": 385.7,
     "gdn-370m": 357.7,
     "gdn-dla-370m": 360.4,
+    "gdn-dla-hybrid-130m": 120.9,
+    "gdn-dla-hybrid-370m": 349.2,
 }
 PAPER = [name for name in MILLIONS if name.endswith(("80m", "90m", "m15", "1.3b"))]
 
@@ -77,7 +79,7 @@ def test_the_protocol_is_the_papers(name):
 @pytest.mark.parametrize("size", ["130m", "370m"])
 def test_a_rung_of_the_ladder_trains_about_20_tokens_per_parameter(size):
     rung = [name for name in MILLIONS if name.endswith(size)]
-    assert len(rung) == 5
+    assert len(rung) == 6
     for name in rung:
         recipe = load(find(name)).recipe
         tokens = recipe.training.steps * recipe.training.global_batch * recipe.data.window

@@ -14,7 +14,7 @@ from dla_kernels import fixed_plan, multi_state_attention
 from dla_kernels.reader.chunk import CHUNK
 from dla_train.config.catalog import find
 from dla_train.config.load import load
-from dla_train.estimate.flops import model_work, slots_in_window, training_flops
+from dla_train.estimate.flops import keys_read, model_work, slots_in_window, training_flops
 from dla_train.estimate.reader_work import reader_work, reader_work_in_chunks
 from dla_train.models import (
     AttentionConfig,
@@ -22,6 +22,7 @@ from dla_train.models import (
     FenwickMemory,
     FixedMemory,
     GatedDeltaNetConfig,
+    HybridConfig,
     LanguageModel,
     Mamba2Config,
     ModelConfig,
@@ -125,6 +126,37 @@ def test_a_transformer_takes_what_its_parts_say():
     whole = work["softmax"].training * 2 * WINDOW / (WINDOW + 1)
     others = sum(part.training for name, part in work.items() if name != "softmax")
     assert counted(config) / WINDOW == pytest.approx(others + whole, rel=1e-12)
+
+
+def test_grouped_queries_take_less_to_project_and_as_much_to_read():
+    config = ModelConfig(vocab_size=120, hidden=24, layers=2, mixer=AttentionConfig(heads=4, kv_heads=1))
+    work = model_work(config, WINDOW)
+    whole = work["softmax"].training * 2 * WINDOW / (WINDOW + 1)
+    others = sum(part.training for name, part in work.items() if name != "softmax")
+    assert counted(config) / WINDOW == pytest.approx(others + whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 64, 100])
+def test_how_many_keys_a_token_reads(window):
+    found = [min(t + 1, window or 64) for t in range(64)]
+    assert keys_read(AttentionConfig(heads=4, window=window), 64) == pytest.approx(sum(found) / 64)
+
+
+def test_a_hybrid_takes_what_its_blocks_take():
+    linear = Mamba2Config(heads=4, head_dim=10, state_dim=6, memory=DynamicMemory(capacity=3))
+    softmax = AttentionConfig(heads=4, kv_heads=2, window=16)
+    sizes = {"vocab_size": 120, "hidden": 24}
+    found = model_work(ModelConfig(layers=5, mixer=linear, hybrid=HybridConfig(every=2, mixer=softmax), **sizes), 64)
+    parts = [
+        model_work(ModelConfig(layers=3, mixer=linear, **sizes), 64),
+        model_work(ModelConfig(layers=2, mixer=softmax, **sizes), 64),
+    ]
+    head = parts[0]["head"].training
+    assert sum(work.training for work in found.values()) + head == pytest.approx(
+        sum(work.training for part in parts for work in part.values())
+    )
+    assert found["softmax"] == parts[1]["softmax"]
+    assert found["reader"] == parts[0]["reader"]
 
 
 def test_the_delta_rule_is_counted_in_the_chunks_that_take_least():

@@ -57,7 +57,7 @@ def test_the_end_of_a_document_ends_a_text_and_not_the_others() -> None:
         assert text == whole[: whole.index(end) + 1] if end in whole else text == whole
 
 
-@pytest.mark.parametrize("name", ["mamba2", "attention"])
+@pytest.mark.parametrize("name", ["mamba2", "attention", "hybrid"])
 def test_a_long_prompt_is_read_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(name)
     prompt = torch.randint(0, 20, (50,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -132,8 +132,9 @@ def test_prompts_of_different_lengths_are_continued_in_the_same_calls(
     prompts = [[3, 1, 4, 1, 5], [9, 2], [6, 5], [3, 5, 8, 9, 7, 9, 3]]
     found = Continuations(model, prompts, Sampling(max_tokens=3, temperature=0))
     list(found)
-    if name == "attention":
-        assert calls == [(2, 2), *[(2, 1)] * 2, (1, 5), *[(1, 1)] * 2, (1, 7), *[(1, 1)] * 2]
+    if model.config.has_attention:
+        size = [(1, 1)] if model.config.memories else []
+        assert calls == [*size, (2, 2), *[(2, 1)] * 2, (1, 5), *[(1, 1)] * 2, (1, 7), *[(1, 1)] * 2]
     else:
         assert calls == [(1, 1), (4, 2), (2, 3), (1, 2), (4, 1), (4, 1)], "a look at the size, the prompts, the texts"
     assert found.prompt_tokens == 16

@@ -31,7 +31,9 @@ MIXERS = {
     "dynamic": MAMBA | {"memory": DYNAMIC},
     "learned": DELTA | {"memory": DYNAMIC | {"learn_threshold": True}},
     "attention": {"kind": "attention", "heads": 2},
+    "hybrid": DELTA | {"memory": DYNAMIC},
 }
+SLIDING = {"kind": "attention", "heads": 2, "kv_heads": 1, "window": 5}
 TOKENS = torch.arange(2 * 23).view(2, 23).mul(37) % 300
 
 ELSEWHERE = """
@@ -86,6 +88,8 @@ save_file({name: part.contiguous() for name, part in found.items()}, f"{root}/fo
 def small_config(name: str) -> ModelConfig:
     tied = name in ("dynamic", "attention")
     fields = {"vocab_size": 300, "hidden": 16, "layers": 2, "tie_embeddings": tied, "mixer": MIXERS[name]}
+    if name == "hybrid":
+        fields["hybrid"] = {"layers": [0], "mixer": SLIDING}
     return model_config_from_dict(fields)
 
 

@@ -114,7 +114,9 @@ def llama_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         mine, theirs = f"blocks.{index}.", f"model.layers.{index}."
         found[theirs + "input_layernorm.weight"] = weights[mine + "mixer_norm.weight"]
         found[theirs + "post_attention_layernorm.weight"] = weights[mine + "mlp_norm.weight"]
-        for name, part in zip("qkv", weights[mine + "mixer.qkv_proj.weight"].chunk(3), strict=True):
+        joint = weights[mine + "mixer.qkv_proj.weight"]
+        keys = (len(joint) - HIDDEN) // 2
+        for name, part in zip("qkv", joint.split((HIDDEN, keys, keys)), strict=True):
             found[f"{theirs}self_attn.{name}_proj.weight"] = part
         found[theirs + "self_attn.o_proj.weight"] = weights[mine + "mixer.out_proj.weight"]
         for name, part in zip(("gate", "up"), weights[mine + "mlp.gate_up_proj.weight"].chunk(2), strict=True):
@@ -139,3 +141,17 @@ def test_the_transformer_is_llama() -> None:
     torch.testing.assert_close(mine(tokens)[0], theirs(tokens).logits, rtol=1e-4, atol=1e-4)
     loss = theirs(tokens, labels=tokens).loss
     torch.testing.assert_close(mine.loss(tokens[:, :-1], tokens[:, 1:]), loss, rtol=1e-5, atol=1e-6)
+
+
+def test_with_grouped_queries_and_a_window_it_is_mistral() -> None:
+    mine = ours(AttentionConfig(heads=4, kv_heads=2, window=7), layers=2)
+    config = transformers.MistralConfig(
+        hidden_size=HIDDEN, intermediate_size=mine.config.mlp_hidden, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=HIDDEN // 4, vocab_size=50, rms_norm_eps=mine.config.norm_eps,
+        tie_word_embeddings=False, sliding_window=7, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+    )  # fmt: skip
+    theirs = transformers.MistralForCausalLM(config)
+    theirs.load_state_dict(llama_names(mine.state_dict()))
+    tokens = torch.randint(0, 50, (2, TIME), generator=torch.Generator().manual_seed(4))
+    assert TIME > 2 * 7
+    torch.testing.assert_close(mine(tokens)[0], theirs(tokens).logits, rtol=1e-4, atol=1e-4)
