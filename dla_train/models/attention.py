@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dla_train.models.cache import AttentionCache
+from dla_train.models.document_attention import attend_to_documents
 from dla_train.models.documents import Documents
 from dla_train.models.mixer_config import AttentionConfig
 from dla_train.models.rope import rotate
@@ -59,16 +60,14 @@ class Attention(nn.Module):
         if cache is not None:
             k = torch.cat((cache.k.to(k.dtype), k), 2)
             v = torch.cat((cache.v.to(v.dtype), v), 2)
-        o = attend(q, k, v, self.window) if documents is None else self._attend_each(q, k, v, documents)
+        if documents is None:
+            o = attend(q, k, v, self.window)
+        else:
+            o = attend_to_documents(q, k, v, documents, self.window)
         y = self.out_proj(o.transpose(1, 2).flatten(-2))
         if not return_cache:
             return y, None
         return y, AttentionCache(k=self._kept(k), v=self._kept(v), tokens=seen + x.shape[1])
-
-    def _attend_each(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
-        """Attention inside each document, in a loop: a mask would take T x T memory."""
-        parts = zip(*(x.split(documents.lengths, 2) for x in (q, k, v)), strict=True)
-        return torch.cat([attend(q, k, v, self.window) for q, k, v in parts], 2)
 
     def _kept(self, x: Tensor) -> Tensor:
         """What of keys or values the next token may read; not a view, which would keep a larger tensor alive."""

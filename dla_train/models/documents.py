@@ -18,7 +18,7 @@ class Documents:
     Attributes:
         cu_seqlens: `[N + 1]`, where each document starts; the last entry is T.
         positions: `[T]` int64, the position of each token in its document.
-        lengths: tokens of each document, on the host: softmax attention runs document by document.
+        lengths: tokens of each document, on the host: softmax attention needs them.
     """
 
     cu_seqlens: Tensor

@@ -27,7 +27,8 @@ def plan_stand_in(*args: object, **options: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "memory"), [("mamba2", "dynamic"), ("gated_deltanet", "dynamic"), ("attention", "single")]
+    ("kind", "memory"),
+    [("mamba2", "dynamic"), ("gated_deltanet", "dynamic"), ("attention", "single"), ("sliding", "single")],
 )
 def test_no_graph_break_outside_the_op(
     make_model: Any, tokens: Any, kind: str, memory: str, monkeypatch: pytest.MonkeyPatch
