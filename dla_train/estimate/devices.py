@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from dla_train.config.load import LoadedRecipe
 from dla_train.errors import UsageError
 
+SAFE_SHARE = 0.92
+"""Usable share of a device's memory; the rest is for CUDA's context, workspaces and fragmentation of the allocator."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:

@@ -10,9 +10,10 @@ from dla_train.config.load import LoadedRecipe
 from dla_train.config.recipe import Recipe
 from dla_train.estimate.activations import Path, Setting, capacity_of, state_shape
 from dla_train.estimate.bounds import bound_by
-from dla_train.estimate.devices import Device, devices_for
+from dla_train.estimate.devices import SAFE_SHARE, Device, devices_for
 from dla_train.estimate.flops import model_work
 from dla_train.estimate.footprint import Footprint, footprint
+from dla_train.estimate.longest import longest_windows
 from dla_train.estimate.parts import parameter_parts
 from dla_train.estimate.work import Work
 from dla_train.models import LanguageModel
@@ -27,7 +28,7 @@ class Estimate:
     Attributes:
         name: of the recipe. device, devices: which, and how many. utilization: the assumed share of the device's peak.
         parameters: number by part. work: FLOPs per token by part. bounds: what limits each part. footprint: bytes.
-        path: of the op.
+        path: of the op. longest: tokens of the longest window that fits alone, by `training.activation_checkpointing`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Estimate:
     bounds: dict[str, str]
     footprint: Footprint
     path: Path
+    longest: dict[str, int]
 
     @property
     def flops_per_token(self) -> float:
@@ -99,6 +101,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilizat
         selective=recipe.training.recompute_selectively,
     )
     work = model_work(recipe.model, recipe.data.window)
+    sizes = footprint(recipe, model, devices, setting)
     return Estimate(
         name=loaded.name,
         recipe=recipe,
@@ -108,8 +111,9 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilizat
         parameters=parameter_parts(model),
         work=work,
         bounds=bound_by(recipe.model, work, setting, device),
-        footprint=footprint(recipe, model, devices, setting),
+        footprint=sizes,
         path=path,
+        longest=longest_windows(recipe, setting, sizes.fixed, round(SAFE_SHARE * device.memory)),
     )
 
 

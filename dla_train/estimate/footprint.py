@@ -12,6 +12,7 @@ from dla_train.estimate.activations import WIDE, Setting, saved_bytes
 from dla_train.estimate.op_memory import op_memory
 from dla_train.estimate.shares import shares
 from dla_train.models import LanguageModel
+from dla_train.models.config import ModelConfig
 from dla_train.models.loss import ROWS
 from dla_train.training.optimizers import build_optimizer
 
@@ -60,6 +61,11 @@ class Footprint:
         }
 
     @property
+    def fixed(self) -> int:
+        """The part of it that does not depend on the window."""
+        return self.total - sum(self.activations.values()) - self.op - self.logits
+
+    @property
     def total(self) -> int:
         """Memory of a device at its peak."""
         return sum(self.on_device.values())
@@ -88,11 +94,16 @@ def footprint(recipe: Recipe, model: LanguageModel, devices: int, setting: Setti
         buckets=shared.buckets,
         activations=saved_bytes(recipe.model, setting),
         op=op_memory(recipe.model, setting),
-        logits=min(setting.tokens, ROWS) * recipe.model.vocab_size * (2 * WIDE + 2 * setting.a),
+        logits=logit_bytes(recipe.model, setting),
         checkpoint=parameters + buffers + optimizer,
         in_main_memory=shared.in_main_memory,
         stepped=0 if shared.in_main_memory else in_step,
     )
+
+
+def logit_bytes(config: ModelConfig, setting: Setting) -> int:
+    """Of the rows that the head computes at once."""
+    return min(setting.tokens, ROWS) * config.vocab_size * (2 * WIDE + 2 * setting.a)
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:

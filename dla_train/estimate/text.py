@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dla_train.estimate.devices import SAFE_SHARE
 from dla_train.estimate.estimate import Estimate
+from dla_train.estimate.longest import MOST
 from dla_train.report.text import duration
 
 GROWS_WITH = {
@@ -24,15 +26,13 @@ GROWS_WITH_DEEPSPEED = {
     "exchange of gradients": "reduce_bucket_size",
 }
 
-SAFE_SHARE = 0.92
-"""Usable share of a device's memory; the rest is for CUDA's context, workspaces and fragmentation of the allocator."""
 LAUNCH_BOUND = 0.05
 """Step time in seconds below which launching thousands of small kernels takes longer than running them."""
 
 
 def render(found: Estimate) -> str:
     """The whole estimate as text."""
-    parts = [_headline(found), _parameters(found), _work(found), _memory(found), _time(found)]
+    parts = [_headline(found), _parameters(found), _work(found), _memory(found), _longest(found), _time(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,6 +123,18 @@ def _memory(found: Estimate) -> str:
     if found.path == "torch":
         text += "\n\nHeads or slots are larger than the Triton kernels take: the op runs in plain PyTorch, slowly."
     return text
+
+
+def _longest(found: Estimate) -> str:
+    rows = [(way, _tokens(longest)) for way, longest in found.longest.items()]
+    heads = ("training.activation_checkpointing", "longest window that fits, with micro_batch 1")
+    return table(heads, rows, frozenset({1}))
+
+
+def _tokens(longest: int) -> str:
+    if not longest:
+        return "none fits"
+    return f"{longest:,} or longer" if longest == MOST else f"{longest:,}"
 
 
 def _way_out(found: Estimate) -> str:

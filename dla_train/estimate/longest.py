@@ -1,0 +1,49 @@
+"""The longest windows that a device has room for, one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dla_train.config.recipe import Recipe
+from dla_train.estimate.activations import Setting, saved_bytes
+from dla_train.estimate.footprint import logit_bytes
+from dla_train.estimate.op_memory import op_memory
+from dla_train.models.config import ModelConfig
+
+STEP = 1024
+"""Lengths are multiples of this."""
+MOST = 2**24
+"""Longer windows are not looked at."""
+
+_WAYS: dict[str, tuple[int | None, bool]] = {"none": (None, False), "selective": (1, True), "full": (1, False)}
+"""By `training.activation_checkpointing`: how many blocks share one that is recomputed, and whether selectively."""
+
+
+def longest_windows(recipe: Recipe, setting: Setting, beside: int, room: int) -> dict[str, int]:
+    """Tokens of the longest window by `training.activation_checkpointing`; 0 if not even STEP tokens fit.
+
+    Args:
+        recipe: whose model reads it. setting: of its micro-batches, of which only windows and rows are changed.
+        beside: bytes that lie on the device whatever the window. room: bytes that may be used in all.
+    """
+    ways = {way: how for way, how in _WAYS.items() if not (way == "selective" and recipe.training.compile)}
+    return {
+        way: _longest(recipe.model, replace(setting, recompute_every=every, selective=selective), room - beside)
+        for way, (every, selective) in ways.items()
+    }
+
+
+def _longest(config: ModelConfig, setting: Setting, room: int) -> int:
+    fits, too_long = 0, MOST // STEP + 1
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if _bytes(config, replace(setting, batch=1, window=middle * STEP)) <= room:
+            fits = middle
+        else:
+            too_long = middle
+    return fits * STEP
+
+
+def _bytes(config: ModelConfig, setting: Setting) -> int:
+    """What grows with the window."""
+    return sum(saved_bytes(config, setting).values()) + op_memory(config, setting) + logit_bytes(config, setting)
