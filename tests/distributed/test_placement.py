@@ -5,6 +5,7 @@ import torch
 
 from dla_train.config.catalog import find
 from dla_train.config.load import load
+from dla_train.distributed.config import FSDPConfig
 from dla_train.distributed.placement import find_placement
 from dla_train.errors import UsageError
 
@@ -58,6 +59,7 @@ def test_a_plain_start_launches_the_others_itself(place):
 def test_replicas_that_divide_the_processes_are_accepted(place, micro_recipe, replicas, expected):
     setting = f"strategy={{kind: fsdp, replicas: {replicas}}}"
     strategy = load(find(str(micro_recipe)), [setting]).recipe.strategy
+    assert isinstance(strategy, FSDPConfig)
     assert strategy.replicas_on(place(SLURM, setting).nodes) == expected
 
 

@@ -112,7 +112,6 @@ def test_a_step_that_a_rank_of_one_replica_spoils_is_skipped_by_both(fit_on, tmp
 VARIANTS = {
     "muon": ["optimizer={kind: muon, lr: 1e-2}"],
     "tied embeddings": ["model.tie_embeddings=true"],
-    "weights kept gathered": ["strategy.reshard_after_forward=false"],
     "recomputed blocks": ["training.activation_checkpointing=full"],
     "calibrated and steered thresholds": ["model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=0.1"],
     "learned thresholds": ["model.mixer.memory.gate=straight_through", "model.mixer.memory.learn_threshold=true"],
@@ -133,6 +132,7 @@ def test_whatever_four_processes_train_with_ddp_they_train_in_two_replicas(fit_o
 OTHERS = {
     "one replica": (4, "strategy=fsdp"),
     "a replica on each rank": (4, FOUR),
+    "weights kept gathered": (4, "strategy={kind: fsdp, replicas: 2, reshard_after_forward: false}"),
     "two ranks": (2, TWO),
     "ddp": (2, "strategy=ddp"),
     "zero-3": (2, "strategy={kind: deepspeed, stage: 3}"),
