@@ -259,7 +259,7 @@ def _checked_recipe(
 def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     """Check here what the job would otherwise find out on the cluster: whether its processes can train this recipe
     together."""
-    from dla_train.distributed.shares import check_shares
+    from dla_train.distributed.shares import check_replicas, check_shares
 
     strategy = loaded.recipe.strategy
     made = (
@@ -279,4 +279,6 @@ def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
             raise loaded.problem(
                 f"strategy.{key}", f"it is {set_to}, but the job has {asked}. Leave it out, or change one of them."
             )
-    check_shares(loaded, request.world_size, f"the {request.world_size} processes of the job")
+    processes = f"the {request.world_size} processes" if request.world_size > 1 else "the one process"
+    check_shares(loaded, request.world_size, f"{processes} of the job")
+    check_replicas(loaded, request.world_size, f"{processes} of the job")

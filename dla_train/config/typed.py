@@ -6,12 +6,13 @@ that may be one of several dataclasses (`Mamba2Config | AttentionConfig`), chose
 """
 
 import dataclasses
+import functools
 import math
+import operator
 import re
 import types
 import typing
 from collections.abc import Container, Iterator, Mapping
-from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
 from omegaconf import MISSING, OmegaConf
@@ -158,9 +159,12 @@ def _as_written(annotation: Any, value: Any, key: Key, written: Mapping[Key, str
 
 
 def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
-    bare = _without_none(annotation)
+    others, words = _words_apart(annotation)
+    bare = _without_none(others)
     if type(value) is bare and (bare in (bool, int, str) or (bare is float and math.isfinite(value))):
         return value  # OmegaConf would return the same, but takes a millisecond per key
+    if isinstance(value, str) and value in words:
+        return value
     allowed = _described(annotation)
     # OmegaConf accepts 3 as true and .nan as a number; in a recipe both are mistakes. It also accepts nested lists, and
     # fails with a message of its own if there is a section in place of a list.
@@ -172,7 +176,7 @@ def _convert_plain(annotation: Any, value: Any, key: Key) -> Any:
     try:
         if slip:
             raise KeyProblem(key, "")
-        structured = _leaf(annotation)
+        structured = _leaf(others)
         # References were resolved before: what still looks like one is literal text.
         converted = OmegaConf.to_container(OmegaConf.merge(structured, {"value": escaped(value)}), resolve=True)
     except (OmegaConfBaseException, KeyProblem) as error:
@@ -191,14 +195,14 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
 
 
-@cache
+@functools.cache
 def _leaf(annotation: Any) -> Any:
     """A structured config with the single field `value`; it can be shared, because merging copies it."""
     field = ("value", annotation, dataclasses.field(default=MISSING))
     return OmegaConf.structured(dataclasses.make_dataclass("Leaf", [field]))
 
 
-@cache
+@functools.cache
 def _annotations(config_class: type) -> dict[str, Any]:
     hints = typing.get_type_hints(config_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class) if field.init}
@@ -213,7 +217,7 @@ def _named_sections(annotation: Any) -> Any | None:
     return typing.get_args(bare)[1]
 
 
-@cache
+@functools.cache
 def _section_choices(annotation: Any) -> dict[str, type]:
     """The dataclasses that `annotation` admits, by kind ("" for one without kinds); empty for a plain field."""
     members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
@@ -228,6 +232,17 @@ def _is_union(annotation: Any) -> bool:
 def _without_none(annotation: Any) -> Any:
     members = [member for member in typing.get_args(annotation) if member is not type(None)]
     return members[0] if _is_union(annotation) and len(members) == 1 else annotation
+
+
+@functools.cache
+def _words_apart(annotation: Any) -> tuple[Any, tuple[str, ...]]:
+    """`int` and the word `nodes` for `int | Literal["nodes"]`; any other annotation as it is, and no words."""
+    members = typing.get_args(annotation) if _is_union(annotation) else ()
+    words = [member for member in members if typing.get_origin(member) is Literal]
+    others = [member for member in members if member not in words]
+    if not words or set(others) <= {type(None)}:
+        return annotation, ()
+    return functools.reduce(operator.or_, others), tuple(word for member in words for word in typing.get_args(member))
 
 
 def _has_default(field: "dataclasses.Field[Any]") -> bool:
@@ -265,6 +280,9 @@ _SIMPLE: dict[Any, tuple[str, str]] = {
 
 
 def _described(annotation: Any) -> str:
+    others, words = _words_apart(annotation)
+    if words:
+        return " or ".join([_described(others), *words])
     bare = _without_none(annotation)
     optional = " or null" if bare is not annotation else ""
     if typing.get_origin(bare) is Literal:

@@ -81,7 +81,13 @@ class FSDPConfig:
     """PyTorch's fully sharded data parallelism (`fully_shard`): every process keeps a share of each weight, of its
     gradient and of its optimizer states, and gathers the weights of a block while that block runs.
 
+    With several replicas (hybrid sharding), consecutive processes form groups of equal size, and each group keeps the
+    whole model: weights are gathered and gradients added up within a group, in every micro-batch, and the gradients are
+    averaged over the groups once per step.
+
     Attributes:
+        replicas: how many groups keep the model; must divide the number of processes. 1 shards it among all of them;
+            `nodes` keeps a replica on each node, however many nodes there are.
         reshard_after_forward: free the gathered weights of a block after its forward, and gather them again in the
             backward; false keeps them until then, for more memory and less traffic.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
@@ -90,12 +96,19 @@ class FSDPConfig:
     """
 
     kind: Literal["fsdp"] = "fsdp"
+    replicas: int | Literal["nodes"] = 1
     reshard_after_forward: bool = True
     devices: int | None = None
     nodes: int | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self)
+        if self.replicas != "nodes" and self.replicas < 1:
+            raise ValueError(f"replicas is {self.replicas}; it must be at least 1, or nodes (one replica per node)")
+
+    def replicas_on(self, nodes: int) -> int:
+        """The number of replicas on so many machines."""
+        return nodes if self.replicas == "nodes" else self.replicas
 
 
 StrategyConfig = SingleStrategy | DDPConfig | DeepSpeedConfig | FSDPConfig

@@ -6,12 +6,14 @@ but brings tensor parallelism with defaults that average nothing. A strategy of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -26,22 +28,43 @@ _ENTRANCES = ("loss", "hidden_states", "token_losses")
 class FullyShardedStrategy(ShardedState, DDPStrategy):
     """Each block is a unit that is gathered when it runs; embedding, last norm and head form one more unit.
 
+    With several replicas, consecutive ranks share one: of 8 ranks with 2 replicas, ranks 0 to 3 and ranks 4 to 7.
+
     Args:
-        reshard_after_forward: of the blocks.
+        replicas: of the model, over all ranks; divides their number. reshard_after_forward: of the blocks.
     """
 
-    def __init__(self, reshard_after_forward: bool) -> None:
+    def __init__(self, replicas: int, reshard_after_forward: bool) -> None:
         super().__init__()
+        self.replicas = replicas
         self.reshard_after_forward = reshard_after_forward
+
+    @property
+    def shards(self) -> int:
+        """Number of ranks that share a replica."""
+        return self.world_size // self.replicas
 
     def model_to_device(self) -> None:
         """Shard the model on its way to the device, which never holds the whole model."""
         assert isinstance(self.lightning_module, LanguageModelTraining)
-        shard(self.lightning_module.model, self.root_device.type, self.world_size, self.reshard_after_forward)
+        mesh = device_mesh(self.root_device.type, self.replicas, self.shards)
+        shard(self.lightning_module.model, mesh, self.reshard_after_forward)
         super().model_to_device()
 
     def configure_ddp(self) -> None:
         """Do not wrap the model in DistributedDataParallel."""
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """For all micro-batches of a step but the last: add up gradients within each replica only, because the replicas
+        may be on nodes that are slow to reach. The last micro-batch averages the sums over the replicas."""
+        model = self.lightning_module.model
+        assert isinstance(model, FSDPModule)
+        model.set_requires_all_reduce(False)
+        try:
+            yield
+        finally:
+            model.set_requires_all_reduce(True)
 
     def torch_optimizer(self) -> torch.optim.Optimizer:
         """See `ShardedState`."""
@@ -63,6 +86,10 @@ class FullyShardedStrategy(ShardedState, DDPStrategy):
                 module.reshard()
         return [self._part(name, parameter) for name, parameter in self.lightning_module.named_parameters()]
 
+    def written(self) -> list[Part]:
+        """See `ShardedState`; as many ranks as there are replicas hold the same part, and each writes a piece of it."""
+        return [part.piece(self.global_rank // self.shards, self.replicas) for part in self.parts()]
+
     def weights_changed(self) -> None:
         """Do nothing: nothing is derived from the weights before the next forward."""
 
@@ -70,14 +97,24 @@ class FullyShardedStrategy(ShardedState, DDPStrategy):
         assert isinstance(parameter, DTensor)
         here = local(parameter.detach())
         rows = parameter.shape[0]
-        start = min(-(-rows // self.world_size) * self.global_rank, rows)  # cut as by torch.chunk
+        start = min(-(-rows // self.shards) * (self.global_rank % self.shards), rows)  # cut as by torch.chunk
         size_of_row = parameter.numel() // rows
         return Part(name, tuple(parameter.shape), start * size_of_row, here.view(-1), parameter, 0)
 
 
-def shard(model: LanguageModel, device_type: str, ranks: int, reshard_after_forward: bool) -> None:
-    """Replace every parameter of `model` by this rank's rows of it, in place."""
-    mesh = init_device_mesh(device_type, (ranks,))
+def device_mesh(device_type: str, replicas: int, shards: int) -> DeviceMesh:
+    """All ranks in order, `shards` consecutive ones for each replica."""
+    if replicas == 1:
+        return init_device_mesh(device_type, (shards,))
+    return init_device_mesh(device_type, (replicas, shards), mesh_dim_names=("replicas", "shards"))
+
+
+def shard(model: LanguageModel, mesh: DeviceMesh, reshard_after_forward: bool) -> None:
+    """Replace every parameter of `model` by this rank's rows of it, in place.
+
+    Args:
+        mesh: see `device_mesh`. reshard_after_forward: of the blocks.
+    """
     for block in model.blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
     # The backward begins with the head right after the forward, so resharding would not pay.

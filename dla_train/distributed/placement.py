@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from dla_train.config.load import LoadedRecipe
-from dla_train.distributed.shares import check_shares
+from dla_train.distributed.shares import check_replicas, check_shares
 from dla_train.errors import UsageError
 
 Launcher = Literal["dla-train", "torchrun", "Slurm"]
@@ -56,7 +56,7 @@ def find_placement(loaded: LoadedRecipe) -> Placement:
 
     Raises:
         UsageError: the launcher started other numbers of processes than the recipe wants, batches cannot be divided
-            among them, or there are not enough GPUs.
+            among them, or they among replicas, or there are not enough GPUs.
     """
     placement = _launched() or _alone(loaded)
     _check(loaded, placement)
@@ -150,7 +150,9 @@ def _check(loaded: LoadedRecipe, placement: Placement) -> None:
                 f"strategy.{name}",
                 f"it is {wanted}, but {placement.launcher} started {found} {what}{per}. Make them equal, or set null.",
             )
-    check_shares(loaded, placement.world_size, f"{placement.world_size} processes")
+    processes = f"{placement.world_size} process{'es' if placement.world_size > 1 else ''}"
+    check_shares(loaded, placement.world_size, processes)
+    check_replicas(loaded, placement.world_size, processes)
     if training.accelerator != "cpu" and placement.devices > torch.cuda.device_count() > 0:
         raise loaded.problem(
             "strategy.devices",

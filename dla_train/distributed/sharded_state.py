@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class Part:
     owner: Tensor
     offset: int
 
+    def piece(self, index: int, count: int) -> Part:
+        """The piece `index` of `count` pieces of nearly equal size that this part can be divided into."""
+        first, last = (len(self.weights) * number // count for number in (index, index + 1))
+        return replace(self, start=self.start + first, weights=self.weights[first:last], offset=self.offset + first)
+
     def cut(self, state: Tensor) -> Tensor:
         """This part's range of an optimizer state of `owner`: `[n]`, a view."""
         return local(state).view(-1)[self.offset : self.offset + len(self.weights)]
@@ -55,6 +60,10 @@ class ShardedState(ABC):
     @abstractmethod
     def parts(self) -> list[Part]:
         """One part of every parameter, empty if this rank holds nothing of it; the same names on all ranks."""
+
+    def written(self) -> list[Part]:
+        """What this rank writes of `parts`: over all ranks, each element once."""
+        return self.parts()
 
     @abstractmethod
     def torch_optimizer(self) -> torch.optim.Optimizer:
@@ -82,7 +91,7 @@ class ShardedState(ABC):
         """Bytes that this rank writes, to within a few thousand."""
         size = 0
         state = self.torch_optimizer().state
-        for part in self.parts():
+        for part in self.written():
             values = [part.weights, *(part.cut(value) for value in state.get(part.owner, {}).values() if value.dim())]
             size += sum(value.numel() * value.element_size() for value in values)
         return size
@@ -90,7 +99,7 @@ class ShardedState(ABC):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Weights as shards, and whole buffers; a tied weight is the same shard under both names."""
         names = _first_names(self.lightning_module)
-        shards = {part.name: Shard(part.shape, part.start, part.weights) for part in self.parts()}
+        shards = {part.name: Shard(part.shape, part.start, part.weights) for part in self.written()}
         whole = dict(self.lightning_module.named_buffers())
         return {
             name: shards[names[name]] if name in names else whole[name] for name in _state_names(self.lightning_module)
@@ -100,7 +109,7 @@ class ShardedState(ABC):
         """Like `optimizer.state_dict()` of one process, with shards as tensors."""
         groups = self.groups()
         order = [name for group in groups for name in group["params"]]
-        parts = {part.name: part for part in self.parts()}
+        parts = {part.name: part for part in self.written()}
         states = self.torch_optimizer().state
         state: dict[int, dict[str, Any]] = {}
         for index, name in enumerate(order):

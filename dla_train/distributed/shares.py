@@ -1,6 +1,7 @@
-"""Whether a batch can be divided among processes; checked before any of them exists."""
+"""Whether a batch can be divided among processes, and they among replicas; checked before any of them exists."""
 
 from dla_train.config.load import LoadedRecipe
+from dla_train.distributed.config import FSDPConfig
 
 
 def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
@@ -22,4 +23,23 @@ def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
         "training.global_batch",
         f"it is {training.global_batch}, which {processes} cannot share out in micro-batches of "
         f"{training.micro_batch}; {advice}.",
+    )
+
+
+def check_replicas(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
+    """Refuse a number of replicas that `world_size` processes cannot keep, each among equally many of them;
+    `processes` names them in the message.
+
+    Raises:
+        UsageError: lists the numbers that would fit.
+    """
+    strategy = loaded.recipe.strategy
+    # One replica per node always fits, because nodes have equally many processes.
+    if not isinstance(strategy, FSDPConfig) or strategy.replicas == "nodes" or world_size % strategy.replicas == 0:
+        return
+    fitting = ", ".join(str(number) for number in range(1, world_size + 1) if world_size % number == 0)
+    raise loaded.problem(
+        "strategy.replicas",
+        f"it is {strategy.replicas}, but {processes} cannot form {strategy.replicas} groups of equal size, each with a "
+        f"replica of the model. It may be {fitting}, or nodes (one replica per node).",
     )

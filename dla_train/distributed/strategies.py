@@ -13,11 +13,12 @@ from dla_train.distributed.placement import Placement
 from dla_train.training.config import TrainingConfig
 
 
-def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate: int) -> Strategy | str:
+def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate: int, nodes: int) -> Strategy | str:
     """The `strategy` argument of the Trainer.
 
     Args:
         config, training: sections of the recipe. accumulate: micro-batches of a step on each process.
+        nodes: machines.
     """
     match config:
         case SingleStrategy():
@@ -34,7 +35,7 @@ def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate:
         case FSDPConfig():
             from dla_train.distributed.fsdp_strategy import FullyShardedStrategy
 
-            return FullyShardedStrategy(config.reshard_after_forward)
+            return FullyShardedStrategy(config.replicas_on(nodes), config.reshard_after_forward)
 
 
 class JoinedProcesses(ClusterEnvironment):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dla_train.config.load import LoadedRecipe
 from dla_train.errors import UsageError
+from dla_train.estimate.replicas import require_replicas
 
 SAFE_SHARE = 0.92
 """Usable share of a device's memory; the rest is for CUDA's context, workspaces and fragmentation of the allocator."""
@@ -66,7 +67,8 @@ def devices_for(loaded: LoadedRecipe, devices: int | None) -> int:
     """How many devices train together: `devices`, or if None as many as the recipe's strategy names.
 
     Raises:
-        UsageError: a step's windows cannot be divided evenly among them; names numbers that would work.
+        UsageError: a step's windows cannot be divided evenly among them, or they among replicas; names numbers that
+            would work.
     """
     if devices is None:
         devices = (loaded.recipe.strategy.devices or 1) * (loaded.recipe.strategy.nodes or 1)
@@ -80,4 +82,5 @@ def devices_for(loaded: LoadedRecipe, devices: int | None) -> int:
             f"is {pieces} micro-batch{'es' if pieces > 1 else ''}, which cannot be shared out evenly among {devices} "
             f"devices. Use --devices {listed}, or change one of the two."
         )
+    require_replicas(loaded, devices)
     return devices

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dla_train.config.recipe import Recipe
 from dla_train.distributed.config import DeepSpeedConfig, FSDPConfig
 from dla_train.distributed.deepspeed_config import deepspeed_config
+from dla_train.estimate.replicas import replicas_of
 from dla_train.models import LanguageModel
 
 _WIDE = 4  # bytes of a float32, which DeepSpeed exchanges
@@ -34,11 +35,11 @@ class Shares:
 
 
 def shares(recipe: Recipe, model: LanguageModel, devices: int, parameters: int, optimizer: int) -> Shares:
-    """Divide a replica among devices.
+    """Divide the model and its optimizer states among devices.
 
     Args:
         model: of the recipe, on the meta device. devices: number of devices that train together.
-        parameters, optimizer: bytes of a replica's weights and states.
+        parameters, optimizer: bytes of the whole model's weights and states.
     """
     if isinstance(recipe.strategy, DeepSpeedConfig):
         return _of_zero(recipe, recipe.strategy, devices, parameters, optimizer)
@@ -73,17 +74,18 @@ def _of_zero(recipe: Recipe, strategy: DeepSpeedConfig, devices: int, parameters
 
 
 def _of_fsdp(strategy: FSDPConfig, model: LanguageModel, devices: int, parameters: int, optimizer: int) -> Shares:
-    """The shares with FSDP: the running block and the next one are gathered, and embedding, last norm and head from
-    their forward on."""
+    """The shares with FSDP, of the devices that keep a replica together: the running block and the next one are
+    gathered, and embedding, last norm and head from their forward on."""
     blocks = [sum(one.numel() * one.element_size() for one in block.parameters()) for block in model.blocks]
     block, others = max(blocks), parameters - sum(blocks)
     whole = others + (min(2 * block, sum(blocks)) if strategy.reshard_after_forward else sum(blocks))
-    share = parameters // devices
+    shards = devices // replicas_of(strategy, devices)
+    share = parameters // shards
     return Shares(
         parameters=share,
         gathered=whole if devices > 1 else 0,
         gradients=share,
         buckets=others + 2 * block if devices > 1 else 0,
-        optimizer=optimizer // devices,
-        step_shares=devices,
+        optimizer=optimizer // shards,
+        step_shares=shards,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dla_train.distributed.config import FSDPConfig
 from dla_train.estimate.devices import SAFE_SHARE
 from dla_train.estimate.estimate import Estimate
 from dla_train.estimate.longest import MOST
+from dla_train.estimate.replicas import replicas_of
 from dla_train.report.text import duration
 
 GROWS_WITH = {
@@ -71,9 +73,18 @@ def _division(found: Estimate) -> str:
     strategy = found.recipe.strategy
     if strategy.kind in ("single", "ddp"):
         return "every device with a whole replica"
-    cut = {1: "optimizer states", 2: "gradients and optimizer states"}
-    what = cut.get(getattr(strategy, "stage", 3), "weights, gradients and optimizer states")
+    everything = "weights, gradients and optimizer states"
+    if (replicas := _sharded_replicas(found)) > 1:
+        shards = found.devices // replicas
+        where = f"divided among {shards} devices" if shards > 1 else "on a device of its own"
+        return f"{replicas} replicas of {everything}, each {where} ({strategy.kind})"
+    what = {1: "optimizer states", 2: "gradients and optimizer states"}.get(getattr(strategy, "stage", 3), everything)
     return f"each with a share of {what} ({strategy.kind})"
+
+
+def _sharded_replicas(found: Estimate) -> int:
+    strategy = found.recipe.strategy
+    return replicas_of(strategy, found.devices) if isinstance(strategy, FSDPConfig) else 1
 
 
 def _parameters(found: Estimate) -> str:
@@ -146,7 +157,10 @@ def _way_out(found: Estimate) -> str:
                 "Weights and optimizer alone nearly fill it: share them out among several devices with strategy=fsdp "
                 'or strategy="{kind: deepspeed, stage: 3}", or take a device with more memory.'
             )
-        return "Weights and optimizer alone nearly fill it: more devices, or ones with more memory, are needed."
+        fewer = (
+            f"fewer replicas than {number} (strategy.replicas), " if (number := _sharded_replicas(found)) > 1 else ""
+        )
+        return f"Weights and optimizer alone nearly fill it: {fewer}more devices, or ones with more memory, are needed."
     if training.micro_batch > 1:
         return f"Lower training.micro_batch (now {training.micro_batch}); the result of training stays the same."
     full = (

@@ -4,6 +4,7 @@ import logging
 
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
+from dla_train.distributed.config import FSDPConfig, StrategyConfig
 from dla_train.distributed.placement import Placement
 from dla_train.models import AttentionConfig, LanguageModel, MixerConfig, ModelConfig
 from dla_train.report.text import parameter_count
@@ -67,11 +68,12 @@ def announce(
         )
     if placement:
         _LOGGER.info(
-            "%s on %d processes (%d per node, started by %s)",
+            "%s on %d processes (%d per node, started by %s)%s",
             recipe.strategy.kind,
             placement.world_size,
             placement.devices,
             placement.launcher,
+            _division(recipe.strategy, placement),
         )
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
@@ -80,3 +82,12 @@ def announce(
     if start.branch and start.branch.beginning:
         _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
+
+
+def _division(strategy: StrategyConfig, placement: Placement) -> str:
+    """How the processes form replicas, if there are several that are sharded."""
+    replicas = strategy.replicas_on(placement.nodes) if isinstance(strategy, FSDPConfig) else 1
+    if replicas == 1:
+        return ""
+    shards = placement.world_size // replicas
+    return f", {replicas} replicas of {shards} process{'es' if shards > 1 else ''} each"

@@ -33,11 +33,12 @@ def build_trainer(
         folder: of the run.
     """
     accumulate = config.global_batch // (config.micro_batch * (placement.world_size if placement else 1))
+    nodes = placement.nodes if placement else 1
     return lightning.Trainer(
         accelerator=config.accelerator,
-        strategy=build_strategy(strategy, config, accumulate),
+        strategy=build_strategy(strategy, config, accumulate, nodes),
         devices=placement.devices if placement else 1,
-        num_nodes=placement.nodes if placement else 1,
+        num_nodes=nodes,
         # DeepSpeed sets the precision itself.
         precision=None if strategy.kind == "deepspeed" else config.precision,
         max_steps=config.steps,

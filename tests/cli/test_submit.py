@@ -119,6 +119,11 @@ def test_whatever_the_run_is_called_it_stays_text(cli, sbatch, micro_recipe, tmp
         ),
         (["--nodes", "2", "strategy={kind: ddp, nodes: 3}"], "strategy.nodes: it is 3, but the job has 2."),
         (["--nodes", "3", "strategy=ddp"], "it is 4, which the 3 processes of the job cannot share out"),
+        (
+            ["--nodes", "4", "training.micro_batch=1", "strategy={kind: fsdp, replicas: 3}"],
+            "but the 4 processes of the job",
+        ),
+        (["strategy={kind: fsdp, replicas: 2}"], "it is 2, but the one process of the job cannot form 2 groups"),
         (["--time", "4h"], "--time is '4h'; it must be MINUTES"),
         (["--nodes", "4", "strategy=ddp"], "in micro-batches of 2; training.micro_batch=1 would fit."),
         (["--warn-seconds", "29"], "--warn-seconds is 29; it must be at least 30"),

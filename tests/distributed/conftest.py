@@ -27,6 +27,12 @@ def numbers(folder, split="train", name="loss"):
     return {row["step"]: row[name] for row in read_rows(folder / "metrics.csv") if row["split"] == split}
 
 
+def require_equal(folder, expected, rel=1e-5):
+    """Sums in another order: float32 has 1e-7 per operation, of which a step makes many."""
+    for split, name in (("train", "loss"), ("train", "grad_norm"), ("validation", "loss")):
+        assert numbers(folder, split, name) == pytest.approx(numbers(expected, split, name), rel=rel), (split, name)
+
+
 @pytest.fixture
 def fit_arguments(micro_recipe):
     """Arguments of `dla-train` for a run in `name`."""

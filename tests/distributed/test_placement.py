@@ -5,6 +5,7 @@ import torch
 
 from dla_train.config.catalog import find
 from dla_train.config.load import load
+from dla_train.distributed.config import FSDPConfig
 from dla_train.distributed.placement import find_placement
 from dla_train.errors import UsageError
 
@@ -54,6 +55,14 @@ def test_a_plain_start_launches_the_others_itself(place):
     assert place({}, "strategy=ddp").world_size == 1, "no GPU here: one process"
 
 
+@pytest.mark.parametrize(("replicas", "expected"), [("nodes", 2), (1, 1), (8, 8)])
+def test_replicas_that_divide_the_processes_are_accepted(place, micro_recipe, replicas, expected):
+    setting = f"strategy={{kind: fsdp, replicas: {replicas}}}"
+    strategy = load(find(str(micro_recipe)), [setting]).recipe.strategy
+    assert isinstance(strategy, FSDPConfig)
+    assert strategy.replicas_on(place(SLURM, setting).nodes) == expected
+
+
 @pytest.mark.parametrize("accelerator", ["auto", "gpu"])
 def test_more_processes_than_gpus_are_refused_unless_they_need_none(place, monkeypatch, accelerator):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -71,6 +80,17 @@ def test_more_processes_than_gpus_are_refused_unless_they_need_none(place, monke
         ({}, ["strategy={kind: ddp, nodes: 2}"], "it is 2, but nothing has started processes on other nodes."),
         ({}, ["strategy={kind: ddp, devices: 3}"], "it is 16, which 3 processes cannot share out"),
         (SLURM, ["strategy=ddp", "training.micro_batch=4"], "training.micro_batch=2 would fit"),
+        (
+            SLURM,
+            ["strategy={kind: fsdp, replicas: 3}"],
+            "strategy.replicas: it is 3, but 8 processes cannot form 3 groups",
+        ),
+        (TORCHRUN, ["strategy={kind: fsdp, replicas: 16}"], "It may be 1, 2, 4, 8, or nodes (one replica per node)."),
+        ({}, ["strategy={kind: fsdp, replicas: 2}"], "it is 2, but 1 process cannot form 2 groups of equal size"),
+        ({}, ["strategy={kind: fsdp, replicas: 0}"], "strategy.replicas is 0; it must be at least 1, or nodes (one re"),
+        ({}, ["strategy={kind: fsdp, replicas: node}"], "replicas must be a whole number or nodes, but is 'node'."),
+        ({}, ["strategy={kind: fsdp, replicas: 1.5}"], "replicas must be a whole number or nodes, but is 1.5."),
+        ({}, ["strategy={kind: fsdp, replicas: null}"], "replicas must be a whole number or nodes, but is null."),
         ({}, ["strategy={kind: ddp, devices: 0}"], "strategy.devices is 0; it must be at least 1, or null"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, ["strategy=ddp"], "WORLD_SIZE says that this is one of 2 processes, but"),
         ({}, ["strategy=dpd"], "must be one of single, ddp, deepspeed, fsdp"),

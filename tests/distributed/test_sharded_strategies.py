@@ -7,17 +7,11 @@ import signal
 import pytest
 from safetensors.torch import load_file
 
-from tests.distributed.conftest import numbers
+from tests.distributed.conftest import numbers, require_equal
 
 ZERO_1, ZERO_2, ZERO_3 = (f"strategy={{kind: deepspeed, stage: {stage}}}" for stage in (1, 2, 3))
 FSDP, DDP = "strategy=fsdp", "strategy=ddp"
 SHARDED = {"zero-1": ZERO_1, "zero-2": ZERO_2, "zero-3": ZERO_3, "fsdp": FSDP}
-
-
-def require_equal(folder, expected, rel=1e-5):
-    """Sums in another order: float32 has 1e-7 per operation, of which a step makes many."""
-    for split, name in (("train", "loss"), ("train", "grad_norm"), ("validation", "loss")):
-        assert numbers(folder, split, name) == pytest.approx(numbers(expected, split, name), rel=rel), (split, name)
 
 
 @pytest.mark.parametrize(

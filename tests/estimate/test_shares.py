@@ -65,6 +65,17 @@ def test_each_stage_divides_what_it_says(stated):
     assert offloaded.in_main_memory == two.optimizer + weights // 4
 
 
+def test_each_replica_is_divided_among_its_own_devices(stated):
+    one = stated("strategy=fsdp", 2, "strategy.devices=2")
+    for replicas, devices in ((2, 4), ("nodes", 8)):
+        several = stated("strategy=fsdp", devices, f"strategy.replicas={replicas}", "strategy.devices=2")
+        assert several == one
+    whole, alone = stated("strategy=ddp", 4), stated("strategy=fsdp", 4, "strategy.replicas=4")
+    assert (alone.parameters, alone.gradients) == (whole.parameters, whole.gradients)
+    assert (alone.optimizer, alone.stepped) == (whole.optimizer, whole.stepped)
+    assert alone.gathered == one.gathered, "even of weights that are here, there is a copy while they are used"
+
+
 def test_a_bucket_is_as_large_as_it_is_set(stated):
     assert stated(ZERO_2, 2, "strategy.config.zero_optimization.reduce_bucket_size=1000").buckets == 2 * 4 * 1000
     single = "strategy.config.zero_optimization={overlap_comm: false, reduce_bucket_size: 9}"
@@ -80,17 +91,20 @@ def test_the_command_says_who_holds_what(cli, micro_recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [ZERO_1, ZERO_2, ZERO_3, "strategy=fsdp"])
-def test_two_real_ranks_hold_so_much(start_process, micro_recipe, stated, tmp_path, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [(ZERO_1, 2), (ZERO_2, 2), (ZERO_3, 2), ("strategy=fsdp", 2), ("strategy={kind: fsdp, replicas: 2}", 4)],
+)
+def test_real_ranks_hold_so_much(start_process, micro_recipe, stated, tmp_path, strategy, ranks):
     settings = ["training.steps=4", "model.hidden=64"]
     process = start_process(
-        "-c", MEASURED, "fit", "--recipe", micro_recipe, "--run-dir", "run", strategy, "strategy.devices=2",
+        "-c", MEASURED, "fit", "--recipe", micro_recipe, "--run-dir", "run", strategy, f"strategy.devices={ranks}",
         "training.micro_batch=1", *settings,
     )  # fmt: skip
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     measured = json.loads((tmp_path / "measured.json").read_text())
-    expected = stated(strategy, 2, *settings)
+    expected = stated(strategy, ranks, *settings)
     # A share is rounded up: to rows with FSDP, per weight with ZeRO 3, per group with the others.
     assert math.isclose(measured["parameters"], expected.parameters, rel_tol=0.01)
     assert math.isclose(measured["optimizer"], expected.optimizer, rel_tol=0.01)
