@@ -159,7 +159,9 @@ def _print_all(prompts: list[str], continuations: Continuations, tokenizer: Toke
 
 
 def _speed(found: Continuations) -> str:
-    read = f"{found.prompt_tokens:,} tokens of prompt in {found.prompt_seconds:.2f} s"
+    from dla_data.counted import counted
+
+    read = f"{counted(found.prompt_tokens, 'token')} of prompt in {found.prompt_seconds:.2f} s"
     drawn = f"{found.tokens:,} more in {found.seconds:.2f} s"
     if found.seconds:
         drawn += f", {found.tokens / found.seconds:,.0f} tokens/s"

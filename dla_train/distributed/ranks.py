@@ -18,6 +18,7 @@ import torch
 import torch.distributed
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
+from dla_data.counted import counted
 from dla_train.config.show import differences
 from dla_train.distributed.children import Children
 from dla_train.distributed.placement import Placement
@@ -248,7 +249,7 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
             )
         except torch.distributed.DistError as error:
             raise RunError(
-                f"rank {placement.rank} did not meet the other {placement.world_size - 1} processes at "
+                f"rank {placement.rank} did not meet {counted(placement.world_size - 1, 'other process')} at "
                 f"{placement.address}:{placement.port} ({error}). Look for the failure of another rank above, and "
                 "check that the nodes reach each other."
             ) from error

@@ -2,6 +2,7 @@
 
 import logging
 
+from dla_data.counted import counted
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.placement import Placement
@@ -25,10 +26,10 @@ def announce(
     recipe, mixer = loaded.recipe, loaded.recipe.model.mixer
     memory = f" with {kind} memory" if (kind := getattr(getattr(mixer, "memory", None), "kind", "")) else ""
     _LOGGER.info(
-        "%s: %s parameters, %d layers of %s%s, width %d",
+        "%s: %s parameters, %s of %s%s, width %d",
         loaded.name,
         parameter_count(sum(parameter.numel() for parameter in model.parameters())),
-        recipe.model.layers,
+        counted(recipe.model.layers, "layer"),
         mixer.kind,
         memory,
         recipe.model.hidden,
@@ -36,12 +37,12 @@ def announce(
     per_step = recipe.training.global_batch * recipe.data.window
     epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
     _LOGGER.info(
-        "%s; %d steps of %s tokens%s; %s",
+        "%s; %s of %s%s; %s",
         start.data.extent,
-        recipe.training.steps,
-        f"{per_step:,}",
+        counted(recipe.training.steps, "step"),
+        counted(per_step, "token"),
         "" if epochs is None else f" ({epochs:.2f} epochs)",
-        f"{len(start.data.validation_windows)} validation windows of {recipe.data.window}"
+        f"{counted(len(start.data.validation_windows), 'validation window')} of {recipe.data.window}"
         if recipe.training.validates
         else f"windows of {recipe.data.window}, no validation",
     )
@@ -55,9 +56,9 @@ def announce(
         )
     if placement:
         _LOGGER.info(
-            "%s on %d processes (%d per node, started by %s)",
+            "%s on %s (%d per node, started by %s)",
             recipe.strategy.kind,
-            placement.world_size,
+            counted(placement.world_size, "process"),
             placement.devices,
             placement.launcher,
         )

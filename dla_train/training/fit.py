@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_train import atomic_files
 from dla_train.callbacks.checkpointing import Checkpointing
@@ -105,9 +106,9 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
             torch.set_num_threads(loaded.recipe.training.threads)
             if loaded.recipe.training.threads > (cores := os.cpu_count() or 1) and ranks.is_first:
                 _LOGGER.warning(
-                    "training.threads is %d, and this machine has %d cores: threads that wait for each other are slow.",
+                    "training.threads is %d, and this machine has %s: threads that wait for each other are slow.",
                     loaded.recipe.training.threads,
-                    cores,
+                    counted(cores, "core"),
                 )
         keep_freed_memory()
         allow_open_files()
