@@ -92,6 +92,11 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
         ("training.STEPS=5", "training.STEPS is not a key (given 5). Did you mean training.steps?"),
         ("model.mixer.memory=dynamc", "must be one of single, fixed, fenwick, dynamic, but is 'dynamc'."),
         ("model.mixer.memory=fenwick model.mixer.memory.block=3", "Keys in model.mixer.memory (kind fenwick): kind, "),
+        (
+            "strategy.devices=2",
+            "(kind single): kind. It is one of kind ddp, deepspeed and fsdp: strategy=ddp strategy.devices=2.",
+        ),
+        ("model.mixer.memory=single model.mixer.memory.gate=1", "kind dynamic: model.mixer.memory=dynamic model.mixer"),
         ("data.kind=prepared data.path=x", "data.vocab_size has no value: the command line gives data another kind,"),
         ("training.micro_batch=3", "on the command line: training.global_batch is 4, not a multiple of micro_batch 3"),
         ("optimizer.lr=1e300", "optimizer.lr is 1e+300; it must be at most 1e+38"),
