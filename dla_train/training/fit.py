@@ -46,7 +46,7 @@ from dla_train.report.current import has_report_for
 from dla_train.report.write import write_report
 from dla_train.runs.compilations import told_of_compilations
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
-from dla_train.runs.environment import record_start
+from dla_train.runs.environment import computing_packages, record_start
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
@@ -99,6 +99,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
     with ExitStack() as stack:
         several = loaded.recipe.strategy.kind != "single"
         ranks = stack.enter_context(joined(placement if several else None, arguments))
+        ranks.require_equal(computing_packages(), "the software", "Install the same versions on all nodes.")
         ranks.require_equal(plain(loaded.recipe), "the recipe")
         ranks.first(lambda: stack.enter_context(occupied(folder)))
         ranks.require_shared(folder.path)
