@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from dla_data.counted import counted
 from dla_data.errors import DataError
@@ -47,6 +46,7 @@ from dla_train.report.write import write_report
 from dla_train.runs.compilations import told_of_compilations
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
 from dla_train.runs.environment import computing_packages, record_start
+from dla_train.runs.event_files import EventFiles
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
@@ -200,7 +200,7 @@ def _run(
             *([Progress(recipe.training.steps, metrics, recipe.logging.console_seconds)] if ranks.is_first else []),
             *([Profiling(recipe.profile, folder.profile)] if recipe.profile is not None else []),
         ],
-        logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
+        logger=EventFiles(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
         folder=folder.path,
     )
     module = LanguageModelTraining(model, recipe.optimizer, recipe.schedule, recipe.training, recipe.seed)
@@ -350,10 +350,3 @@ def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None) -> Wandb
     if recipe.logging.wandb is None or file is None:
         return None
     return WandbMirror(recipe.logging.wandb, folder, plain(recipe), file.found)
-
-
-def _tensorboard(folder: RunFolder, step: int) -> TensorBoardLogger:
-    # purge_step: TensorBoard drops what an earlier start wrote after the step from which this one continues.
-    return TensorBoardLogger(
-        folder.path, name=folder.tensorboard.name, version="", default_hp_metric=False, purge_step=step + 1
-    )
