@@ -275,8 +275,8 @@ def refused(section: Key, message: str, fields: Container[str]) -> KeyProblem:
 
 
 _SIMPLE: dict[Any, tuple[str, str]] = {
-    int: ("a whole number", "100"),
-    float: ("a finite number", "0.1"),
+    int: ("a whole number", "NUMBER"),
+    float: ("a finite number", "NUMBER"),
     bool: ("true or false", "true"),
     str: ("a text", "TEXT"),
     dict[str, Any]: ("a section of keys and values", "{KEY: VALUE}"),

@@ -113,7 +113,10 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
             "model.mixer.heads is 16777216 and head_dim 8; their product must be at most 16,777,216",
         ),
         ("model.layers=1001", "model.layers is 1001; it must be at most 1,000"),
-        ("schedule=wsd", "schedule.decay has no value (kind wsd needs it)"),
+        (
+            "schedule=wsd",
+            "schedule.decay has no value (kind wsd needs it): set it in the recipe or with schedule.decay=NUMBER.",
+        ),
         ("schedule=wsd schedule.decay=21", "schedule.decay is 21, but training.steps 20 leave only 20 behind"),
         (f"training.steps={'1' * 5000}", "training.steps must be a whole number, but is '1111"),
         (f"seed={'[' * 5000}", "seed must be a whole number, but is '[["),
