@@ -52,7 +52,7 @@ def add_to(commands: Any) -> None:
         "--prompts",
         metavar="FILE",
         type=Path,
-        help="a prompt a line, continued together; one line of JSON each comes out",
+        help="a prompt a line, continued together; one line of JSON each comes out; - reads standard input",
     )
     parser.add_argument("--max-tokens", metavar="N", type=int, default=128, help="of a continuation (128)")
     parser.add_argument("--temperature", metavar="X", type=float, default=0.8, help="0 takes the likeliest token (0.8)")

@@ -95,7 +95,7 @@ class ParquetReader(DocumentReader):
         if self._text_field not in schema.names:
             raise DataError(
                 f"{self._path} has no column {self._text_field!r}. Columns present: {', '.join(schema.names)}. "
-                "Name the one with the text (text_field)."
+                "Name the one with the text: --text-field, or text_field in a recipe."
             )
 
 
