@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 
 
@@ -85,14 +86,14 @@ class StepBatches(Sampler[list[int]]):
             )
         if global_batch % (micro_batch * world_size):
             raise DataError(
-                f"global_batch {global_batch} is not a multiple of micro_batch {micro_batch} x {world_size} ranks. "
-                "Choose sizes of which global_batch is a whole multiple."
+                f"global_batch {global_batch} is not a multiple of micro_batch {micro_batch} x "
+                f"{counted(world_size, 'rank')}. Choose sizes of which global_batch is a whole multiple."
             )
         needed = global_batch // (micro_batch * world_size)
         if accumulate is not None and accumulate != needed:
             raise DataError(
-                f"global_batch {global_batch} = micro_batch {micro_batch} x {world_size} ranks x {needed} micro-steps, "
-                f"but {accumulate} micro-steps are set. Set {needed}, or another batch size."
+                f"global_batch {global_batch} = micro_batch {micro_batch} x {counted(world_size, 'rank')} x "
+                f"{counted(needed, 'micro-step')}, but accumulate is {accumulate}. Set {needed}, or another batch size."
             )
         self.order = order
         self.global_batch = global_batch

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dla_data.corpora import CorpusSource, Document
+from dla_data.counted import counted
 from dla_data.errors import DataError
 
 
@@ -45,7 +46,7 @@ class Inventory:
             text_bytes += len(text)
         if not digests:
             raise DataError(
-                f"the corpus {source.description} is empty: {len(without_text)} documents, none with text. "
+                f"the corpus {source.description} is empty: {counted(len(without_text), 'document')}, none with text. "
                 "Check the path, or give files with text in them."
             )
         return cls(source, digests, text_bytes, tuple(without_text), tuple(skipped))
@@ -77,7 +78,7 @@ class Inventory:
             count += 1
             yield document
         if count != len(self.digests):
-            raise self._changed(f"{len(self.digests) - count} documents gone")
+            raise self._changed(f"{counted(len(self.digests) - count, 'document')} gone")
 
     def _changed(self, what: str) -> DataError:
         return DataError(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.mixture import Mixture
 from dla_data.order import WindowOrder
@@ -32,7 +33,9 @@ class MixedOrder:
 
     def __init__(self, windows: Sequence[int], weights: Sequence[float], seed: int) -> None:
         if len(windows) != len(weights):
-            raise DataError(f"{len(windows)} sources with {len(weights)} weights: each needs one.")
+            raise DataError(
+                f"{counted(len(windows), 'source')} with {counted(len(weights), 'weight')}: each needs one."
+            )
         if not 0 <= seed < 1 << 64:
             raise DataError(f"seed {seed} is out of range: use 0 to 2^64 - 1.")
         self.mixture = Mixture(weights, streams=1)

@@ -21,6 +21,7 @@ from pathlib import Path
 from dla_data.atomic import new_directory, remove_leftovers
 from dla_data.cache import cache_root, exclusive
 from dla_data.corpora import CorpusSource
+from dla_data.counted import counted
 from dla_data.end_of_document import end_of_document_id
 from dla_data.errors import DataError, Unreadable
 from dla_data.inventory import Inventory
@@ -74,7 +75,7 @@ def prepare_corpus(
     inventory = Inventory.take(source)
     if inventory.skipped:
         _LOGGER.warning(
-            "%d files are not UTF-8 and were skipped: %s", len(inventory.skipped), ", ".join(inventory.skipped)
+            "skipped %s, not UTF-8: %s", counted(len(inventory.skipped), "file"), ", ".join(inventory.skipped)
         )
     if (remark := source.remark) is not None:
         _LOGGER.info("%s", remark)
@@ -138,10 +139,10 @@ def _prepare(inventory: Inventory, split: Split, vocab_size: int, target: Path) 
                 ).manifest
         _write_summary(directory / "corpus.json", inventory, split, vocab_size)
     _LOGGER.info(
-        "prepared %s in %.1f s: %d documents, %.1f MB, %s training and %s validation tokens, in %s",
+        "prepared %s in %.1f s: %s, %.1f MB, %s training and %s validation tokens, in %s",
         inventory.source.description,
         time.monotonic() - began,
-        len(inventory.digests),
+        counted(len(inventory.digests), "document"),
         inventory.text_bytes / 1e6,
         f"{written['train'].tokens:,}",
         f"{written['validation'].tokens:,}",

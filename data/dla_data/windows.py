@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 
 
@@ -42,7 +43,7 @@ class PackedWindows(Dataset[torch.Tensor]):
             raise DataError(f"a window of {window} tokens is impossible: it must be at least 1.")
         if source.tokens < window + 1:
             raise DataError(
-                f"{source} has {source.tokens:,} tokens, too few for one window of {window:,} "
+                f"{source} has {counted(source.tokens, 'token')}, too few for one window of {window:,} "
                 f"({window + 1:,} with the last target). "
                 f"Use windows of at most {max(source.tokens - 1, 0):,}, or more text."
             )

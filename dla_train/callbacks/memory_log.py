@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from dla_train.callbacks.memory_seen import SIZE_LIMITS, MemorySeen
+from dla_train.runs.event_files import EventFiles
 from dla_train.runs.memory_file import MemoryFile
 
 if TYPE_CHECKING:  # slow to import, and there if it is needed
@@ -31,14 +32,8 @@ class MemoryLog:
         if self.file is None:
             return
         self.file.append(step, split, {layer: one.summary() for layer, one in seen.items()})
-        if not isinstance(logger, TensorBoardLogger):
-            return
-        writer = logger.experiment
-        for layer, one in seen.items():
-            writer.add_histogram(f"{split}_memory/boundary_rate_of_heads.{layer}", one.rates, step)
-            _histogram(writer, f"{split}_memory/slots_in_use.{layer}", one.slots, range(len(one.slots)), step)
-            if one.held:
-                _histogram(writer, f"{split}_memory/tokens_per_slot.{layer}", one.sizes, SIZE_LIMITS, step)
+        if isinstance(logger, EventFiles):
+            logger.write(lambda writer: _write_histograms(writer, step, split, seen))
 
     def sync(self) -> None:
         """Bring the file to disk."""
@@ -49,6 +44,14 @@ class MemoryLog:
         """Close the file; nothing more is written."""
         if self.file is not None:
             self.file.close()
+
+
+def _write_histograms(writer: SummaryWriter, step: int, split: str, seen: Mapping[int, MemorySeen]) -> None:
+    for layer, one in seen.items():
+        writer.add_histogram(f"{split}_memory/boundary_rate_of_heads.{layer}", one.rates, step)
+        _histogram(writer, f"{split}_memory/slots_in_use.{layer}", one.slots, range(len(one.slots)), step)
+        if one.held:
+            _histogram(writer, f"{split}_memory/tokens_per_slot.{layer}", one.sizes, SIZE_LIMITS, step)
 
 
 def _histogram(writer: SummaryWriter, tag: str, counts: Tensor, values: Sequence[int], step: int) -> None:

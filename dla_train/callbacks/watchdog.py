@@ -123,7 +123,7 @@ class Watchdog(Callback):
     def _give_up(self, trainer: lightning.Trainer, limit: float) -> None:
         rank = trainer.global_rank
         path = self.folder / f"hang-rank-{rank}.txt"
-        idle = f"no step for {limit / 60:g} minutes after step {trainer.global_step}"
+        idle = f"no step for {limit / 60:g} min after step {trainer.global_step}"
         what = f"rank {rank} on {socket.gethostname()}: {idle}"
         # Not through logging, whose locks the hanging code may hold.
         os.write(_STANDARD_ERROR, f"\ndla-train: error: {what}; the stacks are in {path}\n".encode())

@@ -79,8 +79,8 @@ class CheckpointStore:
     """The checkpoints of one run. Only one process may hold it (the lock of the run folder).
 
     Args:
-        folder: of the checkpoints. require_held: raises if another process has taken over the run folder; called before
-            a checkpoint appears or is removed.
+        folder: of the checkpoints. require_held: raises if the run folder is not this process's any more; called before
+            a checkpoint is begun, appears or is removed.
     """
 
     def __init__(self, folder: Path, require_held: Callable[[], None] = lambda: None) -> None:
@@ -124,6 +124,7 @@ class CheckpointStore:
             atomic_files.sync(self.folder)
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer, when the disk is full
             shutil.rmtree(unfinished, ignore_errors=True)
+            self._require_held()  # nothing can be written to a folder that was moved
             raise RunError(
                 f"the checkpoint of step {step} could not be written to {self.folder}: {str(error).rstrip('.')}. "
                 f"{self.last_words()} Make room or permission there, then go on with --resume auto."
@@ -136,8 +137,10 @@ class CheckpointStore:
         """Refuse to begin a checkpoint of `needed` bytes that will not fit.
 
         Raises:
-            RunError: says what is needed and what is free; or the folder for checkpoints cannot be made.
+            RunError: says what is needed and what is free; or the folder for checkpoints cannot be made, or the run
+                folder is another process's, was moved or removed.
         """
+        self._require_held()  # first, or a folder that was moved is made anew
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -124,6 +124,7 @@ def _again(options: argparse.Namespace, settings: list[str]) -> list[str]:
 
 
 def _fit(loaded: "LoadedRecipe", folder: "RunFolder", resume: str, arguments: list[str]) -> int:
+    from dla_data.counted import counted
     from dla_train.runs.console import start_console
 
     start_console()
@@ -137,7 +138,11 @@ def _fit(loaded: "LoadedRecipe", folder: "RunFolder", resume: str, arguments: li
         return 0
     again = f"dla-train fit --run-dir {shlex.quote(str(folder))} --resume auto"
     if outcome.resumable_step is None:
-        when = f"after {outcome.step} steps, none of them saved" if outcome.step else "before the first step was done"
+        when = (
+            f"after {counted(outcome.step, 'step')}, none of them saved"
+            if outcome.step
+            else "before the first step was done"
+        )
         print(f"stopped {when}; start again with: {again}", file=sys.stderr)
     else:
         print(f"stopped; step {outcome.resumable_step} is saved. Go on with: {again}", file=sys.stderr)

@@ -52,7 +52,7 @@ def add_to(commands: Any) -> None:
         "--prompts",
         metavar="FILE",
         type=Path,
-        help="a prompt a line, continued together; one line of JSON each comes out",
+        help="a prompt a line, continued together; one line of JSON each comes out; - reads standard input",
     )
     parser.add_argument("--max-tokens", metavar="N", type=int, default=128, help="of a continuation (128)")
     parser.add_argument("--temperature", metavar="X", type=float, default=0.8, help="0 takes the likeliest token (0.8)")
@@ -159,7 +159,9 @@ def _print_all(prompts: list[str], continuations: Continuations, tokenizer: Toke
 
 
 def _speed(found: Continuations) -> str:
-    read = f"{found.prompt_tokens:,} tokens of prompt in {found.prompt_seconds:.2f} s"
+    from dla_data.counted import counted
+
+    read = f"{counted(found.prompt_tokens, 'token')} of prompt in {found.prompt_seconds:.2f} s"
     drawn = f"{found.tokens:,} more in {found.seconds:.2f} s"
     if found.seconds:
         drawn += f", {found.tokens / found.seconds:,.0f} tokens/s"

@@ -35,7 +35,7 @@ def add_to(commands: Any) -> None:
         type=Path,
         help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
     )
-    parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text")
+    parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text; - for standard input")
     parser.add_argument("--out", metavar="DIR", type=a_folder, help="where the page goes; without an earlier one")
     parser.add_argument("--layer", metavar="N", type=int, help="shown first (the first that has slots)")
     parser.add_argument("--head", metavar="N", type=int, default=0, help="shown first (0)")

@@ -259,12 +259,13 @@ def _checked_recipe(
 def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     """Check here what the job would otherwise find out on the cluster: whether its processes can train this recipe
     together."""
+    from dla_data.counted import counted
     from dla_train.distributed.shares import check_replicas, check_shares
 
     strategy = loaded.recipe.strategy
     made = (
-        f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes {request.world_size} "
-        f"process{'es' if request.world_size > 1 else ''}"
+        f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes "
+        f"{counted(request.world_size, 'process')}"
     )
     if strategy.kind == "single" and request.world_size > 1:
         raise UsageError(
@@ -279,6 +280,6 @@ def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
             raise loaded.problem(
                 f"strategy.{key}", f"it is {set_to}, but the job has {asked}. Leave it out, or change one of them."
             )
-    processes = f"the {request.world_size} processes" if request.world_size > 1 else "the one process"
-    check_shares(loaded, request.world_size, f"{processes} of the job")
-    check_replicas(loaded, request.world_size, f"{processes} of the job")
+    processes = f"the {counted(request.world_size, 'process')} of the job"
+    check_shares(loaded, request.world_size, processes)
+    check_replicas(loaded, request.world_size, processes)

@@ -106,9 +106,9 @@ def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
 
 def _same_name_elsewhere(problem: KeyProblem) -> str:
     """For `steps=5` on the command line: the keys of other sections that end in `steps`."""
-    if " is not a key" not in problem.text or "Did you mean" in problem.text:
+    known = {dotted(key): str(key[-1]) for key in known_keys(Recipe)}
+    if " is not a key" not in problem.text or "Did you mean" in problem.text or dotted(problem.key) in known:
         return ""
-    known = {dotted(key): str(key[-1]) for key in known_keys(Recipe) if key != problem.key}
     last = str(problem.key[-1])
     wanted = last if last in known.values() else nearest(last, set(known.values()), cutoff=0.78)
     places = [key for key, name in known.items() if name == wanted]

@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Container, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union
 
 from omegaconf import MISSING, OmegaConf
@@ -40,12 +41,20 @@ class KeyProblem(Exception):
         self.text = text
 
 
-def build(config_class: type[Config], values: Any, key: Key = (), *, written: Mapping[Key, str]) -> Config:
+def build(
+    config_class: type[Config],
+    values: Any,
+    key: Key = (),
+    *,
+    written: Mapping[Key, str],
+    kinds: Mapping[str, type] = MappingProxyType({}),
+) -> Config:
     """Make a `config_class` from plain values.
 
     Args:
         config_class: a dataclass. values: of its fields. key: its place in the recipe.
         written: how each number was written in the recipe, by its full key; a text field takes this spelling.
+        kinds: all that the section may be, of which `config_class` is one.
     Raises:
         KeyProblem: an unknown key, a missing one, a wrong type, or a value that the dataclass itself refuses
             (ValueError).
@@ -56,7 +65,7 @@ def build(config_class: type[Config], values: Any, key: Key = (), *, written: Ma
         raise KeyProblem(key, f" must be a section with keys ({', '.join(fields)}), but is {_shown(values)}.")
     for name in values:
         if name not in fields:
-            raise _unknown(key, name, values, list(fields))
+            raise _unknown(key, name, values, list(fields), kinds)
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         inner = (*key, name)
@@ -65,7 +74,8 @@ def build(config_class: type[Config], values: Any, key: Key = (), *, written: Ma
                 continue
             kind = f" (kind {values['kind']} needs it)" if "kind" in values else ""
             raise KeyProblem(inner, f" has no value{kind}: {_wanted(annotations[name], inner)}")
-        arguments[name] = _convert(annotations[name], values[name], inner, written)
+        default = str(getattr(field.default_factory, "kind", ""))
+        arguments[name] = _convert(annotations[name], values[name], inner, written, default)
     try:
         return config_class(**arguments)
     except ValueError as error:
@@ -108,7 +118,7 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
-def _convert(annotation: Any, value: Any, key: Key, written: Mapping[Key, str]) -> Any:
+def _convert(annotation: Any, value: Any, key: Key, written: Mapping[Key, str], default_kind: str = "") -> Any:
     if (section := _named_sections(annotation)) is not None:
         is_left_out = value is None and type(None) in typing.get_args(annotation)
         return None if is_left_out else _convert_named(section, value, key, written)
@@ -123,7 +133,9 @@ def _convert(annotation: Any, value: Any, key: Key, written: Mapping[Key, str]) 
         value = {"kind": value}
     if not isinstance(value, dict):
         raise KeyProblem(key, f" must be one of {', '.join(choices)} or a section with a kind, but is {_shown(value)}.")
-    return build(_chosen(choices, value, key), value, key, written=written)
+    if default_kind:
+        value = {"kind": default_kind, **value}
+    return build(_chosen(choices, value, key), value, key, written=written, kinds=choices)
 
 
 def _convert_named(section: Any, value: Any, key: Key, written: Mapping[Key, str]) -> dict[str, Any]:
@@ -249,12 +261,19 @@ def _has_default(field: "dataclasses.Field[Any]") -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
-def _unknown(section: Key, name: str, values: dict[str, Any], allowed: list[str]) -> KeyProblem:
-    guess = nearest(name, allowed)
+def _unknown(
+    section: Key, name: str, values: dict[str, Any], allowed: list[str], kinds: Mapping[str, type]
+) -> KeyProblem:
+    having = [kind for kind, choice in kinds.items() if name in _annotations(choice)]
+    guess = None if having else nearest(name, allowed)
     hint = f" Did you mean {dotted((*section, guess))}?" if guess else ""
     where = f"in {dotted(section)}" if section else "at the top level"
     kind = f" (kind {values['kind']})" if "kind" in values else ""
     text = f" is not a key (given {_shown(values[name])}).{hint} Keys {where}{kind}: {', '.join(allowed)}."
+    if having:
+        listed = " and ".join(filter(None, (", ".join(having[:-1]), having[-1])))
+        such = f"{dotted(section)}={having[0]} {dotted((*section, name))}={_shown(values[name])}"
+        text += f" It is one of kind {listed}: {such}."
     return KeyProblem((*section, name), text)
 
 
@@ -271,8 +290,8 @@ def refused(section: Key, message: str, fields: Container[str]) -> KeyProblem:
 
 
 _SIMPLE: dict[Any, tuple[str, str]] = {
-    int: ("a whole number", "100"),
-    float: ("a finite number", "0.1"),
+    int: ("a whole number", "NUMBER"),
+    float: ("a finite number", "NUMBER"),
     bool: ("true or false", "true"),
     str: ("a text", "TEXT"),
     dict[str, Any]: ("a section of keys and values", "{KEY: VALUE}"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateWindows, lay_in_a_row
 from dla_data.shards.prepared import PreparedTokens
@@ -60,7 +61,7 @@ class PreparedDataModule(OrderedWindows):
         count = sum(folder.train.tokens for folder in self.tokens.values())
         shards = sum(len(folder.manifest.shards) for folder in self.tokens.values())
         names = f" of {', '.join(self.tokens)}" if len(self.tokens) > 1 else ""
-        return f"{count:,} training tokens in {shards:,} shards{names}"
+        return f"{count:,} training tokens in {counted(shards, 'shard')}{names}"
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
         """All training tokens, if they are not too many and of one source; concatenated sources are not their

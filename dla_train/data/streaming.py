@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.held_out import HeldOut
 from dla_data.readers import Source
@@ -115,7 +116,7 @@ class StreamingDataModule(RecipeData):
         files = sum(text.files for text in self._texts)
         sizes = [text.bytes for text in self._texts]
         size = "" if None in sizes else f" ({sum(filter(None, sizes)) / 1e6:,.1f} MB)"
-        return f"streaming from {files:,} files{size} of {', '.join(self.config.sources)}"
+        return f"streaming from {counted(files, 'file')}{size} of {', '.join(self.config.sources)}"
 
     @property
     def window(self) -> int:

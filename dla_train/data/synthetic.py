@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch.utils.data import DataLoader
 
+from dla_data.counted import counted
 from dla_data.order import WindowOrder
 from dla_data.synthetic import Examples
 from dla_data.synthetic.dataset import SyntheticExamples
@@ -51,8 +52,8 @@ class SyntheticDataModule(RecipeData):
 
     @property
     def extent(self) -> str:
-        count = f"{self.config.examples:,}" if self.config.examples else "ever new"
-        return f"{count} examples of {self.config.task.kind}"
+        examples = counted(self.config.examples, "example") if self.config.examples else "ever new examples"
+        return f"{examples} of {self.config.task.kind}"
 
     @property
     def window(self) -> int:

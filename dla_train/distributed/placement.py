@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+from dla_data.counted import counted
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.shares import check_replicas, check_shares
 from dla_train.errors import UsageError
@@ -145,19 +146,20 @@ def _check(loaded: LoadedRecipe, placement: Placement) -> None:
         wanted, found = getattr(strategy, name), getattr(placement, name)
         if wanted is not None and wanted != found:
             per = " per node" if name == "devices" else ""
-            what = "processes" if name == "devices" else "nodes"
+            what = counted(found, "process" if name == "devices" else "node")
             raise loaded.problem(
                 f"strategy.{name}",
-                f"it is {wanted}, but {placement.launcher} started {found} {what}{per}. Make them equal, or set null.",
+                f"it is {wanted}, but {placement.launcher} started {what}{per}. Make them equal, or set null.",
             )
-    processes = f"{placement.world_size} process{'es' if placement.world_size > 1 else ''}"
+    processes = counted(placement.world_size, "process")
     check_shares(loaded, placement.world_size, processes)
     check_replicas(loaded, placement.world_size, processes)
     if training.accelerator != "cpu" and placement.devices > torch.cuda.device_count() > 0:
         raise loaded.problem(
             "strategy.devices",
-            f"{placement.devices} processes need a GPU each; here are {torch.cuda.device_count()}. Use no more, or "
-            "training.accelerator=cpu. (Each process must see all GPUs of its node: no --gpus-per-task or --gpu-bind.)",
+            f"{placement.devices} processes need a GPU each, and this node has {torch.cuda.device_count()}. Use no "
+            "more, or training.accelerator=cpu. (Each process must see all GPUs of its node: no --gpus-per-task or "
+            "--gpu-bind.)",
         )
 
 

@@ -18,9 +18,10 @@ import torch
 import torch.distributed
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
+from dla_data.counted import counted
 from dla_train.config.show import differences
 from dla_train.distributed.children import Children
-from dla_train.distributed.placement import Placement
+from dla_train.distributed.placement import Launcher, Placement
 from dla_train.errors import RelayedError, RunError, UsageError
 from dla_train.runs.exit_code_file import announce_exit
 
@@ -32,6 +33,13 @@ _LEAVE_TIME = timedelta(minutes=1)  # until all have read the last decision
 _LEAVE_TIME_AFTER_FAILURE = timedelta(seconds=5)
 _SHARED_FOLDER_SECONDS = 30.0
 _POLL_SECONDS = 0.05
+
+_SAME_FILES = "Make the same files visible on all nodes, and start all processes with the same settings."
+_OTHER_PORT: dict[Launcher, str] = {
+    "dla-train": "Start again, which takes another one.",
+    "torchrun": "Give torchrun another one: --master-port NUMBER.",
+    "Slurm": "Choose another one for all processes: export MASTER_PORT=NUMBER before srun.",
+}
 
 
 class Ranks:
@@ -179,9 +187,11 @@ class Ranks:
 
         self.first(refuse)
 
-    def require_equal(self, value: dict[str, Any], what: str) -> None:
+    def require_equal(self, value: dict[str, Any], what: str, advice: str = _SAME_FILES) -> None:
         """Refuse to continue if ranks differ in `value`.
 
+        Args:
+            value: of this rank. what: its name in the message. advice: how to make it equal.
         Raises:
             RunError: on rank 0; names the rank that differs, and in what. RelayedError: on the others.
         """
@@ -192,8 +202,8 @@ class Ranks:
                 if changed := differences(found[0][0], other):
                     values = ", ".join(f"{key} is {there} instead of {here}" for key, (here, there) in changed.items())
                     raise RunError(
-                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]}: {values}. Make "
-                        "the same files visible on all nodes, and start all processes with the same settings."
+                        f"{what} of rank {rank} on {host} differs from that of rank 0 on {found[0][1]}: {values}. "
+                        f"{advice}"
                     )
 
         self.first(refuse)
@@ -230,7 +240,7 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
     Args:
         placement: of this process; None for a run of one process. arguments: of `dla-train`, for processes to start.
     Raises:
-        RunError: not all processes have arrived within 10 minutes.
+        RunError: not all processes have arrived within 10 minutes, or another program has the port of rank 0.
     """
     if placement is None:
         yield Ranks()
@@ -247,8 +257,13 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
                 world_size=placement.world_size,
             )
         except torch.distributed.DistError as error:
+            if "EADDRINUSE" in str(error):
+                raise RunError(
+                    f"port {placement.port} of {socket.gethostname()}, where the processes were to meet, is in use by "
+                    f"another program. {_OTHER_PORT[placement.launcher]}"
+                ) from error
             raise RunError(
-                f"rank {placement.rank} did not meet the other {placement.world_size - 1} processes at "
+                f"rank {placement.rank} did not meet {counted(placement.world_size - 1, 'other process')} at "
                 f"{placement.address}:{placement.port} ({error}). Look for the failure of another rank above, and "
                 "check that the nodes reach each other."
             ) from error

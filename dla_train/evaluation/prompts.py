@@ -20,26 +20,27 @@ def read_prompt(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a whole file.
+    """The text of a whole file, or of standard input if it is `-`.
 
     Raises:
         UsageError: it cannot be read or is not UTF-8.
     """
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise UsageError(f"cannot read the text {path}: {error.strerror}. Give a text file.") from error
     return _decoded(content, str(path))
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not blank; a form feed or U+2028 does not end a line.
+    """The lines of a file, or of standard input if it is `-`, that are not blank; a form feed or U+2028 does not end a
+    line.
 
     Raises:
         UsageError: it cannot be read, is not UTF-8, or has no such line.
     """
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise UsageError(
             f"cannot read the prompts {path}: {error.strerror}. Give a text file, one prompt a line."
@@ -51,9 +52,13 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
+def _content(path: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(path) == STANDARD_INPUT else path.read_bytes()
+
+
 def _decoded(content: bytes, name: str) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8").removeprefix("\ufeff")  # some editors begin a file with it
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dla_data.atomic import new_directory
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.tokenizer import END_OF_DOCUMENT, load_tokenizer
 from dla_train.errors import UsageError
@@ -33,7 +34,7 @@ _CARD = """\
 
 {description}
 
-A language model trained with dla-train for {step:,} steps, with {parameters:,} parameters in {dtype}.
+A language model trained with dla-train for {steps}, with {parameters:,} parameters in {dtype}.
 
 ```python
 from dla_train import load_model  # with dla-train installed: no code from this folder is run
@@ -80,7 +81,7 @@ def write_export(
             card = _CARD.format(
                 name=folder.name,
                 description=description,
-                step=step,
+                steps=counted(step, "step"),
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 dtype=dtype,
             )

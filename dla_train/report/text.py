@@ -91,11 +91,12 @@ def _skipped(facts: Facts) -> str:
 
 def _training_loss(facts: Facts, unit: str) -> str:
     last = min(facts.steps, LAST)
+    steps = "the only step" if last == 1 else f"the last {last} steps"
     if facts.training_loss is None:
-        return f"no number in any of the last {last} steps; no validation"
+        return f"no number in {steps}; no validation"
     left_out = last - facts.training_loss_steps
     without = f" without {left_out} whose loss is no number" if left_out else ""
-    return f"{facts.training_loss:.4f} nats per {unit} (mean of the last {last} steps{without}; no validation)"
+    return f"{facts.training_loss:.4f} nats per {unit} (mean of {steps}{without}; no validation)"
 
 
 def _table(rows: list[tuple[str, ...]], heads: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ tables).
 
 import logging
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,9 @@ _TALKATIVE = (
     "PIL", "asyncio", "compilers", "filelock", "fsspec", "httpcore", "httpcore2", "httpx", "httpx2", "matplotlib",
     "numba", "tensorboard", "torch", "urllib3",
 )  # fmt: skip
+
+
+_SHOW_FAILED_THREAD = threading.excepthook
 
 
 class _Console(logging.Handler):
@@ -74,6 +78,7 @@ def start_console() -> None:
     for message in _BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = _show_warning
+    threading.excepthook = _show_failed_thread
 
 
 def mute_console() -> None:
@@ -97,6 +102,12 @@ def start_log(path: Path) -> logging.Handler:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
+
+
+def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """Not the traceback of TensorBoard's thread, whose error `event_files` gets, too, and says in one sentence."""
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        _SHOW_FAILED_THREAD(failed)
 
 
 def _show_warning(

@@ -14,17 +14,8 @@ from typing import Any
 
 from dla_train import atomic_files
 
-_PACKAGES = (
-    "dla-train",
-    "torch",
-    "triton",
-    "lightning",
-    "torchmetrics",
-    "datasets",
-    "tokenizers",
-    "omegaconf",
-    "deepspeed",
-)
+_COMPUTING = ("dla-train", "torch", "triton", "lightning", "deepspeed")
+_PACKAGES = (*_COMPUTING, "torchmetrics", "datasets", "tokenizers", "omegaconf")
 
 
 def record_start(path: Path, *, step: int, goes_on: bool, device: str, threads: int) -> None:
@@ -54,6 +45,11 @@ def record_start(path: Path, *, step: int, goes_on: bool, device: str, threads: 
         }
     )
     atomic_files.write_text(path, json.dumps({"starts": starts}, indent=2) + "\n")
+
+
+def computing_packages() -> dict[str, str | None]:
+    """Versions of the packages that compute a step and exchange tensors; None for one that is not installed."""
+    return {name: _version(name) for name in _COMPUTING}
 
 
 def last_start(path: Path) -> dict[str, Any] | None:

@@ -57,11 +57,11 @@ class RunFolder:
         return self.log.with_name(f"rank-{rank}.log")
 
     def require_held(self) -> None:
-        """Refuse to write if another process has taken over the folder; no effect if this process does not hold its
-        lock.
+        """Refuse to write if another process has taken over the folder, or if it was moved or removed; no effect if
+        this process does not hold its lock.
 
         Raises:
-            RunError: says who has.
+            RunError: says who has, or what became of it.
         """
         if self._held is not None:
             self._held.require_held()

@@ -3,8 +3,8 @@
 A lock is released when its process ends, and on one machine that is enough. On a network file system, though, the
 server keeps the lock of a lost machine: for the lease (90 s with NFSv4), or until that machine is back (NFSv3). Such a
 lock may be taken over by the next start of the same Slurm job, because Slurm requeues a job only once it considers its
-processes ended, or by a user who removes the file. A process whose lock was taken over notices before it makes a
-checkpoint visible, and ends.
+processes ended, or by a user who removes the file. A process whose lock was taken over, or whose folder was moved or
+removed, notices before it makes a checkpoint visible, and ends.
 """
 
 import errno
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -39,15 +40,20 @@ class Lock:
         self._path = path
         self._descriptor = descriptor
         self._what = what
+        self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
     def require_held(self) -> None:
         """Refuse to continue if another process has put its own lock file in the place of this one. A file that is only
         gone, removed perhaps by a clean-up of old files, is made again.
 
         Raises:
-            RunError: another process has taken over; says which.
+            RunError: another process has taken over; says which. Or the folder of the file was moved or removed.
         """
-        if not self.is_held() and not self._made_again():
+        if self.is_held():
+            return
+        if self._is_elsewhere():
+            raise RunError(f"{self._what} was {self._fate()}")
+        if not self._made_again():
             raise RunError(
                 f"{self._what} was taken over by {_shown(_owner_of(self._path))}: this process ends, and leaves the "
                 "folder to that one. If both were started on purpose, give each a folder of its own (--run-dir)."
@@ -63,7 +69,26 @@ class Lock:
 
     def close(self) -> None:
         """Release the lock."""
+        os.close(self._folder)
         os.close(self._descriptor)
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the folder is not where it was, as far as its file system says."""
+        try:
+            own = os.fstat(self._folder)
+        except OSError:  # NFS, of a handle that another machine has made stale
+            return False
+        try:
+            return not os.path.samestat(os.stat(self._path.parent), own)
+        except FileNotFoundError:
+            return True
+
+    def _fate(self) -> str:
+        """What became of the folder, and what to do."""
+        now = os.readlink(f"/proc/self/fd/{self._folder}")
+        if now.endswith(" (deleted)"):
+            return "removed while this process used it. To train again, start a run in another folder (--run-dir)."
+        return f"moved to {now} while this process used it. Go on there: --run-dir {shlex.quote(now)} --resume auto."
 
     def _made_again(self) -> bool:
         """Make the lock file again if it is gone; whether this process then holds it."""

@@ -2,6 +2,7 @@
 
 import logging
 
+from dla_data.counted import counted
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.config import FSDPConfig, StrategyConfig
@@ -17,7 +18,7 @@ _LOGGER = logging.getLogger(__name__)
 def layers_in_words(model: ModelConfig) -> str:
     """`24 layers of mamba2 with dynamic memory`, or `24 layers: 18 of mamba2 with dynamic memory, 6 of attention`."""
     if model.hybrid is None:
-        return f"{model.layers} layers of {_in_words(model.mixer)}"
+        return f"{counted(model.layers, 'layer')} of {_in_words(model.mixer)}"
     others = sum(model.hybrid.has(layer) for layer in range(model.layers))
     mixers = ((model.layers - others, model.mixer), (others, model.hybrid.mixer))
     return f"{model.layers} layers: {', '.join(f'{count} of {_in_words(mixer)}' for count, mixer in mixers)}"
@@ -49,12 +50,12 @@ def announce(
     per_step = recipe.training.global_batch * recipe.data.window
     epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
     _LOGGER.info(
-        "%s; %d steps of %s tokens%s; %s",
+        "%s; %s of %s%s; %s",
         start.data.extent,
-        recipe.training.steps,
-        f"{per_step:,}",
+        counted(recipe.training.steps, "step"),
+        counted(per_step, "token"),
         "" if epochs is None else f" ({epochs:.2f} epochs)",
-        f"{len(start.data.validation_windows)} validation windows of {recipe.data.window}"
+        f"{counted(len(start.data.validation_windows), 'validation window')} of {recipe.data.window}"
         if recipe.training.validates
         else f"windows of {recipe.data.window}, no validation",
     )
@@ -68,9 +69,9 @@ def announce(
         )
     if placement:
         _LOGGER.info(
-            "%s on %d processes (%d per node, started by %s)%s",
+            "%s on %s (%d per node, started by %s)%s",
             recipe.strategy.kind,
-            placement.world_size,
+            counted(placement.world_size, "process"),
             placement.devices,
             placement.launcher,
             _division(recipe.strategy, placement),

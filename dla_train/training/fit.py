@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_train import atomic_files
 from dla_train.callbacks.checkpointing import Checkpointing
@@ -45,7 +45,8 @@ from dla_train.report.current import has_report_for
 from dla_train.report.write import write_report
 from dla_train.runs.compilations import told_of_compilations
 from dla_train.runs.console import mute_console, quiet_lightning, start_log
-from dla_train.runs.environment import record_start
+from dla_train.runs.environment import computing_packages, record_start
+from dla_train.runs.event_files import EventFiles
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
@@ -98,6 +99,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
     with ExitStack() as stack:
         several = loaded.recipe.strategy.kind != "single"
         ranks = stack.enter_context(joined(placement if several else None, arguments))
+        ranks.require_equal(computing_packages(), "the software", "Install the same versions on all nodes.")
         ranks.require_equal(plain(loaded.recipe), "the recipe")
         ranks.first(lambda: stack.enter_context(occupied(folder)))
         ranks.require_shared(folder.path)
@@ -105,9 +107,9 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
             torch.set_num_threads(loaded.recipe.training.threads)
             if loaded.recipe.training.threads > (cores := os.cpu_count() or 1) and ranks.is_first:
                 _LOGGER.warning(
-                    "training.threads is %d, and this machine has %d cores: threads that wait for each other are slow.",
+                    "training.threads is %d, and this machine has %s: threads that wait for each other are slow.",
                     loaded.recipe.training.threads,
-                    cores,
+                    counted(cores, "core"),
                 )
         keep_freed_memory()
         allow_open_files()
@@ -198,7 +200,7 @@ def _run(
             *([Progress(recipe.training.steps, metrics, recipe.logging.console_seconds)] if ranks.is_first else []),
             *([Profiling(recipe.profile, folder.profile)] if recipe.profile is not None else []),
         ],
-        logger=_tensorboard(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
+        logger=EventFiles(folder, start.step) if recipe.logging.tensorboard and ranks.is_first else None,
         folder=folder.path,
     )
     module = LanguageModelTraining(model, recipe.optimizer, recipe.schedule, recipe.training, recipe.seed)
@@ -348,10 +350,3 @@ def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None) -> Wandb
     if recipe.logging.wandb is None or file is None:
         return None
     return WandbMirror(recipe.logging.wandb, folder, plain(recipe), file.found)
-
-
-def _tensorboard(folder: RunFolder, step: int) -> TensorBoardLogger:
-    # purge_step: TensorBoard drops what an earlier start wrote after the step from which this one continues.
-    return TensorBoardLogger(
-        folder.path, name=folder.tensorboard.name, version="", default_hp_metric=False, purge_step=step + 1
-    )

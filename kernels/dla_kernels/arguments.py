@@ -33,7 +33,7 @@ def check_keys_values(k: Tensor, v: Tensor) -> None:
             raise ValueError(f"{name} has no {what} (its shape is {tuple(x.shape)}); at least one is needed")
     if v.shape[2] % k.shape[2]:
         raise ValueError(
-            f"v has {v.shape[2]} heads and k has {k.shape[2]} groups; the heads must be a multiple of the groups"
+            f"the number of v's heads, {v.shape[2]}, must be a multiple of the number of k's groups, {k.shape[2]}"
         )
     if k.device != v.device:
         raise ValueError(f"v is on {v.device} and k on {k.device}; they must be on one device")
@@ -216,6 +216,6 @@ def _check_float(name: str, x: Tensor, ndim: int, layout: str) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} is of type {type(x).__name__}; it must be a tensor {layout}")
     if x.ndim != ndim:
-        raise ValueError(f"{name} has {x.ndim} dimensions {tuple(x.shape)}; it must have {ndim}: {layout}")
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must have {ndim} dimensions: {layout}")
     if x.dtype not in FLOATS:
         raise ValueError(f"{name} has type {x.dtype}; it must be float64, float32, bfloat16 or float16")

@@ -16,8 +16,18 @@ THREAD_WORK = 1 << 20
 
 
 def array_of(x: Tensor) -> np.ndarray[Any, Any]:
-    """`x` as an array, which shares its memory if it is contiguous and on the CPU."""
-    return x.detach().contiguous().cpu().numpy()
+    """`x` as an array, which shares its memory if it is contiguous and on the CPU.
+
+    Raises:
+        NotImplementedError: it has no numbers, as inside of `torch.func`.
+    """
+    plain = x.detach().contiguous().cpu()
+    try:
+        return plain.numpy()
+    except RuntimeError as error:
+        raise NotImplementedError(
+            "dla_kernels takes no tensors of torch.func's transforms. Of the op, backend='reference' does."
+        ) from error
 
 
 def run_jobs(function: Callable[..., None], jobs: int, work: int, *arguments: Any) -> None:

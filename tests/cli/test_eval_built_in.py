@@ -18,7 +18,7 @@ def test_tables_figures_and_pictures(cli, tmp_path, monkeypatch, hide_lm_eval):
     asked += ["--text", "long.txt"]
     done = cli(*asked, "--out", "made/out")
     assert done.code == 0, done.err
-    assert "perplexity-by-position: 1 of 1 windows of 1,024 tokens" in done.err
+    assert "perplexity-by-position: 1 of 1 window of 1,024 tokens" in done.err
     assert "needles, 2 of 4: single 2 at 600 tokens, " in done.err
     assert done.out.startswith("run, step 4\n\n### perplexity-by-position\n")
     assert "| task | 600 | 1K |" in done.out

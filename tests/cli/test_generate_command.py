@@ -55,7 +55,7 @@ def test_a_prompt_is_read_as_texts_are_in_training(cli, tmp_path):
         assert other.code == 0, other.err
         assert other.out == one.out
         assert other.err.partition(" of prompt in")[0] == one.err.partition(" of prompt in")[0]
-    assert after[1].err.startswith("1 tokens of prompt in"), "the end of a document, where the prompt is empty"
+    assert after[1].err.startswith("1 token of prompt in"), "the end of a document, where the prompt is empty"
 
 
 @pytest.mark.usefixtures("run_folder")

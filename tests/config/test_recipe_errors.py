@@ -92,6 +92,11 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
         ("training.STEPS=5", "training.STEPS is not a key (given 5). Did you mean training.steps?"),
         ("model.mixer.memory=dynamc", "must be one of single, fixed, fenwick, dynamic, but is 'dynamc'."),
         ("model.mixer.memory=fenwick model.mixer.memory.block=3", "Keys in model.mixer.memory (kind fenwick): kind, "),
+        (
+            "strategy.devices=2",
+            "(kind single): kind. It is one of kind ddp, deepspeed and fsdp: strategy=ddp strategy.devices=2.",
+        ),
+        ("model.mixer.memory=single model.mixer.memory.gate=1", "kind dynamic: model.mixer.memory=dynamic model.mixer"),
         ("data.kind=prepared data.path=x", "data.vocab_size has no value: the command line gives data another kind,"),
         ("training.micro_batch=3", "on the command line: training.global_batch is 4, not a multiple of micro_batch 3"),
         ("optimizer.lr=1e300", "optimizer.lr is 1e+300; it must be at most 1e+38"),
@@ -108,7 +113,10 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
             "model.mixer.heads is 16777216 and head_dim 8; their product must be at most 16,777,216",
         ),
         ("model.layers=1001", "model.layers is 1001; it must be at most 1,000"),
-        ("schedule=wsd", "schedule.decay has no value (kind wsd needs it)"),
+        (
+            "schedule=wsd",
+            "schedule.decay has no value (kind wsd needs it): set it in the recipe or with schedule.decay=NUMBER.",
+        ),
         ("schedule=wsd schedule.decay=21", "schedule.decay is 21, but training.steps 20 leave only 20 behind"),
         (f"training.steps={'1' * 5000}", "training.steps must be a whole number, but is '1111"),
         (f"seed={'[' * 5000}", "seed must be a whole number, but is '[["),

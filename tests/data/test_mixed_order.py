@@ -37,7 +37,7 @@ def test_the_order_is_the_same_in_any_pieces(size):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (([5], [1, 1], 0), "1 sources with 2 weights"),
+        (([5], [1, 1], 0), "1 source with 2 weights"),
         (([5, 0], [1, 1], 0), "an order of 0 windows"),
         (([5, 5], [1, 0], 0), "each above 0"),
         (([5], [1], -1), "seed -1 is out of range"),

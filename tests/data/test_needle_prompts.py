@@ -90,7 +90,7 @@ def test_the_longest_prompt_may_take_most_of_the_names():
 
 
 def test_what_does_not_fit_is_said():
-    with pytest.raises(DataError, match="50 tokens are too few: needles and question alone take"):
+    with pytest.raises(DataError, match="a length of 50 is too short: needles and question alone take"):
         longest_needle_prompt(NEEDLE_TASKS["niah_multiquery"], 3, 5, 50, _words, BOOK)
     with pytest.raises(DataError, match="no places for 4 needles"):
         needle_prompt(NEEDLE_TASKS["niah_multikey_1"], 3, 5, 3, BOOK)

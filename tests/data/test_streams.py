@@ -276,7 +276,7 @@ def test_weights_that_cannot_be_met_are_refused(weights):
     ("numbers", "message"),
     [
         ({"world_size": 3, "streams": 9}, "global_batch 8 is not a multiple of 3 ranks"),
-        ({"workers": 3}, "16 streams cannot be shared by 1 ranks x 3 workers: 3 does not divide 16"),
+        ({"workers": 3}, "16 streams cannot be shared by 1 rank x 3 workers: 3 does not divide 16"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not among 2 ranks"),
         ({"workers": -1}, "workers at least 0"),
     ],
@@ -305,7 +305,7 @@ def test_few_documents_are_found_by_all_streams_however_often_an_epoch_has_none(
 def test_positions_of_other_streams_or_sources_are_refused(text):
     _, states = _run(text, None, 0, 1)
     other = StreamPositions(1, STREAMS)
-    with pytest.raises(DataError, match="that of 16 streams, but 16 streams of 1 sources are set"):
+    with pytest.raises(DataError, match="that of 16 streams, and the recipe sets 16 streams of 1 source"):
         other.restore(1, {int(stream): state for stream, state in json.loads(states).items()})
     with pytest.raises(DataError, match="position of the data at step 7 is not known"):
         other.at(7, range(1))

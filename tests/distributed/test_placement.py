@@ -66,7 +66,7 @@ def test_replicas_that_divide_the_processes_are_accepted(place, micro_recipe, re
 @pytest.mark.parametrize("accelerator", ["auto", "gpu"])
 def test_more_processes_than_gpus_are_refused_unless_they_need_none(place, monkeypatch, accelerator):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UsageError, match="2 processes need a GPU each; here are 1"):
+    with pytest.raises(UsageError, match="2 processes need a GPU each, and this node has 1"):
         place({}, "strategy={kind: ddp, devices: 2}", f"training.accelerator={accelerator}")
     assert place({}, "strategy={kind: ddp, devices: 2}", "training.accelerator=cpu").world_size == 2
 

@@ -1,5 +1,6 @@
 """Deciding together, without processes: two threads with one store between them."""
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,30 @@ def test_other_data_on_another_rank_is_refused(both):
     assert "the data of rank 1" in str(first)
     assert ": text is 1 instead of 0. Make the same files visible on all nodes" in str(first)
     assert isinstance(second, RelayedError)
+
+
+def test_other_versions_on_another_rank_are_refused_with_an_advice_of_their_own(both):
+    first, second = both(lambda ranks: ranks.require_equal({"torch": f"2.{ranks.rank}"}, "the software", "Install."))
+    assert isinstance(first, RunError)
+    assert str(first).startswith("the software of rank 1 on ")
+    assert str(first).endswith(": torch is 2.1 instead of 2.0. Install.")
+    assert isinstance(second, RelayedError)
+
+
+@pytest.mark.parametrize(("launcher", "advice"), [("dla-train", "Start again"), ("Slurm", "MASTER_PORT=NUMBER")])
+def test_a_port_in_use_is_named(launcher, advice):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        place = Placement(
+            rank=0, local_rank=0, devices=1, nodes=2, address="127.0.0.1", port=port, launcher=launcher, is_child=False
+        )
+        with (
+            pytest.raises(RunError, match=rf"^port {port} of .* is in use by another program\. .*{advice}"),
+            ranks_module.joined(place, []),
+        ):
+            pass
 
 
 def test_ranks_that_are_started_again_read_nothing_of_what_the_lost_ones_wrote():

@@ -84,6 +84,21 @@ def test_a_rank_with_another_recipe_is_refused_before_anything_is_written(forked
     assert not (tmp_path / "run").exists()
 
 
+OTHER_TORCH_ON_RANK_1 = """
+from importlib import metadata
+found = metadata.version
+metadata.version = lambda name: "1.0" if rank and name == "torch" else found(name)
+"""
+
+
+def test_a_rank_with_another_torch_is_refused_before_anything_is_written(forked_ranks, fit_arguments, tmp_path):
+    codes, said = forked_ranks(2, fit_arguments("run", "strategy=ddp"), OTHER_TORCH_ON_RANK_1)
+    assert codes == [1, 1]
+    assert "dla-train: error: the software of rank 1 on " in said
+    assert re.search(r": torch is 1\.0 instead of \S+\. Install the same versions on all nodes\.", said)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_step_that_one_rank_spoils_is_skipped_by_both_and_both_calibrate_alike(fit_on, tmp_path):
     settings = (
         "strategy=ddp", "model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=0.1",

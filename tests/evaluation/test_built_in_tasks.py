@@ -230,7 +230,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is(asked_of: Any, tmp_p
         ("change-point", mqar, "was trained on the task mqar"),
         ("needles", mqar, "synthetic task mqar: it has no tokenizer. Ask it mqar"),
         ("mqar", replace(mqar, lengths=(3, 16)), "--lengths has 3, at which mqar has no examples: .*window is only 3"),
-        ("needles", replace(text, lengths=(50,)), r"needles, single 1, at --lengths 50: 50 tokens are too few"),
+        ("needles", replace(text, lengths=(50,)), r"needles, single 1, at --lengths 50: a length of 50 is too short"),
         ("needles", soft, "1,024 tokens is beyond this model: its softmax.*window of 24 tokens only, and 128 more"),
         ("perplexity-by-position", replace(soft, lengths=(25,)), "25 tokens is beyond this model: its softmax"),
         ("perplexity-by-position", replace(text, lengths=(10**6,)), "too few for one window of 1,000,000"),

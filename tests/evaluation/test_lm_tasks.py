@@ -238,6 +238,10 @@ def test_what_is_missing_is_named(harness: Harness, tmp_path: Path, monkeypatch:
     (tmp_path / "wrong.yaml").write_text("task: wrong\ndataset_path: allenai/openbookqa\noutput_type: guess\n")
     with pytest.raises(UsageError, match=r"wrong\.yaml cannot be loaded: .*guess"):
         harness.load(str(tmp_path / "wrong.yaml"))
+    (tmp_path / "wrong.yaml").write_text("task: [wrong\n")
+    with pytest.raises(UsageError, match=r"wrong\.yaml cannot be loaded: .*line 1.* docs/evaluation\.md shows") as told:
+        harness.load(str(tmp_path / "wrong.yaml"))
+    assert "\n" not in str(told.value)
 
 
 def test_transformers_reads_the_tokenizer(tokenizer: Tokenizer) -> None:

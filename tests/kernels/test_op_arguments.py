@@ -54,7 +54,7 @@ def test_number_of_dimensions(given, name):
     flat = given[name].flatten(0, 1)
     layout = LAYOUTS.get(name, "[B, T, H]")
     refused(
-        [name, f"{flat.ndim} dimensions", str(tuple(flat.shape)), layout],
+        [name, f"{given[name].ndim} dimensions", str(tuple(flat.shape)), layout],
         multi_state_attention, **given | {name: flat},
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_keys_and_values_fit(given, function):
         refused(words, function, **arguments)
 
     refuse(["v", "k", f"({B}, {T - 1})", f"({B}, {T})"], v=cut(given["v"]))
-    refuse(["v", "k", "3 heads", "2 groups", "multiple"], v=cut(given["v"], 2))
+    refuse(["v's heads, 3", "k's groups, 2", "multiple"], v=cut(given["v"], 2))
     refuse(["k", "no tokens", "at least one"], **{name: given[name][:, :0] for name in ("q", "k", "v")})
 
 
@@ -128,7 +128,7 @@ def test_plan_fits(given):
     refused(["plan", str((B, T - 1, H)), str((B, T, H))], multi_state_attention, **given | {"plan": plan})
     plan = fixed_plan(B, T, H, block=2, capacity=M + 1)
     refused(
-        ["slot_weight", f"{M} slots", "plan", f"capacity of {M + 1}"], multi_state_attention, **given | {"plan": plan}
+        ["slot_weight", f"is {M};", "plan", f"capacity of {M + 1}"], multi_state_attention, **given | {"plan": plan}
     )
     plan = fixed_plan(B, T, H, block=2, capacity=M, device="meta")
     refused(["plan", "meta", "cpu", "device='cpu'"], multi_state_attention, **given | {"plan": plan})
@@ -138,10 +138,10 @@ def test_documents_of_plan_and_reader_are_the_same(given):
     """A plan without them read with them would divide by what it saw before; its cache would not fit itself."""
     one = {name: x[:1] for name, x in given.items() if isinstance(x, torch.Tensor)}
     documents = torch.tensor([0, 2, T])
-    words = ["plan", "1 sequences", "2", "cu_seqlens"]
+    words = ["plan", "sequences is 1", "2", "cu_seqlens"]
     refused(words, multi_state_attention, **one, plan=segment(one["k"], one["v"], M), cu_seqlens=documents)
     packed = segment(one["k"], one["v"], M, cu_seqlens=documents)
-    refused(["plan", "2 sequences", "1", "cu_seqlens"], multi_state_attention, **one, plan=packed)
+    refused(["plan", "sequences is 2", "1", "cu_seqlens"], multi_state_attention, **one, plan=packed)
 
 
 @pytest.mark.parametrize("call", ["read", "segment", "fixed_plan", "fenwick_plan"])

@@ -55,7 +55,7 @@ def test_the_training_loss_says_which_steps_it_leaves_out():
         ),
         (
             replace(without_validation, training_loss=None, training_loss_steps=0),
-            "no number in any of the last 50 steps; no validation",
+            "no number in the last 50 steps; no validation",
         ),
     ]:
         assert f"| training loss | {told} " in render("tiny", facts, None, None, "runs/tiny")

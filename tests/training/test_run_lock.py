@@ -138,6 +138,27 @@ def test_who_makes_the_file_again_and_is_not_the_first_to_lock_it_stays_without(
             folder.require_held()
 
 
+def test_a_folder_that_is_moved_meanwhile_is_not_made_anew(tmp_path):
+    """Half of the run would be in each."""
+    folder = RunFolder(tmp_path / "run")
+    store = CheckpointStore(folder.checkpoints, folder.require_held)
+    with occupied(folder):
+        folder.path.rename(moved := tmp_path / "else where")
+        expected = f"run was moved to {moved} while .*: --run-dir '{moved}' --resume auto"
+        with pytest.raises(RunError, match=expected):
+            store.require_room(0)
+        with pytest.raises(RunError, match=expected), store.new(1, RunIdentity(recipe={"model": {}}, data={})):
+            pass
+        folder.path.mkdir(exist_ok=True)  # as another start does
+        with pytest.raises(RunError, match=expected):
+            folder.require_held()
+        moved.rename(tmp_path / "gone")
+        (tmp_path / "gone" / ".lock").unlink()
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(RunError, match="run was removed while this process used it"):
+            folder.require_held()
+
+
 def test_a_lock_file_in_the_place_of_the_own_one_is_another_process(tmp_path):
     folder = RunFolder(tmp_path)
     with occupied(folder):

@@ -14,14 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dla_data.corpora import TextCorpus
 from dla_data.ngram import BigramModel
 from dla_data.prepare import prepare_corpus
 from dla_data.windows import PackedWindows
+from dla_train.callbacks.memory_log import MemoryLog
 from dla_train.config.catalog import find
 from dla_train.config.load import load
 from dla_train.errors import RunError
@@ -89,13 +90,31 @@ def test_the_error_of_a_run_is_not_replaced_by_that_of_its_log(cli, micro_recipe
     assert "dla-train: error: no row can be written\n" in done.err
 
 
-def test_no_room_for_tensorboard_is_told_with_what_is_saved(cli, micro_recipe, monkeypatch):
-    def refuse(self, numbers, step):
+@pytest.mark.parametrize("first", [0, 20])
+def test_events_that_cannot_be_written_are_said_once_and_cost_nothing_else(cli, micro_recipe, monkeypatch, first):
+    """Refused to the thread that writes them, from the beginning or later."""
+    written = []
+
+    def refuse(self, data):
+        written.append(data)
+        if len(written) > first:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", refuse)
+    done = cli("fit", "--recipe", micro_recipe, "logging.tensorboard=true", "logging.histograms_every=1")
+    assert done.code == 0, done.err
+    assert done.err.count("TensorBoard's events cannot be written to runs/micro/tensorboard (No space left on") == 1
+    assert "Traceback" not in done.err
+    assert read_rows(Path("runs/micro/metrics.csv"))[-1]["step"] == 20
+
+
+def test_what_training_cannot_write_is_told_with_what_is_saved(cli, micro_recipe, monkeypatch):
+    def refuse(self, step, *others):
         if step == 6:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(TensorBoardLogger, "log_metrics", refuse)
-    done = cli("fit", "--recipe", micro_recipe, "logging.tensorboard=true")
+    monkeypatch.setattr(MemoryLog, "write", refuse)
+    done = cli("fit", "--recipe", micro_recipe, "logging.histograms_every=1")
     assert done.code == 1
     assert (
         "dla-train: error: a file in runs/micro could not be written: No space left on device. The newest checkpoint "

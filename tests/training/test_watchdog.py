@@ -38,7 +38,7 @@ def test_a_hanging_run_writes_its_stacks_and_ends(cli, fork_process, micro_recip
     assert process.returncode == code, err
     if code == EXIT_CODE:
         path = tmp_path / "runs/micro/logs/hang-rank-0.txt"
-        assert "no step for 0.05 minutes after step 6; the stacks are in runs/micro/logs/hang-rank-0.txt" in err
+        assert "no step for 0.05 min after step 6; the stacks are in runs/micro/logs/hang-rank-0.txt" in err
         assert "rank 0 on" in path.read_text()
         assert (tmp_path / "said").read_text() == "75\n", "whatever srun makes of processes that hang with it"
         err = path.read_text()

@@ -126,8 +126,8 @@ def _way_out(at: HubName | str) -> str:
         return "Check its path and configuration."
     return (
         "Check its name, revision and configuration, and whether the hub can be reached; with HF_HUB_OFFLINE set, only "
-        f"what `hf download {at.name} --repo-type dataset` has put into the hub's cache is read. A folder on disk is "
-        "given by its path."
+        f"what `hf download {at.name} --repo-type dataset` has put into the hub's cache is read. If a file or "
+        f"folder is meant: there is no {at.name} here."
     )
 
 

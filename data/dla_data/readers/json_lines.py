@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.readers.blocks import COMPRESSED_SUFFIXES, DamagedFile, blocks, file_size
 from dla_data.readers.reader import START, DocumentReader, Position, ReadingLog, RowProblem, text_of
@@ -45,7 +46,7 @@ class JsonLinesReader(DocumentReader):
                 yield position, text
         except DamagedFile as problem:
             raise DataError(
-                f"{self._path} {problem}; {row:,} lines could be read. Fetch the file again, or leave it out."
+                f"{self._path} {problem}; {counted(row, 'line')} could be read. Fetch the file again, or leave it out."
             ) from problem
 
     def ranges(self, most: int) -> list[Position]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.readers.blocks import file_size
 from dla_data.readers.reader import START, DocumentReader, Position, ReadingLog, RowProblem, checked_text
@@ -86,15 +87,15 @@ class ParquetReader(DocumentReader):
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{self._path} is damaged or not a Parquet file ({_reason(error)}); {row:,} rows could be read. "
-                "Fetch the file again, or leave it out."
+                f"{self._path} is damaged or not a Parquet file ({_reason(error)}); {counted(row, 'row')} could be "
+                "read. Fetch the file again, or leave it out."
             ) from error
 
     def _require_column(self, schema: pyarrow.Schema) -> None:
         if self._text_field not in schema.names:
             raise DataError(
                 f"{self._path} has no column {self._text_field!r}. Columns present: {', '.join(schema.names)}. "
-                "Name the one with the text (text_field)."
+                "Name the one with the text: --text-field, or text_field in a recipe."
             )
 
 

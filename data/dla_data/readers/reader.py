@@ -122,7 +122,10 @@ def text_of(row: object, text_field: str) -> str:
         raise RowProblem(f"it holds {_kind(row)}, not an object with fields")
     if text_field not in row:
         present = ", ".join(repr(str(name)) for name in list(row)[:20]) or "none"
-        raise RowProblem(f"it has no field {text_field!r}. Fields present: {present}")
+        raise RowProblem(
+            f"it has no field {text_field!r}. Fields present: {present}; --text-field, or text_field in a "
+            "recipe, names another one"
+        )
     return checked_text(row[text_field], f"field {text_field!r}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
+from dla_data.counted import counted
 from dla_data.errors import DataError, raise_or_return
 from dla_data.streams.positions import StreamPositions
 from dla_data.streams.share import Share
@@ -47,7 +48,7 @@ class StreamBatches:
         if share.per_step % micro_batch:
             raise DataError(
                 f"global_batch {share.global_batch} is not a multiple of micro_batch {micro_batch} x "
-                f"{share.world_size} ranks. Choose sizes of which global_batch is a whole multiple."
+                f"{counted(share.world_size, 'rank')}. Choose sizes of which global_batch is a whole multiple."
             )
         self.text = text
         self.share = share

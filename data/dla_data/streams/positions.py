@@ -3,6 +3,7 @@
 from collections import deque
 from typing import Any
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.streams.token_stream import StreamState
 
@@ -63,8 +64,9 @@ class StreamPositions:
         }
         if found.keys() != self._now.keys():
             raise DataError(
-                f"the saved position is that of {len(states)} streams, but {self.streams} streams of {self.sources} "
-                "sources are set. Use the recipe that it was saved with."
+                f"the saved position is that of {counted(len(states), 'stream')}, and the recipe sets "
+                f"{counted(self.streams, 'stream')} of {counted(self.sources, 'source')}. Use the recipe that it "
+                "was saved with."
             )
         self._now = found
         self._at.clear()

@@ -8,6 +8,7 @@ every W-th of its streams.
 
 from dataclasses import dataclass
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 
 
@@ -32,8 +33,8 @@ class Share:
     def __post_init__(self) -> None:
         if min(self.streams, self.global_batch, self.world_size) < 1 or self.workers < 0:
             raise DataError(
-                f"{self.streams} streams, global_batch {self.global_batch}, {self.world_size} ranks and {self.workers} "
-                "workers: each must be at least 1, and workers at least 0."
+                f"streams {self.streams}, global_batch {self.global_batch}, world_size {self.world_size} and workers "
+                f"{self.workers}: each must be at least 1, and workers at least 0."
             )
         if not 0 <= self.rank < self.world_size:
             raise DataError(f"rank {self.rank} is not among {self.world_size} ranks (0 to {self.world_size - 1}).")
@@ -42,9 +43,10 @@ class Share:
         readers = self.world_size * max(self.workers, 1)
         if self.streams % readers:
             raise DataError(
-                f"{self.streams} streams cannot be shared by {self.world_size} ranks x {max(self.workers, 1)} workers: "
-                f"{readers} does not divide {self.streams}. Use another number of workers or ranks; another number of "
-                "streams is another order of the windows, so a run cannot change it on its way."
+                f"{counted(self.streams, 'stream')} cannot be shared by {counted(self.world_size, 'rank')} x "
+                f"{counted(max(self.workers, 1), 'worker')}: {readers} does not divide {self.streams}. Use "
+                "another number of workers or ranks; another number of streams is another order of the windows, so a "
+                "run cannot change it on its way."
             )
 
     @property

@@ -162,7 +162,8 @@ def longest_needle_prompt(
     least = task.keys * task.values
     if (smallest := size(least)) > length:
         raise DataError(
-            f"{length} tokens are too few: needles and question alone take {smallest}. Use a greater length."
+            f"a length of {length} is too short: needles and question alone take {smallest} tokens. Use a "
+            "greater length."
         )
     limit = _most_units(task)
     low, high = least, min(2 * least, limit)

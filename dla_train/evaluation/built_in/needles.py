@@ -7,6 +7,7 @@ from statistics import fmean, pstdev
 
 from tokenizers import Tokenizer
 
+from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.synthetic.needles import NEEDLE_TASKS, NeedlePrompt, longest_needle_prompt, sentences
 from dla_data.tokenizer import END_OF_DOCUMENT
@@ -60,7 +61,7 @@ class Needles(Task):
         values = []
         total = len(self.lengths) * len(SUITE)
         to_read = sum(self.lengths) * len(SUITE) * examples
-        asked.say(f"needles: {total} times {examples} prompts, about {to_read:,} tokens in all")
+        asked.say(f"needles: {total} times {counted(examples, 'prompt')}, about {to_read:,} tokens in all")
         for length in self.lengths:
             for name in SUITE:
                 prompts = [self._prompt(name, index, length) for index in range(examples)]

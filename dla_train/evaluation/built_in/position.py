@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dla_data.counted import counted
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.task import Asked, Result, Task
 from dla_train.evaluation.built_in.text import tokenizer_of, tokens_to_read
@@ -103,8 +104,8 @@ class PerplexityByPosition(Task):
             self.length = min(self.length, max(asked.window, (len(self.tokens) - 1) // 2))
         if len(self.tokens) <= self.length:
             raise UsageError(
-                f"the text has {len(self.tokens):,} tokens, too few for one window of {self.length:,}: give --lengths "
-                f"of at most {len(self.tokens) - 1:,}, or a longer text with --text FILE."
+                f"the text has {counted(len(self.tokens), 'token')}, too few for one window of {self.length:,}: give "
+                f"--lengths of at most {len(self.tokens) - 1:,}, or a longer text with --text FILE."
             )
 
     def run(self) -> Result:
@@ -115,14 +116,14 @@ class PerplexityByPosition(Task):
         starts = [number * there // count * window for number in range(count)]
 
         def say(done: int) -> None:
-            asked.say(f"perplexity-by-position: {done} of {count} windows of {window:,} tokens")
+            asked.say(f"perplexity-by-position: {done} of {counted(count, 'window')} of {counted(window, 'token')}")
 
         bins = loss_by_position(asked.trained.model, self.tokens, window, starts, say)
         text = "the validation text" if asked.text is None else asked.text.name
         return Result(
             name="perplexity-by-position",
-            note=f"{count} windows of {window:,} tokens of {text}; the model was trained on windows of "
-            f"{asked.window:,}. A token at position p is predicted from the p tokens before it.",
+            note=f"{counted(count, 'window')} of {counted(window, 'token')} of {text}; the model was trained on "
+            f"windows of {asked.window:,}. A token at position p is predicted from the p tokens before it.",
             heads=["position", "loss", "±", "perplexity", "tokens"],
             rows=[
                 [

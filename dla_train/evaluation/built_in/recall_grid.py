@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dla_data.counted import counted
 from dla_data.synthetic import ChangePoint, Mqar
 from dla_train.data.synthetic import VALIDATION_SEED
 from dla_train.data.synthetic_config import SyntheticData
@@ -66,14 +67,15 @@ class RecallGrid(Task):
             cells[f"{size}", as_tokens(length)] = right
             values.append({self.unit: size, "length": length, "right": right, "examples": examples})
             where = f"{self.name}, {len(values)} of {len(there)}"
-            asked.say(f"{where}: {size} {self.unit} in {length:,} tokens, {right:.1%} right")
+            asked.say(f"{where}: {counted(size, self.unit.removesuffix('s'))} in {length:,} tokens, {right:.1%} right")
         rows, columns = [f"{size}" for size in self.sizes], [as_tokens(length) for length in self.lengths]
         rows = [row for row in rows if any((row, column) in cells for column in columns)]
         trained = asked.trained
         return Result(
             name=self.name,
-            note=f"Answers right in percent, by {self.unit} and tokens of an example; {examples:,} examples each. The "
-            f"model was trained on {', '.join(map(str, self.sizes[:-1]))} {self.unit} in {asked.window:,} tokens.",
+            note=f"Answers right in percent, by {self.unit} and tokens of an example; {counted(examples, 'example')} "
+            f"each. The model was trained on {', '.join(map(str, self.sizes[:-1]))} {self.unit} in "
+            f"{asked.window:,} tokens.",
             heads=[self.unit, *columns],
             rows=[
                 [row, *(f"{100 * cells[row, column]:.1f}" if (row, column) in cells else "" for column in columns)]

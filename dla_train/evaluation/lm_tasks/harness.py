@@ -96,7 +96,9 @@ class Harness:
         except Exception as error:  # a task file may hold any code
             if "cache" in str(error) and isinstance(error, ValueError):  # what `datasets` raises without a network
                 raise UsageError(self._no_data(name, error)) from error
-            raise UsageError(f"the task {name} cannot be loaded: {type(error).__name__}: {error}") from error
+            said = " ".join(str(error).split()).rstrip(".")  # YAML's errors have several lines
+            own = " docs/evaluation.md shows a whole task file." if name.endswith(".yaml") else ""
+            raise UsageError(f"the task {name} cannot be loaded: {type(error).__name__}: {said}.{own}") from error
 
     def _no_data(self, name: str, error: Exception) -> str:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

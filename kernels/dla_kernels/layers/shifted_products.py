@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from dla_kernels.first_derivatives import first_derivative_only
 from dla_kernels.layers.precision import at_least_float32
 
 
@@ -29,7 +29,7 @@ class ShiftedProducts(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
         x, weight, positions = ctx.saved_tensors
         taps = _by_lag(weight)

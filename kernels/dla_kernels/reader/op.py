@@ -145,11 +145,11 @@ def _check_plan(plan: Plan, v: Tensor, slots: int, sequences: int) -> None:
     if plan.shift.device != v.device:
         raise ValueError(f"plan is on {plan.shift.device} and v on {v.device}; make it with device={str(v.device)!r}")
     if plan.capacity != slots:
-        raise ValueError(f"slot_weight has {slots} slots in its last size; the plan has a capacity of {plan.capacity}")
+        raise ValueError(f"the last size of slot_weight is {slots}; the plan has a capacity of {plan.capacity}")
     if plan.final is not None and plan.final.count.shape[0] != sequences:
         raise ValueError(
-            f"plan was made for {plan.final.count.shape[0]} sequences, and this call has {sequences}; give `segment` "
-            "and the reader the same cu_seqlens"
+            f"the plan's number of sequences is {plan.final.count.shape[0]}, and that of this call {sequences}; give "
+            "`segment` and the reader the same cu_seqlens"
         )
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dla_kernels.autocast import without_autocast
+from dla_kernels.first_derivatives import first_derivative_only
 from dla_kernels.reader.ages import AgeTables
 from dla_kernels.reader.boundary_gradient import BoundaryGradient
 from dla_kernels.reader.moves import Layout, Moves
@@ -85,7 +85,7 @@ class _ReadSlots(torch.autograd.Function):
         return o.view(shape), states.view(state.shape)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         within, read, write, carry, v, slot_weight, gate, old, inner, *kept = ctx.saved_tensors

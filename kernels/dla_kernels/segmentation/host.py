@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dla_kernels.documents import ends_of
+from dla_kernels.first_derivatives import first_derivative_only
 from dla_kernels.host_jobs import array_of, run_jobs
 from dla_kernels.plan import JOIN, SegmentState
 
@@ -81,7 +81,7 @@ class StraightThroughGate(torch.autograd.Function):
         return ((shift != JOIN) & ~first).float()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scan = _compiled_scan()
         k, v, threshold, shift, score, first, open_sum, cu_seqlens = ctx.saved_tensors

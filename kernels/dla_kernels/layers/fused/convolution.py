@@ -51,7 +51,7 @@ def _(x, weight, bias, positions, history, silu):
     return x.new_empty(x.shape)
 
 
-@operator("dla::short_convolution_backward")
+@operator("dla::short_convolution_backward", is_gradient=True)
 def convolution_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, positions: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

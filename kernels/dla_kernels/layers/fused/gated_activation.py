@@ -37,7 +37,7 @@ def _(x):
     return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
 
 
-@operator("dla::swiglu_backward")
+@operator("dla::swiglu_backward", is_gradient=True)
 def gated_halves_backward(dy: Tensor, x: Tensor) -> Tensor:
     """dx `[..., 2 N]`."""
     x, dy = x.contiguous(), dy.contiguous()

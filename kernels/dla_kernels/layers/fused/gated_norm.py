@@ -44,7 +44,7 @@ def _(x, gate, weight, eps, gate_first, groups):
     return x.new_empty(x.shape)
 
 
-@operator("dla::gated_rms_norm_backward")
+@operator("dla::gated_rms_norm_backward", is_gradient=True)
 def gated_norm_backward(
     dy: Tensor, x: Tensor, gate: Tensor, weight: Tensor, eps: float, gate_first: bool, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:

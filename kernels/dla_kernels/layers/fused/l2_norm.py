@@ -33,7 +33,7 @@ def _(x, eps):
     return x.new_empty(x.shape)
 
 
-@operator("dla::l2_norm_backward")
+@operator("dla::l2_norm_backward", is_gradient=True)
 def unit_rows_backward(dy: Tensor, x: Tensor, eps: float) -> Tensor:
     """dx in the shape of x, contiguous."""
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)

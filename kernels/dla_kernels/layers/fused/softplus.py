@@ -29,7 +29,7 @@ def _(x, shift):
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
-@operator("dla::shifted_softplus_backward")
+@operator("dla::shifted_softplus_backward", is_gradient=True)
 def softplus_backward(dy: Tensor, y: Tensor, like: Tensor) -> Tensor:
     """dx in the shape of y and the type of the empty tensor `like`."""
     dy, y = dy.contiguous(), y.contiguous()

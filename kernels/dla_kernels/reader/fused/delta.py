@@ -70,7 +70,7 @@ def _(q, k, v, slot_weight, shift, log_decay, beta, gate, state, cu_seqlens, sca
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
 
 
-@operator("dla::read_delta_backward")
+@operator("dla::read_delta_backward", is_gradient=True)
 def read_delta_backward(
     do: Tensor, dfinal: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor,
     log_decay: Tensor | None, beta: Tensor, state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool,

@@ -65,7 +65,7 @@ def _(q, k, v, slot_weight, shift, log_decay, gate, state, cu_seqlens, scale, co
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
 
 
-@operator("dla::read_plain_backward")
+@operator("dla::read_plain_backward", is_gradient=True)
 def read_plain_backward(
     do: Tensor, dfinal: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, shift: Tensor,
     log_decay: Tensor | None, state: Tensor | None, cu_seqlens: Tensor | None, scale: float, collapse: bool, gate: bool,

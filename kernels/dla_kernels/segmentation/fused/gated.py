@@ -79,7 +79,7 @@ def _(k, v, threshold, shift, score, norm, first, open_sum, cu_seqlens, width):
     return v.new_empty(shift.shape, dtype=torch.float32)
 
 
-@operator("dla::score_gradient")
+@operator("dla::score_gradient", is_gradient=True)
 def score_gradient(
     k: Tensor, v: Tensor, shift: Tensor, score: Tensor, norm: Tensor, dscore: Tensor, open_sum: Tensor,
     cu_seqlens: Tensor | None,
