@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
-from dla_train.cli import estimate, eval, export, fit, generate, inspect, prepare, recipes, show, submit
+from dla_train.cli import estimate, eval, export, fit, generate, import_, inspect, prepare, recipes, show, submit
 from dla_train.errors import RelayedError, RunError, UsageError
 
-_COMMANDS = (fit, prepare, estimate, generate, eval, inspect, export, recipes, show, submit)
+_COMMANDS = (fit, prepare, estimate, generate, eval, inspect, export, import_, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there
@@ -180,9 +180,9 @@ def _parser() -> argparse.ArgumentParser:
 def _require_command(arguments: Sequence[str]) -> None:
     """Refuse a first word that is no command; argparse would list the commands, but not guess which one was meant."""
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
-    names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
+    names = [command.__name__.rpartition(".")[2].rstrip("_") for command in _COMMANDS]
     if word is not None and word not in names:
-        known_elsewhere = {"list": "recipes", "train": "fit", "pretrain": "fit", "help": "--help", "evaluate": "eval"}
+        known_elsewhere = {"list": "recipes", "train": "fit", "pretrain": "fit", "help": "--help", "convert": "import"}
         guess = known_elsewhere.get(word) or next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.6)), None)
         hint = f" Did you mean {guess}?" if guess else ""
         raise UsageError(f"there is no command '{word}'.{hint} The commands are {', '.join(names)}.")

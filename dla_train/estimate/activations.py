@@ -111,14 +111,17 @@ def _kept(
     what takes long (if the recipe wants that), of those with `whole` everything, and of those with `copied` the copies
     of weights."""
     tokens, hidden, layers = setting.tokens, config.hidden, len(whole)
+    has_mlp = config.mlp_hidden > 0
+    norms = 2 if has_mlp else 1
+    mlp = hidden + (3 if setting.is_fused else 4) * config.mlp_hidden
     parts = {
         "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
         "their costly results": tokens
         * sum(_costly_results(config, mixer, setting) for mixer in results if setting.selective),
-        # two norms a layer and one at the end, each with its input
-        "residual stream": tokens * (2 * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
+        # one or two norms a layer and one at the end, each with its input
+        "residual stream": tokens * (norms * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
         # Input, projection, and the product that is projected down; in torch also the silu.
-        "mlp": tokens * layers * setting.a * (hidden + (3 if setting.is_fused else 4) * config.mlp_hidden),
+        "mlp": tokens * layers * setting.a * mlp if has_mlp else 0,
         "mixers": tokens * sum(_mixer(config, mixer, setting) for mixer in whole),
         "reader and plan": sum(_op(mixer, setting) for mixer in whole),
         "head": tokens * (IDS + hidden * setting.parameter) + config.vocab_size * hidden * setting.parameter,
@@ -130,7 +133,7 @@ def _kept(
 def _costly_results(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> int:
     """What products with weights, attention and the kernels' op give in one layer, per token."""
     hidden = config.hidden
-    mlp = 2 * config.mlp_hidden + hidden
+    mlp = 2 * config.mlp_hidden + hidden * (config.mlp_hidden > 0)
     match mixer:
         case AttentionConfig():
             # q, k, v; attention, with a number per head for its backward; out_proj.

@@ -26,7 +26,9 @@ def model_work(config: ModelConfig, window: int) -> dict[str, Work]:
         for name, work in _mixer(config.hidden, mixer, window).items():
             if work != NONE:
                 parts[name] = parts.get(name, NONE) + work.times(blocks)
-    return {**parts, "mlp": mlp.times(config.layers), "head": linear(config.hidden, config.vocab_size)}
+    if mlp != NONE:
+        parts["mlp"] = mlp.times(config.layers)
+    return {**parts, "head": linear(config.hidden, config.vocab_size)}
 
 
 def training_flops(config: ModelConfig, window: int) -> float:

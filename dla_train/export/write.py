@@ -34,7 +34,7 @@ _CARD = """\
 
 {description}
 
-A language model trained with dla-train for {steps}, with {parameters:,} parameters in {dtype}.
+A language model{training}, with {parameters:,} parameters in {dtype}.
 
 ```python
 from dla_train import load_model  # with dla-train installed: no code from this folder is run
@@ -51,13 +51,14 @@ model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)
 
 
 def write_export(
-    folder: Path, model: LanguageModel, *, tokenizer: Path | None, description: str, step: int, recipe: str
+    folder: Path, model: LanguageModel, *, tokenizer: Path | None, description: str, step: int | None, recipe: str
 ) -> None:
     """Write `folder`, completely or not at all.
 
     Args:
         folder: new or empty. model: on any device. tokenizer: a `tokenizer.json`; None for tokens that are not text.
-        description: for the model card. step: of the checkpoint. recipe: the text of its recipe.
+        description: for the model card. step: of the checkpoint; None if dla-train has not trained it.
+        recipe: the text of its recipe.
     Raises:
         UsageError: the folder holds something or cannot be written, or the tokenizer cannot be read.
     """
@@ -81,7 +82,7 @@ def write_export(
             card = _CARD.format(
                 name=folder.name,
                 description=description,
-                steps=counted(step, "step"),
+                training="" if step is None else f" trained with dla-train for {counted(step, 'step')}",
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 dtype=dtype,
             )
@@ -108,7 +109,7 @@ def exported_weights(model: LanguageModel) -> dict[str, Tensor]:
     return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
 
 
-def _config(language_model: dict[str, Any], dtype: str, end: int | None, step: int) -> dict[str, Any]:
+def _config(language_model: dict[str, Any], dtype: str, end: int | None, step: int | None) -> dict[str, Any]:
     return {
         "model_type": "dla",
         "architectures": ["DlaForCausalLM"],
@@ -119,7 +120,7 @@ def _config(language_model: dict[str, Any], dtype: str, end: int | None, step: i
         "dtype": dtype,
         "torch_dtype": dtype,  # its name before version 5 of transformers
         **({} if end is None else _ends(end)),
-        STEPS: step,
+        **({} if step is None else {STEPS: step}),
         "language_model": language_model,
     }
 

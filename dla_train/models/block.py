@@ -16,7 +16,7 @@ from dla_train.models.norm import RMSNorm
 
 
 class Block(nn.Module):
-    """`x + mixer(norm(x))`, then `x + mlp(norm(x))`.
+    """`x + mixer(norm(x))`, then `x + mlp(norm(x))` if the model has MLPs.
 
     Args:
         config: the whole model's configuration. mixer: that of this block.
@@ -26,8 +26,10 @@ class Block(nn.Module):
         super().__init__()
         self.mixer_norm = RMSNorm(config.hidden, eps=config.norm_eps)
         self.mixer = make_mixer(mixer, hidden=config.hidden, norm_eps=config.norm_eps)
-        self.mlp_norm = RMSNorm(config.hidden, eps=config.norm_eps)
-        self.mlp = SwiGLU(config.hidden, config.mlp_hidden)
+        self.mlp: SwiGLU | None = None
+        if config.mlp_hidden:
+            self.mlp_norm = RMSNorm(config.hidden, eps=config.norm_eps)
+            self.mlp = SwiGLU(config.hidden, config.mlp_hidden)
 
     def forward(
         self,
@@ -40,7 +42,9 @@ class Block(nn.Module):
         """`[B, T, hidden]` -> the same shape, and the mixer's new cache or None. Arguments as in the mixers."""
         mixed, cache = self.mixer(self.mixer_norm(x), documents=documents, cache=cache, return_cache=return_cache)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), cache
+        if self.mlp is not None:
+            x = x + self.mlp(self.mlp_norm(x))
+        return x, cache
 
 
 def make_mixer(config: MixerConfig, *, hidden: int, norm_eps: float) -> Mamba2 | GatedDeltaNet | Attention:

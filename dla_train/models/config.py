@@ -38,6 +38,7 @@ class ModelConfig:
         hybrid: blocks with another mixer; null if there are none.
         mlp_ratio: size of the MLP, given as that of a plain MLP of this ratio: SwiGLU has three matrices instead of
             two, so its width is `2 / 3 * mlp_ratio * hidden`, rounded up to a multiple of 64 (ratio 4 at 1536: 4096).
+            null for blocks without an MLP, as in Mamba-2's own models.
         tie_embeddings: the output head is the embedding.
         norm_eps: epsilon of every RMSNorm. init_std: standard deviation of the matrices at the start.
     """
@@ -47,7 +48,7 @@ class ModelConfig:
     layers: int
     mixer: MixerConfig
     hybrid: HybridConfig | None = None
-    mlp_ratio: float = 4.0
+    mlp_ratio: float | None = 4.0
     tie_embeddings: bool = False
     norm_eps: float = 1e-5
     init_std: float = 0.02
@@ -57,15 +58,17 @@ class ModelConfig:
             check_count(name, getattr(self, name))
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers is {self.layers}; it must be at most {MOST_LAYERS:,}")
-        for name in ("mlp_ratio", "norm_eps", "init_std"):
+        for name in ("norm_eps", "init_std"):
             check_positive(name, getattr(self, name))
         for name, most in (("norm_eps", 1), ("init_std", MOST_STD)):
             if (value := getattr(self, name)) > most:
                 raise ValueError(f"{name} is {value}; it must be at most {most}")
-        if self.mlp_ratio * self.hidden > LARGEST_COUNT:
-            raise ValueError(
-                f"mlp_ratio is {self.mlp_ratio}, times hidden {self.hidden}; it must be at most {LARGEST_COUNT:,}"
-            )
+        if self.mlp_ratio is not None:
+            check_positive("mlp_ratio", self.mlp_ratio)
+            if self.mlp_ratio * self.hidden > LARGEST_COUNT:
+                raise ValueError(
+                    f"mlp_ratio is {self.mlp_ratio}, times hidden {self.hidden}; it must be at most {LARGEST_COUNT:,}"
+                )
         if not isinstance(self.tie_embeddings, bool):
             raise ValueError(f"tie_embeddings is {self.tie_embeddings!r}; it must be true or false")
         check_mixer("mixer", self.mixer)
@@ -118,7 +121,9 @@ class ModelConfig:
 
     @property
     def mlp_hidden(self) -> int:
-        """Width of the SwiGLU MLP."""
+        """Width of the SwiGLU MLP; 0 if there is none."""
+        if self.mlp_ratio is None:
+            return 0
         return math.ceil(round(self.hidden * self.mlp_ratio * 2 / 3, 6) / MLP_MULTIPLE) * MLP_MULTIPLE
 
 

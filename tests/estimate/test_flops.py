@@ -128,6 +128,15 @@ def test_a_transformer_takes_what_its_parts_say():
     assert counted(config) / WINDOW == pytest.approx(others + whole, rel=1e-12)
 
 
+def test_a_model_without_mlps_takes_none():
+    config = ModelConfig(vocab_size=120, hidden=24, layers=2, mixer=AttentionConfig(heads=4), mlp_ratio=None)
+    work = model_work(config, WINDOW)
+    assert "mlp" not in work
+    whole = work["softmax"].training * 2 * WINDOW / (WINDOW + 1)
+    others = sum(part.training for name, part in work.items() if name != "softmax")
+    assert counted(config) / WINDOW == pytest.approx(others + whole, rel=1e-12)
+
+
 def test_grouped_queries_take_less_to_project_and_as_much_to_read():
     config = ModelConfig(vocab_size=120, hidden=24, layers=2, mixer=AttentionConfig(heads=4, kv_heads=1))
     work = model_work(config, WINDOW)

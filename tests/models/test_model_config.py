@@ -15,6 +15,7 @@ from dla_train.models import (
     FenwickMemory,
     FixedMemory,
     GatedDeltaNetConfig,
+    LanguageModel,
     Mamba2Config,
     ModelConfig,
     SingleMemory,
@@ -114,3 +115,12 @@ def test_reading_names_what_is_unknown_or_missing() -> None:
         model_config_from_dict(fields | {"mixer": fields["mixer"] | {"kind": "mamba3"}})
     with pytest.raises(ValueError, match=re.escape("mixer.memory is 'dynamic'; it must be a table")):
         model_config_from_dict(fields | {"mixer": fields["mixer"] | {"memory": "dynamic"}})
+
+
+def test_blocks_may_have_no_mlp() -> None:
+    config = model(mlp_ratio=None, layers=2)
+    assert config.mlp_hidden == 0
+    assert model_config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    names = LanguageModel(config).state_dict()
+    assert names
+    assert not [name for name in names if "mlp" in name]

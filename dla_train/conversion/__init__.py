@@ -1,0 +1,1 @@
+"""Published checkpoints of other projects as models of dla-train."""

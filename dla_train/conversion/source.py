@@ -1,0 +1,113 @@
+"""The folder of a published checkpoint: its configuration, weights and tokenizer; executes no code of it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dla_train.errors import RunError, UsageError
+from dla_train.export.weight_files import INDEX, WEIGHTS, read_weight_files
+
+PICKLED = "pytorch_model.bin"
+
+
+@dataclass
+class Source:
+    """A checkpoint whose weights are taken out one by one, so that in the end it shows whether any was left over.
+
+    Attributes:
+        folder: where it lies. config: what its `config.json` says. weights: those that were not taken yet, by name.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: dict[str, Tensor] = field(repr=False)
+
+    def take(self, name: str) -> Tensor:
+        """A weight that must be there.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if name not in self.weights:
+            raise UsageError(f"{self.folder} has no weight {name}, which a model of its kind has; nothing was written.")
+        return self.weights.pop(name)
+
+    def count_layers(self, prefix: str) -> int:
+        """How many layers there are whose weights begin with `prefix`, a number and a dot."""
+        numbers = [name.removeprefix(prefix).split(".")[0] for name in self.weights if name.startswith(prefix)]
+        return len({number for number in numbers if number.isdigit()})
+
+    def require(self, key: str, *allowed: Any, default: Any = None) -> None:
+        """Refuse a setting that our models do not have.
+
+        Args:
+            key: of the configuration. allowed: the values that are the same model here. default: the value if the key
+                is missing.
+        Raises:
+            UsageError: it has another value.
+        """
+        value = self.config.get(key, default)
+        if value not in allowed:
+            shown = " or ".join(json.dumps(one) for one in allowed)
+            raise UsageError(
+                f"{self.folder} cannot be imported: its config.json has {key} {json.dumps(value)}, and models of "
+                f"dla-train know {shown} alone."
+            )
+
+    def require_empty(self) -> None:
+        """Refuse a checkpoint of which not every weight was taken.
+
+        Raises:
+            UsageError: names the weights.
+        """
+        if self.weights:
+            names = sorted(self.weights)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UsageError(
+                f"{self.folder} cannot be imported: it has weights that the model has no place for "
+                f"({', '.join(names[:3])}{more})."
+            )
+
+
+def read_source(folder: Path) -> Source:
+    """Read `config.json`, and `model.safetensors`, its shards, or `pytorch_model.bin`.
+
+    Raises:
+        UsageError: the folder holds no checkpoint. RunError: it is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} holds no published model: it has no config.json. Give the folder that a model's files were "
+            "downloaded to."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is no table of keys")
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}. Download it again.") from error
+    return Source(folder, config, _weights(folder))
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        return read_weight_files(folder, remedy="Download it again.")
+    path = folder / PICKLED
+    if not path.is_file():
+        raise UsageError(f"{folder} has no weights: neither {WEIGHTS}, with or without an index, nor {PICKLED}.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]} Download it again.") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise RunError(f"{path} holds no weights by name. Download it again.")
+    return found
