@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     to, layers = options.to, layers_in_words(made.config)
     print(f"{options.source} is in {to}: {parameter_count(made.parameters)} parameters, {layers}.")
     if not made.has_tokenizer:
-        print("It has no tokenizer: put its tokenizer.json beside the weights and import it again, or give it tokens.")
+        print("It has no tokenizer: put its tokenizer.json beside the weights and import it again.")
     elif made.end:
         print(f"Its token {made.end} ends documents, and is called <|endoftext|> here.")
     print(f"To go on training it: dla-train fit --recipe {to}/recipe.yaml initial_weights={to} data.path=TOKENS")

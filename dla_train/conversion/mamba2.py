@@ -67,7 +67,8 @@ def convert_mamba2(source: Source) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 def _check(source: Source) -> int:
     """Refuse what is another model; returns the number of groups."""
-    for key, allowed in (("use_bias", False), ("use_conv_bias", True), ("rms_norm", True), ("rmsnorm", True)):
+    wanted = {"use_bias": False, "use_conv_bias": True, "rms_norm": True, "rmsnorm": True, "norm_before_gate": False}
+    for key, allowed in wanted.items():
         source.require(key, allowed, default=allowed)
     source.require("hidden_act", "silu", "swish", default="silu")
     source.require("attn_layer_idx", None, [])  # of state-spaces' hybrids
