@@ -131,13 +131,14 @@ def _kept(
 
 
 def _costly_results(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> int:
-    """What products with weights, attention and the kernels' op give in one layer, per token."""
+    """What products with weights, attention and the kernels' op give in one layer, per token; without the layer's last
+    product, which is not kept."""
     hidden = config.hidden
-    mlp = 2 * config.mlp_hidden + hidden * (config.mlp_hidden > 0)
+    further = hidden + 2 * config.mlp_hidden if config.mlp_hidden else 0  # out_proj and gate_up_proj
     match mixer:
         case AttentionConfig():
-            # q, k, v; attention, with a number per head for its backward; out_proj.
-            return setting.a * (hidden + keys_and_values(hidden, mixer) + hidden + hidden + mlp) + WIDE * mixer.heads
+            # q, k, v; attention, with a number per head for its backward.
+            return setting.a * (hidden + keys_and_values(hidden, mixer) + hidden + further) + WIDE * mixer.heads
         case Mamba2Config():
             values = mixer.heads * mixer.head_dim
             projected = 2 * values + 2 * mixer.groups * mixer.state_dim + mixer.heads
@@ -145,7 +146,7 @@ def _costly_results(config: ModelConfig, mixer: MixerConfig, setting: Setting) -
             values = mixer.heads * mixer.value_dim
             projected = 2 * values + 2 * mixer.heads * mixer.key_dim + 2 * mixer.heads
     weights = 0 if mixer.memory.kind == "single" else mixer.heads * mixer.memory.capacity
-    found = setting.a * (projected + weights + hidden + mlp)
+    found = setting.a * (projected + weights + further)
     if setting.path == "triton":
         # What the op read and, of a dynamic memory, shift, score and norm.
         found += setting.a * values + 3 * WIDE * mixer.heads * isinstance(mixer.memory, DynamicMemory)

@@ -37,13 +37,25 @@ def run_again_in_backward(block: nn.Module, x: Tensor, *, selective: bool, **arg
 
     Args:
         block: a layer without randomness. x: `[B, T, hidden]`, its input. arguments: of the block.
-        selective: keep also the results of what takes long, so that only the rest is computed again.
+        selective: keep also the results of what takes long, so that only the rest is computed again. That of the
+            block's last product is not kept: nothing in the block needs it, so nothing makes it again either.
     """
     context: Callable[[], Any] = noop_context_fn
     if selective:
-        context = functools.partial(create_selective_checkpoint_contexts, _keep_costly)
+        policy = functools.partial(_keep_costly, _size_of_last_product(block))
+        context = functools.partial(create_selective_checkpoint_contexts, policy)
     return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=context, **arguments)
 
 
-def _keep_costly(context: SelectiveCheckpointContext, op: OpOverload, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op.name().split(".")[0] in _COSTLY else CheckpointPolicy.PREFER_RECOMPUTE
+def _size_of_last_product(block: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of the block's last linear layer; None if another one has the same."""
+    sizes = [(one.in_features, one.out_features) for one in block.modules() if isinstance(one, nn.Linear)]
+    return sizes[-1] if sizes and sizes.count(sizes[-1]) == 1 else None
+
+
+def _keep_costly(
+    last: tuple[int, int] | None, context: SelectiveCheckpointContext, op: OpOverload, *args: Any, **kwargs: Any
+) -> CheckpointPolicy:
+    name = op.name().split(".")[0]
+    is_last = name == "aten::mm" and tuple(args[1].shape) == last
+    return CheckpointPolicy.MUST_SAVE if name in _COSTLY and not is_last else CheckpointPolicy.PREFER_RECOMPUTE

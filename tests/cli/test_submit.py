@@ -123,7 +123,7 @@ def test_whatever_the_run_is_called_it_stays_text(cli, sbatch, micro_recipe, tmp
             ["--nodes", "4", "training.micro_batch=1", "strategy={kind: fsdp, replicas: 3}"],
             "but the 4 processes of the job",
         ),
-        (["strategy={kind: fsdp, replicas: 2}"], "it is 2, but the one process of the job cannot form 2 groups"),
+        (["strategy={kind: fsdp, replicas: 2}"], "it is 2, but the 1 process of the job cannot form 2 groups"),
         (["--time", "4h"], "--time is '4h'; it must be MINUTES"),
         (["--nodes", "4", "strategy=ddp"], "in micro-batches of 2; training.micro_batch=1 would fit."),
         (["--warn-seconds", "29"], "--warn-seconds is 29; it must be at least 30"),
