@@ -61,6 +61,7 @@ def attend_to_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents, w
 
 
 @functools.lru_cache(maxsize=4)  # all layers of a call ask for the same
+@torch.inference_mode(False)  # what validation has made, training may find here
 def _groups(lengths: tuple[int, ...], device: torch.device) -> Groups:
     starts = list(itertools.accumulate(lengths, initial=0))
     time = starts.pop()

@@ -54,3 +54,13 @@ def test_hundreds_of_documents_take_few_calls(monkeypatch: pytest.MonkeyPatch) -
     )
     assert len(calls) <= 10
     assert sum(batch * width for batch, _, width, _ in calls) < 2 * sum(lengths), "less padding than text"
+
+
+def test_documents_that_validation_has_read_can_be_trained_on() -> None:
+    document_attention._groups.cache_clear()
+    documents = documents_of(3, 5, 4)
+    x = torch.randn(1, 2, 12, 4, requires_grad=True)
+    with torch.inference_mode():
+        attend_to_documents(x, x, x, documents, None)
+    attend_to_documents(x, x, x, documents, None).sum().backward()
+    assert x.grad is not None
