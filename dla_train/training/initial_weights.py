@@ -23,6 +23,7 @@ from dla_train.errors import UsageError
 from dla_train.evaluation.trained import find_trained, read_weights
 from dla_train.export.exported import exported_config, exported_state
 from dla_train.models import LanguageModel, ModelConfig
+from dla_train.models.mixer_config import memory_of
 from dla_train.models.slot_weight import SlotWeight
 from dla_train.runs.folder import RunFolder
 
@@ -31,7 +32,6 @@ _LOGGER = logging.getLogger(__name__)
 _KEY = "initial_weights"
 _MEMORY = ".memory."  # in the names of a memory's weights
 _MEMORY_KEYS = ("model.mixer.memory.", "model.hybrid.mixer.memory.")
-_THRESHOLDS = tuple(f"{key}threshold" for key in _MEMORY_KEYS)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class InitialWeights:
         takes_memory = _is_same_memory(self.config, model.config)
         state = {name: value for name, value in given.items() if takes_memory or _MEMORY not in name}
         changed = _changed(self.config, model.config, with_memory=takes_memory)
-        new_thresholds = any(key in changed for key in _THRESHOLDS)
-        if new_thresholds:
-            state = {name: value for name, value in state.items() if not name.endswith(".memory.threshold")}
-        model.load_state_dict(state, strict=False)
+        new_thresholds = _new_thresholds(self.config, model.config) if takes_memory else set[str]()
+        model.load_state_dict(
+            {name: value for name, value in state.items() if name not in new_thresholds}, strict=False
+        )
         if not takes_memory:
             for module in model.modules():
                 if isinstance(module, SlotWeight):
@@ -141,10 +141,21 @@ def _unfit(there: ModelConfig, here: ModelConfig) -> str:
 
 def _is_same_memory(there: ModelConfig, here: ModelConfig) -> bool:
     """Whether the weights of each slot have the same meaning in both models."""
-    if [memory.kind for memory in there.memories] != [memory.kind for memory in here.memories]:
+    old, new = ([getattr(memory_of(mixer), "kind", None) for mixer in config.mixers] for config in (there, here))
+    if old != new:
         return False
     given, wanted = ({n: s for n, s in _shapes(config).items() if _MEMORY in n} for config in (there, here))
     return given == wanted
+
+
+def _new_thresholds(there: ModelConfig, here: ModelConfig) -> set[str]:
+    """Names of the thresholds that begin at another value here than there."""
+    old, new = ([getattr(memory_of(mixer), "threshold", None) for mixer in config.mixers] for config in (there, here))
+    return {
+        f"blocks.{index}.mixer{_MEMORY}threshold"
+        for index, (before, now) in enumerate(zip(old, new, strict=True))
+        if before != now
+    }
 
 
 def _memory(config: ModelConfig) -> str:

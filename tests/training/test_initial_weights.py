@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dla_train import load_model
+from dla_train.models import LanguageModel, initialize, model_config_from_dict
 from dla_train.models.slot_weight import SlotWeight
+from dla_train.training.initial_weights import InitialWeights
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +163,42 @@ def test_the_threshold_is_the_one_that_the_recipe_sets(cli, micro_recipe, parent
     for name in names:
         assert torch.equal(kept[name], there[name])
         assert (other[name] == 0.25).all()
+
+
+def two_memories(threshold):
+    memory = f"{{kind: dynamic, capacity: 3, threshold: {threshold}, calibrate_rate: 0.2}}"
+    mixer = f"{{kind: mamba2, heads: 2, head_dim: 8, state_dim: 8, memory: {memory}}}"
+    return f"model.hybrid={{every: 2, mixer: {mixer}}}"
+
+
+def test_only_blocks_whose_threshold_the_recipe_changes_begin_at_it(cli, micro_recipe):
+    rate = "model.mixer.memory.calibrate_rate=0.2"
+    fit = ("fit", "--recipe", micro_recipe, "training.steps=4", rate, two_memories(0.6), "--run-dir", "calibrated")
+    assert cli(*fit).code == 0
+    calibrated = load_model("calibrated").state_dict()
+    hybrid = two_memories(0.5).replace("0.2", "null")
+    state, done = initial_state(cli, micro_recipe, "initial_weights=calibrated", hybrid)
+    first, second = (f"blocks.{block}.mixer.memory.threshold" for block in (0, 1))
+    assert torch.equal(state[first], calibrated[first])
+    assert (state[second] == 0.5).all()
+    assert not (calibrated[second] == 0.5).any()
+    assert "model.hybrid.mixer.memory.threshold 0.6 there and 0.5 here" in done.err
+
+
+def test_slots_of_another_kind_of_memory_have_another_meaning(monkeypatch):
+    fixed, fenwick = (
+        {"kind": "mamba2", "heads": 2, "memory": {"kind": kind, "capacity": 4}} for kind in ("fixed", "fenwick")
+    )
+    there, here = (
+        model_config_from_dict(
+            {"vocab_size": 9, "hidden": 8, "layers": 2, "mixer": fixed, "hybrid": {"layers": [block], "mixer": fenwick}}
+        )
+        for block in (0, 1)
+    )
+    given = initialize(LanguageModel(there), seed=0).state_dict()
+    monkeypatch.setattr("dla_train.training.initial_weights.exported_state", lambda path: given)
+    name = "blocks.0.mixer.memory.slot_weight.weight"
+    for config, wanted in ((there, given[name]), (here, torch.zeros_like(given[name]))):
+        model = initialize(LanguageModel(config), seed=1)
+        InitialWeights(Path("there"), there, None, None).fill(model)
+        assert torch.equal(model.state_dict()[name], wanted)
