@@ -309,7 +309,8 @@ def _described(annotation: Any) -> str:
     if typing.get_origin(bare) in (tuple, list):
         arguments = typing.get_args(bare)
         count = "" if Ellipsis in arguments or typing.get_origin(bare) is list else f"{len(arguments)} "
-        return f"a list of {count}values, each {_described(arguments[0])}{optional}"
+        text = f"a list of {count}values, each {_described(arguments[0])}"
+        return f"{text}; or null" if optional else text
     return _SIMPLE.get(bare, (str(bare), ""))[0] + optional
 
 

@@ -3,6 +3,7 @@
 from dla_train.distributed.config import StrategyConfig
 from dla_train.models.config import ModelConfig
 from dla_train.models.memory_config import DynamicMemory
+from dla_train.models.mixer_config import memory_of
 
 
 def require_possible(strategy: StrategyConfig, model: ModelConfig, optimizer: str, precision: str) -> None:
@@ -23,10 +24,12 @@ def require_possible(strategy: StrategyConfig, model: ModelConfig, optimizer: st
             "training.precision is bf16-true, but strategy deepspeed keeps float32 weights; take bf16-mixed, which "
             "multiplies in bfloat16 as well"
         )
-    learned = any(isinstance(memory, DynamicMemory) and memory.learn_threshold for memory in model.memories)
-    calibrated = model.dynamic is not None and model.dynamic.calibrate_rate is not None
-    if strategy.kind in ("deepspeed", "fsdp") and learned and calibrated:
-        raise ValueError(
-            f"model.mixer.memory.calibrate_rate is given and learn_threshold true, but strategy {strategy.kind} cuts "
-            "up the learned thresholds, which calibration writes; leave one of them out, or take strategy ddp"
-        )
+    if strategy.kind not in ("deepspeed", "fsdp"):
+        return
+    for key, part in (("mixer", model), ("hybrid.mixer", model.hybrid)):
+        memory = None if part is None else memory_of(part.mixer)
+        if isinstance(memory, DynamicMemory) and memory.learn_threshold and memory.calibrate_rate is not None:
+            raise ValueError(
+                f"model.{key}.memory.calibrate_rate is given and learn_threshold true, but strategy {strategy.kind} "
+                "cuts up the learned thresholds, which calibration writes; leave one of them out, or take strategy ddp"
+            )

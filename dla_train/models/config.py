@@ -138,7 +138,7 @@ def model_config_from_dict(fields: Mapping[str, Any]) -> ModelConfig:
     if fields.get("hybrid") is not None:
         hybrid = dict(_table("hybrid", fields["hybrid"]))
         hybrid["mixer"] = _mixer_from("hybrid.mixer", hybrid.get("mixer"))
-        if hybrid.get("layers") is not None:
+        if isinstance(hybrid.get("layers"), list):
             hybrid["layers"] = tuple(hybrid["layers"])
         fields["hybrid"] = _make("hybrid", HybridConfig, hybrid)
     return _make("model", ModelConfig, fields)

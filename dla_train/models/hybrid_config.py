@@ -34,6 +34,8 @@ class HybridConfig:
             check_count("every", self.every)
             if self.every == 1:
                 raise ValueError("every is 1, which leaves no block for model.mixer; it must be at least 2")
+        if not isinstance(self.layers, tuple | None):
+            raise ValueError(f"layers is {self.layers!r}; it must be a list of the numbers of blocks")
         for layer in self.layers or ():
             if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0:
                 raise ValueError(f"layers has {layer!r}; each must be the number of a block, counted from 0")

@@ -112,6 +112,10 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
             "model.mixer.heads=16777216 model.mixer.groups=16777216",
             "model.mixer.heads is 16777216 and head_dim 8; their product must be at most 16,777,216",
         ),
+        (
+            "model.hybrid.layers=3 model.hybrid.mixer.kind=attention model.hybrid.mixer.heads=2",
+            "model.hybrid.layers must be a list of values, each a whole number; or null, but is 3.",
+        ),
         ("model.layers=1001", "model.layers is 1001; it must be at most 1,000"),
         (
             "schedule=wsd",

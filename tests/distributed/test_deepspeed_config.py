@@ -84,3 +84,7 @@ def test_calibrating_what_is_learned_is_refused_where_it_is_cut_up(micro_recipe)
         UsageError, match=r"model\.mixer\.memory\.calibrate_rate is given and learn_threshold true, but"
     ):
         load(find(str(micro_recipe)), ["strategy=fsdp", *learned])
+    hybrid = ["model.hybrid={every: 2, mixer: {kind: mamba2, heads: 2, head_dim: 8, memory: {kind: dynamic, "
+              "learn_threshold: true, calibrate_rate: 0.2}}}"]  # fmt: skip
+    with pytest.raises(UsageError, match=r"model\.hybrid\.mixer\.memory\.calibrate_rate is given and learn_threshold"):
+        load(find(str(micro_recipe)), ["strategy=fsdp", "model.mixer.memory=single", *hybrid])

@@ -93,6 +93,8 @@ def test_a_configuration_survives_json() -> None:
     fields = dataclasses.asdict(model(HybridConfig(mixer=SOFTMAX, every=2)))
     with pytest.raises(ValueError, match=r"hybrid\.mixer\.kind is 'rwkv'; it must be one of"):
         model_config_from_dict(fields | {"hybrid": fields["hybrid"] | {"mixer": {"kind": "rwkv"}}})
+    with pytest.raises(ValueError, match="layers is 3; it must be a list of the numbers of blocks"):
+        model_config_from_dict(fields | {"hybrid": fields["hybrid"] | {"every": None, "layers": 3}})
     del fields["hybrid"]
     assert model_config_from_dict(fields).hybrid is None, "a file of a version before there were hybrids"
 
