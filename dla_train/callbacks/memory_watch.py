@@ -37,14 +37,13 @@ class MemoryWatch:
 
     def __init__(self, model: LanguageModel) -> None:
         self.is_active = False
-        self._counts: dict[int, Tensor] = {}
-        self._capacities: dict[int, int] = {}
+        self._watched: dict[int, _Watched] = {}
         self._hooks = []
         for index, block in enumerate(model.blocks):
             for memory in (module for module in block.modules() if isinstance(module, Memory) and module.capacity > 1):
-                self._capacities[index] = memory.capacity
-                self._hooks.append(memory.register_forward_hook(self._hook(index)))
-        self.layers = list(self._capacities)
+                self._watched[index] = _Watched(self, memory.capacity)
+                self._hooks.append(memory.register_forward_hook(self._watched[index].look))
+        self.layers = list(self._watched)
 
     @property
     def columns(self) -> list[str]:
@@ -57,35 +56,47 @@ class MemoryWatch:
         Args:
             strategy: adds up what all ranks have seen, and all must call this; None: what this process has seen.
         """
-        if not self._counts:
+        found = {layer: one.counts for layer, one in self._watched.items() if one.counts is not None}
+        if not found:
             return {}
-        layers = sorted(self._counts)
-        sizes = [len(self._counts[layer]) for layer in layers]
-        total = torch.cat([self._counts[layer] for layer in layers])
-        self._counts.clear()
+        sizes = [len(counts) for counts in found.values()]
+        total = torch.cat(list(found.values()))
+        for one in self._watched.values():
+            one.counts = None
         if strategy is not None:
             reduced = strategy.reduce(total.to(strategy.root_device), reduce_op="sum")
             assert isinstance(reduced, Tensor)
             total = reduced
         parts = total.cpu().split(sizes)
-        return {layer: unpack(part, self._capacities[layer]) for layer, part in zip(layers, parts, strict=True)}
+        return {layer: unpack(part, self._watched[layer].capacity) for layer, part in zip(found, parts, strict=True)}
 
     def close(self) -> None:
         """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
-    def _hook(self, layer: int) -> Any:
-        @torch.no_grad()
-        def look(module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
-            if not self.is_active:
-                return
-            cu_seqlens = inputs[2] if len(inputs) > 2 else None  # see `Memory.forward`
-            seen = count(plan, cu_seqlens)
-            known = self._counts.get(layer)
-            self._counts[layer] = seen if known is None else known + seen
 
-        return look
+class _Watched:
+    """One memory. It is an object of its own, which does not know its layer: the hook is compiled with the block, and
+    with a number in it no two blocks could share a graph.
+
+    Attributes:
+        counts: of all plans since they were last collected; None if there were none.
+    """
+
+    def __init__(self, watch: MemoryWatch, capacity: int) -> None:
+        self.watch = watch
+        self.capacity = capacity
+        self.counts: Tensor | None = None
+
+    @torch.no_grad()
+    def look(self, module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
+        """The hook."""
+        if not self.watch.is_active:
+            return
+        cu_seqlens = inputs[2] if len(inputs) > 2 else None  # see `Memory.forward`
+        seen = count(plan, cu_seqlens)
+        self.counts = seen if self.counts is None else self.counts + seen
 
 
 def means(seen: dict[int, MemorySeen]) -> dict[str, float]:

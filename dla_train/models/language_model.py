@@ -45,7 +45,7 @@ class LanguageModel(nn.Module):
                 parameter.fill_(torch.nan)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """`torch.compile` every block, in place; parameter names stay. One compilation serves all, as blocks are alike.
+        """`torch.compile` every block, in place; parameter names stay. One compilation serves all blocks of a mixer.
 
         `dla_kernels.compiled_graphs` describes what is left out of the graphs.
 

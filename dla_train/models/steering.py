@@ -35,9 +35,8 @@ class ThresholdSteering:
         self.rate = rate
         self.part = part
         self.is_active = False
-        self._memories = [module for module in model.modules() if isinstance(module, Dynamic)]
-        self._wanted: dict[int, list[Tensor]] = {}
-        self._hooks = [memory.register_forward_hook(self._hook(index)) for index, memory in enumerate(self._memories)]
+        self._steered = [_Steered(self, module) for module in model.modules() if isinstance(module, Dynamic)]
+        self._hooks = [one.memory.register_forward_hook(one.look) for one in self._steered]
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -46,7 +45,8 @@ class ThresholdSteering:
 
     def forget(self) -> None:
         """Discard what was collected since the last `move`."""
-        self._wanted.clear()
+        for one in self._steered:
+            one.wanted = None
 
     @torch.no_grad()
     def move(self, mean: Callable[[Tensor], Tensor] = lambda wanted: wanted) -> None:
@@ -55,21 +55,36 @@ class ThresholdSteering:
         Args:
             mean: averages a tensor over all ranks, which have different batches; thresholds then stay equal on all.
         """
-        if not self._wanted:
+        found = [one.wanted[:-1] / one.wanted[-1] for one in self._steered if one.wanted is not None]
+        if not found:
             return
-        wanted = mean(torch.cat([torch.stack(batches).mean(0) for _, batches in sorted(self._wanted.items())]))
-        sizes = [len(batches[0]) for _, batches in sorted(self._wanted.items())]
         self.forget()
-        for memory, tau in zip(self._memories, wanted.split(sizes), strict=True):
-            memory.threshold.lerp_(tau.to(memory.threshold), self.part)
+        wanted = mean(torch.cat(found)).split([len(tau) for tau in found])
+        for one, tau in zip(self._steered, wanted, strict=True):
+            one.memory.threshold.lerp_(tau.to(one.memory.threshold), self.part)
 
-    def _hook(self, index: int) -> Any:
-        @torch.no_grad()
-        def look(module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
-            if self.is_active:
-                self._wanted.setdefault(index, []).append(wanted_threshold(plan, self.rate))
 
-        return look
+class _Steered:
+    """One memory. It is an object of its own, which does not know its layer: the hook is compiled with the block, and
+    with a number in it no two blocks could share a graph.
+
+    Attributes:
+        wanted: `[H + 1]`, the sum over batches of what `wanted_threshold` gives, and their number; None without any.
+    """
+
+    def __init__(self, steering: ThresholdSteering, memory: Dynamic) -> None:
+        self.steering = steering
+        self.memory = memory
+        self.wanted: Tensor | None = None
+
+    @torch.no_grad()
+    def look(self, module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
+        """The hook."""
+        if not self.steering.is_active:
+            return
+        tau = wanted_threshold(plan, self.steering.rate)
+        one = torch.cat((tau, tau.new_ones(1)))
+        self.wanted = one if self.wanted is None else self.wanted + one
 
 
 def wanted_threshold(plan: Plan, rate: float) -> Tensor:
