@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dla_train.models import LanguageModel
+from dla_train.models import AttentionConfig, LanguageModel
 from dla_train.models.cache import ModelCache
 from dla_train.models.generation import sample
 
@@ -73,17 +73,28 @@ class Continuations:
         for number, prompt in sorted(enumerate(self.prompts), key=lambda one: len(one[1])):
             # Pasts of prompts of different lengths can be joined only if they have a fixed size.
             lengths.setdefault(len(prompt) if self._has_attention else 0, []).append(number)
-        together = self._together()
-        for members in lengths.values():
+        fixed = self._fixed_bytes()
+        for length, members in lengths.items():
+            past = fixed + self._growing_bytes(length + self.sampling.max_tokens)
+            together = max(1, min(TOGETHER, _PAST // max(1, past)))
             for start in range(0, len(members), together):
                 yield from self._continue(members[start : start + together])
 
-    def _together(self) -> int:
-        """How many prompts may go through the model at once: the slots of a large model take gigabytes per prompt."""
+    def _fixed_bytes(self) -> int:
+        """Size of a prompt's past without its tokens: the slots of a large model take gigabytes."""
         if not self.model.config.memories or len(self.prompts) < 2:
-            return TOGETHER
+            return 0
         self._step(torch.tensor([self.prompts[0][:1]], device=self.device), None)
-        return max(1, min(TOGETHER, _PAST // max(1, self.past_bytes)))
+        return self.past_bytes
+
+    def _growing_bytes(self, tokens: int) -> int:
+        """Size of the keys and values that softmax attention keeps of so many tokens."""
+        config, kept = self.model.config, 0
+        for mixer in config.mixers:
+            if isinstance(mixer, AttentionConfig):
+                width = 2 * mixer.key_heads * config.hidden // mixer.heads
+                kept += width * (tokens if mixer.window is None else min(tokens, mixer.window - 1))
+        return kept * self.model.embedding.weight.element_size()
 
     def _continue(self, members: list[int]) -> Iterator[tuple[int, int]]:
         sources = {number: _source(self.sampling.seed, number) for number in members}

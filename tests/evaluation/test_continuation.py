@@ -157,6 +157,23 @@ def test_so_many_go_together_as_their_pasts_leave_room_for(monkeypatch: pytest.M
     assert batches == {1, 2}
 
 
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
+def test_room_is_left_for_what_softmax_attention_will_keep(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = model_of(name), [[number, 1, 4, 1, 5, 9, 2, 6] for number in range(6)]
+    alone = Continuations(model, prompts[:1], Sampling(max_tokens=4, temperature=0))
+    list(alone)
+    monkeypatch.setattr(continuation, "_PAST", 7 * alone.past_bytes // 2)
+    batches, inner = [], model.hidden_states
+
+    def spy(tokens: torch.Tensor, **named: Any) -> Any:
+        batches.append(len(tokens))
+        return inner(tokens, **named)
+
+    monkeypatch.setattr(model, "hidden_states", spy)
+    texts(model, prompts, max_tokens=4, temperature=0)
+    assert max(batches) == 3
+
+
 def test_softmax_attention_cannot_join_pasts_of_different_lengths() -> None:
     model = model_of("attention")
     pasts = [model.hidden_states(torch.ones(1, length, dtype=torch.int64), return_cache=True)[1] for length in (2, 3)]
