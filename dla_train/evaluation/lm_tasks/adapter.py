@@ -23,8 +23,8 @@ _MAX_TOKENS = 256  # of a text whose task sets no limit: the harness's own defau
 class HarnessModel(TemplateLM):
     """A model and its tokenizer.
 
-    A linear model reads contexts of any length, in pieces. A softmax model has never seen positions beyond its training
-    window: of longer contexts it gets the end, as is usual in the harness.
+    A linear model reads contexts of any length, in pieces. Softmax attention may never have seen positions beyond its
+    training window: of longer contexts such a model gets the end, as is usual in the harness.
 
     Args:
         model: in evaluation mode. tokenizer: the model's. end: the token that ends documents, which also marks the
@@ -108,9 +108,9 @@ class HarnessModel(TemplateLM):
             return tokens
         if max_tokens >= self._window:
             raise UsageError(
-                f"the task asks for texts of up to {max_tokens} tokens, but this softmax model was trained on windows "
-                f"of {self._window}; nothing would be left for the prompt. Leave the task out, or evaluate a model of "
-                "a longer window."
+                f"the task asks for texts of up to {max_tokens} tokens, but the softmax attention of this model was "
+                f"trained on windows of {self._window}; nothing would be left for the prompt. Leave the task out, or "
+                "evaluate a model of a longer window."
             )
         return tokens[-(self._window - max_tokens) :]
 
