@@ -172,9 +172,12 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             if mixer.rope_base is not None:
                 # q and k as rotated. Per position of a row: cosines and sines for both.
                 kept += a * (hidden + pairs / 2) + 4 * WIDE * hidden / mixer.heads / 2 / setting.batch
-            if mixer.window is not None and mixer.window < setting.window and setting.batch > 1:
-                # Blocks of q, and of k and v, which each are part of two.
-                kept += a * (hidden + 2 * pairs) * (1 - mixer.window / setting.window)
+            if mixer.window is not None and mixer.window < setting.window:
+                behind = 1 - mixer.window / setting.window  # share of the tokens that are read in blocks
+                # Blocks of q; and of k and v for every head, which each are part of two. Views, where they can be.
+                is_copied = setting.batch > 1
+                kept += a * hidden * behind * is_copied
+                kept += a * 4 * hidden * behind * (is_copied or mixer.key_heads < mixer.heads)
             return kept
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim

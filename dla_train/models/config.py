@@ -75,10 +75,13 @@ class ModelConfig:
         if self.hybrid is not None:
             check_hybrid(self.hybrid, self.mixer, self.layers)
         for name, mixer in self._named_mixers():
-            if isinstance(mixer, AttentionConfig) and self.hidden % (2 * mixer.heads):
+            if not isinstance(mixer, AttentionConfig):
+                continue
+            pairs = mixer.rope_base is not None
+            if self.hidden % (mixer.heads * (2 if pairs else 1)):
+                number = "twice the heads (rotary positions turn pairs of channels)" if pairs else "the heads"
                 raise ValueError(
-                    f"hidden is {self.hidden} and {name}.heads is {mixer.heads}; hidden must be a multiple of "
-                    "twice the heads (rotary positions turn pairs of channels)"
+                    f"hidden is {self.hidden} and {name}.heads is {mixer.heads}; hidden must be a multiple of {number}"
                 )
 
     def _named_mixers(self) -> list[tuple[str, MixerConfig]]:

@@ -30,8 +30,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor
         return _attend(q, k, v, is_causal=True)
     if queries == 1:
         return _attend(q, k, v)
-    # The class of this mask, which lets kernels skip what is masked, does not know grouped queries.
-    return F.scaled_dot_product_attention(q, *_repeated(q, k, v), attn_mask=causal_lower_right(queries, keys))
+    return _attend(q, k, v, causal_lower_right(queries, keys))
 
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -70,10 +69,8 @@ def _band(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1])
-
-
-def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """k and v once for each head of q."""
     times = q.shape[1] // k.shape[1]
-    return (k, v) if times == 1 else (k.repeat_interleave(times, 1), v.repeat_interleave(times, 1))
+    if mask is not None and times > 1:
+        # Not every torch has a kernel for grouped queries with a mask; without one, all scores would be kept.
+        k, v, times = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1), 1
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=times > 1)

@@ -71,6 +71,10 @@ def test_the_blocks_that_have_the_other_mixer(hybrid: HybridConfig | None, softm
             lambda: model(HybridConfig(mixer=AttentionConfig(heads=3), every=2)),
             "hidden is 16 and hybrid.mixer.heads is 3; hidden must be a multiple",
         ),
+        (
+            lambda: model(mixer=AttentionConfig(heads=3, rope_base=None)),
+            "hidden is 16 and mixer.heads is 3; hidden must be a multiple of the heads$",
+        ),
         (lambda: AttentionConfig(heads=4, kv_heads=3), "kv_heads is 3 and heads is 4; heads must be a multiple"),
         (lambda: AttentionConfig(heads=4, window=0), "window is 0; it must be a whole number of at least 1"),
         (
