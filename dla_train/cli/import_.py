@@ -10,8 +10,9 @@ from dla_train.errors import UsageError
 _EXAMPLES = """\
 Known are Mamba-2 (state-spaces/mamba2-*, and what transformers or flash-linear-attention saved) and Gated DeltaNet
 (flash-linear-attention, hybrids with softmax attention included). Download the files of a model first, and put its
-tokenizer.json beside them; no code of theirs is run. The new folder is like one of dla-train export: generate and eval take it, and training goes on from it,
-with a dynamic memory if you wish, which begins as the single state that the model was trained with.
+tokenizer.json beside them; no code of theirs is run. The new folder is like one of dla-train export: generate and
+eval take it, and training goes on from it, with a dynamic memory if you wish, which begins as the single state that
+the model was trained with.
 
 examples:
   dla-train import --from downloads/mamba2-780m --to mamba2-780m
