@@ -58,6 +58,8 @@ def convert(folder: Path, to: Path) -> Converted:
     source = read_source(folder)
     found = next((how for fits, how in _KINDS if fits(source.config)), None)
     if found is None:
+        if source.config.get("model_type") == "dla":
+            raise UsageError(f"{folder} is a model of dla-train already: take it as it is, --checkpoint {folder}.")
         kind = source.config.get("model_type") or "/".join(source.config.get("architectures") or ["?"])
         raise UsageError(
             f"{folder} cannot be imported: it is a model of the kind {kind}. Known are mamba2 (state-spaces, "

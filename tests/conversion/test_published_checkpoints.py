@@ -142,6 +142,7 @@ def test_gated_deltanet_of_fla_is_the_same_model(tmp_path: Path, hybrid: bool, t
     ("changes", "said"),
     [
         ({"model_type": "gla"}, "it is a model of the kind gla. Known are mamba2"),
+        ({"model_type": "dla"}, "is a model of dla-train already: take it as it is, --checkpoint"),
         ({"allow_neg_eigval": True}, "has allow_neg_eigval true, and models of dla-train know false alone"),
         ({"hidden_act": "powlu"}, 'has hidden_act "powlu", and models of dla-train know "swish" or "silu" alone'),
         ({"num_v_heads": 4}, "has num_v_heads 4"),
