@@ -89,13 +89,22 @@ def read_source(folder: Path) -> Source:
             f"{folder} holds no published model: it has no config.json. Give the folder that a model's files were "
             "downloaded to."
         )
+    return Source(folder, read_table(path), _weights(folder))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that is a table of keys.
+
+    Raises:
+        RunError: it is not.
+    """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
             raise ValueError("it is no table of keys")
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}. Download it again.") from error
-    return Source(folder, config, _weights(folder))
+    return content
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -105,7 +114,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"{folder} has no weights: neither {WEIGHTS}, with or without an index, nor {PICKLED}.")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise RunError(f"{path} is damaged: {str(error).splitlines()[0]} Download it again.") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):

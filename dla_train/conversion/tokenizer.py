@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from dla_data.tokenizer import END_OF_DOCUMENT
-from dla_train.errors import RunError, UsageError
+from dla_train.conversion.source import read_table
+from dla_train.errors import UsageError
 
 TOKENIZER = "tokenizer.json"
 
@@ -21,7 +21,7 @@ def end_token(folder: Path) -> str | None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return None
-    found = _read(path).get("eos_token")
+    found = read_table(path).get("eos_token")
     if isinstance(found, dict):
         found = found.get("content")
     return found if isinstance(found, str) else None
@@ -36,7 +36,7 @@ def with_our_end(folder: Path) -> tuple[str, str | None]:
         UsageError: it does not say which token ends texts. RunError: a file is damaged.
     """
     path = folder / TOKENIZER
-    content = _read(path)
+    content = read_table(path)
     added = [token for token in content.get("added_tokens", ()) if isinstance(token, dict)]
     if any(token.get("content") == END_OF_DOCUMENT for token in added):
         return path.read_text(encoding="utf-8"), None
@@ -58,13 +58,3 @@ def with_our_end(folder: Path) -> tuple[str, str | None]:
             [END_OF_DOCUMENT, *rest] if word == name else [word, *rest] for word, *rest in vocabulary
         ]
     return json.dumps(content, ensure_ascii=False), name
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no table of keys")
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}. Download it again.") from error
-    return content
