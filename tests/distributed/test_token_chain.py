@@ -4,7 +4,6 @@ three times and goes on with other numbers of ranks and workers each time, for l
 import hashlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.training.module import LanguageModelTraining
 from tests.soak import recorded_fit
 from tests.soak.history import by_start, read_notes
+from tests.soak.stand_in import write_stand_in
 
 STEPS, GLOBAL_BATCH = 60, 8
 SETTINGS = (
@@ -92,10 +92,8 @@ def leg(cache_directory, tmp_path):
     """Start or resume the run `pieces` on so many ranks, kill all of it at a step; returns its notes by rank."""
     notes = tmp_path / "notes"
     notes.mkdir()
-    stand_in = tmp_path / "python"  # called as `python -m dla_train ARGUMENTS`
-    program = f"{shlex.quote(sys.executable)} {shlex.quote(recorded_fit.__file__)}"
-    stand_in.write_text(f'#!/bin/sh\nshift 2\nexec {program} "$@"\n')
-    stand_in.chmod(0o755)
+    stand_in = tmp_path / "python"
+    write_stand_in(stand_in)
     environment = {
         **os.environ,
         "DLA_TRAIN_CACHE": str(cache_directory),

@@ -4,7 +4,6 @@ import csv
 import os
 import random
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from dla_train.runs.metrics_file import TIMES
 from tests.soak.history import Note, by_start, chain, consumed, done_again, first_difference, read_notes, where
+from tests.soak.stand_in import write_stand_in
 
 RANKS = 2
 CHECKPOINT_EVERY = 4
@@ -91,10 +91,7 @@ class DisturbedRun:
         text = RECIPE.replace("CORPUS", str(corpus)).replace("STEPS", str(self.steps)).replace("RANKS", str(RANKS))
         text = text.replace("EVERY", str(CHECKPOINT_EVERY))
         (folder / "soak.yaml").write_text(text)
-        stand_in = folder / "python"  # called as `python [-P] -m dla_train ARGUMENTS`
-        program = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('recorded_fit.py')))}"
-        stand_in.write_text(f'#!/bin/sh\nuntil [ "$1" = dla_train ]; do shift; done; shift\nexec {program} "$@"\n')
-        stand_in.chmod(0o755)
+        write_stand_in(folder / "python")
         self._hits: list[Hit] = []
 
     def whole(self) -> float:
