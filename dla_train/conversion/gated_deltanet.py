@@ -10,6 +10,7 @@ from torch import Tensor
 from dla_train.conversion.source import Source
 from dla_train.errors import UsageError
 from dla_train.models import AttentionConfig, GatedDeltaNetConfig, HybridConfig, ModelConfig, SingleMemory
+from dla_train.models.config import MLP_MULTIPLE
 
 _LAYERS = "model.layers."
 
@@ -48,6 +49,12 @@ def convert_gated_deltanet(source: Source) -> tuple[ModelConfig, dict[str, Tenso
         source.weights.pop("lm_head.weight", None)
 
     first = f"blocks.{linear[0]}."
+    width = state[f"{first}mlp.down_proj.weight"].shape[1]
+    if width % MLP_MULTIPLE:
+        raise UsageError(
+            f"{source.folder} cannot be imported: its MLPs are {width} wide, and those of dla-train a multiple of "
+            f"{MLP_MULTIPLE}."
+        )
     vocabulary, hidden = state["embedding.weight"].shape
     config = ModelConfig(
         vocab_size=vocabulary,
@@ -61,7 +68,7 @@ def convert_gated_deltanet(source: Source) -> tuple[ModelConfig, dict[str, Tenso
             memory=SingleMemory(),
         ),
         hybrid=_hybrid(source, softmax),
-        mlp_ratio=state[f"{first}mlp.down_proj.weight"].shape[1] * 3 / 2 / hidden,
+        mlp_ratio=width * 3 / 2 / hidden,
         tie_embeddings=is_tied,
         norm_eps=source.config.get("norm_eps", 1e-6),
     )

@@ -17,7 +17,7 @@ from dla_kernels.layers.gated_norm import WIDEST
 from dla_kernels.reader.chunk import CHUNK
 from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.slots import STRIDE
-from dla_train.estimate.flops import has_gate, keys_and_values
+from dla_train.estimate.flops import has_gate
 from dla_train.models.config import ModelConfig
 from dla_train.models.memory_config import DynamicMemory
 from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
@@ -138,7 +138,7 @@ def _costly_results(config: ModelConfig, mixer: MixerConfig, setting: Setting) -
     match mixer:
         case AttentionConfig():
             # q, k, v; attention, with a number per head for its backward.
-            return setting.a * (hidden + keys_and_values(hidden, mixer) + hidden + further) + WIDE * mixer.heads
+            return setting.a * (hidden + mixer.keys_and_values(hidden) + hidden + further) + WIDE * mixer.heads
         case Mamba2Config():
             values = mixer.heads * mixer.head_dim
             projected = 2 * values + 2 * mixer.groups * mixer.state_dim + mixer.heads
@@ -166,7 +166,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
     convolved = 1 if setting.is_fused else 2  # in torch before the silu and after it
     match mixer:
         case AttentionConfig():
-            pairs = keys_and_values(hidden, mixer)
+            pairs = mixer.keys_and_values(hidden)
             # Input; q, k, v; result, and its rows in order.
             kept = a * (hidden + hidden + pairs + 2 * hidden) + WIDE * mixer.heads
             if mixer.rope_base is not None:
@@ -274,7 +274,7 @@ def _cast_weights(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> 
         slots = hidden * mixer.heads * capacity_of(mixer)
     match mixer:
         case AttentionConfig():
-            matrices = hidden * (2 * hidden + keys_and_values(hidden, mixer))
+            matrices = hidden * (2 * hidden + mixer.keys_and_values(hidden))
         case Mamba2Config():
             inner = mixer.heads * mixer.head_dim
             matrices = hidden * (3 * inner + 2 * mixer.groups * mixer.state_dim + mixer.heads)

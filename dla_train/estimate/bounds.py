@@ -6,7 +6,7 @@ from collections import Counter
 
 from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chunk, state_shape
 from dla_train.estimate.devices import Device
-from dla_train.estimate.flops import keys_and_values, slots_in_window
+from dla_train.estimate.flops import slots_in_window
 from dla_train.estimate.work import Work
 from dla_train.models.config import ModelConfig
 from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, MixerConfig
@@ -48,7 +48,7 @@ def _moved_by_mixer(hidden: int, mixer: MixerConfig, setting: Setting) -> dict[s
     """Bytes per token of one layer's mixer."""
     a = setting.a
     if isinstance(mixer, AttentionConfig):
-        pairs = keys_and_values(hidden, mixer)
+        pairs = mixer.keys_and_values(hidden)
         projections = _linear(hidden, hidden + pairs, setting) + _linear(hidden, hidden, setting)
         return {"mixer projections": projections, "softmax": a * (2 * hidden + pairs)}
     key_dim, value_dim = state_shape(mixer)

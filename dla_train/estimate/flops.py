@@ -54,11 +54,6 @@ def has_gate(memory: MemoryConfig) -> bool:
     return isinstance(memory, DynamicMemory) and memory.gate == "straight_through"
 
 
-def keys_and_values(hidden: int, mixer: AttentionConfig) -> int:
-    """Channels of keys and values of softmax attention, together."""
-    return 2 * mixer.key_heads * hidden // mixer.heads
-
-
 def keys_read(mixer: AttentionConfig, window: int) -> float:
     """How many keys a token of a window reads on average: token t reads t + 1, or as many as the mixer's own window
     has."""
@@ -71,7 +66,7 @@ def _mixer(hidden: int, mixer: MixerConfig, window: int) -> dict[str, Work]:
     match mixer:
         case AttentionConfig():
             attention = product(2 * 2 * hidden * keys_read(mixer, window))  # for the scores and for the values
-            projections = linear(hidden, hidden + keys_and_values(hidden, mixer)) + linear(hidden, hidden)
+            projections = linear(hidden, hidden + mixer.keys_and_values(hidden)) + linear(hidden, hidden)
             return {"mixer projections": projections, "softmax": attention}
         case Mamba2Config():
             heads, groups, key_dim, value_dim = mixer.heads, mixer.groups, mixer.state_dim, mixer.head_dim

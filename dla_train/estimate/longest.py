@@ -15,8 +15,8 @@ STEP = 1024
 MOST = 2**24
 """Longer windows are not looked at."""
 
-_WAYS: dict[str, tuple[int | None, bool]] = {"none": (None, False), "selective": (1, True), "full": (1, False)}
-"""By `training.activation_checkpointing`: how many blocks share one that is recomputed, and whether selectively."""
+_WAYS = ("none", "selective", "full")
+"""Values of `training.activation_checkpointing`."""
 
 
 def longest_windows(recipe: Recipe, setting: Setting, beside: int, room: int) -> dict[str, int]:
@@ -26,11 +26,14 @@ def longest_windows(recipe: Recipe, setting: Setting, beside: int, room: int) ->
         recipe: whose model reads it. setting: of its micro-batches, of which only windows and rows are changed.
         beside: bytes that lie on the device whatever the window. room: bytes that may be used in all.
     """
-    ways = {way: how for way, how in _WAYS.items() if not (way == "selective" and recipe.training.compile)}
-    return {
-        way: _longest(recipe.model, replace(setting, recompute_every=every, selective=selective), room - beside)
-        for way, (every, selective) in ways.items()
-    }
+    found = {}
+    for way in _WAYS:
+        if way == "selective" and recipe.training.compile:  # refused together
+            continue
+        training = replace(recipe.training, activation_checkpointing=way)
+        kept = replace(setting, recompute_every=training.recompute_every, selective=training.recompute_selectively)
+        found[way] = _longest(recipe.model, kept, room - beside)
+    return found
 
 
 def _longest(config: ModelConfig, setting: Setting, room: int) -> int:

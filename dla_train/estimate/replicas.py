@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dla_data.counted import counted
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.config import FSDPConfig
 from dla_train.distributed.shares import check_replicas
@@ -19,7 +20,7 @@ def require_replicas(loaded: LoadedRecipe, devices: int) -> None:
     Raises:
         UsageError: names the key, and what would fit.
     """
-    named = f"{devices} device{'s' if devices > 1 else ''}"
+    named = counted(devices, "device")
     check_replicas(loaded, devices, named)
     strategy = loaded.recipe.strategy
     if not isinstance(strategy, FSDPConfig) or strategy.replicas != "nodes":

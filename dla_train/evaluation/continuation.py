@@ -92,8 +92,9 @@ class Continuations:
         config, kept = self.model.config, 0
         for mixer in config.mixers:
             if isinstance(mixer, AttentionConfig):
-                width = 2 * mixer.key_heads * config.hidden // mixer.heads
-                kept += width * (tokens if mixer.window is None else min(tokens, mixer.window - 1))
+                kept += mixer.keys_and_values(config.hidden) * (
+                    tokens if mixer.window is None else min(tokens, mixer.window - 1)
+                )
         return kept * self.model.embedding.weight.element_size()
 
     def _continue(self, members: list[int]) -> Iterator[tuple[int, int]]:

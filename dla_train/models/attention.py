@@ -25,8 +25,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.key_heads = config.heads, config.key_heads
         self.window, self.rope_base = config.window, config.rope_base
-        width = hidden // config.heads
-        self.qkv_proj = nn.Linear(hidden, (config.heads + 2 * config.key_heads) * width, bias=False)
+        self.qkv_proj = nn.Linear(hidden, hidden + config.keys_and_values(hidden), bias=False)
         self.out_proj = nn.Linear(hidden, hidden, bias=False)
 
     def forward(

@@ -104,6 +104,10 @@ class AttentionConfig:
         """Number of heads of keys and values."""
         return self.heads if self.kv_heads is None else self.kv_heads
 
+    def keys_and_values(self, hidden: int) -> int:
+        """Channels of keys and values together, in a model of width `hidden`."""
+        return 2 * self.key_heads * hidden // self.heads
+
 
 MixerConfig = Mamba2Config | GatedDeltaNetConfig | AttentionConfig
 MIXERS: dict[str, type[MixerConfig]] = {

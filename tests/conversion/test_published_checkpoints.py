@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
@@ -214,4 +214,16 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     tokenizer.add_tokens([f"word{number}" for number in range(41)])
     save_tokenizer(tokenizer, folder / "tokenizer.json")
     with pytest.raises(UsageError, match="makes ids up to 300, but the model has only 300"):
+        convert(folder, tmp_path / "ours")
+
+
+def test_an_mlp_of_a_width_that_ours_cannot_have_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    as_fla_saves_it(delta_net(False, False), folder)
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if ".mlp." in name:
+            weights[name] = (weight[:, :100] if "down" in name else weight[:100]).contiguous()
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UsageError, match="its MLPs are 100 wide, and those of dla-train a multiple of 64"):
         convert(folder, tmp_path / "ours")
