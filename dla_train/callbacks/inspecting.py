@@ -14,6 +14,7 @@ from dla_train.errors import RunError
 from dla_train.inspection.observe import observe
 from dla_train.inspection.page import page
 from dla_train.inspection.slot_life import lives_of
+from dla_train.models.context import windows_kept_whole
 from dla_train.training.batch import FirstWindow, first_window
 from dla_train.training.module import LanguageModelTraining
 
@@ -61,7 +62,11 @@ class Inspecting(Callback):
             return
         assert isinstance(pl_module, LanguageModelTraining)
         tokens, ends = self._window
-        with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+        with (
+            trainer.precision_plugin.forward_context(),
+            torch.compiler.set_stance("force_eager"),
+            windows_kept_whole(pl_module.model),  # the other ranks do not take part
+        ):
             layers = observe(pl_module.model, tokens, ends)
         path = self.folder / f"step-{trainer.global_step:08d}.html"
         lives = [lives_of(layer.plan, ends) for layer in layers]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dla_kernels import Plan
+from dla_train.models.context import Context
 
 LARGEST_SIZE = 2**24
 """Slots with more tokens than this are counted as having this many."""
@@ -101,13 +102,23 @@ def count(plan: Plan, cu_seqlens: Tensor | None = None) -> Tensor:
     return torch.cat([tokens, held, plan.boundary.sum((0, 1)), slots, sizes])
 
 
+def of_all_heads(counts: Tensor, capacity: int, context: Context) -> Tensor:
+    """The counts of a rank that sees only its own heads of windows that it shares, so that the sum over its group is
+    what `count` gives for all heads."""
+    tokens, held, boundaries, slots, sizes = _parts(counts, capacity)
+    once = tokens if context.rank == 0 else torch.zeros_like(tokens)  # every rank of the group has seen them
+    return torch.cat([once, held, context.placed(boundaries, len(boundaries) * context.size), slots, sizes])
+
+
 def unpack(counts: Tensor, capacity: int) -> MemorySeen:
     """The counts of a layer with room for `capacity` slots."""
-    counts = counts.cpu()
+    tokens, held, boundaries, slots, sizes = _parts(counts.cpu(), capacity)
+    return MemorySeen(tokens=int(tokens), boundaries=boundaries, slots=slots, sizes=sizes, held=int(held))
+
+
+def _parts(counts: Tensor, capacity: int) -> tuple[Tensor, ...]:
     heads = len(counts) - 2 - (capacity + 1) - len(SIZE_LIMITS)
-    scalars, boundaries, slots, sizes = counts.split((2, heads, capacity + 1, len(SIZE_LIMITS)))
-    tokens, held = (int(value) for value in scalars)
-    return MemorySeen(tokens=tokens, boundaries=boundaries, slots=slots, sizes=sizes, held=held)
+    return counts.split((1, 1, heads, capacity + 1, len(SIZE_LIMITS)))
 
 
 def _histogram(values: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dla_kernels import Plan
-from dla_train.callbacks.memory_seen import MemorySeen, count, unpack
+from dla_train.callbacks.memory_seen import MemorySeen, count, of_all_heads, unpack
 from dla_train.models import LanguageModel
 from dla_train.models.memory import Memory
 
@@ -41,7 +41,7 @@ class MemoryWatch:
         self._hooks = []
         for index, block in enumerate(model.blocks):
             for memory in (module for module in block.modules() if isinstance(module, Memory) and module.capacity > 1):
-                self._watched[index] = _Watched(self, memory.capacity)
+                self._watched[index] = _Watched(self, memory)
                 self._hooks.append(memory.register_forward_hook(self._watched[index].look))
         self.layers = list(self._watched)
 
@@ -56,7 +56,11 @@ class MemoryWatch:
         Args:
             strategy: adds up what all ranks have seen, and all must call this; None: what this process has seen.
         """
-        found = {layer: one.counts for layer, one in self._watched.items() if one.counts is not None}
+        found = {
+            layer: of_all_heads(one.counts, one.capacity, one.memory.context)
+            for layer, one in self._watched.items()
+            if one.counts is not None
+        }
         if not found:
             return {}
         sizes = [len(counts) for counts in found.values()]
@@ -84,9 +88,10 @@ class _Watched:
         counts: of all plans since they were last collected; None if there were none.
     """
 
-    def __init__(self, watch: MemoryWatch, capacity: int) -> None:
+    def __init__(self, watch: MemoryWatch, memory: Memory) -> None:
         self.watch = watch
-        self.capacity = capacity
+        self.memory = memory
+        self.capacity = memory.capacity
         self.counts: Tensor | None = None
 
     @torch.no_grad()

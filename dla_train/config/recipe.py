@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from dla_train.callbacks.config import LoggingConfig, ProfileConfig, WatchdogConfig
 from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.data.config import DataConfig
+from dla_train.data.prepared_config import PreparedData
 from dla_train.data.streaming_config import StreamingData
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.distributed.config import SingleStrategy, StrategyConfig
-from dla_train.distributed.possible import require_possible
+from dla_train.distributed.possible import require_possible, require_shareable
 from dla_train.models.config import ModelConfig
 from dla_train.report.config import ReportConfig
 from dla_train.training.config import OptimizerConfig, TrainingConfig
@@ -81,6 +82,12 @@ class Recipe:
                 "earlier step, or leave profile null"
             )
         require_possible(self.strategy, self.model, self.optimizer.kind, self.training.precision)
+        curriculum = self.data.curriculum if isinstance(self.data, PreparedData | StreamingData) else None
+        windows = {
+            "data.window": [self.data.window],
+            "data.curriculum.windows": curriculum.windows if curriculum else (),
+        }
+        require_shareable(self.strategy.context_parallel, self.model, windows)
         if self.schedule.warmup >= self.training.steps:
             raise ValueError(
                 f"schedule.warmup is {self.schedule.warmup}, but training.steps is only {self.training.steps}; "

@@ -36,11 +36,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
         training: batch sizes and steps.
         begun: what was read before this start, as the checkpoint that training continues from says.
         curriculum: shorter training windows at first; None has full windows from the first step on.
+        context_parallel: how many neighbouring ranks share each window, and so read the same.
     """
 
     training: TrainingConfig
     begun: Consumed = Consumed()
     curriculum: CurriculumConfig | None = None
+    context_parallel: int = 1
     _said_window: int | None = -1  # the window length logged last; -1: none yet, None: full windows
 
     @property
@@ -86,6 +88,18 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def has_answers(self) -> bool:
         """Whether batches are `Examples`; validation then measures the share of correct answers."""
         return False
+
+    @property
+    def readers(self) -> int:
+        """Among how many the windows of a step are divided: ranks, or groups of ranks that share windows."""
+        assert self.trainer is not None
+        return self.trainer.world_size // self.context_parallel
+
+    @property
+    def reader(self) -> int:
+        """The number of this rank, or of its group, among `readers`."""
+        assert self.trainer is not None
+        return self.trainer.global_rank // self.context_parallel
 
     def begin_anew(self, step: int) -> str:
         """Continue after `step` steps from a checkpoint of other data, or of another order, whose position means

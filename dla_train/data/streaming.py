@@ -190,7 +190,7 @@ class StreamingDataModule(RecipeData):
         return Share(
             streams=self.config.streams,
             global_batch=self.training.global_batch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=self.reader,
+            world_size=self.readers,
             workers=self.config.workers,
         )

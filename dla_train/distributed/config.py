@@ -26,18 +26,26 @@ class SingleStrategy:
         """Machines."""
         return 1
 
+    @property
+    def context_parallel(self) -> int:
+        """Processes that share windows."""
+        return 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class DDPConfig:
     """Every process holds everything; gradients are averaged (PyTorch's DistributedDataParallel).
 
     Attributes:
+        context_parallel: how many neighbouring processes share each window, if it is too long for one device;
+            their number must divide those of all processes, of a window's tokens and of the mixers' heads.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
     """
 
     kind: Literal["ddp"] = "ddp"
+    context_parallel: int = 1
     devices: int | None = None
     nodes: int | None = None
 
@@ -57,6 +65,8 @@ class DeepSpeedConfig:
             models that do not fit otherwise.
         config: keys of DeepSpeed's own configuration, which override those of `dla_train.distributed.deepspeed_config`;
             keys that the recipe decides elsewhere are refused.
+        context_parallel: how many neighbouring processes share each window, if it is too long for one device;
+            their number must divide those of all processes, of a window's tokens and of the mixers' heads.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
@@ -66,6 +76,7 @@ class DeepSpeedConfig:
     stage: int = 2
     offload_optimizer: bool = False
     config: dict[str, Any] = field(default_factory=dict)
+    context_parallel: int = 1
     devices: int | None = None
     nodes: int | None = None
 
@@ -90,6 +101,8 @@ class FSDPConfig:
             `nodes` keeps a replica on each node, however many nodes there are.
         reshard_after_forward: free the gathered weights of a block after its forward, and gather them again in the
             backward; false keeps them until then, for more memory and less traffic.
+        context_parallel: how many neighbouring processes share each window, if it is too long for one device;
+            their number must divide those of all processes, of a window's tokens and of the mixers' heads.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
@@ -98,6 +111,7 @@ class FSDPConfig:
     kind: Literal["fsdp"] = "fsdp"
     replicas: int | Literal["nodes"] = 1
     reshard_after_forward: bool = True
+    context_parallel: int = 1
     devices: int | None = None
     nodes: int | None = None
 
@@ -124,3 +138,7 @@ def check_sizes(config: DDPConfig | DeepSpeedConfig | FSDPConfig) -> None:
     for name in ("devices", "nodes"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1, or null")
+    if config.context_parallel < 1:
+        raise ValueError(
+            f"context_parallel is {config.context_parallel}; it must be at least 1 (windows are not shared)"
+        )

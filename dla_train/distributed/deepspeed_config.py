@@ -52,7 +52,7 @@ UNSUPPORTED = {
     "compression_training": "it trains another model than the recipe's",
     "pipeline": "the model is not cut into stages",
     "tensor_parallel": "the model is not cut into columns",
-    "sequence_parallel_size": "windows are not cut",
+    "sequence_parallel_size": "it needs a model that knows of it; strategy.context_parallel shares windows",
     "autotuning": "it starts runs of its own",
     "hybrid_engine": "it is for generation",
     "data_efficiency": "batches are a function of recipe and step",

@@ -1,24 +1,36 @@
-"""Whether a batch can be divided among processes, and they among replicas; checked before any of them exists."""
+"""Whether a batch can be divided among processes, and they among replicas and among groups that share windows; checked
+before any of them exists."""
 
+from dla_data.counted import counted
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.config import FSDPConfig
 
 
 def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
-    """Refuse a batch that `world_size` processes cannot divide evenly; `processes` names them in the message.
+    """Refuse a batch that `world_size` processes cannot divide evenly, and groups of `strategy.context_parallel` that
+    they cannot form; `processes` names them in the message.
 
     Raises:
-        UsageError: says which size of micro-batch would fit, if any.
+        UsageError: says which size of micro-batch or of group would fit, if any.
     """
-    training = loaded.recipe.training
-    if training.global_batch % (training.micro_batch * world_size) == 0:
+    training, group = loaded.recipe.training, loaded.recipe.strategy.context_parallel
+    if world_size % group:
+        fitting = ", ".join(str(number) for number in range(1, world_size + 1) if world_size % number == 0)
+        raise loaded.problem(
+            "strategy.context_parallel",
+            f"it is {group}, but {processes} cannot form groups of {group} that share windows. It may be {fitting}.",
+        )
+    groups = world_size // group
+    if training.global_batch % (training.micro_batch * groups) == 0:
         return
-    fitting = [size for size in range(1, training.global_batch + 1) if training.global_batch % (size * world_size) == 0]
+    fitting = [size for size in range(1, training.global_batch + 1) if training.global_batch % (size * groups) == 0]
     advice = (
         f"training.micro_batch={fitting[-1] if fitting[-1] < training.micro_batch else fitting[0]} would fit"
         if fitting
-        else f"it must be a multiple of {world_size}"
+        else f"it must be a multiple of {groups}"
     )
+    if group > 1:
+        processes = f"{processes} in {counted(groups, 'group')} of {group}"
     raise loaded.problem(
         "training.global_batch",
         f"it is {training.global_batch}, which {processes} cannot share out in micro-batches of "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dla_train.models.cache import AttentionCache
+from dla_train.models.context import Heads, InContext
 from dla_train.models.document_attention import attend_to_documents
 from dla_train.models.documents import Documents
 from dla_train.models.mixer_config import AttentionConfig
@@ -13,7 +14,7 @@ from dla_train.models.rope import rotate
 from dla_train.models.sliding_window import attend
 
 
-class Attention(nn.Module):
+class Attention(InContext):
     """Multi-head attention through torch's scaled dot-product attention; with grouped queries, rotary positions and a
     sliding window where the configuration has them.
 
@@ -23,7 +24,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig, *, hidden: int) -> None:
         super().__init__()
-        self.heads, self.key_heads = config.heads, config.key_heads
+        width = hidden // config.heads
+        self.joint = (Heads(config.heads, width), Heads(config.key_heads, width), Heads(config.key_heads, width))
         self.window, self.rope_base = config.window, config.rope_base
         self.qkv_proj = nn.Linear(hidden, hidden + config.keys_and_values(hidden), bias=False)
         self.out_proj = nn.Linear(hidden, hidden, bias=False)
@@ -45,13 +47,13 @@ class Attention(nn.Module):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        counts = (self.heads, self.key_heads, self.key_heads)
-        joint = self.qkv_proj(x).unflatten(-1, (sum(counts), -1)).transpose(1, 2)
-        q, k, v = joint.split(counts, 1)  # [B, heads or key heads, T, D]
+        (joint,) = self.context.to_heads((self.qkv_proj(x), self.joint))
+        time = joint.shape[1]  # more than in `x` where ranks share windows
+        q, k, v = (part.transpose(1, 2) for part in self.context.split_heads(joint, self.joint))  # [B, heads, T, D]
         seen = 0 if cache is None else cache.tokens
         if self.rope_base is not None:
             if documents is None:
-                positions = torch.arange(seen, seen + x.shape[1], device=x.device)
+                positions = torch.arange(seen, seen + time, device=x.device)
             else:
                 positions = documents.positions
             q = rotate(q, positions, base=self.rope_base)
@@ -63,10 +65,10 @@ class Attention(nn.Module):
             o = attend(q, k, v, self.window)
         else:
             o = attend_to_documents(q, k, v, documents, self.window)
-        y = self.out_proj(o.transpose(1, 2).flatten(-2))
+        y = self.out_proj(self.context.to_tokens(o.transpose(1, 2)).flatten(-2))
         if not return_cache:
             return y, None
-        return y, AttentionCache(k=self._kept(k), v=self._kept(v), tokens=seen + x.shape[1])
+        return y, AttentionCache(k=self._kept(k), v=self._kept(v), tokens=seen + time)
 
     def _kept(self, x: Tensor) -> Tensor:
         """What of keys or values the next token may read; not a view, which would keep a larger tensor alive."""

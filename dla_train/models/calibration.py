@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dla_kernels import segment
+from dla_train.models.context import ALONE, Context
 from dla_train.models.language_model import LanguageModel
 from dla_train.models.memory import Dynamic
 
@@ -57,7 +58,7 @@ def _calibrating(rate: float, add_up: Callable[[Tensor], Tensor]) -> Any:
     def calibrate(memory: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         assert isinstance(memory, Dynamic)
         k, v, cu_seqlens = _arguments(*inputs, **named)
-        memory.threshold.copy_(threshold_at(rate, k, v, memory.capacity, cu_seqlens, add_up))
+        memory.threshold.copy_(threshold_at(rate, k, v, memory.capacity, cu_seqlens, add_up, memory.context))
 
     return calibrate
 
@@ -73,19 +74,20 @@ def threshold_at(
     capacity: int,
     cu_seqlens: Tensor | None = None,
     add_up: Callable[[Tensor], Tensor] = lambda count: count,
+    context: Context = ALONE,
 ) -> Tensor:
     """`[H]` float32: the tau at which the share of tokens that open a slot crosses `rate`, accurate to 3e-5.
 
-    k `[B, T, G, K]`, v `[B, T, H, V]`. The first tokens of documents always open one, so a rate below their share ends
-    at tau = 2.
+    k `[B, T, G, K]`, v `[B, T, H, V]`, of this rank's heads if ranks share windows (`context`). The first tokens of
+    documents always open one, so a rate below their share ends at tau = 2.
     """
-    heads = v.shape[2]
+    heads = v.shape[2] * context.size
     low, high = (torch.full((heads,), bound, dtype=torch.float32, device=v.device) for bound in (0.0, 2.0))
-    total = add_up(torch.tensor(v.shape[0] * v.shape[1], dtype=torch.float64, device=v.device))
+    total = add_up(torch.tensor(v.shape[0] * v.shape[1], dtype=torch.float64, device=v.device)) / context.size
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        plan = segment(k, v, capacity=capacity, threshold=middle, cu_seqlens=cu_seqlens, gate="hard")
-        found = add_up(plan.boundary.sum((0, 1), dtype=torch.float64)) / total
+        plan = segment(k, v, capacity=capacity, threshold=context.own(middle), cu_seqlens=cu_seqlens, gate="hard")
+        found = add_up(context.placed(plan.boundary.sum((0, 1), dtype=torch.float64), heads)) / total
         is_too_often = found > rate
         low, high = torch.where(is_too_often, middle, low), torch.where(is_too_often, high, middle)
     return high

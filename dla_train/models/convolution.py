@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from dla_kernels import short_convolution
 from dla_kernels.layers.convolution import Activation
+from dla_train.models.context import Heads, InContext
 from dla_train.models.documents import Documents
 
 
-class ShortConvolution(nn.Module):
+class ShortConvolution(InContext):
     """Depthwise causal convolution over time and its activation, as in `dla_kernels.short_convolution`.
 
     The layout of `weight` `[channels, width]` is that of `torch.nn.Conv1d`: the last tap meets the newest token.
 
     Args:
-        channels: number of channels. width: number of taps. bias: whether there is a bias.
+        heads: the channels. width: number of taps. bias: whether there is a bias.
         activation: what is applied to the sums.
     """
 
-    def __init__(self, channels: int, width: int, *, bias: bool, activation: Activation | None = None) -> None:
+    def __init__(self, heads: Sequence[Heads], width: int, *, bias: bool, activation: Activation | None = None) -> None:
         super().__init__()
+        self.heads = tuple(heads)
         self.width = width
+        channels = sum(run.channels for run in self.heads)
         self.activation: Activation | None = activation
         self.weight = nn.Parameter(torch.empty(channels, width))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
@@ -38,7 +43,7 @@ class ShortConvolution(nn.Module):
         """Convolves a piece of a sequence.
 
         Args:
-            x: `[B, T, channels]`.
+            x: `[B, T, channels]`; where ranks share windows, those of this rank's heads.
             documents: packed documents in `x`; each sees zeros before its first token.
             history: `[B, width - 1, channels]`, the inputs just before `x`, from an earlier call; zeros if None.
             return_history: whether to return the history for the next call.
@@ -46,9 +51,13 @@ class ShortConvolution(nn.Module):
             y `[B, T, channels]` in the type of `x`, and the new history or None.
         """
         y = short_convolution(
-            x, self.weight, self.bias, activation=self.activation, history=history,
+            x,
+            self.context.own(self.weight, self.heads),
+            None if self.bias is None else self.context.own(self.bias, self.heads),
+            activation=self.activation,
+            history=history,
             positions=None if documents is None or history is not None else documents.positions,
-        )  # fmt: skip
+        )
         return y, self._next_history(x, history) if return_history else None
 
     def _next_history(self, x: Tensor, history: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dla_kernels import l2_normalize
 from dla_kernels.layers.precision import at_least_float32
 from dla_train.models.cache import LinearCache
+from dla_train.models.context import Heads, InContext
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
 from dla_train.models.memory import make_memory
@@ -16,7 +17,7 @@ from dla_train.models.mixer_config import GatedDeltaNetConfig
 from dla_train.models.norm import GatedRMSNormDeltaNet
 
 
-class GatedDeltaNet(nn.Module):
+class GatedDeltaNet(InContext):
     """Linear attention that overwrites what its key already holds, with a scalar decay per head and token.
 
         q, k, v = silu(conv(proj(x)));    q, k L2-normalized;    beta = sigmoid(b(x))
@@ -33,11 +34,12 @@ class GatedDeltaNet(nn.Module):
     def __init__(self, config: GatedDeltaNetConfig, *, hidden: int, norm_eps: float) -> None:
         super().__init__()
         self.heads = config.heads
-        self.keys = config.heads * config.key_dim
-        self.values = config.heads * config.value_dim
-        channels = 2 * self.keys + self.values
-        self.in_proj = nn.Linear(hidden, channels + self.values + 2 * config.heads, bias=False)
-        self.conv = ShortConvolution(channels, config.conv_width, bias=False, activation="silu")
+        keys, values = Heads(config.heads, config.key_dim), Heads(config.heads, config.value_dim)
+        self.values = values.channels
+        self.convolved = (keys, keys, values)
+        self.channels = sum(run.channels for run in self.convolved)
+        self.in_proj = nn.Linear(hidden, self.channels + self.values + 2 * config.heads, bias=False)
+        self.conv = ShortConvolution(self.convolved, config.conv_width, bias=False, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
@@ -61,16 +63,18 @@ class GatedDeltaNet(nn.Module):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        sizes = (2 * self.keys + self.values, self.values, self.heads, self.heads)
-        qkv, gate, b, a = self.in_proj(x).split(sizes, -1)
+        qkv, gate, ba = self.in_proj(x).split((self.channels, self.values, 2 * self.heads), -1)
+        qkv, ba = self.context.to_heads((qkv, self.convolved), (ba, (Heads(self.heads, 1),) * 2))
+        b, a = ba.chunk(2, -1)  # [B, T, H]; where ranks share windows, H counts this rank's heads
         qkv, history = self.conv(
             qkv, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
         )
-        q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in qkv.split((self.keys, self.keys, self.values), -1))
+        q, k, v = self.context.split_heads(qkv, self.convolved)
         q, k = l2_normalize(q), l2_normalize(k)  # [B, T, H, K]; v [B, T, H, V]
 
         beta = at_least_float32(b).sigmoid()
-        log_decay = -at_least_float32(self.A_log).exp() * F.softplus(at_least_float32(a) + self.dt_bias)
+        rate, bias = self.context.own(self.A_log), self.context.own(self.dt_bias)
+        log_decay = -at_least_float32(rate).exp() * F.softplus(at_least_float32(a) + bias)
 
         cu_seqlens = None if documents is None else documents.cu_seqlens
         slots = None if cache is None else cache.slots
@@ -85,7 +89,8 @@ class GatedDeltaNet(nn.Module):
             cache=slots,
             return_cache=return_cache,
         )
-        y = self.norm(o.to(v.dtype), gate.unflatten(-1, (self.heads, -1)))
+        o = self.context.to_tokens(o.to(v.dtype))
+        y = self.norm(o, gate.unflatten(-1, (self.heads, -1)))
         y = self.out_proj(y.flatten(-2))
         if slots is None or history is None:
             return y, None

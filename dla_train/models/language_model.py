@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from dla_train.models.block import Block
 from dla_train.models.cache import AttentionCache, LinearCache, ModelCache
 from dla_train.models.config import ModelConfig
+from dla_train.models.context import Context, InContext, share_windows
 from dla_train.models.documents import Documents
 from dla_train.models.head import Head
+from dla_train.models.loss import IGNORED
 from dla_train.models.mixer_config import AttentionConfig
 from dla_train.models.norm import RMSNorm
 from dla_train.models.parameter_groups import parameter_groups
 from dla_train.models.recomputation import run_again_in_backward
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(InContext):
     """A causal language model: blocks with one kind of mixer, or with two, on a residual stream.
 
     A new model holds no usable weights: its parameters are NaN until `initialize(model, seed=...)` or `load_state_dict`
@@ -74,6 +76,17 @@ class LanguageModel(nn.Module):
         self.recompute_every = every
         self.recompute_selectively = selective
 
+    def share_windows(self, context: Context) -> None:
+        """Compute only a slice of each window from now on, together with the other ranks of `context`.
+
+        All of them are called alike, with the same whole windows, and return what concerns their slice, which is
+        `context.slice_of` of the whole. `dla_train.models.context.ALONE` undoes this.
+
+        Args:
+            context: the ranks; their number divides that of the tokens of a row, and of the heads of every mixer.
+        """
+        share_windows(self, context)
+
     def _check(self, cache: ModelCache) -> None:
         wanted = [AttentionCache if isinstance(mixer, AttentionConfig) else LinearCache for mixer in self.config.mixers]
         given = [type(layer) for layer in cache.layers]
@@ -110,9 +123,9 @@ class LanguageModel(nn.Module):
             cu_seqlens: `[N + 1]`, starts of packed documents (B is 1): nothing crosses from one into another.
             cache: the past that `tokens` goes on from. return_cache: whether to return the past for the next call.
         Returns:
-            logits `[B, T, vocab]`, and the new cache or None.
+            logits `[B, T, vocab]` (of a slice, if windows are shared), and the new cache or None.
         Raises:
-            ValueError: shapes that do not fit, or documents together with a cache.
+            ValueError: shapes that do not fit, or documents together with a cache, or a cache with shared windows.
         """
         x, cache = self.hidden_states(tokens, cu_seqlens=cu_seqlens, cache=cache, return_cache=return_cache)
         return self.head(x), cache
@@ -138,9 +151,14 @@ class LanguageModel(nn.Module):
             )
         if cache is not None:
             self._check(cache)
+        if self.context.size > 1 and (cache is not None or return_cache):
+            raise ValueError(
+                f"a cache was given or asked for, but {self.context.size} ranks share the windows of this model, and "
+                "none has seen a whole one; call share_windows(ALONE) first"
+            )
         documents = None if cu_seqlens is None else Documents.of(cu_seqlens, batch, time)
 
-        x = self.embedding(tokens)
+        x = self.embedding(self.context.slice_of(tokens))
         layers = []
         for index, block in enumerate(self.blocks):
             past = None if cache is None else cache.layers[index]
@@ -163,14 +181,23 @@ class LanguageModel(nn.Module):
             cu_seqlens: as in `forward`.
             z_loss: weight of a penalty that enters the gradient but not the result, see `linear_cross_entropy`.
         Returns:
-            a scalar, float32 or wider.
+            a scalar, float32 or wider. If windows are shared, the mean over the ranks is the loss.
         """
-        return self.head(self.hidden_states(tokens, cu_seqlens=cu_seqlens)[0], targets, z_loss=z_loss)
+        hidden, _ = self.hidden_states(tokens, cu_seqlens=cu_seqlens)
+        if self.context.size == 1:
+            return self.head(hidden, targets, z_loss=z_loss)
+        own = self.context.slice_of(targets)
+        count = (own != IGNORED).sum()
+        # The mean over no target would not be a number, nor would zero times it. So one is taken, and not counted.
+        one_at_least = own.flatten().index_fill(0, own.new_zeros(1), 0).view_as(own)
+        mean = self.head(hidden, torch.where(count > 0, own, one_at_least), z_loss=z_loss)
+        return mean * (count * self.context.size) / (targets != IGNORED).sum()
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """The loss of every target, `[B, T]` in nats, without gradient; 0 where it is -100. Arguments as `loss`."""
-        return self.head(self.hidden_states(tokens, cu_seqlens=cu_seqlens)[0], targets, per_token=True)
+        hidden, _ = self.hidden_states(tokens, cu_seqlens=cu_seqlens)
+        return self.head(hidden, self.context.slice_of(targets), per_token=True)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer, with and without weight decay: see `dla_train.models.parameter_groups`."""

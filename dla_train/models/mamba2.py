@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dla_kernels.layers.precision import at_least_float32
 from dla_train.models.cache import LinearCache
+from dla_train.models.context import Heads, InContext
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
 from dla_train.models.memory import make_memory
@@ -15,7 +16,7 @@ from dla_train.models.mixer_config import Mamba2Config
 from dla_train.models.norm import GatedRMSNormMamba2
 
 
-class Mamba2(nn.Module):
+class Mamba2(InContext):
     """Linear attention with a scalar decay per head and token.
 
         z, (x, B, C), dt = in_proj(u);    x, B, C = silu(conv(x, B, C));    dt = softplus(dt + dt_bias)
@@ -31,12 +32,13 @@ class Mamba2(nn.Module):
 
     def __init__(self, config: Mamba2Config, *, hidden: int, norm_eps: float) -> None:
         super().__init__()
-        self.heads, self.groups = config.heads, config.groups
+        self.heads = config.heads
         self.inner = config.heads * config.head_dim
-        self.keys = config.groups * config.state_dim
-        channels = self.inner + 2 * self.keys
-        self.in_proj = nn.Linear(hidden, self.inner + channels + config.heads, bias=False)
-        self.conv = ShortConvolution(channels, config.conv_width, bias=True, activation="silu")
+        keys = Heads(config.groups, config.state_dim)
+        self.convolved = (Heads(config.heads, config.head_dim), keys, keys)
+        self.channels = sum(run.channels for run in self.convolved)
+        self.in_proj = nn.Linear(hidden, self.inner + self.channels + config.heads, bias=False)
+        self.conv = ShortConvolution(self.convolved, config.conv_width, bias=True, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.D = nn.Parameter(torch.empty(config.heads))
@@ -61,17 +63,17 @@ class Mamba2(nn.Module):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        z, xbc, dt = self.in_proj(x).split((self.inner, self.inner + 2 * self.keys, self.heads), -1)
+        z, xbc, dt = self.in_proj(x).split((self.inner, self.channels, self.heads), -1)
+        xbc, dt = self.context.to_heads((xbc, self.convolved), (dt, (Heads(self.heads, 1),)))
         xbc, history = self.conv(
             xbc, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache
         )
-        values, k, q = xbc.split((self.inner, self.keys, self.keys), -1)
-        values = values.unflatten(-1, (self.heads, -1))  # [B, T, H, V]
-        k = k.unflatten(-1, (self.groups, -1))  # [B, T, G, K]
-        q = q.unflatten(-1, (self.groups, -1))
+        # [B, T, H, V], [B, T, G, K] twice; where ranks share windows, H and G count this rank's heads
+        values, k, q = self.context.split_heads(xbc, self.convolved)
 
-        dt = F.softplus(at_least_float32(dt) + self.dt_bias)  # [B, T, H]
-        log_decay = -at_least_float32(self.A_log).exp() * dt
+        own = self.context.own
+        dt = F.softplus(at_least_float32(dt) + own(self.dt_bias))  # [B, T, H]
+        log_decay = -at_least_float32(own(self.A_log)).exp() * dt
         v = (values * dt[..., None]).to(values.dtype)
 
         cu_seqlens = None if documents is None else documents.cu_seqlens
@@ -87,8 +89,8 @@ class Mamba2(nn.Module):
             cache=slots,
             return_cache=return_cache,
         )
-        y = torch.addcmul(o, values, self.D[:, None]).to(values.dtype)
-        y = self.out_proj(self.norm(y.flatten(-2), z))
+        y = torch.addcmul(o, values, own(self.D)[:, None]).to(values.dtype)
+        y = self.out_proj(self.norm(self.context.to_tokens(y).flatten(-2), z))
         if slots is None or history is None:
             return y, None
         return y, LinearCache(conv=history, slots=slots)

@@ -22,6 +22,7 @@ from dla_kernels import (
     segment,
     single_plan,
 )
+from dla_train.models.context import InContext
 from dla_train.models.memory_config import (
     DynamicMemory,
     FenwickMemory,
@@ -33,7 +34,7 @@ from dla_train.models.memory_config import (
 from dla_train.models.slot_weight import SlotWeight, UnitSlotWeight
 
 
-class Memory(nn.Module):
+class Memory(InContext):
     """A way to make plans, with the weights of its slots.
 
     Attributes:
@@ -170,7 +171,7 @@ class Dynamic(Memory):
             k,
             v,
             capacity=self.capacity,
-            threshold=threshold,
+            threshold=self.context.own(threshold),
             cu_seqlens=cu_seqlens,
             cache=cache,
             gate=self.gate if torch.is_grad_enabled() else "hard",

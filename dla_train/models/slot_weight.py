@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dla_kernels import shifted_softplus
+from dla_train.models.context import Heads, InContext
 
 UNIT_OFFSET = math.log(math.e - 1)
 """`softplus(UNIT_OFFSET) = 1`: with a projection of zero the model is exactly its single-state backbone."""
 
 
-class SlotWeight(nn.Module):
+class SlotWeight(InContext):
     """`lambda = softplus(L * proj(x) + log(e - 1))`.
 
     `proj` (`weight`) has no bias, and `L` (`scale`) starts at one and is kept out of weight decay, as in Log-Linear
@@ -32,13 +33,17 @@ class SlotWeight(nn.Module):
         self.scale = nn.Parameter(torch.empty(heads, capacity))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's input `[B, T, hidden]` -> `[B, T, H, M]` by slot age, float32 or wider."""
+        """The layer's input `[B, T, hidden]` -> `[B, T, H, M]` by slot age, float32 or wider.
+
+        Of its slice of windows that ranks share, a rank gets the weights of its own heads for the whole windows.
+        """
         # L is multiplied into the matrix, which has far fewer entries than the projected tokens.
         projected = F.linear(x, self.weight * self.scale.view(-1, 1))
-        return shifted_softplus(projected, UNIT_OFFSET).unflatten(-1, (self.heads, self.capacity))
+        (projected,) = self.context.to_heads((projected, (Heads(self.heads, self.capacity),)))
+        return shifted_softplus(projected, UNIT_OFFSET).unflatten(-1, (-1, self.capacity))
 
 
-class UnitSlotWeight(nn.Module):
+class UnitSlotWeight(InContext):
     """Weight one for the only slot of the single-state backbone; no parameters.
 
     Args:
@@ -50,6 +55,7 @@ class UnitSlotWeight(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's input `[B, T, hidden]` -> ones `[B, T, H, 1]`, without memory of their own."""
+        """The layer's input `[B, T, hidden]` -> ones `[B, T, H, 1]`, without memory of their own. See `SlotWeight`."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return torch.ones((), dtype=dtype, device=x.device).expand(*x.shape[:2], self.heads, 1)
+        batch, time = x.shape[0], x.shape[1] * self.context.size
+        return torch.ones((), dtype=dtype, device=x.device).expand(batch, time, self.context.share(self.heads), 1)

@@ -55,7 +55,7 @@ class ThresholdSteering:
         Args:
             mean: averages a tensor over all ranks, which have different batches; thresholds then stay equal on all.
         """
-        found = [one.wanted[:-1] / one.wanted[-1] for one in self._steered if one.wanted is not None]
+        found = [one.mean_over_batches() for one in self._steered if one.wanted is not None]
         if not found:
             return
         self.forget()
@@ -69,13 +69,21 @@ class _Steered:
     with a number in it no two blocks could share a graph.
 
     Attributes:
-        wanted: `[H + 1]`, the sum over batches of what `wanted_threshold` gives, and their number; None without any.
+        wanted: `[H + 1]` (H of this rank's heads), the sum over batches of what `wanted_threshold` gives, and their
+            number; None without any.
     """
 
     def __init__(self, steering: ThresholdSteering, memory: Dynamic) -> None:
         self.steering = steering
         self.memory = memory
         self.wanted: Tensor | None = None
+
+    def mean_over_batches(self) -> Tensor:
+        """Of what was wanted, `[H]`. Where ranks share windows, the mean over them gives that of all heads."""
+        assert self.wanted is not None
+        context = self.memory.context
+        own = self.wanted[:-1] / self.wanted[-1]
+        return context.placed(own, len(own) * context.size) * context.size
 
     @torch.no_grad()
     def look(self, module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:

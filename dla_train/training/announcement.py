@@ -76,6 +76,14 @@ def announce(
             placement.launcher,
             _division(recipe.strategy, placement),
         )
+        if placement.nodes > 1 and placement.devices % recipe.strategy.context_parallel:
+            _LOGGER.warning(
+                "strategy.context_parallel is %d, and a node has %d processes: some groups that share windows span "
+                "nodes, and exchange over the network in every layer. A divisor of %d keeps them on their nodes.",
+                recipe.strategy.context_parallel,
+                placement.devices,
+                placement.devices,
+            )
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
     if start.branch and start.branch.changed:
@@ -86,9 +94,11 @@ def announce(
 
 
 def _division(strategy: StrategyConfig, placement: Placement) -> str:
-    """How the processes form replicas, if there are several that are sharded."""
+    """How the processes form groups that share windows, and replicas, if there are several that are sharded."""
+    found = ""
+    if strategy.context_parallel > 1:
+        found = f", each window shared by {strategy.context_parallel}"
     replicas = strategy.replicas_on(placement.nodes) if isinstance(strategy, FSDPConfig) else 1
-    if replicas == 1:
-        return ""
-    shards = placement.world_size // replicas
-    return f", {replicas} replicas of {shards} process{'es' if shards > 1 else ''} each"
+    if replicas > 1:
+        found += f", {replicas} replicas of {counted(placement.world_size // replicas, 'process')} each"
+    return found

@@ -25,9 +25,11 @@ class Answers(NamedTuple):
 
 @torch.no_grad()
 def answer(model: LanguageModel, examples: Examples) -> Answers:
-    """The model's answers to `examples` `[B, T]`; logits are computed only for positions with a target."""
-    counts = examples.targets != IGNORED
+    """The model's answers to `examples` `[B, T]`, or to its slice of them; logits are computed only for positions with
+    a target."""
+    targets = model.context.slice_of(examples.targets)
+    counts = targets != IGNORED
     hidden, _ = model.hidden_states(examples.inputs)
-    logits, targets = model.head(hidden[counts]), examples.targets[counts]
+    logits, targets = model.head(hidden[counts]), targets[counts]
     losses = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none")
     return Answers(counts.nonzero()[:, 0], logits.argmax(-1) == targets, losses)

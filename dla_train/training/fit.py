@@ -34,6 +34,7 @@ from dla_train.config.recipe import Recipe
 from dla_train.config.show import differences, to_yaml
 from dla_train.config.typed import plain
 from dla_train.data.recipe_data import RecipeData
+from dla_train.distributed.context_groups import join_context
 from dla_train.distributed.placement import Placement, find_placement
 from dla_train.distributed.ranks import Ranks, is_lost_peer, joined
 from dla_train.errors import RelayedError, RunError
@@ -41,6 +42,7 @@ from dla_train.estimate.flops import training_flops
 from dla_train.estimate.footprint import checkpoint_bytes
 from dla_train.evaluation.trained import read_model
 from dla_train.models import LanguageModel, initialize
+from dla_train.models.context import ALONE
 from dla_train.report.current import has_report_for
 from dla_train.report.write import write_report
 from dla_train.runs.compilations import told_of_compilations
@@ -148,6 +150,8 @@ def _run(
         start.weights.fill(model)
     if recipe.training.recompute_every is not None:
         model.recompute_blocks(recipe.training.recompute_every, selective=recipe.training.recompute_selectively)
+    model.share_windows(join_context(recipe.strategy))
+    start.data.context_parallel = recipe.strategy.context_parallel
     if recipe.training.compile:
         model.compile_blocks()
     if recipe.training.fused == "liger":
@@ -308,6 +312,7 @@ def _report(
     if loaded.recipe.strategy.kind not in ("single", "ddp"):  # no process has a whole model
         model = read_model(store.all()[0], loaded.recipe.model)
     use_torch(model)  # the report is made on the CPU
+    model.share_windows(ALONE)  # and on one rank
     with torch.compiler.set_stance("force_eager"):  # the sample's few tokens are not worth compiling for
         return write_report(loaded, folder, start, model.to("cpu"))
 

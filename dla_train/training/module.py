@@ -84,11 +84,11 @@ class LanguageModelTraining(lightning.LightningModule):
         if isinstance(batch, Examples) and begins_step(trainer, batch_idx):
             data = trainer.datamodule  # type: ignore[attr-defined]
             assert isinstance(data, RecipeData)
-            micro_batches = trainer.accumulate_grad_batches * trainer.world_size
+            micro_batches = trainer.accumulate_grad_batches * data.readers
             self._usual_answers = data.answers_of_step(self.global_step) / micro_batches
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of windows `[B, window + 1]`, in nats per token.
+        """Mean loss of windows `[B, window + 1]`, in nats per token; of shared windows, the mean over ranks is that.
 
         For `Examples`, micro-batches may have different numbers of answers. The result is weighted so that its mean
         over all micro-batches of a step, on all ranks, is the step's loss in nats per answer.

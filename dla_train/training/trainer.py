@@ -32,7 +32,8 @@ def build_trainer(
         callbacks: in the order in which they are to be called. logger: besides `metrics.csv`.
         folder: of the run.
     """
-    accumulate = config.global_batch // (config.micro_batch * (placement.world_size if placement else 1))
+    readers = placement.world_size // strategy.context_parallel if placement else 1
+    accumulate = config.global_batch // (config.micro_batch * readers)
     nodes = placement.nodes if placement else 1
     return lightning.Trainer(
         accelerator=config.accelerator,

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dla_train.models.context import Heads
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
 
 
 def make(channels: int, width: int, *, bias: bool = True) -> ShortConvolution:
     torch.manual_seed(0)
-    conv = ShortConvolution(channels, width, bias=bias).double()
+    conv = ShortConvolution([Heads(channels, 1)], width, bias=bias).double()
     for parameter in conv.parameters():
         torch.nn.init.normal_(parameter)
     return conv

@@ -1,0 +1,187 @@
+"""Windows that several ranks share (context parallelism, as in DeepSpeed-Ulysses, arXiv 2309.14509).
+
+Each rank of a group holds a slice of every window. Whatever works token by token needs no other slice. Mixers look
+back, so in front of them the ranks exchange: each gives away the channels of all heads but some for its slice, and gets
+those of its own heads for the whole window. Heads are independent of each other, scores, boundaries and caches
+included, so every rank computes exactly what a single one would for these heads. Behind the mixer they exchange back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed._functional_collectives as collectives
+from torch import Tensor, nn
+
+
+class Heads(NamedTuple):
+    """A run of channels: `number` heads of `width` channels each, head after head."""
+
+    number: int
+    width: int
+
+    @property
+    def channels(self) -> int:
+        """All of them."""
+        return self.number * self.width
+
+
+@dataclass(frozen=True)
+class Context:
+    """A group of ranks that share windows, as one of them sees it.
+
+    Attributes:
+        size: number of ranks. rank: of this process among them, and number of its slice. group: name of their process
+            group, "" for a single rank.
+    """
+
+    size: int = 1
+    rank: int = 0
+    group: str = ""
+
+    def slice_of(self, x: Tensor) -> Tensor:
+        """This rank's slice `[B, T / size, ...]` of `[B, T, ...]`.
+
+        Raises:
+            ValueError: the ranks cannot share so many tokens evenly.
+        """
+        if x.shape[1] % self.size:
+            raise ValueError(
+                f"there are {x.shape[1]} tokens in a row, which {self.size} ranks cannot share evenly; their number "
+                f"must be a multiple of {self.size}"
+            )
+        return x if self.size == 1 else x.chunk(self.size, 1)[self.rank]
+
+    def share(self, number: int) -> int:
+        """How many of so many heads a rank computes; of fewer heads than ranks, it shares one with its neighbours."""
+        return max(number // self.size, 1)
+
+    def own(self, x: Tensor, heads: Sequence[Heads] | None = None) -> Tensor:
+        """What of a parameter concerns this rank's heads.
+
+        Args:
+            x: `[channels, ...]`, one head after another. heads: the channels; None for one channel per head.
+        """
+        if self.size == 1:
+            return x
+        parts = x.split([run.channels for run in heads or (Heads(len(x), 1),)])
+        chosen = []
+        for part, run in zip(parts, heads or (Heads(len(x), 1),), strict=True):
+            first, count = self.rank * run.number // self.size, self.share(run.number)
+            chosen.append(part[first * run.width : (first + count) * run.width])
+        return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+
+    def placed(self, x: Tensor, heads: int) -> Tensor:
+        """Values of this rank's heads `[share, ...]` among zeros for all others `[heads, ...]`; the sum over the group
+        has those of all."""
+        if self.size == 1:
+            return x
+        every = x.new_zeros(heads, *x.shape[1:])
+        first = self.rank * len(x)
+        every[first : first + len(x)] = x
+        return every
+
+    def to_heads(self, *pieces: tuple[Tensor, Sequence[Heads]]) -> tuple[Tensor, ...]:
+        """Gives up the other heads of this rank's tokens for all tokens of its own heads.
+
+        Args:
+            pieces: `[B, T / size, channels]` each, and what their channels are.
+        Returns:
+            the same `[B, T, channels]`, with fewer channels in the same order.
+        """
+        if self.size == 1:
+            return tuple(x for x, _ in pieces)
+        runs = [run for _, heads in pieces for run in heads]
+        parts = [
+            self._by_rank(part, run)
+            for x, heads in pieces
+            for part, run in zip(x.split([run.channels for run in heads], -1), heads, strict=True)
+        ]
+        sent = torch.cat(parts, -1)  # [B, T / size, size, channels of one rank]
+        received = _exchange(sent.movedim(2, 0), self.group)  # [size, B, T / size, ...], slice after slice
+        whole = received.movedim(0, 1).flatten(1, 2)
+        sizes = [self.share(run.number) * run.width for run in runs]
+        ends = list(itertools.accumulate((len(heads) for _, heads in pieces), initial=0))
+        return whole.split([sum(sizes[begin:end]) for begin, end in itertools.pairwise(ends)], -1)
+
+    def split_heads(self, x: Tensor, heads: Sequence[Heads]) -> tuple[Tensor, ...]:
+        """`[B, T, channels]`, as `to_heads` returns them -> for each run of heads `[B, T, share, width]`."""
+        parts = x.split([self.share(run.number) * run.width for run in heads], -1)
+        return tuple(part.unflatten(-1, (-1, run.width)) for part, run in zip(parts, heads, strict=True))
+
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """The way back: all tokens of this rank's heads `[B, T, share, width]` for all heads of its tokens
+        `[B, T / size, heads, width]`."""
+        if self.size == 1:
+            return x
+        sent = x.unflatten(1, (self.size, -1)).movedim(1, 0)
+        received = _exchange(sent, self.group)  # [size, B, T / size, share, width], heads after heads
+        return received.movedim(0, 2).flatten(2, 3)
+
+    def _by_rank(self, x: Tensor, heads: Heads) -> Tensor:
+        """`[..., channels]` -> `[..., size, channels of one rank]`, for every rank those that it needs."""
+        if heads.number >= self.size:
+            return x.unflatten(-1, (self.size, -1))
+        each = x.unflatten(-1, (heads.number, 1, heads.width))
+        copies = self.size // heads.number
+        return each.expand(*each.shape[:-2], copies, heads.width).flatten(-3, -2)
+
+
+ALONE = Context()
+"""Of a rank that has whole windows."""
+
+
+class InContext(nn.Module):
+    """A module that works differently where windows are shared.
+
+    Attributes:
+        context: the group that shares them.
+    """
+
+    context: Context = ALONE
+
+
+def share_windows(model: nn.Module, context: Context) -> None:
+    """Makes `model` share windows with the other ranks of `context` from now on, or keep them whole with `ALONE`."""
+    for module in model.modules():
+        if isinstance(module, InContext):
+            module.context = context
+
+
+@contextmanager
+def windows_kept_whole(model: InContext) -> Iterator[None]:
+    """For a while `model` computes whole windows, without other ranks."""
+    context = model.context
+    share_windows(model, ALONE)
+    try:
+        yield
+    finally:
+        share_windows(model, context)
+
+
+class _Exchange(torch.autograd.Function):
+    """Rank r gets part r of every rank's tensor; so do the gradients, on their way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: str) -> Tensor:
+        ctx.group = group
+        return _all_to_all(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _exchange(dy, ctx.group), None
+
+
+def _exchange(x: Tensor, group: str) -> Tensor:
+    return _Exchange.apply(x, group)  # type: ignore[return-value]
+
+
+def _all_to_all(x: Tensor, group: str) -> Tensor:
+    """`[size, ...]` -> the same shape: part i comes from rank i."""
+    sent = collectives.all_to_all_single(x.contiguous(), None, None, group)  # pyright: ignore[reportArgumentType]
+    return collectives.wait_tensor(sent)
