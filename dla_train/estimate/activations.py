@@ -36,6 +36,7 @@ class Setting:
     Attributes:
         batch, window: rows, and tokens per row, that go through the model at once.
         precision: of the recipe. path: of the op. is_gpu: whether it is a GPU, where a norm is one fused kernel.
+        shared: number of devices that share each window.
         recompute_every: of the recipe; one in this many blocks keeps only its input and is recomputed.
         selective: of the recipe; recomputed blocks also keep the results of what takes long.
     """
@@ -45,13 +46,15 @@ class Setting:
     precision: str
     path: Path
     is_gpu: bool
+    shared: int = 1
     recompute_every: int | None = None
     selective: bool = False
 
     @property
     def tokens(self) -> int:
-        """Tokens in one micro-batch."""
-        return self.batch * self.window
+        """Tokens of one micro-batch that a device holds; of shared windows, it has a slice of all heads, or as much of
+        some heads."""
+        return self.batch * self.window // self.shared
 
     @property
     def is_fused(self) -> bool:
@@ -171,21 +174,24 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             kept = a * (hidden + hidden + pairs + 2 * hidden) + WIDE * mixer.heads
             if mixer.rope_base is not None:
                 # q and k as rotated. Per position of a row: cosines and sines for both.
-                kept += a * (hidden + pairs / 2) + 4 * WIDE * hidden / mixer.heads / 2 / setting.batch
+                kept += a * (hidden + pairs / 2) + 4 * WIDE * hidden / mixer.heads / 2 * setting.shared / setting.batch
             if mixer.window is not None and mixer.window < setting.window:
                 behind = 1 - mixer.window / setting.window  # share of the tokens that are read in blocks
                 # Blocks of q; and of k and v for every head, which each are part of two. Views, where they can be.
                 is_copied = setting.batch > 1
                 kept += a * hidden * behind * is_copied
                 kept += a * 4 * hidden * behind * (is_copied or mixer.key_heads < mixer.heads)
-            return kept
+            # Copies of keys and values, of which v is kept as it comes, and k rotated.
+            surplus = _surplus(mixer.key_heads, setting) * hidden / mixer.heads
+            return kept + a * 2 * surplus
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim
             channels = inner + 2 * mixer.groups * mixer.state_dim
             # Input, projection, convolution, v, and what out_proj reads.
             products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
             norm = _gated_norm(inner, inner // mixer.groups, setting)
-            return products + norm + 4 * WIDE * heads + _slot_weight(config, mixer, setting)
+            surplus = a * (convolved + 1) * 2 * _surplus(mixer.groups, setting) * mixer.state_dim
+            return products + norm + 4 * WIDE * heads + _slot_weight(config, mixer, setting) + surplus
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             channels = 2 * keys + values
@@ -195,6 +201,11 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
                 unit += copies * 2 * keys + WIDE * 2 * heads
             norm = _gated_norm(values, mixer.value_dim, setting)
             return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, mixer, setting)
+
+
+def _surplus(number: int, setting: Setting) -> int:
+    """How many heads of keys are computed more than once, because there are fewer than devices."""
+    return max(setting.shared - number, 0)
 
 
 def _gated_norm(channels: int, width: int, setting: Setting) -> float:
@@ -241,7 +252,8 @@ def _op(mixer: MixerConfig, setting: Setting) -> float:
         chunk += value_dim
     ages = IDS * heads * (CHUNK + capacity_of(mixer))  # of slots and tokens, at every token
     chunks = -(-setting.window // CHUNK)
-    kept = setting.batch * -(-chunks // STRIDE) * WIDE * heads * capacity_of(mixer) * key_dim * value_dim
+    states = heads // setting.shared * capacity_of(mixer)
+    kept = setting.batch * -(-chunks // STRIDE) * WIDE * states * key_dim * value_dim
     return setting.tokens * (plan + rows * (chunk + 4) + ages) + kept
 
 

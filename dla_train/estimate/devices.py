@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from dla_data.counted import counted
 from dla_train.config.load import LoadedRecipe
 from dla_train.errors import UsageError
 from dla_train.estimate.replicas import require_replicas
@@ -70,17 +71,18 @@ def devices_for(loaded: LoadedRecipe, devices: int | None) -> int:
         UsageError: a step's windows cannot be divided evenly among them, or they among replicas; names numbers that
             would work.
     """
+    training, group = loaded.recipe.training, loaded.recipe.strategy.context_parallel
     if devices is None:
-        devices = (loaded.recipe.strategy.devices or 1) * (loaded.recipe.strategy.nodes or 1)
-    training = loaded.recipe.training
+        devices = (loaded.recipe.strategy.devices or group) * (loaded.recipe.strategy.nodes or 1)
     pieces = training.global_batch // training.micro_batch
-    if pieces % devices:
-        fits = [str(number) for number in range(1, pieces + 1) if pieces % number == 0]
+    if pieces * group % devices or devices % group:
+        fits = [str(number * group) for number in range(1, pieces + 1) if pieces % number == 0]
+        shared = f", each of them computed by {group} devices" if group > 1 else ""
         listed = f"{', '.join(fits[:-1])} or {fits[-1]}" if len(fits) > 1 else fits[0]
         raise UsageError(
             f"training.global_batch is {training.global_batch} and training.micro_batch {training.micro_batch}: a step "
-            f"is {pieces} micro-batch{'es' if pieces > 1 else ''}, which cannot be shared out evenly among {devices} "
-            f"devices. Use --devices {listed}, or change one of the two."
+            f"is {pieces} micro-batch{'es' if pieces > 1 else ''}{shared}, which cannot be shared out evenly among "
+            f"{counted(devices, 'device')}. Use --devices {listed}, or change one of the two."
         )
     require_replicas(loaded, devices)
     return devices

@@ -97,6 +97,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilizat
         precision=recipe.training.precision,
         path=path,
         is_gpu=True,
+        shared=recipe.strategy.context_parallel,
         recompute_every=recipe.training.recompute_every,
         selective=recipe.training.recompute_selectively,
     )

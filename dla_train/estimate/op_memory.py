@@ -23,7 +23,7 @@ def _of_mixer(mixer: MixerConfig, setting: Setting) -> int:
         return 0
     key_dim, value_dim = state_shape(mixer)
     heads, slots = mixer.heads, capacity_of(mixer)
-    state = setting.batch * heads * slots * key_dim * value_dim
+    state = setting.batch * heads // setting.shared * slots * key_dim * value_dim
     if setting.path == "torch":
         return WIDE * state * (STRIDE + 3)  # states of eight chunks; their adjoint; states before and after a move
     long, delta, gate = long_chunk(mixer, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)

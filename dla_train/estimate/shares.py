@@ -46,7 +46,8 @@ def shares(recipe: Recipe, model: LanguageModel, devices: int, parameters: int, 
     if isinstance(recipe.strategy, FSDPConfig):
         return _of_fsdp(recipe.strategy, model, devices, parameters, optimizer)
     training = recipe.training
-    gathers = devices > 1 and training.global_batch > training.micro_batch * devices
+    readers = devices // recipe.strategy.context_parallel
+    gathers = devices > 1 and training.global_batch > training.micro_batch * readers
     return Shares(
         parameters=parameters, gradients=parameters, buckets=parameters if gathers else 0, optimizer=optimizer
     )

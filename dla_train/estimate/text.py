@@ -59,11 +59,12 @@ def gigabytes(size: float) -> str:
 
 
 def _headline(found: Estimate) -> str:
-    training = found.recipe.training
+    training, group = found.recipe.training, found.recipe.strategy.context_parallel
+    where = "a device" if group == 1 else f"{group} devices that share them"
     return (
         f"# {found.name}\n\n"
         f"{_count(found.tokens)} tokens: {training.steps:,} steps of {training.global_batch} windows of "
-        f"{found.recipe.data.window:,}, {training.micro_batch} at a time on a device\n"
+        f"{found.recipe.data.window:,}, {training.micro_batch} at a time on {where}\n"
         f"on {found.devices} x {found.device.name}, {training.precision}"
         + (f", {_division(found)}" if found.devices > 1 else "")
     )
@@ -171,7 +172,10 @@ def _way_out(found: Estimate) -> str:
         return f"training.activation_checkpointing=selective saves activations and computes little twice. {full}"
     if training.activation_checkpointing != "full":
         return full
-    return f"A shorter data.window (now {found.recipe.data.window:,}) or a device with more memory would."
+    return (
+        f"A shorter data.window (now {found.recipe.data.window:,}), more devices that share each window "
+        f"(strategy.context_parallel, now {found.recipe.strategy.context_parallel}), or ones with more memory are needed."
+    )
 
 
 def _time(found: Estimate) -> str:

@@ -102,12 +102,16 @@ class Context:
             for x, heads in pieces
             for part, run in zip(x.split([run.channels for run in heads], -1), heads, strict=True)
         ]
-        sent = torch.cat(parts, -1)  # [B, T / size, size, channels of one rank]
-        received = _exchange(sent.movedim(2, 0), self.group)  # [size, B, T / size, ...], slice after slice
+        received = _exchange(torch.cat(parts, -1), self.group)  # [size, B, T / size, ...], slice after slice
         whole = received.movedim(0, 1).flatten(1, 2)
         sizes = [self.share(run.number) * run.width for run in runs]
         ends = list(itertools.accumulate((len(heads) for _, heads in pieces), initial=0))
         return whole.split([sum(sizes[begin:end]) for begin, end in itertools.pairwise(ends)], -1)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """A part of a tensor whose rest was given to `to_heads`, in memory of its own where that has left: as a view it
+        would keep the rest until the backward."""
+        return x if self.size == 1 else x.contiguous()
 
     def split_heads(self, x: Tensor, heads: Sequence[Heads]) -> tuple[Tensor, ...]:
         """`[B, T, channels]`, as `to_heads` returns them -> for each run of heads `[B, T, share, width]`."""
@@ -124,12 +128,11 @@ class Context:
         return received.movedim(0, 2).flatten(2, 3)
 
     def _by_rank(self, x: Tensor, heads: Heads) -> Tensor:
-        """`[..., channels]` -> `[..., size, channels of one rank]`, for every rank those that it needs."""
+        """`[..., channels]` -> `[size, ..., channels of one rank]`, for every rank those that it needs."""
         if heads.number >= self.size:
-            return x.unflatten(-1, (self.size, -1))
-        each = x.unflatten(-1, (heads.number, 1, heads.width))
-        copies = self.size // heads.number
-        return each.expand(*each.shape[:-2], copies, heads.width).flatten(-3, -2)
+            return x.unflatten(-1, (self.size, -1)).movedim(-2, 0)
+        each = x.unflatten(-1, (heads.number, -1)).movedim(-2, 0)
+        return each.repeat_interleave(self.size // heads.number, 0)
 
 
 ALONE = Context()

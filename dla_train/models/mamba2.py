@@ -90,7 +90,7 @@ class Mamba2(InContext):
             return_cache=return_cache,
         )
         y = torch.addcmul(o, values, own(self.D)[:, None]).to(values.dtype)
-        y = self.out_proj(self.norm(self.context.to_tokens(y).flatten(-2), z))
+        y = self.out_proj(self.norm(self.context.to_tokens(y).flatten(-2), self.context.apart(z)))
         if slots is None or history is None:
             return y, None
         return y, LinearCache(conv=history, slots=slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dla_train.models import LanguageModel, ModelConfig, initialize
+from dla_train.models import LanguageModel, ModelConfig, context, initialize
+from dla_train.models.context import Context
 
 
 class Live(TorchDispatchMode):
@@ -38,8 +40,8 @@ class Live(TorchDispatchMode):
 
 @pytest.fixture(scope="session")
 def found_bytes() -> Callable[..., tuple[int, int]]:
-    """`found_bytes(config, batch, window, precision, recompute_every=None, selective=False)`: of all storages that a
-    forward pass leaves alive for the backward, parameters left out; while autocast is still on, and after."""
+    """`found_bytes(config, batch, window, precision, recompute_every=None, selective=False, shared=1)`: of all storages
+    that a forward pass leaves alive for the backward, parameters left out; while autocast is still on, and after."""
     return _found_bytes
 
 
@@ -50,6 +52,7 @@ def _found_bytes(
     precision: str,
     recompute_every: int | None = None,
     selective: bool = False,
+    shared: int = 1,
 ) -> tuple[int, int]:
     model = initialize(LanguageModel(config), seed=0)
     if precision == "bf16-true":
@@ -60,7 +63,9 @@ def _found_bytes(
     tokens = torch.randint(0, config.vocab_size, (batch, window + 1), generator=torch.Generator().manual_seed(0))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     ids = inputs.nbytes + targets.nbytes
-    with Live() as live:
+    if shared > 1:
+        model.share_windows(Context(shared, 0, "a group that is not there"))
+    with patch.object(context, "_all_to_all", lambda x, group: x.contiguous().clone()), Live() as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = model.loss(inputs, targets)
             within = live.bytes(parameters)

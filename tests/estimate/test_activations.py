@@ -53,6 +53,20 @@ def test_activations_are_within_10_percent_of_what_is_kept(found_bytes, name, ba
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [("mamba2-dynamic", 2), ("mamba2-fenwick", 4), ("gdn-single", 2), ("attention", 2), ("unordered", 4)],
+)
+def test_activations_of_a_rank_that_shares_windows(found_bytes, name, shared, precision):
+    config = config_of(name, 3)
+    found, _ = found_bytes(config, 1, 1024, precision, shared=shared)
+    alone = Setting(batch=1, window=1024, precision=precision, path="torch", is_gpu=False)
+    kept = sum(saved_bytes(config, replace(alone, shared=shared)).values())
+    assert 0.95 * found < kept < 1.15 * found  # what an exchange has copied, torch sometimes keeps once less
+    assert kept < 1.4 * sum(saved_bytes(config, alone).values()) / shared
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("window", [64, 512])
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("name", ["mamba2-dynamic", "gdn-single", "attention"])
