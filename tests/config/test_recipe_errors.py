@@ -96,6 +96,23 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
             "strategy.devices=2",
             "(kind single): kind. It is one of kind ddp, deepspeed and fsdp: strategy=ddp strategy.devices=2.",
         ),
+        (
+            "strategy=ddp strategy.replicas=2",
+            "(kind ddp): kind, devices, nodes. It is one of kind fsdp: strategy=fsdp strategy.replicas=2.",
+        ),
+        (
+            "strategy=ddp strategy.replica=2",
+            "Did you mean strategy.replicas? Keys in strategy (kind ddp): kind, devices, nodes. replicas is one of "
+            "kind fsdp: strategy=fsdp strategy.replicas=2.",
+        ),
+        (
+            "strategy=ddp strategy.device=2",
+            "(given 2). Did you mean strategy.devices? Keys in strategy (kind ddp): kind",
+        ),
+        (
+            "model.mixer=attention model.mixer.heads=2 model.mixer.memory.capacity=3",
+            "is one of kind mamba2 and gated_deltanet: model.mixer=mamba2 model.mixer.memory.capacity=3.",
+        ),
         ("model.mixer.memory=single model.mixer.memory.gate=1", "kind dynamic: model.mixer.memory=dynamic model.mixer"),
         ("data.kind=prepared data.path=x", "data.vocab_size has no value: the command line gives data another kind,"),
         ("training.micro_batch=3", "on the command line: training.global_batch is 4, not a multiple of micro_batch 3"),
