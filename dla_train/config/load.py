@@ -1,6 +1,7 @@
 """Turns a recipe file and `key=value` settings into a `Recipe`; every error says where the value was written."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +92,30 @@ def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
     """The message `tiny.yaml:12: KEY TEXT`; the place is that of the key or of the nearest enclosing section."""
     if not problem.key:
         return f"{loaded._shown_as}: the recipe{problem.text}"
-    parents = [problem.key[:depth] for depth in range(len(problem.key), 0, -1)]
-    beside = [key for key in loaded._overridden if key[:-1] == problem.key[:-1] and f"{key[-1]} " in problem.text]
-    if beside or any(key in loaded._overridden for key in parents):
+    if any(_parents(key) & loaded._overridden for key in (problem.key, *_named(problem))):
         return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
     written_below = any(key[: len(problem.key)] == problem.key for key in loaded._overridden)
     if problem.key not in loaded._tree.lines and written_below:  # `treining.steps=3`: treining is the problem
         return f"on the command line: {problem}"
-    line = next((loaded._tree.lines[key] for key in parents if key in loaded._tree.lines), None)
+    written = _parents(problem.key) & loaded._tree.lines.keys()
+    line = loaded._tree.lines[max(written, key=len)] if written else None
     named = [name for name in referred(value_at(loaded._tree.values, problem.key)) if name not in problem.text]
     refers = f" It refers to {named[0]}." if named else ""
     return f"{loaded._shown_as}{f':{line}' if line else ''}: {problem}{refers}"
+
+
+def _named(problem: KeyProblem) -> Iterator[Key]:
+    """What may be keys in the part of the text that says how things are: `mixer.heads` in `hidden is 16 and mixer.heads
+    is 3; hidden must be a multiple of the heads`. A check names keys as its section sees them, which is one of those
+    around the problem's key."""
+    facts = re.split(r"; |\. ", problem.text)[0]
+    for word in re.findall(r"[\w.]*\w", facts):
+        yield from ((*problem.key[:depth], *word.split(".")) for depth in range(len(problem.key)))
+
+
+def _parents(key: Key) -> set[Key]:
+    """A key and all sections around it."""
+    return {key[:depth] for depth in range(1, len(key) + 1)}
 
 
 def _same_name_elsewhere(problem: KeyProblem) -> str:

@@ -264,17 +264,27 @@ def _has_default(field: "dataclasses.Field[Any]") -> bool:
 def _unknown(
     section: Key, name: str, values: dict[str, Any], allowed: list[str], kinds: Mapping[str, type]
 ) -> KeyProblem:
-    having = [kind for kind, choice in kinds.items() if name in _annotations(choice)]
-    guess = None if having else nearest(name, allowed)
-    hint = f" Did you mean {dotted((*section, guess))}?" if guess else ""
+    fields = {kind: list(_annotations(choice)) for kind, choice in kinds.items()}
+    of_all = list(dict.fromkeys([*allowed, *(field for own in fields.values() for field in own)]))
+    # What only another kind has must be nearer to be meant.
+    meant = name if name in of_all else nearest(name, of_all, cutoff=0.78) or nearest(name, allowed)
+    having = [kind for kind, own in fields.items() if meant in own and meant not in allowed]
+    hint = f" Did you mean {dotted((*section, meant))}?" if meant and meant != name else ""
     where = f"in {dotted(section)}" if section else "at the top level"
     kind = f" (kind {values['kind']})" if "kind" in values else ""
     text = f" is not a key (given {_shown(values[name])}).{hint} Keys {where}{kind}: {', '.join(allowed)}."
-    if having:
+    if meant and having:
         listed = " and ".join(filter(None, (", ".join(having[:-1]), having[-1])))
-        such = f"{dotted(section)}={having[0]} {dotted((*section, name))}={_shown(values[name])}"
-        text += f" It is one of kind {listed}: {such}."
+        such = " ".join([f"{dotted(section)}={having[0]}", *_settings((*section, meant), values[name])])
+        text += f" {'It' if meant == name else meant} is one of kind {listed}: {such}."
     return KeyProblem((*section, name), text)
+
+
+def _settings(key: Key, value: Any) -> list[str]:
+    """A value as it is set on the command line."""
+    if not isinstance(value, dict) or not value:
+        return [f"{dotted(key)}={_shown(value)}"]
+    return [setting for name, inner in value.items() for setting in _settings((*key, name), inner)]
 
 
 def refused(section: Key, message: str, fields: Container[str]) -> KeyProblem:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dla_train.errors import RunError, UsageError
-from dla_train.export.weight_files import INDEX, WEIGHTS, read_weight_files
+from dla_train.export.weight_files import WEIGHTS, has_weight_files, read_weight_files
 
 PICKLED = "pytorch_model.bin"
 
@@ -78,7 +78,7 @@ class Source:
 
 
 def read_source(folder: Path) -> Source:
-    """Read `config.json`, and `model.safetensors`, its shards, or `pytorch_model.bin`.
+    """Read `config.json`, and `model.safetensors` or `pytorch_model.bin`, whole or in shards.
 
     Raises:
         UsageError: the folder holds no checkpoint. RunError: it is damaged.
@@ -108,15 +108,21 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
-        return read_weight_files(folder, remedy="Download it again.")
-    path = folder / PICKLED
-    if not path.is_file():
-        raise UsageError(f"{folder} has no weights: neither {WEIGHTS}, with or without an index, nor {PICKLED}.")
+    remedy = "Download it again."
+    if has_weight_files(folder, WEIGHTS):
+        return read_weight_files(folder, remedy)
+    if has_weight_files(folder, PICKLED):
+        return read_weight_files(folder, remedy, PICKLED, _read_pickled)
+    raise UsageError(f"{folder} has no weights: neither {WEIGHTS} nor {PICKLED}, with or without an index.")
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]} Download it again.") from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise RunError(f"{path} holds no weights by name. Download it again.")
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(next(iter(str(error).splitlines()), "it ends too early")) from error
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        raise ValueError("it holds no weights by name")
     return found

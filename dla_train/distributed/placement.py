@@ -48,6 +48,8 @@ class Placement:
         return self.launcher == "dla-train" and not self.is_child and self.devices > 1
 
 
+_LAST_PORT = 65535
+
 CHILD = "DLA_TRAIN_RANKS"
 """Environment variable of a process that `dla-train` started: `rank devices port`."""
 
@@ -80,32 +82,57 @@ def _launched() -> Placement | None:
             is_child=True,
         )
     if "TORCHELASTIC_RUN_ID" in env:
-        devices = int(env["LOCAL_WORLD_SIZE"])
+        devices = _number("LOCAL_WORLD_SIZE", "torchrun", least=1)
         return Placement(
-            rank=int(env["RANK"]),
-            local_rank=int(env["LOCAL_RANK"]),
+            rank=_number("RANK", "torchrun"),
+            local_rank=_number("LOCAL_RANK", "torchrun"),
             devices=devices,
-            nodes=int(env["WORLD_SIZE"]) // devices,
+            nodes=_number("WORLD_SIZE", "torchrun", least=1) // devices,
             address=env["MASTER_ADDR"],
-            port=int(env["MASTER_PORT"]),
+            port=_number("MASTER_PORT", "torchrun", least=1, most=_LAST_PORT),
             launcher="torchrun",
         )
     if SLURMEnvironment.detect():
+        # Before Lightning reads the same variables.
+        processes = _number("SLURM_NTASKS", "Slurm", least=1)
+        nodes = _number("SLURM_NNODES", "Slurm", least=1) if "SLURM_NNODES" in env else 1
+        if "SLURM_JOB_ID" in env:
+            _number("SLURM_JOB_ID", "Slurm")
+        if "MASTER_PORT" in env:
+            _number("MASTER_PORT", None, least=1, most=_LAST_PORT)
         try:
             slurm = SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:  # --ntasks without --ntasks-per-node
             raise UsageError(f"srun started this in a way that Lightning does not take: {error}") from error
-        nodes = int(env.get("SLURM_NNODES", 1))
         return Placement(
-            rank=slurm.global_rank(),
-            local_rank=slurm.local_rank(),
-            devices=slurm.world_size() // nodes,
+            rank=_number("SLURM_PROCID", "Slurm"),
+            local_rank=_number("SLURM_LOCALID", "Slurm"),
+            devices=processes // nodes,
             nodes=nodes,
             address=slurm.main_address,
             port=slurm.main_port,
             launcher="Slurm",
         )
     return None
+
+
+def _number(name: str, launcher: Launcher | None, least: int = 0, most: int | None = None) -> int:
+    """A whole number in the environment, `least` to `most`; `launcher` puts it there (None: the user).
+
+    Raises:
+        UsageError: it is missing or another one.
+    """
+    given = os.environ.get(name)
+    try:
+        number = int(given or "")
+    except ValueError:
+        number = None
+    if number is not None and least <= number and (most is None or number <= most):
+        return number
+    state = "is not set" if given is None else f"is '{given}'"
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+    advice = f"{launcher} sets it for each process: leave it as it is there" if launcher else "Choose one, or unset it"
+    raise UsageError(f"the environment variable {name} {state}; it must be a whole number {allowed}. {advice}.")
 
 
 def _alone(loaded: LoadedRecipe) -> Placement:

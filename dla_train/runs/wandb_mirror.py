@@ -3,7 +3,8 @@
 W&B numbers the rows that it has, and `SentRows` tells which these are. So each start sends exactly the later rows of
 `metrics.csv`: steps never go back, and what an earlier start could not send is sent later. Where a run that goes back
 to an earlier checkpoint validates at other steps than before, W&B keeps the validations that it has of the steps
-between. Any failure of W&B is only a warning; training continues.
+between. A run that begins in the folder of an attempt that began elsewhere gets a W&B run of its own. Any failure of
+W&B is only a warning; training continues.
 """
 
 from __future__ import annotations
@@ -43,17 +44,28 @@ class WandbMirror:
     Args:
         config: of the recipe. folder: of the run; names the W&B run, and keeps its id and W&B's own files.
         recipe: as plain values, for W&B's config. found: the rows that `metrics.csv` had before it was cut.
+        begins: where the run begins, if it does so with this start; None if it goes on.
     """
 
-    def __init__(self, config: WandbConfig, folder: RunFolder, recipe: dict[str, Any], found: list[RowKey]) -> None:
+    def __init__(
+        self,
+        config: WandbConfig,
+        folder: RunFolder,
+        recipe: dict[str, Any],
+        found: list[RowKey],
+        begins: str | None,
+    ) -> None:
         self._sent = SentRows()
         self._rows = self._has = 0
         self._run: wandb.Run | None = None
         try:
             before = _read_state(folder)
-            state = before or _State(_new_id())
+            state = before or _State(_new_id(), begins=begins)
             if before:
                 state.rows = max(state.rows, state.sent.count + len(state.sent.later(found)))
+            is_other = before is not None and begins is not None and before.begins not in (None, begins)
+            if is_other:
+                state = state.of_another_run(_new_id(), begins)
             state.write(folder)
             self._run = _open(config, folder, recipe, state.id)
             if self._run.disabled:
@@ -61,13 +73,15 @@ class WandbMirror:
                 return
             # Offline, W&B does not know which rows earlier starts have sent.
             self._has = state.rows if self._run.offline else self._run.starting_step
-            self._sent = state.sent = state.sent.at(self._has, found)
+            self._sent = state.sent = SentRows(self._has) if is_other else state.sent.at(self._has, found)
             self._rows = self._sent.count
             state.write(folder)
             self._run.define_metric("step", hidden=True)
             self._run.define_metric("*", step_metric="step")
             place = f"offline, in {self._run.dir.removesuffix('/files')}" if self._run.offline else self._run.url
             _LOGGER.info("W&B: %s", place)
+            if is_other:
+                _LOGGER.info("W&B has an earlier attempt, which began elsewhere; this one is the W&B run %s.", state.id)
         except Exception as error:
             self._give_up(error)
         for row in read_rows(folder.metrics):
@@ -160,15 +174,21 @@ class _State:
 
     Attributes:
         id: of the W&B run. rows: how many were logged for it by earlier starts. sent: as the last start found it.
+        begins: where the run of these rows began; None if that is not known, as where an earlier version wrote this.
     """
 
     id: str
     rows: int = 0
     sent: SentRows = field(default_factory=SentRows)
+    begins: str | None = None
+
+    def of_another_run(self, run_id: str, begins: str | None) -> _State:
+        """The first state of a run that begins at `begins`; behind these rows if WANDB_RUN_ID gives it the same id."""
+        return _State(run_id, self.rows if run_id == self.id else 0, begins=begins)
 
     def write(self, folder: RunFolder) -> None:
         """Write it to the run folder."""
-        content = {"id": self.id, "rows": self.rows, "sent": [self.sent.count, self.sent.last]}
+        content = {"id": self.id, "rows": self.rows, "sent": [self.sent.count, self.sent.last], "begins": self.begins}
         atomic_files.write_text(folder.wandb_state, json.dumps(content) + "\n")
 
 
@@ -178,7 +198,8 @@ def _read_state(folder: RunFolder) -> _State | None:
     except FileNotFoundError:
         return None
     count, last = state.get("sent", (0, None))  # earlier versions took the rows to have fixed numbers
-    return _State(str(state["id"]), int(state["rows"]), SentRows(int(count), None if last is None else tuple(last)))
+    sent = SentRows(int(count), None if last is None else tuple(last))
+    return _State(str(state["id"]), int(state["rows"]), sent, state.get("begins"))
 
 
 def _new_id() -> str:

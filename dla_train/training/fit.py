@@ -176,7 +176,7 @@ def _run(
     )
     saved_step = None if start.branch else start.step
     checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), saved_step, ranks)
-    mirror = _wandb(recipe, folder, file)
+    mirror = _wandb(recipe, folder, file, start)
     metrics = StepMetrics(
         file,
         mirror,
@@ -344,14 +344,17 @@ def _write_beginning(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointS
         if loaded.recipe.training.accelerator == "cpu" or not torch.cuda.is_available()
         else torch.cuda.get_device_name()
     )
-    goes_on = start.point is not None and start.branch is None
-    record_start(folder.environment, step=start.step, goes_on=goes_on, device=device, threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    record_start(folder.environment, step=start.step, goes_on=start.goes_on, device=device, threads=threads)
     store.remove_leftovers()
     for checkpoint in start.point.damaged if start.point else ():
         _LOGGER.warning("the damaged checkpoint is kept as %s.", store.set_aside(checkpoint))
 
 
-def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None) -> WandbMirror | None:
+def _wandb(recipe: Recipe, folder: RunFolder, file: MetricsFile | None, start: Start) -> WandbMirror | None:
     if recipe.logging.wandb is None or file is None:
         return None
-    return WandbMirror(recipe.logging.wandb, folder, plain(recipe), file.found)
+    begins = None
+    if not start.goes_on:
+        begins = str(start.point.checkpoint.folder.resolve()) if start.point else "step 0"
+    return WandbMirror(recipe.logging.wandb, folder, plain(recipe), file.found, begins)

@@ -60,6 +60,11 @@ class Start:
         """Finished optimizer steps."""
         return self.point.checkpoint.step if self.point else 0
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from a checkpoint of its own, rather than begins, at step 0 or by branching off."""
+        return self.point is not None and self.branch is None
+
 
 @dataclass(frozen=True)
 class Branch:

@@ -10,6 +10,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from dla_kernels.compiled_graphs import with_graphs_of_its_own
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,4 +33,4 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
-    return run
+    return with_graphs_of_its_own(run)

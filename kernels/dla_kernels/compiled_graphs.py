@@ -35,4 +35,11 @@ def outside_compiled_graphs(function: Callable[P, R]) -> Callable[P, R]:
             left_alone.append(torch.compiler.disable(function))
         return left_alone[0](*args, **kwargs)
 
-    return run
+    return with_graphs_of_its_own(run)
+
+
+def with_graphs_of_its_own(wrapper: Callable[P, R]) -> Callable[P, R]:
+    """A function that a decorator has made, with a copy of its code. Graphs belong to code, which all functions of a
+    decorator share, and from the ninth graph on `torch.compile` warns and leaves the code alone."""
+    wrapper.__code__ = wrapper.__code__.replace()  # type: ignore[attr-defined]
+    return wrapper

@@ -96,9 +96,31 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
             "strategy.devices=2",
             "(kind single): kind. It is one of kind ddp, deepspeed and fsdp: strategy=ddp strategy.devices=2.",
         ),
+        (
+            "strategy=ddp strategy.replicas=2",
+            "(kind ddp): kind, devices, nodes. It is one of kind fsdp: strategy=fsdp strategy.replicas=2.",
+        ),
+        (
+            "strategy=ddp strategy.replica=2",
+            "Did you mean strategy.replicas? Keys in strategy (kind ddp): kind, devices, nodes. replicas is one of "
+            "kind fsdp: strategy=fsdp strategy.replicas=2.",
+        ),
+        (
+            "strategy=ddp strategy.device=2",
+            "(given 2). Did you mean strategy.devices? Keys in strategy (kind ddp): kind",
+        ),
+        (
+            "model.mixer=attention model.mixer.heads=2 model.mixer.memory.capacity=3",
+            "is one of kind mamba2 and gated_deltanet: model.mixer=mamba2 model.mixer.memory.capacity=3.",
+        ),
         ("model.mixer.memory=single model.mixer.memory.gate=1", "kind dynamic: model.mixer.memory=dynamic model.mixer"),
         ("data.kind=prepared data.path=x", "data.vocab_size has no value: the command line gives data another kind,"),
         ("training.micro_batch=3", "on the command line: training.global_batch is 4, not a multiple of micro_batch 3"),
+        (
+            "model.hybrid.every=2 model.hybrid.mixer.kind=attention model.hybrid.mixer.heads=3",
+            "model.hidden is 16 and hybrid.mixer.heads is 3; hidden must be a multiple of twice the heads",
+        ),
+        ("training.steps=3", "schedule.warmup is 3, but training.steps is only 3; the warm-up must end before"),
         ("optimizer.lr=1e300", "optimizer.lr is 1e+300; it must be at most 1e+38"),
         ("training.steps=10000000000", "training.steps is 10000000000; it must be at most 1,000,000,000"),
         ("training.global_batch=20000000", "training.global_batch is 20000000; it must be at most 16,777,216"),
@@ -135,6 +157,17 @@ def test_an_error_in_a_setting_says_so(cli, micro_recipe, settings, expected):
     assert "on the command line" in done.err
     assert expected in done.err
     assert done.code == 2
+
+
+def test_a_setting_that_is_only_advised_or_that_fits_is_not_blamed(recipe_text, tmp_path, cli):
+    attention = "{kind: attention, heads: 3}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(recipe_text.replace("  mixer:", f"  hybrid: {{every: 2, mixer: {attention}}}\n  mixer:"))
+    done = cli("show", "mine.yaml", "model.layers=4", "model.mixer.heads=8", "training.steps=40")
+    assert f"mine.yaml:{_line(path.read_text(), 'hidden:')}: model.hidden is 16 and hybrid.mixer.heads is 3" in done.err
+    path.write_text(recipe_text.replace("steps: 20", "stepps: 20"))
+    done = cli("show", "mine.yaml", "training.steps=40")
+    assert f"mine.yaml:{_line(path.read_text(), 'stepps')}: training.stepps is not a key (given 20)" in done.err
 
 
 def test_a_word_that_is_near_no_key_gets_no_guess(cli, micro_recipe):

@@ -175,11 +175,46 @@ def test_a_folder_that_is_not_whole_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no weights: neither model"):
         convert(folder, tmp_path / "ours")
     (folder / "pytorch_model.bin").write_bytes(b"PK nothing")
-    with pytest.raises(RunError, match=r"pytorch_model.bin is damaged.*Download it again"):
+    with pytest.raises(RunError, match=r"is damaged: pytorch_model.bin: .*Download it again"):
+        convert(folder, tmp_path / "ours")
+    torch.save({"model": {"weight": torch.ones(1)}}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        RunError, match=r"is damaged: pytorch_model.bin: it holds no weights by name. Download it again"
+    ):
         convert(folder, tmp_path / "ours")
     (folder / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"config.json is damaged"):
         convert(folder, tmp_path / "ours")
+
+
+def test_pickled_weights_in_parts_are_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    as_fla_saves_it(delta_net(False, False), folder)
+    convert(folder, tmp_path / "whole")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"pytorch_model-00001-of-00002.bin": names[:4], "pytorch_model-00002-of-00002.bin": names[4:]}
+    for part, inside in parts.items():
+        torch.save({name: weights[name] for name in inside}, folder / part)
+    places = {name: part for part, inside in parts.items() for name in inside}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    convert(folder, tmp_path / "ours")
+    assert torch.equal(load_model(tmp_path / "ours")(TOKENS)[0], load_model(tmp_path / "whole")(TOKENS)[0])
+
+    last = folder / list(parts)[-1]
+    for spoil, said in (
+        (
+            lambda: torch.save({names[-1]: weights[names[-1]]}, last),
+            f"{last.name} and pytorch_model.bin.index.json do ",
+        ),
+        (lambda: last.write_bytes(last.read_bytes()[:-40]), f"is damaged: {last.name}: "),
+        (last.unlink, f"is incomplete: {last.name} is missing"),
+    ):
+        spoil()
+        with pytest.raises(RunError, match=rf"{said}.*Download it again"):
+            convert(folder, tmp_path / "not")
+        assert not (tmp_path / "not").exists()
 
 
 def word_tokenizer(*special: str) -> Tokenizer:

@@ -105,3 +105,40 @@ def test_what_does_not_fit_is_named(place, env, settings, message):
 def test_srun_with_ntasks_alone_is_refused_plainly(place):
     with pytest.raises(UsageError, match="srun started this in a way that Lightning does not take: You set `--ntasks"):
         place({name: value for name, value in SLURM.items() if name != "SLURM_NTASKS_PER_NODE"}, "strategy=ddp")
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "value", "message"),
+    [
+        (SLURM, "MASTER_PORT", "abc", "'abc'; it must be a whole number from 1 to 65535. Choose one, or unset it."),
+        (SLURM, "MASTER_PORT", "70000", "'70000'; it must be a whole number from 1 to 65535."),
+        (
+            SLURM,
+            "SLURM_NNODES",
+            "two",
+            "'two'; it must be a whole number of at least 1. Slurm sets it for each process",
+        ),
+        (SLURM, "SLURM_NTASKS", "", "''; it must be a whole number of at least 1."),
+        (SLURM, "SLURM_PROCID", "-1", "'-1'; it must be a whole number of at least 0."),
+        (SLURM, "SLURM_LOCALID", "x", "'x'; it must be"),
+        (SLURM, "SLURM_JOB_ID", "12_a", "'12_a'; it must be"),
+        (TORCHRUN, "MASTER_PORT", "abc", "'abc'; it must be a whole number from 1 to 65535. torchrun sets it for each"),
+        (TORCHRUN, "LOCAL_WORLD_SIZE", "0", "'0'; it must be a whole number of at least 1."),
+        (TORCHRUN, "WORLD_SIZE", "8.0", "'8.0'; it must be"),
+        (TORCHRUN, "RANK", "first", "'first'; it must be"),
+        (TORCHRUN, "LOCAL_RANK", "", "''; it must be"),
+    ],
+)
+def test_a_variable_that_is_no_number_is_named(place, env, name, value, message):
+    with pytest.raises(UsageError) as error:
+        place(env | {name: value}, "strategy=ddp")
+    assert f"the environment variable {name} is {message}" in str(error.value)
+
+
+def test_a_variable_that_torchrun_would_have_set_is_named(place):
+    with pytest.raises(UsageError, match="the environment variable RANK is not set; it must be a whole number of at "):
+        place({name: value for name, value in TORCHRUN.items() if name != "RANK"}, "strategy=ddp")
+
+
+def test_under_slurm_a_port_may_be_chosen(place):
+    assert place(SLURM | {"MASTER_PORT": "23456"}, "strategy=ddp").port == 23456

@@ -86,6 +86,20 @@ def test_the_known_graph_breaks(make_model: Any, tokens: Any, kind: str, memory:
     assert places == {"segmentation/op.py", "reader/op.py"}
 
 
+@pytest.mark.timeout(300)
+def test_blocks_stay_compiled_where_documents_of_many_lengths_are_read(make_model: Any, tokens: Any) -> None:
+    """In training and in validation of a hybrid, where most functions are outside of the graphs."""
+    model = make_model("mamba2+hybrid", "dynamic", dtype=torch.float32)
+    model.compile_blocks(backend="aot_eager")
+    torch.compiler.reset()
+    x, targets = tokens(1, 40), tokens(1, 40, seed=1)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for is_training in (True, False, True):
+            for starts in ([0, 40], [0, 7, 40], [0, 3, 20, 21, 40]):
+                with torch.set_grad_enabled(is_training):
+                    model.loss(x, targets, cu_seqlens=torch.tensor(starts))
+
+
 def _place(reason: Any) -> str:
     """The last line of a break's stack outside the decorator that makes it."""
     frames = [Path(frame.filename) for frame in reason.user_stack]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -176,6 +177,43 @@ def test_no_step_is_missing_after_going_back_with_other_validations(server, cli,
     else:
         steps = [row["step"] for rows, _ in offline_starts(folder) for row in rows]
     assert steps == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 8, 9, 9]
+
+
+@needs_wandb
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("given", [None, "i1"])
+def test_a_second_branch_from_an_earlier_step_has_all_of_its_rows(server, cli, micro_recipe, monkeypatch, mode, given):
+    fit = (
+        "fit",
+        "--recipe",
+        micro_recipe,
+        *SHORT,
+        "checkpoint={every: 2, keep_last: 3}",
+        "training.validate_every=null",
+    )
+    assert cli(*fit, "logging.wandb=null").code == 0
+    monkeypatch.setenv("WANDB_MODE", mode)
+    if given:
+        monkeypatch.setenv("WANDB_RUN_ID", given)
+    branch = Path("branch")
+    for step, told in ((4, 0), (2, 1), (2, 0)):
+        begins = f"runs/micro/checkpoints/step-0000000{step}"
+        done = cli(*fit, "--run-dir", branch, "--resume", f"auto:{begins}")
+        assert done.code == 0, done.err
+        assert done.err.count("W&B has an earlier attempt, which began elsewhere") == told
+        shutil.rmtree(branch / "checkpoints")  # as if it had been killed before its first
+        (branch / "report.md").unlink()
+    if mode == "online":
+        runs = [rows_of(run["rows"]) for run in server.runs.values()]
+    else:
+        starts = offline_starts(branch)
+        ids = dict.fromkeys(said.run_id for _, said in starts)
+        runs = [[row for rows, said in starts if said.run_id == name for row in rows] for name in ids]
+    steps = [[row["step"] for row in rows] for rows in runs]
+    first, second = [5, 6, 6], [3, 4, 5, 6, 6]
+    assert steps == ([[*first, *second]] if given else [first, second])
+    losses = [[row.get("train/loss") for row in rows] for rows in (runs[-1][-len(second) :], expected(branch))]
+    assert losses[0] == losses[1]
 
 
 @needs_wandb
