@@ -173,8 +173,8 @@ def _way_out(found: Estimate) -> str:
     if training.activation_checkpointing != "full":
         return full
     return (
-        f"A shorter data.window (now {found.recipe.data.window:,}), more devices that share each window "
-        f"(strategy.context_parallel, now {found.recipe.strategy.context_parallel}), or ones with more memory are needed."
+        f"What remains: a shorter data.window (now {found.recipe.data.window:,}), more devices to share each window "
+        f"(strategy.context_parallel, now {found.recipe.strategy.context_parallel}), or devices with more memory."
     )
 
 

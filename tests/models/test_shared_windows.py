@@ -25,7 +25,7 @@ def test_all_models_are_computed_as_by_one_rank(fork_process: Callable[..., Any]
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         differences = json.loads(out)
-        assert len(differences) == len(sharing_ranks.MODELS) * 6
+        assert len(differences) == len(sharing_ranks.MODELS) * 3 + (3 if size == 2 else 0)
         # Thresholds have float32 gradients.
         assert max(differences.values()) < 1e-6, differences
 
@@ -34,7 +34,7 @@ def test_a_slice_is_as_long_on_every_rank() -> None:
     tokens = torch.arange(24).view(2, 12)
     assert torch.equal(torch.cat([Context(3, rank).slice_of(tokens) for rank in range(3)], 1), tokens)
     assert ALONE.slice_of(tokens) is tokens
-    with pytest.raises(ValueError, match="12 tokens in a row, which 5 ranks cannot share evenly; .* multiple of 5"):
+    with pytest.raises(ValueError, match=r"12 tokens in a row, which 5 ranks cannot share evenly; .* multiple of 5"):
         Context(5, 0).slice_of(tokens)
 
 
@@ -63,7 +63,7 @@ def test_no_cache_of_shared_windows(make_model: Callable[..., Any]) -> None:
     _, cache = model(tokens, return_cache=True)
     share_windows(model, Context(2, 0, "a group"))
     for arguments in ({"return_cache": True}, {"cache": cache}):
-        with pytest.raises(ValueError, match="2 ranks share the windows of this model, .* share_windows"):
+        with pytest.raises(ValueError, match=r"2 ranks share the windows of this model, .* share_windows"):
             model(tokens, **arguments)
     with windows_kept_whole(model):
         model(tokens, return_cache=True)

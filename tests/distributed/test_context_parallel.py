@@ -1,0 +1,172 @@
+"""Several ranks share each window: the training of one process, or of one rank for each group, with what memories do,
+calibration and steering, whatever strategy divides the rest."""
+
+import json
+
+import pytest
+
+from dla_train.runs.memory_file import read_lines
+from dla_train.runs.metrics_file import read_rows
+from tests.distributed.conftest import numbers, require_equal
+
+FOUR_HEADS = ("model.mixer.heads=4", "model.mixer.head_dim=4")
+THRESHOLDS = (
+    "model.mixer.memory.calibrate_rate=0.2",
+    "model.mixer.memory.calibrate_steps=2",
+    "model.mixer.memory.steer=0.3",
+)
+
+
+def shared(kind, size):
+    return f"strategy={{kind: {kind}, context_parallel: {size}}}"
+
+
+def require_equal_memories(folder, expected):
+    """What the memories of all heads did, as counts of tokens and slots: the same, but for a score at the threshold."""
+    names = [
+        name for name in read_rows(folder / "metrics.csv")[0] if name.startswith(("boundary_rate", "slots_in_use"))
+    ]
+    assert len(names) == 4
+    for split in ("train", "validation"):
+        for name in names:
+            assert numbers(folder, split, name) == pytest.approx(numbers(expected, split, name), rel=0.02), name
+    found, wanted = (read_lines(run / "memory.jsonl") for run in (folder, expected))
+    assert len(found) == len(wanted) > 1
+    for line, other in zip(found, wanted, strict=True):
+        assert line == pytest.approx(other, rel=0.05)
+
+
+@pytest.fixture
+def prepared(cli, tmp_path, text_corpus):
+    """A folder `tokens` of many short documents, `tale.jsonl`."""
+    lines = text_corpus.read_text().splitlines()
+    (tmp_path / "tale.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    done = cli("prepare", "tale.jsonl", "--out", "tokens", "--train-tokenizer", "300", "--validation-share", "0.2")
+    assert done.code == 0, done.err
+
+
+STREAMED = (
+    "data={kind: streaming, tokenizer: tokens/tokenizer.json, vocab_size: 300, window: 24, streams: 4, held_out: 0.2, "
+    "sources: {tale: {path: tale.jsonl}}}"
+)
+
+
+@pytest.mark.parametrize("data", ["text", "streamed"])
+def test_two_ranks_train_what_one_process_does_and_any_number_goes_on(
+    cli, fit_on, fit_arguments, at_step_4, tmp_path, prepared, data
+):
+    settings = [*THRESHOLDS, "logging.inspect_every=4", *([STREAMED] if data == "streamed" else [])]
+    done = cli(*fit_arguments("one", *settings))
+    assert done.code == 0, done.err
+    said = fit_on(2, "two", shared("ddp", 2), *settings)
+    assert "ddp on 2 processes (2 per node, started by dla-train), each window shared by 2" in said
+    assert "Warning" not in said, said
+    require_equal(tmp_path / "two", tmp_path / "one")
+    require_equal_memories(tmp_path / "two", tmp_path / "one")
+    assert numbers(tmp_path / "two", name="tokens") == numbers(tmp_path / "one", name="tokens")
+    assert sorted(path.name for path in (tmp_path / "two/inspections").iterdir()) == [
+        "step-00000004.html",
+        "step-00000008.html",
+    ]
+
+    at_step_4("two", "resumed")
+    assert "going on from step 4" in fit_on(2, "resumed", shared("ddp", 2), *settings, "--resume", "auto")
+    require_equal(tmp_path / "resumed", tmp_path / "two", rel=0)
+
+    at_step_4("two", "alone")
+    done = cli(*fit_arguments("alone", *settings, "--resume", "auto"))
+    assert done.code == 0, done.err
+    require_equal(tmp_path / "alone", tmp_path / "one")
+
+
+STRATEGIES = {
+    "ddp": shared("ddp", 2),
+    "fsdp": shared("fsdp", 4),
+    "replicas": "strategy={kind: fsdp, replicas: 2, context_parallel: 2}",
+    "zero-2": "strategy={kind: deepspeed, stage: 2, context_parallel: 4}",
+    "zero-3": "strategy={kind: deepspeed, stage: 3, context_parallel: 2}",
+}
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [name if name == "fsdp" else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES],
+)
+def test_four_ranks_train_as_many_as_there_are_groups(fit_on, tmp_path, strategy):
+    """Groups see windows of their own, as ranks do: thresholds are calibrated and steered alike, too."""
+    groups = 1 if strategy in ("fsdp", "zero-2") else 2
+    fit_on(groups, "few", "strategy=ddp", *FOUR_HEADS, *THRESHOLDS)
+    fit_on(4, "four", STRATEGIES[strategy], *FOUR_HEADS, *THRESHOLDS)
+    require_equal(tmp_path / "four", tmp_path / "few")
+    require_equal_memories(tmp_path / "four", tmp_path / "few")
+
+
+MODELS = {
+    "gated_deltanet": "model.mixer={kind: gated_deltanet, heads: 2, key_dim: 8, value_dim: 8, memory: {kind: dynamic, "
+    "capacity: 4, threshold: 0.9, learn_threshold: true}}",
+    "hybrid": "model.hybrid={every: 2, mixer: {kind: attention, heads: 4, kv_heads: 1, window: 9}}",
+    "selective": "training.activation_checkpointing=selective",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("documents", ["joined", "separate"])
+def test_every_kind_of_model_and_of_batch(cli, fit_on, fit_arguments, tmp_path, prepared, model, documents):
+    data = (
+        f"data={{kind: prepared, path: tokens, vocab_size: 300, window: 24, documents: {documents}, "
+        "curriculum: {windows: [8], steps: [2]}}"
+    )
+    settings = (MODELS[model], data)
+    done = cli(*fit_arguments("one", *settings))
+    assert done.code == 0, done.err
+    fit_on(2, "two", shared("ddp", 2), *settings)
+    require_equal(tmp_path / "two", tmp_path / "one")
+
+
+def test_answers_that_only_the_last_rank_sees(cli, fit_on, fit_arguments, tmp_path):
+    settings = (
+        "data={kind: synthetic, task: {kind: mqar, pairs: [1, 2]}, vocab_size: 16, window: 16}",
+        "model.vocab_size=16", "training.global_batch=8", "training.micro_batch=2",
+    )  # fmt: skip
+    done = cli(*fit_arguments("one", *settings))
+    assert done.code == 0, done.err
+    fit_on(2, "two", shared("ddp", 2), *settings)
+    require_equal(tmp_path / "two", tmp_path / "one")
+    assert numbers(tmp_path / "two", "validation", "answer_accuracy") == pytest.approx(
+        numbers(tmp_path / "one", "validation", "answer_accuracy")
+    )
+
+
+REFUSED = {
+    "window": (["data.window=25"], "data.window is 25, which 2 processes cannot share evenly; make it a multiple of 2"),
+    "heads": (
+        ["model.mixer={kind: attention, heads: 4, kv_heads: 2}", "strategy.context_parallel=8"],
+        "model.mixer.heads is 4, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
+    ),
+    "other mixer": (
+        ["model.hidden=24", "model.hybrid={every: 2, mixer: {kind: attention, heads: 3}}"],
+        "model.hybrid.mixer.heads is 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3",
+    ),
+    "groups": (
+        ["model.mixer.heads=12", "model.mixer.groups=3"],
+        "model.mixer.groups is 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6, 12",
+    ),
+    "processes": (
+        ["strategy.devices=3"],
+        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3.",
+    ),
+    "none": (["strategy.context_parallel=0"], "context_parallel is 0; it must be at least 1"),
+    "batch": (
+        ["training.global_batch=3", "training.micro_batch=3", "strategy.devices=4"],
+        "it is 3, which 4 processes in 2 groups of 2 cannot share out in micro-batches of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_shared_is_refused(cli, fit_arguments, case):
+    settings, error = REFUSED[case]
+    done = cli(*fit_arguments("run", "strategy=ddp", "strategy.devices=2", "strategy.context_parallel=2", *settings))
+    assert done.code == 2
+    assert error in done.err
