@@ -38,6 +38,7 @@ class MemoryWatch:
     def __init__(self, model: LanguageModel) -> None:
         self.is_active = False
         self._watched: dict[int, _Watched] = {}
+        self._marked: dict[int, Tensor | None] = {}
         self._hooks = []
         for index, block in enumerate(model.blocks):
             for memory in (module for module in block.modules() if isinstance(module, Memory) and module.capacity > 1):
@@ -73,6 +74,17 @@ class MemoryWatch:
             total = reduced
         parts = total.cpu().split(sizes)
         return {layer: unpack(part, self._watched[layer].capacity) for layer, part in zip(found, parts, strict=True)}
+
+    def mark(self) -> None:
+        """Note what was seen so far, for `go_back`."""
+        self._marked = {layer: one.counts for layer, one in self._watched.items()}
+
+    def go_back(self) -> None:
+        """Discard what was seen since `mark`. A layer of which nothing is left counts as seen, with counts of zero, so
+        that `collect` adds up the same layers on all ranks."""
+        for layer, one in self._watched.items():
+            before = self._marked[layer]
+            one.counts = torch.zeros_like(one.counts) if before is None and one.counts is not None else before
 
     def close(self) -> None:
         """Remove the hooks."""

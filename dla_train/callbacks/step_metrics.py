@@ -17,6 +17,7 @@ from dla_train.callbacks.memory_watch import MemoryWatch, means
 from dla_train.callbacks.step_boundary import begins_step, ends_step
 from dla_train.callbacks.throughput import Throughput
 from dla_train.data.consumed import Consumed
+from dla_train.data.recipe_data import RecipeData
 from dla_train.runs.metrics_file import TRAIN, VALIDATION, MetricsFile
 from dla_train.runs.wandb_mirror import WandbMirror
 from dla_train.training.module import LanguageModelTraining
@@ -155,6 +156,32 @@ class StepMetrics(Callback):
         """Watch the memories through the whole validation."""
         self._validating -= self._clock()
         self.watch.is_active = True
+
+    def on_validation_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note what was seen of the memories, see `on_validation_batch_end`."""
+        self.watch.mark()
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Discard what was seen if another rank counts this batch."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RecipeData)
+        if not data.validation_share.counts(batch_idx):
+            self.watch.go_back()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the validation's row."""

@@ -119,8 +119,8 @@ class OrderedWindows(RecipeData):
         return self._loader(self.train_windows, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation windows, always the same ones in the same order."""
-        return self._loader(self._validation, batch_size=self.training.micro_batch)
+        """This rank's share of the validation windows, always the same ones in the same order."""
+        return self._loader(self._validation, batch_sampler=self.validation_share.batches)
 
     def _shares(self, count: int) -> list[int]:
         """`count` validation windows (or tokens), divided among the sources by weight."""

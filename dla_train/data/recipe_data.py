@@ -17,6 +17,7 @@ from dla_data.synthetic import Examples
 from dla_train.data.consumed import Consumed
 from dla_train.data.curriculum import CurriculumConfig
 from dla_train.data.cutting import cut_batch
+from dla_train.data.validation_share import ValidationShare
 from dla_train.training.config import TrainingConfig
 
 _LOGGER = logging.getLogger(__name__)
@@ -100,6 +101,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """The number of this rank, or of its group, among `readers`."""
         assert self.trainer is not None
         return self.trainer.global_rank // self.context_parallel
+
+    @property
+    def validation_share(self) -> ValidationShare:
+        """Which of the validation windows this rank reads."""
+        return ValidationShare(len(self.validation_windows), self.training.micro_batch, self.reader, self.readers)
 
     def begin_anew(self, step: int) -> str:
         """Continue after `step` steps from a checkpoint of other data, or of another order, whose position means

@@ -155,10 +155,10 @@ class StreamingDataModule(RecipeData):
         )
 
     def val_dataloader(self) -> DataLoader[torch.Tensor]:
-        """The validation windows, always the same ones in the same order."""
+        """This rank's share of the validation windows, always the same ones in the same order."""
         return DataLoader(
             self._validation_windows,  # type: ignore[arg-type]
-            batch_size=self.training.micro_batch,
+            batch_sampler=self.validation_share.batches,
             pin_memory=torch.cuda.is_available(),
         )
 

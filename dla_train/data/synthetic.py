@@ -82,8 +82,8 @@ class SyntheticDataModule(RecipeData):
         return self._loader(self.train_examples, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Examples]:
-        """The validation examples, always the same ones in the same order."""
-        return self._loader(self._validation_examples, batch_size=self.training.micro_batch)
+        """This rank's share of the validation examples, always the same ones in the same order."""
+        return self._loader(self._validation_examples, batch_sampler=self.validation_share.batches)
 
     def _examples(self, seed: int, count: int) -> SyntheticExamples:
         return SyntheticExamples(

@@ -176,14 +176,19 @@ class LanguageModelTraining(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of windows `[B, window + 1]` to the mean over all validation tokens; for `Examples`, add loss
-        and accuracy to the means over all answers."""
+        and accuracy to the means over all answers. A batch that another rank counts is read, too, because all ranks
+        take part in every forward pass."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RecipeData)
+        counts = data.validation_share.counts(batch_idx)
         if isinstance(batch, Examples):
             answers = answer(self.model, batch)
-            self._add_to_validation(answers.loss)
-            self.answer_accuracy.update(answers.is_right.double())
+            self._add_to_validation(answers.loss if counts else answers.loss[:0])
+            self.answer_accuracy.update(answers.is_right.double() if counts else answers.loss[:0])
             return
         inputs, targets, cu_seqlens = model_inputs(batch)
-        self._add_to_validation(self.model.loss(inputs, targets, cu_seqlens), weight=targets.numel())
+        loss = self.model.loss(inputs, targets, cu_seqlens)
+        self._add_to_validation(loss if counts else loss.new_empty(0), weight=targets.numel())
 
     def _add_to_validation(self, loss: Tensor, weight: int = 1) -> None:
         # torchmetrics ignores NaN, and the mean over the rest would look like a valid one.

@@ -1,13 +1,14 @@
 """The step itself: accumulation, clipping, decay groups, rate."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from dla_train.data.recipe_data import RecipeData
 from dla_train.models import LanguageModel, Mamba2Config, ModelConfig, SingleMemory, initialize
 from dla_train.training.config import AdamWConfig, TrainingConfig
 from dla_train.training.module import LanguageModelTraining
@@ -100,11 +101,28 @@ def test_the_random_state_is_a_function_of_the_step(tmp_path, monkeypatch):
     assert seeds == [1009 * step + place for step in range(3) for place in range(3)]
 
 
+class Validation(RecipeData):
+    """`WINDOWS`, to validate on."""
+
+    tokenizer_path = None
+    fingerprints: ClassVar = {}
+    extent = "windows"
+    window = WINDOWS.shape[1] - 1
+    validation_windows = WINDOWS  # type: ignore[assignment]
+
+    def __init__(self, micro_batch):
+        super().__init__()
+        self.training = TrainingConfig(steps=1, global_batch=micro_batch, micro_batch=micro_batch)
+
+    def val_dataloader(self):
+        return DataLoader(WINDOWS, batch_sampler=self.validation_share.batches)  # type: ignore[arg-type]
+
+
 def test_validation_is_the_mean_over_tokens_not_over_batches(tmp_path):
     """The last batch is smaller: 48 windows in batches of 20, 20 and 8."""
     module = _train(tmp_path, 12, steps=1)
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.validate(module, DataLoader(WINDOWS, batch_size=20), verbose=False)  # type: ignore[arg-type]
+    trainer.validate(module, datamodule=Validation(20), verbose=False)
     metrics = trainer.callback_metrics
     with torch.no_grad():
         expected = module.model.loss(WINDOWS[:, :-1], WINDOWS[:, 1:]).item()
@@ -115,7 +133,7 @@ def test_validation_of_bfloat16_weights_adds_up_in_float64(tmp_path):
     module = _train(tmp_path, 12, steps=1)
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = lightning.Trainer(accelerator="cpu", precision="bf16-true", **options)
-    trainer.validate(module, DataLoader(WINDOWS, batch_size=1), verbose=False)  # type: ignore[arg-type]
+    trainer.validate(module, datamodule=Validation(1), verbose=False)
     with torch.no_grad():
         losses = [module.model.loss(window[None, :-1], window[None, 1:]).double() for window in WINDOWS]
     expected = torch.stack(losses).mean().item()
