@@ -17,7 +17,7 @@ class ValidationShare(NamedTuple):
     readers: int = 1
 
     @property
-    def batches(self) -> list[range]:
+    def batches(self) -> list[list[int]]:
         """Windows of each batch of this reader, by number: as many batches for all readers, because sharded weights are
         gathered by all. A reader that has none left reads the first one once more, which does not count."""
         if not self.windows:
@@ -25,7 +25,7 @@ class ValidationShare(NamedTuple):
         every = [range(begin, min(begin + self._size, self.windows)) for begin in range(0, self.windows, self._size)]
         rounds = -(-len(every) // self.readers)
         numbers = [number * self.readers + self.reader for number in range(rounds)]
-        return [every[number] if number < len(every) else every[0] for number in numbers]
+        return [list(every[number] if number < len(every) else every[0]) for number in numbers]
 
     def counts(self, batch: int) -> bool:
         """Whether this reader's batch of that number has windows that no other batch has."""

@@ -104,10 +104,10 @@ def test_the_random_state_is_a_function_of_the_step(tmp_path, monkeypatch):
 class Validation(RecipeData):
     """`WINDOWS`, to validate on."""
 
-    tokenizer_path = None
-    fingerprints: ClassVar = {}
-    extent = "windows"
-    window = WINDOWS.shape[1] - 1
+    tokenizer_path = None  # type: ignore[assignment]
+    fingerprints: ClassVar = {}  # type: ignore[assignment]
+    extent = "windows"  # type: ignore[assignment]
+    window = WINDOWS.shape[1] - 1  # type: ignore[assignment]
     validation_windows = WINDOWS  # type: ignore[assignment]
 
     def __init__(self, micro_batch):
