@@ -1,12 +1,12 @@
 """`dla-train prepare`: text to shards of tokens, once, for recipes with data kind `prepared`."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.out_folder import a_folder
+from dla_train.cores import usable_cores
 from dla_train.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
             shard_tokens=options.shard_tokens,
             validation_share=options.validation_share,
             skip_bad=options.skip_bad,
-            workers=options.workers if options.workers is not None else len(os.sched_getaffinity(0)),
+            workers=options.workers if options.workers is not None else usable_cores(),
         )
     except DataError as error:
         name, _, problem = str(error).partition(" ")  # the field's name, which is also the option's

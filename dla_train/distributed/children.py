@@ -4,10 +4,12 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
 
+from dla_train.cores import usable_cores
 from dla_train.distributed.placement import CHILD, Placement
 from dla_train.runs.program import this_program
 
@@ -24,7 +26,7 @@ class Children:
     """
 
     def __init__(self, arguments: Sequence[str], placement: Placement) -> None:
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         self._over = threading.Event()
         self._processes = [
             subprocess.Popen(
@@ -36,7 +38,7 @@ class Children:
                     CHILD: f"{rank} {placement.devices} {placement.port}",
                 },
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
             for rank in range(1, placement.devices)
         ]
@@ -76,5 +78,6 @@ def _ending(rank: int, code: int) -> str:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child: makes it end with its parent, however that ends, even by SIGKILL."""
+    """Runs in the child: makes it end with its parent, however that ends, even by SIGKILL. Without it, as on macOS, the
+    child ends at its next exchange with the parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

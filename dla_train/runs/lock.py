@@ -85,7 +85,10 @@ class Lock:
 
     def _fate(self) -> str:
         """What became of the folder, and what to do."""
-        now = os.readlink(f"/proc/self/fd/{self._folder}")
+        try:
+            now = os.readlink(f"/proc/self/fd/{self._folder}")
+        except OSError:  # there is no such thing, as on macOS
+            return "moved or removed while this process used it. If moved, go on there: --run-dir DIR --resume auto."
         if now.endswith(" (deleted)"):
             return "removed while this process used it. To train again, start a run in another folder (--run-dir)."
         return f"moved to {now} while this process used it. Go on there: --run-dir {shlex.quote(now)} --resume auto."

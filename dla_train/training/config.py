@@ -40,7 +40,7 @@ class TrainingConfig:
             (products with weights, attention, the Triton op), so that little is computed twice; `full` only the input,
             which takes up to a third more time; `every N` is `full` for one block in N; `none` keeps everything.
             `selective` is not for compiled blocks.
-        accelerator: where to train; `auto` takes a GPU if there is one.
+        accelerator: where to train; `auto` takes a CUDA GPU if there is one, else the CPU.
         threads: CPU threads per process; null leaves the choice to PyTorch. Another number may change the last bits
             of a loss.
         max_minutes: after this many minutes of this process, stop at the next step, save and report; null: no limit.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -36,7 +37,8 @@ def build_trainer(
     accumulate = config.global_batch // (config.micro_batch * readers)
     nodes = placement.nodes if placement else 1
     return lightning.Trainer(
-        accelerator=config.accelerator,
+        # Lightning's own "auto" would take a GPU of Apple, which neither float64 nor the op works on.
+        accelerator="cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu",
         strategy=build_strategy(strategy, config, accumulate, nodes),
         devices=placement.devices if placement else 1,
         num_nodes=nodes,
