@@ -80,34 +80,34 @@ def _quantiles(name: str, counts: Tensor, values: tuple[int, ...] | range) -> di
     return {f"{name}_{label}": values[int((reached < reached[-1] * share).sum())] for label, share in SHARES.items()}
 
 
-def count(plan: Plan, cu_seqlens: Tensor | None = None) -> Tensor:
+def count(plan: Plan, cu_seqlens: Tensor | None = None, heads: int | None = None) -> Tensor:
     """All counts of a plan in one vector, which may be added to another's; `unpack` takes it apart.
 
     Args:
-        plan: `[B, T, H]`. cu_seqlens: documents, if the plan was made with them.
+        plan: `[B, T, H]`. cu_seqlens: documents, if the plan was made with them. heads: how many of the H to look at.
     Returns:
         int64, on the plan's device.
     """
     device = plan.shift.device
-    slots = _histogram(plan.slots_in_use(cu_seqlens), plan.capacity + 1)
+    slots = _histogram(plan.slots_in_use(cu_seqlens)[..., :heads], plan.capacity + 1)
     sizes = torch.zeros(len(SIZE_LIMITS), dtype=torch.int64, device=device)
     held = torch.zeros(1, dtype=torch.int64, device=device)
     if plan.final is not None:
-        size = plan.final.count.long()
+        size = plan.final.count[:, :heads].long()
         limits = torch.tensor(SIZE_LIMITS, dtype=torch.int64, device=device)
         bucket = torch.bucketize(size.clamp(max=LARGEST_SIZE), limits) + 1  # 0 is for slots that do not exist
         sizes = _histogram(bucket.where(size > 0, 0), len(SIZE_LIMITS) + 1)[1:]
         held = size.sum().reshape(1)
     tokens = torch.full((1,), plan.shift.shape[0] * plan.shift.shape[1], dtype=torch.int64, device=device)
-    return torch.cat([tokens, held, plan.boundary.sum((0, 1)), slots, sizes])
+    return torch.cat([tokens, held, plan.boundary[..., :heads].sum((0, 1)), slots, sizes])
 
 
-def of_all_heads(counts: Tensor, capacity: int, context: Context) -> Tensor:
+def of_all_heads(counts: Tensor, capacity: int, context: Context, heads: int) -> Tensor:
     """The counts of a rank that sees only its own heads of windows that it shares, so that the sum over its group is
-    what `count` gives for all heads."""
+    what `count` gives for all `heads`."""
     tokens, held, boundaries, slots, sizes = _parts(counts, capacity)
     once = tokens if context.rank == 0 else torch.zeros_like(tokens)  # every rank of the group has seen them
-    return torch.cat([once, held, context.placed(boundaries, len(boundaries) * context.size), slots, sizes])
+    return torch.cat([once, held, context.placed(boundaries, heads), slots, sizes])
 
 
 def unpack(counts: Tensor, capacity: int) -> MemorySeen:

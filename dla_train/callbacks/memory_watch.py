@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dla_kernels import Plan
 from dla_train.callbacks.memory_seen import MemorySeen, count, of_all_heads, unpack
 from dla_train.models import LanguageModel
+from dla_train.models.context import Heads
 from dla_train.models.memory import Memory
 
 if TYPE_CHECKING:  # seconds to import, and reports and estimates need but the names of columns
@@ -58,7 +59,7 @@ class MemoryWatch:
             strategy: adds up what all ranks have seen, and all must call this; None: what this process has seen.
         """
         found = {
-            layer: of_all_heads(one.counts, one.capacity, one.memory.context)
+            layer: of_all_heads(one.counts, one.capacity, one.memory.context, one.memory.slot_weight.heads)
             for layer, one in self._watched.items()
             if one.counts is not None
         }
@@ -112,7 +113,8 @@ class _Watched:
         if not self.watch.is_active:
             return
         cu_seqlens = inputs[2] if len(inputs) > 2 else None  # see `Memory.forward`
-        seen = count(plan, cu_seqlens)
+        memory = self.memory
+        seen = count(plan, cu_seqlens, memory.context.real(Heads(memory.slot_weight.heads, 1)))
         self.counts = seen if self.counts is None else self.counts + seen
 
 

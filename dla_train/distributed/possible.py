@@ -41,7 +41,7 @@ def require_shareable(size: int, model: ModelConfig, windows: Mapping[str, Itera
     """Refuse windows or heads that a group of processes cannot share.
 
     Args:
-        size: of a group, `strategy.context_parallel`. model: the recipe's. windows: lengths of windows, by key.
+        size: number of processes, `strategy.context_parallel`. model: the recipe's. windows: their lengths, by key.
     Raises:
         ValueError: names the key, and what would work.
     """
@@ -53,25 +53,28 @@ def require_shareable(size: int, model: ModelConfig, windows: Mapping[str, Itera
                     f"evenly; make it a multiple of {size}"
                 )
     for part, mixer in (("mixer", model.mixer), *([("hybrid.mixer", model.hybrid.mixer)] if model.hybrid else [])):
-        for key, number, may_be_fewer in _heads(mixer):
-            if number % size and not (may_be_fewer and size % number == 0):
-                fitting = [
-                    other
-                    for other in range(1, mixer.heads + 1)
-                    if all(n % other == 0 or (fewer and other % n == 0) for _, n, fewer in _heads(mixer))
-                ]
-                raise ValueError(
-                    f"strategy.context_parallel is {size}, but model.{part}.{key} is {number}, which {size} processes "
-                    f"cannot share evenly; with this mixer it may be {', '.join(map(str, fitting))}"
-                )
+        key, groups = _groups(mixer)
+        if not _can_share(size, mixer.heads, groups):
+            fitting = [str(other) for other in range(1, mixer.heads + 1) if _can_share(other, mixer.heads, groups)]
+            raise ValueError(
+                f"strategy.context_parallel is {size}, but model.{part}.heads is {mixer.heads} and {key} {groups}, "
+                f"which {size} processes cannot share evenly; with this mixer it may be {', '.join(fitting)}"
+            )
 
 
-def _heads(mixer: MixerConfig) -> list[tuple[str, int, bool]]:
-    """Key, number, and whether there may be fewer than processes: then each is computed by several."""
+def _groups(mixer: MixerConfig) -> tuple[str, int]:
+    """How many heads of keys there are, and the key that says so."""
     match mixer:
         case Mamba2Config():
-            return [("heads", mixer.heads, False), ("groups", mixer.groups, True)]
+            return "groups", mixer.groups
         case GatedDeltaNetConfig():
-            return [("heads", mixer.heads, False)]
+            return "heads", mixer.heads
         case AttentionConfig():
-            return [("heads", mixer.heads, False), ("kv_heads", mixer.key_heads, True)]
+            return "kv_heads", mixer.key_heads
+
+
+def _can_share(size: int, heads: int, groups: int) -> bool:
+    """Whether every process can have the group of each of its heads: always, if there is only one, or one per head."""
+    if groups in (1, heads):
+        return True
+    return heads % size == 0 and (groups % size == 0 or size % groups == 0)

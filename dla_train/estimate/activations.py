@@ -56,6 +56,10 @@ class Setting:
         some heads."""
         return self.batch * self.window // self.shared
 
+    def computed(self, heads: int) -> int:
+        """How many heads the devices that share a window compute in all: each as many as any other."""
+        return -(-heads // self.shared) * self.shared
+
     @property
     def is_fused(self) -> bool:
         """Whether what a layer computes around the op (`dla_kernels.layers`) are kernels."""
@@ -181,9 +185,9 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
                 is_copied = setting.batch > 1
                 kept += a * hidden * behind * is_copied
                 kept += a * 4 * hidden * behind * (is_copied or mixer.key_heads < mixer.heads)
-            # Copies of keys and values, of which v is kept as it comes, and k rotated.
-            surplus = _surplus(mixer.key_heads, setting) * hidden / mixer.heads
-            return kept + a * 2 * surplus
+            # Copies of keys and values, of which v is kept as it comes, and k rotated; and heads of zeros.
+            surplus = 2 * _surplus(mixer.key_heads, setting) + 4 * (setting.computed(mixer.heads) - mixer.heads)
+            return kept + a * surplus * hidden / mixer.heads
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim
             channels = inner + 2 * mixer.groups * mixer.state_dim
@@ -191,7 +195,9 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
             norm = _gated_norm(inner, inner // mixer.groups, setting)
             surplus = a * (convolved + 1) * 2 * _surplus(mixer.groups, setting) * mixer.state_dim
-            return products + norm + 4 * WIDE * heads + _slot_weight(config, mixer, setting) + surplus
+            zeros = setting.computed(heads) - heads
+            surplus += a * (convolved + 2) * zeros * mixer.head_dim
+            return products + norm + 4 * WIDE * (heads + zeros) + _slot_weight(config, mixer, setting) + surplus
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             channels = 2 * keys + values
@@ -200,7 +206,9 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             if not setting.is_fused:
                 unit += copies * 2 * keys + WIDE * 2 * heads
             norm = _gated_norm(values, mixer.value_dim, setting)
-            return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, mixer, setting)
+            zeros = setting.computed(heads) - heads
+            surplus = zeros / heads * (a * (convolved + 1) * channels + unit)
+            return products + unit + norm + 5 * WIDE * (heads + zeros) + _slot_weight(config, mixer, setting) + surplus
 
 
 def _surplus(number: int, setting: Setting) -> int:
@@ -224,7 +232,7 @@ def _slot_weight(config: ModelConfig, mixer: LinearMixer, setting: Setting) -> f
     if memory.kind == "single":
         return 0
     copy = setting.a * config.hidden if setting.is_autocast else 0
-    return (1 if setting.is_fused else 2) * WIDE * mixer.heads * memory.capacity + copy
+    return (1 if setting.is_fused else 2) * WIDE * setting.computed(mixer.heads) * memory.capacity + copy
 
 
 def _op(mixer: MixerConfig, setting: Setting) -> float:
@@ -236,7 +244,7 @@ def _op(mixer: MixerConfig, setting: Setting) -> float:
             heads, groups, key_dim, value_dim, delta = mixer.heads, mixer.groups, mixer.state_dim, mixer.head_dim, False
         case GatedDeltaNetConfig():
             heads, groups, key_dim, value_dim, delta = mixer.heads, mixer.heads, mixer.key_dim, mixer.value_dim, True
-    a = setting.a
+    a, heads = setting.a, setting.computed(heads)
     # shift, score, and the gate with its norm and its flag of first tokens
     plan = heads * (4 * WIDE + 1) if has_gate(mixer.memory) else heads * WIDE * isinstance(mixer.memory, DynamicMemory)
     if setting.path == "triton":

@@ -22,7 +22,7 @@ def _of_mixer(mixer: MixerConfig, setting: Setting) -> int:
     if isinstance(mixer, AttentionConfig):
         return 0
     key_dim, value_dim = state_shape(mixer)
-    heads, slots = mixer.heads, capacity_of(mixer)
+    heads, slots = setting.computed(mixer.heads), capacity_of(mixer)
     state = setting.batch * heads // setting.shared * slots * key_dim * value_dim
     if setting.path == "torch":
         return WIDE * state * (STRIDE + 3)  # states of eight chunks; their adjoint; states before and after a move

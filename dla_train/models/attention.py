@@ -25,7 +25,9 @@ class Attention(InContext):
     def __init__(self, config: AttentionConfig, *, hidden: int) -> None:
         super().__init__()
         width = hidden // config.heads
-        self.joint = (Heads(config.heads, width), Heads(config.key_heads, width), Heads(config.key_heads, width))
+        self.heads = config.heads
+        keys = Heads(config.key_heads, width, serve_many=config.key_heads < config.heads)
+        self.joint = (Heads(config.heads, width), keys, keys)
         self.window, self.rope_base = config.window, config.rope_base
         self.qkv_proj = nn.Linear(hidden, hidden + config.keys_and_values(hidden), bias=False)
         self.out_proj = nn.Linear(hidden, hidden, bias=False)
@@ -65,7 +67,7 @@ class Attention(InContext):
             o = attend(q, k, v, self.window)
         else:
             o = attend_to_documents(q, k, v, documents, self.window)
-        y = self.out_proj(self.context.to_tokens(o.transpose(1, 2)).flatten(-2))
+        y = self.out_proj(self.context.to_tokens(o.transpose(1, 2), self.heads).flatten(-2))
         if not return_cache:
             return y, None
         return y, AttentionCache(k=self._kept(k), v=self._kept(v), tokens=seen + time)

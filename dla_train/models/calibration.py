@@ -58,7 +58,9 @@ def _calibrating(rate: float, add_up: Callable[[Tensor], Tensor]) -> Any:
     def calibrate(memory: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         assert isinstance(memory, Dynamic)
         k, v, cu_seqlens = _arguments(*inputs, **named)
-        memory.threshold.copy_(threshold_at(rate, k, v, memory.capacity, cu_seqlens, add_up, memory.context))
+        memory.threshold.copy_(
+            threshold_at(rate, k, v, memory.capacity, cu_seqlens, add_up, memory.context, memory.slot_weight.heads)
+        )
 
     return calibrate
 
@@ -75,13 +77,14 @@ def threshold_at(
     cu_seqlens: Tensor | None = None,
     add_up: Callable[[Tensor], Tensor] = lambda count: count,
     context: Context = ALONE,
+    heads: int | None = None,
 ) -> Tensor:
     """`[H]` float32: the tau at which the share of tokens that open a slot crosses `rate`, accurate to 3e-5.
 
-    k `[B, T, G, K]`, v `[B, T, H, V]`, of this rank's heads if ranks share windows (`context`). The first tokens of
-    documents always open one, so a rate below their share ends at tau = 2.
+    k `[B, T, G, K]`, v `[B, T, H, V]`, of this rank's heads if ranks share windows (`context`); `heads` is the number of
+    all. The first tokens of documents always open one, so a rate below their share ends at tau = 2.
     """
-    heads = v.shape[2] * context.size
+    heads = v.shape[2] if heads is None else heads
     low, high = (torch.full((heads,), bound, dtype=torch.float32, device=v.device) for bound in (0.0, 2.0))
     total = add_up(torch.tensor(v.shape[0] * v.shape[1], dtype=torch.float64, device=v.device)) / context.size
     for _ in range(HALVINGS):

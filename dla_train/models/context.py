@@ -16,14 +16,20 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed._functional_collectives as collectives
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Heads(NamedTuple):
-    """A run of channels: `number` heads of `width` channels each, head after head."""
+    """A run of channels: `number` heads of `width` channels each, head after head.
+
+    `serve_many`: each is for several heads of another run, as keys of grouped queries are. If there are fewer than
+    ranks, neighbouring ranks compute the same one.
+    """
 
     number: int
     width: int
+    serve_many: bool = False
 
     @property
     def channels(self) -> int:
@@ -57,9 +63,20 @@ class Context:
             )
         return x if self.size == 1 else x.chunk(self.size, 1)[self.rank]
 
-    def share(self, number: int) -> int:
-        """How many of so many heads a rank computes; of fewer heads than ranks, it shares one with its neighbours."""
-        return max(number // self.size, 1)
+    def share(self, heads: Heads) -> int:
+        """How many heads a rank computes. If their number is no multiple of that of the ranks, the last ranks compute
+        heads of zeros, which nobody asks for."""
+        return -(-heads.number // self.size)
+
+    def first(self, heads: Heads) -> int:
+        """The first head that this rank computes; their number if it has only zeros."""
+        if heads.serve_many and heads.number < self.size:
+            return self.rank * heads.number // self.size
+        return min(self.rank * self.share(heads), heads.number)
+
+    def real(self, heads: Heads) -> int:
+        """How many of the heads that this rank computes are not zeros."""
+        return min(self.share(heads), heads.number - self.first(heads))
 
     def own(self, x: Tensor, heads: Sequence[Heads] | None = None) -> Tensor:
         """What of a parameter concerns this rank's heads.
@@ -69,21 +86,23 @@ class Context:
         """
         if self.size == 1:
             return x
-        parts = x.split([run.channels for run in heads or (Heads(len(x), 1),)])
+        heads = heads or (Heads(len(x), 1),)
         chosen = []
-        for part, run in zip(parts, heads or (Heads(len(x), 1),), strict=True):
-            first, count = self.rank * run.number // self.size, self.share(run.number)
-            chosen.append(part[first * run.width : (first + count) * run.width])
+        for part, run in zip(x.split([run.channels for run in heads]), heads, strict=True):
+            first, real, share = self.first(run), self.real(run), self.share(run)
+            chosen.append(part[first * run.width : (first + real) * run.width])
+            if real < share:
+                chosen.append(x.new_zeros((share - real) * run.width, *x.shape[1:]))
         return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
 
-    def placed(self, x: Tensor, heads: int) -> Tensor:
-        """Values of this rank's heads `[share, ...]` among zeros for all others `[heads, ...]`; the sum over the group
+    def placed(self, x: Tensor, number: int) -> Tensor:
+        """Values of this rank's heads `[share, ...]` among zeros for all others `[number, ...]`; the sum over the group
         has those of all."""
         if self.size == 1:
             return x
-        every = x.new_zeros(heads, *x.shape[1:])
-        first = self.rank * len(x)
-        every[first : first + len(x)] = x
+        every, heads = x.new_zeros(number, *x.shape[1:]), Heads(number, 1)
+        first, real = self.first(heads), self.real(heads)
+        every[first : first + real] = x[:real]
         return every
 
     def to_heads(self, *pieces: tuple[Tensor, Sequence[Heads]]) -> tuple[Tensor, ...]:
@@ -104,7 +123,7 @@ class Context:
         ]
         received = _exchange(torch.cat(parts, -1), self.group)  # [size, B, T / size, ...], slice after slice
         whole = received.movedim(0, 1).flatten(1, 2)
-        sizes = [self.share(run.number) * run.width for run in runs]
+        sizes = [self.share(run) * run.width for run in runs]
         ends = list(itertools.accumulate((len(heads) for _, heads in pieces), initial=0))
         return whole.split([sum(sizes[begin:end]) for begin, end in itertools.pairwise(ends)], -1)
 
@@ -115,24 +134,27 @@ class Context:
 
     def split_heads(self, x: Tensor, heads: Sequence[Heads]) -> tuple[Tensor, ...]:
         """`[B, T, channels]`, as `to_heads` returns them -> for each run of heads `[B, T, share, width]`."""
-        parts = x.split([self.share(run.number) * run.width for run in heads], -1)
+        parts = x.split([self.share(run) * run.width for run in heads], -1)
         return tuple(part.unflatten(-1, (-1, run.width)) for part, run in zip(parts, heads, strict=True))
 
-    def to_tokens(self, x: Tensor) -> Tensor:
-        """The way back: all tokens of this rank's heads `[B, T, share, width]` for all heads of its tokens
+    def to_tokens(self, x: Tensor, heads: int) -> Tensor:
+        """The way back: all tokens of this rank's heads `[B, T, share, width]` for all `heads` of its tokens
         `[B, T / size, heads, width]`."""
         if self.size == 1:
             return x
         sent = x.unflatten(1, (self.size, -1)).movedim(1, 0)
         received = _exchange(sent, self.group)  # [size, B, T / size, share, width], heads after heads
-        return received.movedim(0, 2).flatten(2, 3)
+        return received.movedim(0, 2).flatten(2, 3)[:, :, :heads]
 
     def _by_rank(self, x: Tensor, heads: Heads) -> Tensor:
         """`[..., channels]` -> `[size, ..., channels of one rank]`, for every rank those that it needs."""
-        if heads.number >= self.size:
-            return x.unflatten(-1, (self.size, -1)).movedim(-2, 0)
-        each = x.unflatten(-1, (heads.number, -1)).movedim(-2, 0)
-        return each.repeat_interleave(self.size // heads.number, 0)
+        if heads.serve_many and heads.number < self.size:
+            each = x.unflatten(-1, (heads.number, -1)).movedim(-2, 0)
+            return each.repeat_interleave(self.size // heads.number, 0)
+        zeros = self.share(heads) * self.size - heads.number
+        if zeros:
+            x = F.pad(x, (0, zeros * heads.width))
+        return x.unflatten(-1, (self.size, -1)).movedim(-2, 0)
 
 
 ALONE = Context()

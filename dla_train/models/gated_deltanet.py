@@ -89,7 +89,7 @@ class GatedDeltaNet(InContext):
             cache=slots,
             return_cache=return_cache,
         )
-        o = self.context.to_tokens(o.to(v.dtype))
+        o = self.context.to_tokens(o.to(v.dtype), self.heads)
         y = self.norm(o, self.context.apart(gate).unflatten(-1, (self.heads, -1)))
         y = self.out_proj(y.flatten(-2))
         if slots is None or history is None:

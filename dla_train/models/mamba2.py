@@ -34,7 +34,7 @@ class Mamba2(InContext):
         super().__init__()
         self.heads = config.heads
         self.inner = config.heads * config.head_dim
-        keys = Heads(config.groups, config.state_dim)
+        keys = Heads(config.groups, config.state_dim, serve_many=config.groups < config.heads)
         self.convolved = (Heads(config.heads, config.head_dim), keys, keys)
         self.channels = sum(run.channels for run in self.convolved)
         self.in_proj = nn.Linear(hidden, self.inner + self.channels + config.heads, bias=False)
@@ -90,7 +90,7 @@ class Mamba2(InContext):
             return_cache=return_cache,
         )
         y = torch.addcmul(o, values, own(self.D)[:, None]).to(values.dtype)
-        y = self.out_proj(self.norm(self.context.to_tokens(y).flatten(-2), self.context.apart(z)))
+        y = self.out_proj(self.norm(self.context.to_tokens(y, self.heads).flatten(-2), self.context.apart(z)))
         if slots is None or history is None:
             return y, None
         return y, LinearCache(conv=history, slots=slots)

@@ -58,4 +58,6 @@ class UnitSlotWeight(InContext):
         """The layer's input `[B, T, hidden]` -> ones `[B, T, H, 1]`, without memory of their own. See `SlotWeight`."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         batch, time = x.shape[0], x.shape[1] * self.context.size
-        return torch.ones((), dtype=dtype, device=x.device).expand(batch, time, self.context.share(self.heads), 1)
+        return torch.ones((), dtype=dtype, device=x.device).expand(
+            batch, time, self.context.share(Heads(self.heads, 1)), 1
+        )

@@ -83,7 +83,7 @@ class _Steered:
         assert self.wanted is not None
         context = self.memory.context
         own = self.wanted[:-1] / self.wanted[-1]
-        return context.placed(own, len(own) * context.size) * context.size
+        return context.placed(own, len(self.memory.threshold)) * context.size
 
     @torch.no_grad()
     def look(self, module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:

@@ -76,6 +76,7 @@ def announce(
             placement.launcher,
             _division(recipe.strategy, placement),
         )
+        _tell_of_idle_heads(recipe.model, recipe.strategy.context_parallel)
         if placement.nodes > 1 and placement.devices % recipe.strategy.context_parallel:
             _LOGGER.warning(
                 "strategy.context_parallel is %d, and a node has %d processes: some groups that share windows span "
@@ -91,6 +92,21 @@ def announce(
     if start.branch and start.branch.beginning:
         _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
+
+
+def _tell_of_idle_heads(model: ModelConfig, size: int) -> None:
+    """Warn of heads that processes that share windows do not share evenly."""
+    for heads in sorted({mixer.heads for mixer in model.mixers if mixer.heads % size}):
+        most = -(-heads // size)
+        _LOGGER.warning(
+            "strategy.context_parallel is %d, and a mixer has %s: each process takes the time of %d, as if there were "
+            "%d. A divisor of %d wastes nothing.",
+            size,
+            counted(heads, "head"),
+            most,
+            most * size,
+            heads,
+        )
 
 
 def _division(strategy: StrategyConfig, placement: Placement) -> str:

@@ -80,6 +80,7 @@ def test_two_ranks_train_what_one_process_does_and_any_number_goes_on(
 
 
 STRATEGIES = {
+    "uneven": shared("ddp", 4),
     "ddp": shared("ddp", 2),
     "fsdp": shared("fsdp", 4),
     "replicas": "strategy={kind: fsdp, replicas: 2, context_parallel: 2}",
@@ -90,13 +91,17 @@ STRATEGIES = {
 
 @pytest.mark.parametrize(
     "strategy",
-    [name if name == "fsdp" else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES],
+    [name if name in ("uneven", "fsdp") else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES],
 )
 def test_four_ranks_train_as_many_as_there_are_groups(fit_on, tmp_path, strategy):
     """Groups see windows of their own, as ranks do: thresholds are calibrated and steered alike, too."""
-    groups = 1 if strategy in ("fsdp", "zero-2") else 2
-    fit_on(groups, "few", "strategy=ddp", *FOUR_HEADS, *THRESHOLDS)
-    fit_on(4, "four", STRATEGIES[strategy], *FOUR_HEADS, *THRESHOLDS)
+    groups = 1 if strategy in ("uneven", "fsdp", "zero-2") else 2
+    heads = ("model.mixer.heads=5", "model.mixer.head_dim=4") if strategy == "uneven" else FOUR_HEADS
+    fit_on(groups, "few", "strategy=ddp", *heads, *THRESHOLDS)
+    said = fit_on(4, "four", STRATEGIES[strategy], *heads, *THRESHOLDS)
+    assert ("a mixer has 5 heads: each process takes the time of 2, as if there were 8." in said) == (
+        strategy == "uneven"
+    )
     require_equal(tmp_path / "four", tmp_path / "few")
     require_equal_memories(tmp_path / "four", tmp_path / "few")
 
@@ -140,17 +145,18 @@ def test_answers_that_only_the_last_rank_sees(cli, fit_on, fit_arguments, tmp_pa
 
 REFUSED = {
     "window": (["data.window=25"], "data.window is 25, which 2 processes cannot share evenly; make it a multiple of 2"),
-    "heads": (
+    "keys": (
         ["model.mixer={kind: attention, heads: 4, kv_heads: 2}", "strategy.context_parallel=8"],
-        "model.mixer.heads is 4, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
+        "mixer.heads is 4 and kv_heads 2, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
     ),
     "other mixer": (
-        ["model.hidden=24", "model.hybrid={every: 2, mixer: {kind: attention, heads: 3}}"],
-        "model.hybrid.mixer.heads is 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3",
+        ["model.hidden=24", "model.hybrid={every: 2, mixer: {kind: attention, heads: 6, kv_heads: 3}}"],
+        "model.hybrid.mixer.heads is 6 and kv_heads 3, which 2 processes cannot share evenly; with this mixer it may be "
+        "1, 3, 6",
     ),
     "groups": (
         ["model.mixer.heads=12", "model.mixer.groups=3"],
-        "model.mixer.groups is 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6, 12",
+        "mixer.heads is 12 and groups 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6",
     ),
     "processes": (
         ["strategy.devices=3"],

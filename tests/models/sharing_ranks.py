@@ -42,7 +42,11 @@ MIXERS: dict[str, MixerConfig] = {
         heads=4, key_dim=4, value_dim=6, memory=FixedMemory(block=3, capacity=4)
     ),
     "gated_deltanet, single": GatedDeltaNetConfig(heads=4, key_dim=4, value_dim=6, memory=SingleMemory()),
+    "mamba2, uneven": Mamba2Config(heads=7, head_dim=4, state_dim=6, groups=1, memory=DYNAMIC),
+    "gated_deltanet, uneven": GatedDeltaNetConfig(heads=5, key_dim=4, value_dim=6, memory=DYNAMIC),
+    "gated_deltanet, few": GatedDeltaNetConfig(heads=1, key_dim=4, value_dim=6, memory=FenwickMemory(capacity=3)),
     "attention": AttentionConfig(heads=4, kv_heads=2),
+    "attention, uneven": AttentionConfig(heads=1, window=9),
     "attention, one key": AttentionConfig(heads=4, kv_heads=1, window=7),
 }
 MODELS = {name: ModelConfig(vocab_size=VOCAB, hidden=16, layers=2, mixer=mixer) for name, mixer in MIXERS.items()}

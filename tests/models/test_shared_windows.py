@@ -40,11 +40,12 @@ def test_a_slice_is_as_long_on_every_rank() -> None:
 
 def test_each_rank_has_its_heads_of_a_parameter() -> None:
     """Two heads of width 3, one of width 2 that all have, and four of width 1."""
-    heads = (Heads(2, 3), Heads(1, 2), Heads(4, 1))
+    heads = (Heads(2, 3), Heads(1, 2, serve_many=True), Heads(4, 1))
     parameter = torch.arange(12)
     assert Context(2, 0).own(parameter, heads).tolist() == [0, 1, 2, 6, 7, 8, 9]
     assert Context(2, 1).own(parameter, heads).tolist() == [3, 4, 5, 6, 7, 10, 11]
-    assert Context(4, 2).own(parameter, heads).tolist() == [3, 4, 5, 6, 7, 10]
+    assert Context(4, 1).own(parameter, heads).tolist() == [3, 4, 5, 6, 7, 9]
+    assert Context(4, 2).own(parameter, heads).tolist() == [0, 0, 0, 6, 7, 10], "a head of zeros"
     assert ALONE.own(parameter, heads) is parameter
     assert Context(2, 1).own(torch.arange(4)).tolist() == [2, 3]
 
@@ -53,6 +54,8 @@ def test_values_of_own_heads_among_those_of_all() -> None:
     values = torch.arange(1.0, 5)
     placed = [Context(2, rank).placed(Context(2, rank).own(values), 4) for rank in range(2)]
     assert placed[0].tolist() == [1, 2, 0, 0]
+    uneven = [Context(3, rank).placed(Context(3, rank).own(values), 4) for rank in range(3)]
+    assert [x.tolist() for x in uneven] == [[1, 2, 0, 0], [0, 0, 3, 4], [0, 0, 0, 0]]
     assert torch.equal(sum(placed, torch.zeros(4)), values)
     assert ALONE.placed(values, 4) is values
 
