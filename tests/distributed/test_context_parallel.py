@@ -55,12 +55,14 @@ STREAMED = (
 def test_two_ranks_train_what_one_process_does_and_any_number_goes_on(
     cli, fit_on, fit_arguments, at_step_4, tmp_path, prepared, data
 ):
-    settings = [*THRESHOLDS, "logging.inspect_every=4", *([STREAMED] if data == "streamed" else [])]
+    sample = ["report.prompt=alpha", "report.max_tokens=4"]
+    settings = [*THRESHOLDS, *sample, "logging.inspect_every=4", *([STREAMED] if data == "streamed" else [])]
     done = cli(*fit_arguments("one", *settings))
     assert done.code == 0, done.err
     said = fit_on(2, "two", shared("ddp", 2), *settings)
     assert "ddp on 2 processes (2 per node, started by dla-train), each window shared by 2" in said
     assert "Warning" not in said, said
+    assert "Sample;" in said
     require_equal(tmp_path / "two", tmp_path / "one")
     require_equal_memories(tmp_path / "two", tmp_path / "one")
     assert numbers(tmp_path / "two", name="tokens") == numbers(tmp_path / "one", name="tokens")
