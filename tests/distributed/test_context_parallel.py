@@ -7,7 +7,7 @@ import pytest
 
 from dla_train.runs.memory_file import read_lines
 from dla_train.runs.metrics_file import read_rows
-from tests.distributed.conftest import numbers, require_equal
+from tests.distributed.conftest import ON_TWO_NODES, numbers, require_equal
 
 FOUR_HEADS = ("model.mixer.heads=4", "model.mixer.head_dim=4")
 THRESHOLDS = (
@@ -98,7 +98,9 @@ def test_four_ranks_train_as_many_as_there_are_groups(fit_on, tmp_path, strategy
     """Groups see windows of their own, as ranks do: thresholds are calibrated and steered alike, too."""
     groups = 1 if strategy in ("fsdp", "zero-2") else 2
     fit_on(groups, "few", "strategy=ddp", *FOUR_HEADS, *THRESHOLDS)
-    fit_on(4, "four", STRATEGIES[strategy], *FOUR_HEADS, *THRESHOLDS)
+    before = ON_TWO_NODES if strategy == "fsdp" else ""
+    said = fit_on(4, "four", STRATEGIES[strategy], *FOUR_HEADS, *THRESHOLDS, before=before)
+    assert ("context_parallel is 4, and a node has 2 processes: some groups" in said) == bool(before), said
     require_equal(tmp_path / "four", tmp_path / "few")
     require_equal_memories(tmp_path / "four", tmp_path / "few")
 
