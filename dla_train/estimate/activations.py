@@ -182,7 +182,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
                 kept += a * hidden * behind * is_copied
                 kept += a * 4 * hidden * behind * (is_copied or mixer.key_heads < mixer.heads)
             # Copies of keys and values, of which v is kept as it comes, and k rotated.
-            surplus = _surplus(mixer.key_heads, setting) * hidden / mixer.heads
+            surplus = surplus_keys(mixer.key_heads, setting) * hidden / mixer.heads
             return kept + a * 2 * surplus
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim
@@ -190,7 +190,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             # Input, projection, convolution, v, and what out_proj reads.
             products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
             norm = _gated_norm(inner, inner // mixer.groups, setting)
-            surplus = a * (convolved + 1) * 2 * _surplus(mixer.groups, setting) * mixer.state_dim
+            surplus = a * (convolved + 1) * 2 * surplus_keys(mixer.groups, setting) * mixer.state_dim
             return products + norm + 4 * WIDE * heads + _slot_weight(config, mixer, setting) + surplus
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
@@ -203,7 +203,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             return products + unit + norm + 5 * WIDE * heads + _slot_weight(config, mixer, setting)
 
 
-def _surplus(number: int, setting: Setting) -> int:
+def surplus_keys(number: int, setting: Setting) -> int:
     """How many heads of keys are computed more than once, because there are fewer than devices."""
     return max(setting.shared - number, 0)
 
