@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +118,12 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(next(iter(str(error).splitlines()), "it ends too early")) from error
+    except RuntimeError as error:
+        raise ValueError(next(iter(str(error).splitlines()), "it cannot be read")) from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # A pickle is a little program. What torch says of it advises to trust it.
+        raise ValueError("it is cut off, or does not hold weights alone") from error
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
     ):

@@ -49,8 +49,8 @@ class StreamingData:
         tokenizer: path of a `tokenizer.json` with the token `<|endoftext|>`.
         vocab_size: number of token ids that the model has; at least as many as the tokenizer's.
         window: tokens that the model sees at once.
-        streams: number of sequences that the text is dealt out to; a multiple of ranks x workers. Another number gives
-            another order of the windows.
+        streams: number of sequences that the text is dealt out to; a multiple of ranks (or groups of them that
+            share windows) x workers. Another number gives another order of the windows.
         held_out: the share of documents, chosen by their text, that is kept for validation and never trained on; 0
             keeps none, for runs without validation.
         workers: processes per rank that read and tokenize ahead; 0 does it in the training process. The order is the

@@ -18,7 +18,8 @@ def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
         fitting = ", ".join(str(number) for number in range(1, world_size + 1) if world_size % number == 0)
         raise loaded.problem(
             "strategy.context_parallel",
-            f"it is {group}, but {processes} cannot form groups of {group} that share windows. It may be {fitting}.",
+            f"it is {group}, but {processes} cannot form groups of {group} that share windows. It may be {fitting}, or "
+            f"take a multiple of {group} processes.",
         )
     groups = world_size // group
     if training.global_batch % (training.micro_batch * groups) == 0:

@@ -186,7 +186,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
                 kept += a * hidden * behind * is_copied
                 kept += a * 4 * hidden * behind * (is_copied or mixer.key_heads < mixer.heads)
             # Copies of keys and values, of which v is kept as it comes, and k rotated; and heads of zeros.
-            surplus = 2 * _surplus(mixer.key_heads, setting) + 4 * (setting.computed(mixer.heads) - mixer.heads)
+            surplus = 2 * surplus_keys(mixer.key_heads, setting) + 4 * (setting.computed(mixer.heads) - mixer.heads)
             return kept + a * surplus * hidden / mixer.heads
         case Mamba2Config():
             heads, inner = mixer.heads, mixer.heads * mixer.head_dim
@@ -194,7 +194,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             # Input, projection, convolution, v, and what out_proj reads.
             products = a * (hidden + inner + channels + heads + convolved * channels + inner + inner)
             norm = _gated_norm(inner, inner // mixer.groups, setting)
-            surplus = a * (convolved + 1) * 2 * _surplus(mixer.groups, setting) * mixer.state_dim
+            surplus = a * (convolved + 1) * 2 * surplus_keys(mixer.groups, setting) * mixer.state_dim
             zeros = setting.computed(heads) - heads
             surplus += a * (convolved + 2) * zeros * mixer.head_dim
             return products + norm + 4 * WIDE * (heads + zeros) + _slot_weight(config, mixer, setting) + surplus
@@ -211,7 +211,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             return products + unit + norm + 5 * WIDE * (heads + zeros) + _slot_weight(config, mixer, setting) + surplus
 
 
-def _surplus(number: int, setting: Setting) -> int:
+def surplus_keys(number: int, setting: Setting) -> int:
     """How many heads of keys are computed more than once, because there are fewer than devices."""
     return max(setting.shared - number, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from dla_train.config.recipe import Recipe
@@ -13,14 +14,15 @@ from dla_train.models.config import ModelConfig
 STEP = 1024
 """Lengths are multiples of this."""
 MOST = 2**24
-"""Longer windows are not looked at."""
+"""Windows that are this long or longer are not looked at, but for the first of them."""
 
 _WAYS = ("none", "selective", "full")
 """Values of `training.activation_checkpointing`."""
 
 
 def longest_windows(recipe: Recipe, setting: Setting, beside: int, room: int) -> dict[str, int]:
-    """Tokens of the longest window by `training.activation_checkpointing`; 0 if not even STEP tokens fit.
+    """Tokens of the longest window by `training.activation_checkpointing`, a multiple of STEP that the devices can
+    share evenly; 0 if not even the shortest one fits.
 
     Args:
         recipe: whose model reads it. setting: of its micro-batches, of which only windows and rows are changed.
@@ -37,14 +39,15 @@ def longest_windows(recipe: Recipe, setting: Setting, beside: int, room: int) ->
 
 
 def _longest(config: ModelConfig, setting: Setting, room: int) -> int:
-    fits, too_long = 0, MOST // STEP + 1
+    step = math.lcm(STEP, setting.shared)
+    fits, too_long = 0, -(-MOST // step) + 1
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if _bytes(config, replace(setting, batch=1, window=middle * STEP)) <= room:
+        if _bytes(config, replace(setting, batch=1, window=middle * step)) <= room:
             fits = middle
         else:
             too_long = middle
-    return fits * STEP
+    return fits * step
 
 
 def _bytes(config: ModelConfig, setting: Setting) -> int:

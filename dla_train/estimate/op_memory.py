@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dla_kernels.reader.slots import STRIDE
-from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chunk, state_shape
+from dla_train.estimate.activations import WIDE, Setting, capacity_of, long_chunk, state_shape, surplus_keys
 from dla_train.estimate.flops import has_gate
 from dla_train.models.config import ModelConfig
-from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, MixerConfig
+from dla_train.models.mixer_config import AttentionConfig, Mamba2Config, MixerConfig
 
 
 def op_memory(config: ModelConfig, setting: Setting) -> int:
@@ -26,17 +26,19 @@ def _of_mixer(mixer: MixerConfig, setting: Setting) -> int:
     state = setting.batch * heads // setting.shared * slots * key_dim * value_dim
     if setting.path == "torch":
         return WIDE * state * (STRIDE + 3)  # states of eight chunks; their adjoint; states before and after a move
-    long, delta, gate = long_chunk(mixer, setting), isinstance(mixer, GatedDeltaNetConfig), has_gate(mixer.memory)
+    long, gate = long_chunk(mixer, setting), has_gate(mixer.memory)
     chunks = -(-setting.window // long) - 1  # the first chunk begins without a state
     kept = chunks * state * setting.a
     states = kept + chunks * state * WIDE  # with their adjoint in float32, or in two 16-bit parts
     # Per token and head, in 16-bit numbers: gradients, weights by slot and their gradient, weights of pairs in a tile.
     numbers = setting.tokens * heads * setting.a
-    if not delta:
+    if isinstance(mixer, Mamba2Config):
+        # Keys that several devices have: of each head of them, gradients and products of pairs.
+        surplus = surplus_keys(mixer.groups, setting) * (2 * key_dim + 2048) / (1 if slots > 1 else 2)
+        again = setting.tokens * setting.a * surplus
         of_queries = kept + numbers * (43 + 2.1 * key_dim + 0.7 * value_dim + 7.3 * slots)  # no adjoint yet
-        return round(
-            max(of_queries, states + numbers * (165 + 1.2 * value_dim + 5.2 * slots + (9 * slots + 50) * gate))
-        )
+        of_states = states + numbers * (165 + 1.2 * value_dim + 5.2 * slots + (9 * slots + 50) * gate)
+        return round(max(of_queries, of_states) + again)
     chunk_parts = long + 2 * key_dim + key_dim**2 / long  # of the delta rule: how a chunk reads, writes and removes
     around = chunk_parts + 3.5 * key_dim + 1.5 * value_dim + 170 + 5.5 * slots + (2.0 * value_dim + 4 * slots) * gate
     reading = states + numbers * around

@@ -146,7 +146,7 @@ def _longest(found: Estimate) -> str:
 def _tokens(longest: int) -> str:
     if not longest:
         return "none fits"
-    return f"{longest:,} or longer" if longest == MOST else f"{longest:,}"
+    return f"{longest:,} or longer" if longest >= MOST else f"{longest:,}"
 
 
 def _way_out(found: Estimate) -> str:

@@ -51,7 +51,10 @@ class Attention(InContext):
         """
         (joint,) = self.context.to_heads((self.qkv_proj(x), self.joint))
         time = joint.shape[1]  # more than in `x` where ranks share windows
-        q, k, v = (part.transpose(1, 2) for part in self.context.split_heads(joint, self.joint))  # [B, heads, T, D]
+        counts = [self.context.share(run) for run in self.joint]
+        # All heads are as wide, so they are split as heads: in the backward their gradients are copied only once.
+        parts = joint.unflatten(-1, (-1, self.joint[0].width)).split(counts, 2)
+        q, k, v = (part.transpose(1, 2) for part in parts)  # [B, heads, T, D]
         seen = 0 if cache is None else cache.tokens
         if self.rope_base is not None:
             if documents is None:

@@ -81,7 +81,7 @@ def threshold_at(
 ) -> Tensor:
     """`[H]` float32: the tau at which the share of tokens that open a slot crosses `rate`, accurate to 3e-5.
 
-    k `[B, T, G, K]`, v `[B, T, H, V]`, of this rank's heads if ranks share windows (`context`); `heads` is the number of
+    k `[B, T, G, K]`, v `[B, T, H, V]`, of this rank's heads if ranks share windows (`context`); `heads`: number of
     all. The first tokens of documents always open one, so a rate below their share ends at tau = 2.
     """
     heads = v.shape[2] if heads is None else heads

@@ -237,10 +237,11 @@ def _run(
         raise RunError(f"{error} {store.last_words()}") from error
     except (RuntimeError, MemoryError) as error:
         if kind := memory_lacked(error):
+            shared = ", share windows among more GPUs (strategy.context_parallel)" if kind == "GPU" else ""
             raise RunError(
                 f"out of {kind} memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
-                f"{recipe.training.micro_batch}; the result stays the same) or data.window, or take a smaller model; "
-                f"`dla-train estimate` says what it needs. {store.last_words()}"
+                f"{recipe.training.micro_batch}; the result stays the same) or data.window{shared}, or take a smaller "
+                f"model; `dla-train estimate` says what it needs. {store.last_words()}"
             ) from error
         if isinstance(error, MemoryError) or not is_lost_peer(error):
             raise

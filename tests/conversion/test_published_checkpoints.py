@@ -177,6 +177,12 @@ def test_a_folder_that_is_not_whole_is_named(tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"PK nothing")
     with pytest.raises(RunError, match=r"is damaged: pytorch_model.bin: .*Download it again"):
         convert(folder, tmp_path / "ours")
+    torch.save({"weight": torch.ones(9)}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    whole = (folder / "pytorch_model.bin").read_bytes()
+    for length in range(len(whole)):  # torch fails in a dozen ways
+        (folder / "pytorch_model.bin").write_bytes(whole[:length])
+        with pytest.raises(RunError, match=r"is damaged: pytorch_model.bin: \w.* Download it again\."):
+            convert(folder, tmp_path / "ours")
     torch.save({"model": {"weight": torch.ones(1)}}, folder / "pytorch_model.bin")
     with pytest.raises(
         RunError, match=r"is damaged: pytorch_model.bin: it holds no weights by name. Download it again"

@@ -21,6 +21,16 @@ SMALL = (
     "report.bigram=false",
 )
 
+ON_TWO_NODES = """
+import os
+place, ranks, port = os.environ.pop("DLA_TRAIN_RANKS").split()
+os.environ |= {
+    "TORCHELASTIC_RUN_ID": "x", "RANK": place, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": str(int(place) % 2),
+}
+"""
+"""As torchrun starts four ranks on two nodes."""
+
 
 def numbers(folder, split="train", name="loss"):
     """The column `name` of a run's metrics, by step."""

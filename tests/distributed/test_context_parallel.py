@@ -7,7 +7,7 @@ import pytest
 
 from dla_train.runs.memory_file import read_lines
 from dla_train.runs.metrics_file import read_rows
-from tests.distributed.conftest import numbers, require_equal
+from tests.distributed.conftest import ON_TWO_NODES, numbers, require_equal
 
 FOUR_HEADS = ("model.mixer.heads=4", "model.mixer.head_dim=4")
 THRESHOLDS = (
@@ -55,12 +55,14 @@ STREAMED = (
 def test_two_ranks_train_what_one_process_does_and_any_number_goes_on(
     cli, fit_on, fit_arguments, at_step_4, tmp_path, prepared, data
 ):
-    settings = [*THRESHOLDS, "logging.inspect_every=4", *([STREAMED] if data == "streamed" else [])]
+    sample = ["report.prompt=alpha", "report.max_tokens=4"]
+    settings = [*THRESHOLDS, *sample, "logging.inspect_every=4", *([STREAMED] if data == "streamed" else [])]
     done = cli(*fit_arguments("one", *settings))
     assert done.code == 0, done.err
     said = fit_on(2, "two", shared("ddp", 2), *settings)
     assert "ddp on 2 processes (2 per node, started by dla-train), each window shared by 2" in said
     assert "Warning" not in said, said
+    assert "Sample;" in said
     require_equal(tmp_path / "two", tmp_path / "one")
     require_equal_memories(tmp_path / "two", tmp_path / "one")
     assert numbers(tmp_path / "two", name="tokens") == numbers(tmp_path / "one", name="tokens")
@@ -98,10 +100,11 @@ def test_four_ranks_train_as_many_as_there_are_groups(fit_on, tmp_path, strategy
     groups = 1 if strategy in ("uneven", "fsdp", "zero-2") else 2
     heads = ("model.mixer.heads=5", "model.mixer.head_dim=4") if strategy == "uneven" else FOUR_HEADS
     fit_on(groups, "few", "strategy=ddp", *heads, *THRESHOLDS)
-    said = fit_on(4, "four", STRATEGIES[strategy], *heads, *THRESHOLDS)
-    assert ("a mixer has 5 heads: each process takes the time of 2, as if there were 8." in said) == (
-        strategy == "uneven"
-    )
+    before = ON_TWO_NODES if strategy == "fsdp" else ""
+    said = fit_on(4, "four", STRATEGIES[strategy], *heads, *THRESHOLDS, before=before)
+    assert ("context_parallel is 4, and a node has 2 processes: some groups" in said) == bool(before), said
+    uneven = "a mixer has 5 heads: each process takes the time of 2, as if there were 8."
+    assert (uneven in said) == (strategy == "uneven")
     require_equal(tmp_path / "four", tmp_path / "few")
     require_equal_memories(tmp_path / "four", tmp_path / "few")
 
@@ -151,7 +154,7 @@ REFUSED = {
     ),
     "other mixer": (
         ["model.hidden=24", "model.hybrid={every: 2, mixer: {kind: attention, heads: 6, kv_heads: 3}}"],
-        "model.hybrid.mixer.heads is 6 and kv_heads 3, which 2 processes cannot share evenly; with this mixer it may be "
+        "hybrid.mixer.heads is 6 and kv_heads 3, which 2 processes cannot share evenly; with this mixer it may be "
         "1, 3, 6",
     ),
     "groups": (
@@ -160,7 +163,8 @@ REFUSED = {
     ),
     "processes": (
         ["strategy.devices=3"],
-        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3.",
+        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of 2 "
+        "processes.",
     ),
     "none": (["strategy.context_parallel=0"], "context_parallel is 0; it must be at least 1"),
     "batch": (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dla_train.runs.metrics_file import read_rows
-from tests.distributed.conftest import numbers, require_equal
+from tests.distributed.conftest import ON_TWO_NODES, numbers, require_equal
 
 TWO, FOUR, NODES = (f"strategy={{kind: fsdp, replicas: {replicas}}}" for replicas in (2, 4, "nodes"))
 MICRO_BATCHES = "training.global_batch=8"
@@ -24,16 +24,6 @@ distributed.all_reduce = counted
 atexit.register(lambda: open(f"reduced-{rank}.json", "w").write(json.dumps(groups)))
 """
 """Notes the ranks of each average that not all take part in."""
-
-ON_TWO_NODES = """
-import os
-place, ranks, port = os.environ.pop("DLA_TRAIN_RANKS").split()
-os.environ |= {
-    "TORCHELASTIC_RUN_ID": "x", "RANK": place, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-    "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": str(int(place) % 2),
-}
-"""
-"""As torchrun starts four ranks on two nodes."""
 
 
 def parts_on_disk(checkpoint):

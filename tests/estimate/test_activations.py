@@ -62,7 +62,7 @@ def test_activations_of_a_rank_that_shares_windows(found_bytes, name, shared, pr
     found, _ = found_bytes(config, 1, 1024, precision, shared=shared)
     alone = Setting(batch=1, window=1024, precision=precision, path="torch", is_gpu=False)
     kept = sum(saved_bytes(config, replace(alone, shared=shared)).values())
-    assert 0.95 * found < kept < 1.15 * found  # what an exchange has copied, torch sometimes keeps once less
+    assert 0.97 * found < kept < 1.15 * found  # what an exchange has copied, torch sometimes keeps once less
     assert kept < 1.4 * sum(saved_bytes(config, alone).values()) / shared
 
 

@@ -50,9 +50,13 @@ def test_gradients_lie_beside_the_buckets_only_while_they_are_gathered(model):
     assert place(True) == bucket, "it was there all the time"
 
 
-@pytest.mark.parametrize(("devices", "global_batch", "copies"), [(1, 8, 0), (2, 8, 1), (4, 8, 0)])
-def test_the_estimate_counts_them_then(micro_recipe, devices, global_batch, copies):
-    recipe = load(find(str(micro_recipe)), [f"training.global_batch={global_batch}", "training.micro_batch=2"]).recipe
+@pytest.mark.parametrize(
+    ("devices", "shared", "global_batch", "copies"),
+    [(1, 1, 8, 0), (2, 1, 8, 1), (4, 1, 8, 0), (4, 2, 8, 1), (4, 2, 4, 0)],
+)
+def test_the_estimate_counts_them_then(micro_recipe, devices, shared, global_batch, copies):
+    settings = [f"training.global_batch={global_batch}", "training.micro_batch=2"]
+    recipe = load(find(str(micro_recipe)), [*settings, f"strategy={{kind: ddp, context_parallel: {shared}}}"]).recipe
     with torch.device("meta"):
         on_meta = LanguageModel(recipe.model)
     setting = Setting(batch=2, window=24, precision="32-true", path="torch", is_gpu=False)

@@ -19,9 +19,10 @@ def nothing_runs():
         yield
 
 
-def stated(mixer, window):
+def stated(mixer, window, shared=1):
     config = ModelConfig(vocab_size=300, hidden=64, layers=1, mixer=mixer)
-    return op_memory(config, Setting(batch=1, window=window, precision="bf16-mixed", path="triton", is_gpu=True))
+    setting = Setting(batch=1, window=window, precision="bf16-mixed", path="triton", is_gpu=True, shared=shared)
+    return op_memory(config, setting)
 
 
 MEMORIES = {
@@ -33,16 +34,18 @@ MEMORIES = {
 
 
 @pytest.mark.parametrize("slots", MEMORIES)
+@pytest.mark.parametrize("shared", [1, 4])
 @pytest.mark.parametrize(("heads", "key_dim", "value_dim", "window"), [(48, 128, 64, 16_384), (24, 64, 128, 8_192)])
-def test_memory_with_plain_decay(heads, key_dim, value_dim, window, slots):
+def test_memory_with_plain_decay(heads, key_dim, value_dim, window, shared, slots):
     from dla_kernels.reader.fused.plain import read_plain_backward
 
     mixer = Mamba2Config(heads=heads, head_dim=value_dim, state_dim=key_dim, memory=MEMORIES[slots])
+    heads //= shared  # of a device, which reads the whole window
     q, v, weight = meta(1, window, 1, key_dim), meta(1, window, heads, value_dim), meta(1, window, heads, slots)
     shift, decay = meta(1, window, heads, dtype=torch.int32), meta(1, window, heads, dtype=torch.float32)
     with PeakMemory() as peak:
         read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, slots == 30)
-    assert stated(mixer, window) == pytest.approx(peak.bytes, rel=0.15)
+    assert stated(mixer, window, shared) == pytest.approx(peak.bytes, rel=0.15)
 
 
 @pytest.mark.parametrize("slots", MEMORIES)

@@ -74,6 +74,7 @@ def test_a_step_that_fails_leaves_what_was_recorded(fit, tmp_path, monkeypatch):
     done = fit("run", WHOLE, "training.steps=6", "profile.start=3")
     assert done.code == 1
     assert "out of GPU memory at step 4" in done.err
+    assert "or data.window, share windows among more GPUs (strategy.context_parallel), or take" in done.err
     assert "from step 3 to the end of step 3;" in (tmp_path / "run/profile" / TABLE.format(3)).read_text()
     assert "out of GPU memory at step 4" in fit("early", WHOLE, "training.steps=6", "profile.start=5").err
     assert not (tmp_path / "early/profile").exists(), "it failed in the profiler's warm-up"
