@@ -55,7 +55,14 @@ def test_activations_are_within_10_percent_of_what_is_kept(found_bytes, name, ba
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(
     ("name", "shared"),
-    [("mamba2-dynamic", 2), ("mamba2-fenwick", 4), ("gdn-single", 2), ("attention", 2), ("unordered", 4)],
+    [
+        ("mamba2-dynamic", 2),
+        ("mamba2-fenwick", 4),
+        ("gdn-single", 2),
+        ("gdn-hard", 2),
+        ("attention", 2),
+        ("unordered", 4),
+    ],
 )
 def test_activations_of_a_rank_that_shares_windows(found_bytes, name, shared, precision):
     config = config_of(name, 3)
