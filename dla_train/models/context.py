@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed._functional_collectives as collectives
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -208,5 +207,7 @@ def _exchange(x: Tensor, group: str) -> Tensor:
 
 def _all_to_all(x: Tensor, group: str) -> Tensor:
     """`[size, ...]` -> the same shape: part i comes from rank i."""
+    import torch.distributed._functional_collectives as collectives  # which not every build of torch has
+
     sent = collectives.all_to_all_single(x.contiguous(), None, None, group)  # pyright: ignore[reportArgumentType]
     return collectives.wait_tensor(sent)
