@@ -98,12 +98,13 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
         ),
         (
             "strategy=ddp strategy.replicas=2",
-            "(kind ddp): kind, context_parallel, devices, nodes. It is one of kind fsdp: strategy=fsdp strategy.replicas=2.",
+            "(kind ddp): kind, context_parallel, devices, nodes. It is one of kind fsdp: strategy=fsdp "
+            "strategy.replicas=2.",
         ),
         (
             "strategy=ddp strategy.replica=2",
-            "Did you mean strategy.replicas? Keys in strategy (kind ddp): kind, context_parallel, devices, nodes. replicas is one of "
-            "kind fsdp: strategy=fsdp strategy.replicas=2.",
+            "Did you mean strategy.replicas? Keys in strategy (kind ddp): kind, context_parallel, devices, nodes. "
+            "replicas is one of kind fsdp: strategy=fsdp strategy.replicas=2.",
         ),
         (
             "strategy=ddp strategy.device=2",
