@@ -38,7 +38,7 @@ class DDPConfig:
 
     Attributes:
         context_parallel: how many neighbouring processes share each window, if it is too long for one device;
-            their number must divide those of all processes, of a window's tokens and of the mixers' heads.
+            must divide the number of processes and of a window's tokens, and best also that of the mixers' heads.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
@@ -66,7 +66,7 @@ class DeepSpeedConfig:
         config: keys of DeepSpeed's own configuration, which override those of `dla_train.distributed.deepspeed_config`;
             keys that the recipe decides elsewhere are refused.
         context_parallel: how many neighbouring processes share each window, if it is too long for one device;
-            their number must divide those of all processes, of a window's tokens and of the mixers' heads.
+            must divide the number of processes and of a window's tokens, and best also that of the mixers' heads.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
@@ -102,7 +102,7 @@ class FSDPConfig:
         reshard_after_forward: free the gathered weights of a block after its forward, and gather them again in the
             backward; false keeps them until then, for more memory and less traffic.
         context_parallel: how many neighbouring processes share each window, if it is too long for one device;
-            their number must divide those of all processes, of a window's tokens and of the mixers' heads.
+            must divide the number of processes and of a window's tokens, and best also that of the mixers' heads.
         devices: processes per node, one device each; null takes what the launcher started, else every GPU here (or one
             process on the CPU).
         nodes: machines; null takes what the launcher started. More than one needs a launcher.
