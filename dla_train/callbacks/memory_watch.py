@@ -59,7 +59,7 @@ class MemoryWatch:
             strategy: adds up what all ranks have seen, and all must call this; None: what this process has seen.
         """
         found = {
-            layer: of_all_heads(one.counts, one.capacity, one.memory.context, one.memory.slot_weight.heads)
+            layer: of_all_heads(one.counts, one.memory.capacity, one.memory.context, one.memory.slot_weight.heads)
             for layer, one in self._watched.items()
             if one.counts is not None
         }
@@ -74,7 +74,9 @@ class MemoryWatch:
             assert isinstance(reduced, Tensor)
             total = reduced
         parts = total.cpu().split(sizes)
-        return {layer: unpack(part, self._watched[layer].capacity) for layer, part in zip(found, parts, strict=True)}
+        return {
+            layer: unpack(part, self._watched[layer].memory.capacity) for layer, part in zip(found, parts, strict=True)
+        }
 
     def mark(self) -> None:
         """Note what was seen so far, for `go_back`."""
@@ -104,7 +106,6 @@ class _Watched:
     def __init__(self, watch: MemoryWatch, memory: Memory) -> None:
         self.watch = watch
         self.memory = memory
-        self.capacity = memory.capacity
         self.counts: Tensor | None = None
 
     @torch.no_grad()
