@@ -15,15 +15,29 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
-from dla_train.cli import estimate, eval, export, fit, generate, import_, inspect, prepare, recipes, show, submit
+from dla_train.cli import (
+    estimate,
+    eval,
+    export,
+    fit,
+    generate,
+    import_,
+    inspect,
+    preflight,
+    prepare,
+    recipes,
+    show,
+    submit,
+)
 from dla_train.errors import RelayedError, RunError, UsageError
 
-_COMMANDS = (fit, prepare, estimate, generate, eval, inspect, export, import_, recipes, show, submit)
+_COMMANDS = (fit, prepare, estimate, preflight, generate, eval, inspect, export, import_, recipes, show, submit)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there
   dla-train show tiny                                         print a recipe with every value
   dla-train estimate --recipe mamba2-dla-780m --devices 8     what it costs: memory, FLOPs, days
+  dla-train preflight --recipe tiny                           whether it will train here
   dla-train fit --recipe tiny                                 train it, in runs/tiny
   dla-train fit --recipe tiny --resume auto                   go on after a stop of any kind
   dla-train generate --checkpoint runs/tiny --prompt "def "     let it write

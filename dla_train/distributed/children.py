@@ -38,7 +38,7 @@ class Children:
                     CHILD: f"{rank} {placement.devices} {placement.port}",
                 },
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
             for rank in range(1, placement.devices)
         ]
@@ -77,7 +77,7 @@ def _ending(rank: int, code: int) -> str:
     return f"rank {rank} was killed by signal {-code}" if code < 0 else f"rank {rank} ended with exit code {code}"
 
 
-def _die_with_parent() -> None:
-    """Runs in the child: makes it end with its parent, however that ends, even by SIGKILL. Without it, as on macOS, the
-    child ends at its next exchange with the parent."""
+def die_with_parent() -> None:
+    """For a child on Linux, as `preexec_fn`: makes it end with its parent, however that ends, even by SIGKILL. Without
+    it, as on macOS, the child ends at its next exchange with the parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -15,16 +15,10 @@ from torch import Tensor
 
 from dla_kernels import Cache, Plan, dynamic_linear_attention, multi_state_attention, segment
 from dla_kernels.plan import JOIN
-from tests.kernels.inputs import Inputs, inputs_of, plan_of, relative_error
+from dla_kernels.self_check.finding import OP_ROUNDINGS, allowed_of_op, relative_error
+from tests.kernels.inputs import Inputs, inputs_of, plan_of
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
-ROUNDINGS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Allowed relative error. A product in a type rounds each factor, and weights, decays and states are factors: 4 eps for
-16-bit types. float32 results are sums of thousands of terms and differences of running sums."""
-RUNNING_SUMS = ("d log_decay",)
-"""A sum of differences over up to all later tokens: one more rounding each time the number of terms doubles, as in
-test_triton_reader.py. The gate's gradient is not among them, because it counts from what crosses into the next chunk
-(reader/fused/gates.py)."""
 SOLVED = ("d beta",)
 """A difference of two sums that nearly cancel without decay, of tiles solved backward in tf32, which is no more precise
 than float16: twice the error is allowed there (K 16 and 24 at 900 tokens: 5e-3, where the other gradients have
@@ -84,12 +78,11 @@ def check_reading(
     # a gate that nothing depends on: if the exact value is nothing, the error counts absolutely
     exact = {name: torch.where(x.abs() < 1e-12, 0.0, x) for name, x in exact.items()}
     found = {name: relative_error(fast[name], exact[name]) for name in fast}
-    of_sums = ROUNDINGS[dtype] + time.bit_length() * torch.finfo(dtype).eps
-    allowed = {name: of_sums if name in RUNNING_SUMS else ROUNDINGS[dtype] for name in found}
+    allowed = {name: allowed_of_op(name, dtype, time) for name in found}
     if dtype == torch.float16:
-        allowed |= {name: 2 * ROUNDINGS[dtype] for name in SOLVED if name in found}
-    wrong = {name: f"{x:.1e}" for name, x in found.items() if not x <= allowed[name]}
-    assert not wrong, f"errors above {ROUNDINGS[dtype]} ({of_sums:.1e} for running sums): {wrong}"
+        allowed |= {name: 2 * OP_ROUNDINGS[dtype] for name in SOLVED if name in found}
+    wrong = {name: f"{x:.1e}, allowed {allowed[name]:.1e}" for name, x in found.items() if not x <= allowed[name]}
+    assert not wrong, wrong
 
 
 def undoubted(inputs: Inputs, plan: Plan, threshold: float) -> bool:

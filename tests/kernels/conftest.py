@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dla_kernels import Cache, Plan, multi_state_attention
-from tests.kernels.inputs import THRESHOLDS, Inputs, inputs_of, plan_of, relative_error
+from dla_kernels.self_check.finding import relative_error
+from tests.kernels.inputs import THRESHOLDS, Inputs, inputs_of, plan_of
 from tests.kernels.report import loaded_report
 
 

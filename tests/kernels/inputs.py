@@ -108,9 +108,3 @@ def plan_of(
     if kind == "fixed":
         return fixed_plan(*sizes, block=7, capacity=capacity, cu_seqlens=cu_seqlens, start=start)
     return fenwick_plan(*sizes, capacity=capacity, cu_seqlens=cu_seqlens, start=start)
-
-
-def relative_error(x: Tensor, exact: Tensor) -> float:
-    """`||x - exact|| / ||exact||`, or `||x||` if the exact value is zero."""
-    norm = exact.double().norm().item()
-    return (x.double() - exact.double()).norm().item() / (norm if norm > 0 else 1.0)

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
-from tests.kernels.inputs import relative_error
-
-ROUNDINGS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-"""Allowed relative error: inputs are exact, and every result is rounded twice at most."""
+from dla_kernels.self_check.finding import LAYER_ROUNDINGS, relative_error
 
 
 class Drawn:
@@ -60,7 +57,7 @@ def check_convolution(
     def function(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str) -> Tensor:
         return short_convolution(x, weight, bias, activation=activation, positions=positions, backend=backend)
 
-    compare(function, [x, *parameters], dy, ROUNDINGS[dtype])
+    compare(function, [x, *parameters], dy, LAYER_ROUNDINGS[dtype])
 
 
 def check_continued_convolution(device: str, dtype: torch.dtype, *, time: int, channels: int, width: int) -> None:
@@ -76,8 +73,8 @@ def check_continued_convolution(device: str, dtype: torch.dtype, *, time: int, c
     exact = function(x.double(), weight.double(), history.double(), backend="torch")
     with torch.no_grad():
         found = function(x, weight, history, backend="triton")
-    assert relative_error(found, exact) < ROUNDINGS[dtype]
-    compare(function, [x, weight, history], draw.tensor(2, time, channels).to(dtype), ROUNDINGS[dtype])
+    assert relative_error(found, exact) < LAYER_ROUNDINGS[dtype]
+    compare(function, [x, weight, history], draw.tensor(2, time, channels).to(dtype), LAYER_ROUNDINGS[dtype])
 
 
 def check_norm(
@@ -91,12 +88,12 @@ def check_norm(
     def function(x: Tensor, gate: Tensor, weight: Tensor, *, backend: str) -> Tensor:
         return gated_rms_norm(x, gate, weight, 1e-5, gate_first=gate_first, groups=groups, backend=backend)
 
-    compare(function, [x, gate, weight], dy, ROUNDINGS[dtype])
+    compare(function, [x, gate, weight], dy, LAYER_ROUNDINGS[dtype])
 
 
 def check_l2_norm(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     draw = Drawn(device, dtype)
-    compare(l2_normalize, [draw.part(*shape)], draw.tensor(*shape), ROUNDINGS[dtype])
+    compare(l2_normalize, [draw.part(*shape)], draw.tensor(*shape), LAYER_ROUNDINGS[dtype])
 
 
 def check_softplus(device: str, dtype: torch.dtype, *, numbers: int) -> None:
@@ -114,4 +111,4 @@ def check_softplus(device: str, dtype: torch.dtype, *, numbers: int) -> None:
 
 def check_swiglu(device: str, dtype: torch.dtype, *, tokens: int, width: int) -> None:
     draw = Drawn(device, dtype)
-    compare(swiglu, [draw.part(1, tokens, 2 * width)], draw.tensor(1, tokens, width), ROUNDINGS[dtype])
+    compare(swiglu, [draw.part(1, tokens, 2 * width)], draw.tensor(1, tokens, width), LAYER_ROUNDINGS[dtype])

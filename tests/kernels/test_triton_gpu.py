@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dla_kernels.plan import JOIN
+from dla_kernels.self_check import OpShape, check_op
 from tests.kernels import compiled_cases as cases
 from tests.kernels import layer_cases
 
@@ -152,3 +153,18 @@ def test_same_bits_twice(draw_inputs, make_plan, device):
     first, second = (cases.results(inputs, plan, None, None, "triton", torch.bfloat16) for _ in range(2))
     for name, x in first.items():
         assert torch.equal(x, second[name]), name
+
+
+@pytest.mark.parametrize(
+    ("shape", "documents"),
+    [
+        (OpShape(heads=4, groups=1, key_dim=128, value_dim=64, slots=30), True),
+        (OpShape(heads=2, groups=2, key_dim=192, value_dim=384, slots=30, delta=True), False),
+    ],
+    ids=["mamba2", "gdn"],
+)
+def test_self_check(device, shape, documents):
+    """What `dla-train preflight` runs, at the paper's sizes of a head, with weights and decays in float32 as in models:
+    it finds nothing wrong on a GPU that is right."""
+    found = check_op(shape, torch.device(device), torch.bfloat16, documents=documents, backend="triton")
+    assert not [one for one in found if not one.is_right]

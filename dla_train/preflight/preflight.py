@@ -1,0 +1,151 @@
+"""Looks at a recipe on this machine before a long run depends on it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from dla_train import atomic_files
+from dla_train.config.load import LoadedRecipe
+from dla_train.distributed.placement import Placement, find_placement
+from dla_train.errors import RelayedError, RunError, UsageError
+from dla_train.estimate.devices import DEVICES
+from dla_train.estimate.estimate import estimate
+from dla_train.preflight.check import Check
+from dla_train.preflight.judge import judge
+from dla_train.preflight.kernels import check_kernels
+from dla_train.preflight.trial import Trial, accompany, run_trial
+from dla_train.runs.compilations import told_of_compilations
+from dla_train.runs.console import mute_console, quiet_lightning
+
+_LOGGER = logging.getLogger(__name__)
+
+_VALIDATED = 2
+"""Micro-batches that each process validates."""
+_PATIENCE_SECONDS = 900.0
+"""Until the slowest process has compared its kernels."""
+_POLL_SECONDS = 0.5
+_REFUSED = 2
+
+
+def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, steps: int) -> list[Check]:
+    """Train a little, stop, go on, and compare kernels with exact results.
+
+    If a launcher has started several processes, all must call this.
+
+    Args:
+        loaded: the recipe. arguments: of `dla-train fit`, which name it with its settings.
+        folder: for two short runs; removed if all is well.
+        steps: how many to train, at least 3.
+    Returns:
+        What was found; empty on processes other than the first.
+    Raises:
+        UsageError: recipe and machine do not fit together, or the folder is in use.
+        RelayedError: `fit` has refused the recipe, and said why.
+        RunError: on a process other than the first, whose own checks have failed.
+    """
+    quiet_lightning()
+    placement = find_placement(loaded)
+    training = loaded.recipe.training
+    if training.steps <= steps:
+        raise loaded.problem("training.steps", f"it is {training.steps}; a preflight of {steps} steps needs more")
+    settings = _settings(loaded, placement)
+    trial = Trial(arguments=[*arguments, *settings], folder=folder, steps=steps, placement=placement)
+    if placement.rank:
+        mute_console()
+        return _beside(loaded, placement, trial)
+    if trial.first.path.exists() or trial.again.path.exists():
+        raise UsageError(
+            f"{folder} holds the runs of another preflight, which has failed or is under way. Remove it, or give "
+            "another folder with --run-dir DIR."
+        )
+    try:
+        first, again = run_trial(trial, _LOGGER.info)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if first.code == _REFUSED:
+        raise RelayedError(_REFUSED)
+    on_cpu = not _uses_gpus(loaded)
+    checks = judge(
+        loaded.recipe,
+        trial,
+        first,
+        again,
+        on_cpu=on_cpu,
+        estimated=None if on_cpu else estimate(loaded, DEVICES["h100"], placement.world_size, 0.3).footprint.total,
+        room=None if on_cpu else torch.cuda.get_device_properties(0).total_memory,
+    )
+    checks += _kernels(loaded, placement)
+    if placement.launcher != "dla-train":
+        for rank in range(1, placement.world_size):
+            checks += _of_rank(folder, rank)
+    if all(check.is_right is not False for check in checks):
+        shutil.rmtree(folder, ignore_errors=True)
+    return checks
+
+
+def _settings(loaded: LoadedRecipe, placement: Placement) -> list[str]:
+    """What is different in the two runs: nothing is sent elsewhere, and a validation is short. When they save and
+    validate, the trial says."""
+    recipe = loaded.recipe
+    settings = ["logging.wandb=null", "logging.inspect_every=null", "profile=null", "training.max_minutes=null"]
+    if recipe.training.validates:
+        readers = placement.world_size // recipe.strategy.context_parallel
+        most = _VALIDATED * readers * recipe.training.micro_batch
+        settings.append(f"training.validation_windows={min(recipe.training.validation_windows or most, most)}")
+        settings.append("training.validate_every=${checkpoint.every}")
+    return settings
+
+
+def _uses_gpus(loaded: LoadedRecipe) -> bool:
+    return loaded.recipe.training.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _kernels(loaded: LoadedRecipe, placement: Placement) -> list[Check]:
+    """Of the devices that this process has to look at: its own, or all of the machine's where it starts the others."""
+    devices = [torch.device("cpu")]
+    if _uses_gpus(loaded):
+        own = range(placement.devices) if placement.launcher == "dla-train" else [placement.local_rank]
+        devices = [torch.device("cuda", index) for index in own]
+    with told_of_compilations(devices[0].type, _LOGGER.info):
+        return check_kernels(loaded.recipe, devices, _LOGGER.info)
+
+
+def _beside(loaded: LoadedRecipe, placement: Placement, trial: Trial) -> list[Check]:
+    """What a process does that is not the first: its part of both runs, and its own kernels."""
+    said = _said_by(trial.folder, placement.rank)
+    said.unlink(missing_ok=True)
+    code = accompany(trial)
+    if code == _REFUSED:
+        raise RelayedError(code)
+    checks = [check for check in _kernels(loaded, placement) if check.is_right is False]
+    said.parent.mkdir(parents=True, exist_ok=True)
+    atomic_files.write_text(said, json.dumps([asdict(check) for check in checks]))
+    if code or checks:
+        raise RunError(f"rank {placement.rank} on {socket.gethostname()}: what is wrong is in the table of rank 0.")
+    return []
+
+
+def _said_by(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.json"
+
+
+def _of_rank(folder: Path, rank: int) -> list[Check]:
+    """What another process found wrong with its kernels."""
+    path = _said_by(folder, rank)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            return [Check(what=f"rank {rank}", found="has not said what its kernels compute", is_right=False)]
+        time.sleep(_POLL_SECONDS)
+    found = [Check(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+    return [Check(what=f"rank {rank}: {check.what}", found=check.found, is_right=check.is_right) for check in found]

@@ -1,0 +1,159 @@
+"""A short run of the recipe, stopped by a signal, and its last steps once more from a checkpoint.
+
+Both are starts of `dla-train fit` in processes of their own, as a user's would be. If a launcher has started this
+process as one of several, each of them starts its own rank of both runs; the first one watches and stops them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dla_train.distributed.children import die_with_parent
+from dla_train.distributed.placement import Placement
+from dla_train.runs.folder import RunFolder
+from dla_train.runs.metrics_file import TRAIN, read_rows
+from dla_train.runs.program import this_program
+
+_POLL_SECONDS = 0.1
+_PATIENCE_SECONDS = 60.0
+_STOPPED = 128 + signal.SIGUSR1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is run.
+
+    Attributes:
+        arguments: of `dla-train fit`, without run folder: the recipe and its settings.
+        folder: where both runs have their folders.
+        steps: how many are trained at least.
+        placement: of this process.
+    """
+
+    arguments: Sequence[str]
+    folder: Path
+    steps: int
+    placement: Placement
+
+    @property
+    def first(self) -> RunFolder:
+        """Of the run that is stopped."""
+        return RunFolder(self.folder / "first")
+
+    @property
+    def again(self) -> RunFolder:
+        """Of the run that begins at a checkpoint of the first."""
+        return RunFolder(self.folder / "again")
+
+    @property
+    def saved_step(self) -> int:
+        """The step of that checkpoint: a little more than half of all, so that the next one comes after the last."""
+        return self.steps // 2 + 1
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where it appears."""
+        return self.first.checkpoints / f"step-{self.saved_step:08d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How one of the runs went.
+
+    Attributes:
+        rows: of its metrics. code: of its process. stop_seconds: from the signal to its end; None if it got none.
+    """
+
+    rows: list[dict[str, Any]]
+    code: int
+    stop_seconds: float | None
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it trained until it was stopped, or to its end."""
+        return self.code in (0, _STOPPED)
+
+
+def run_trial(trial: Trial, say: Callable[[str], None]) -> tuple[Ran, Ran | None]:
+    """Both runs, each announced by `say`; the second is None if the first went wrong or left no checkpoint."""
+    say(f"preflight: {trial.steps} steps, then a signal")
+    first = _start(trial, trial.first, ["--resume=never"], port_offset=1)
+    ran = _until(first, trial.first, lambda: _trained(trial.first, trial.steps) and trial.checkpoint.is_dir())
+    if not ran.ended_well or not trial.checkpoint.is_dir():
+        return ran, None
+    last = max(row["step"] for row in ran.rows if row["split"] == TRAIN)
+    say(f"preflight: the steps after step {trial.saved_step} again, from its checkpoint")
+    again = _start(trial, trial.again, [f"--resume={trial.checkpoint}"], port_offset=2)
+    return ran, _until(again, trial.again, lambda: _trained(trial.again, last))
+
+
+def accompany(trial: Trial) -> int:
+    """The same on a process that is not the first: its rank of both runs; returns an exit code."""
+    for folder, resume, offset in ((trial.first, "never", 1), (trial.again, str(trial.checkpoint), 2)):
+        code = _start(trial, folder, [f"--resume={resume}"], port_offset=offset).wait()
+        if code not in (0, _STOPPED):
+            return code
+    return 0
+
+
+def _trained(folder: RunFolder, steps: int) -> bool:
+    rows = read_rows(folder.metrics)
+    return any(row["step"] >= steps for row in rows if row["split"] == TRAIN)
+
+
+def _start(trial: Trial, folder: RunFolder, options: list[str], *, port_offset: int) -> subprocess.Popen[bytes]:
+    """Start `dla-train fit`. All that it says goes where messages go."""
+    variables = {}
+    if trial.placement.launcher != "dla-train":
+        # Each run meets at a place of its own: the processes of the one before may not all have left theirs.
+        variables = {"MASTER_PORT": str(trial.placement.port + port_offset), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    return subprocess.Popen(
+        [
+            *this_program(),
+            "fit",
+            *trial.arguments,
+            f"checkpoint.every={trial.saved_step}",
+            "checkpoint.keep_last=1000",  # a run that is stopped late must not remove the one to go on from
+            f"--run-dir={folder}",
+            *options,
+        ],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+    )
+
+
+def _until(process: subprocess.Popen[bytes], folder: RunFolder, is_enough: Callable[[], bool]) -> Ran:
+    """Wait until it is enough, then stop the run as a cluster would; or until it ends."""
+    stop_seconds = None
+    try:
+        while process.poll() is None and not is_enough():
+            time.sleep(_POLL_SECONDS)
+        if process.poll() is None:
+            begin = time.monotonic()
+            process.send_signal(signal.SIGUSR1)
+            process.wait()
+            stop_seconds = time.monotonic() - begin
+    except BaseException:  # Ctrl-C
+        _end(process)
+        raise
+    return Ran(rows=read_rows(folder.metrics), code=process.wait(), stop_seconds=stop_seconds)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a run end that nobody waits for any more."""
+    process.terminate()
+    try:
+        process.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,51 @@
+"""Inputs of the op as layers make them, with segments that a threshold finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RUN = 16
+"""Tokens that resemble each other, before others follow."""
+NOISE = 0.15
+"""How much they differ; with it, a threshold of `THRESHOLD` finds the runs."""
+THRESHOLD = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpShape:
+    """Sizes of one layer's op.
+
+    Attributes:
+        heads: H. groups: G. key_dim: K. value_dim: V. slots: M. delta: whether it has the gated delta rule.
+    """
+
+    heads: int
+    groups: int
+    key_dim: int
+    value_dim: int
+    slots: int
+    delta: bool = False
+
+
+def draw(shape: OpShape, tokens: int, dtype: torch.dtype, device: torch.device, seed: int) -> dict[str, Tensor]:
+    """Inputs of the op by name, the same on every device: q, k `[1, T, G, K]` (k of length one) and v `[1, T, H, V]`
+    in `dtype`; slot_weight `[1, T, H, M]`, log_decay and, for the delta rule, beta `[1, T, H]` in float32."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def alike(heads: int, size: int) -> Tensor:
+        runs = torch.randn(1, -(-tokens // RUN), heads, size, generator=generator)
+        return runs.repeat_interleave(RUN, 1)[:, :tokens] + NOISE * torch.randn(
+            1, tokens, heads, size, generator=generator
+        )
+
+    k = torch.nn.functional.normalize(alike(shape.groups, shape.key_dim), dim=-1)
+    drawn = {"q": torch.randn(k.shape, generator=generator), "k": k, "v": alike(shape.heads, shape.value_dim)}
+    drawn = {name: x.to(dtype) for name, x in drawn.items()}
+    drawn["slot_weight"] = 0.5 + torch.rand(1, tokens, shape.heads, shape.slots, generator=generator)
+    drawn["log_decay"] = -0.1 * torch.rand(1, tokens, shape.heads, generator=generator)
+    if shape.delta:
+        drawn["beta"] = torch.rand(1, tokens, shape.heads, generator=generator)
+    return {name: x.to(device) for name, x in drawn.items()}

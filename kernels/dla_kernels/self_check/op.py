@@ -1,0 +1,214 @@
+"""Checks the op: decisions, outputs, states, every gradient, the same bits twice, and decoding.
+
+Decisions, gates and decoding are compared with the definition, step by step. The exact value of a read is that of the
+chunked PyTorch path in float64, which the project's tests compare with the definition: the definition would keep all
+states of all tokens for its backward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dla_kernels import (
+    Plan,
+    dynamic_linear_attention,
+    fenwick_plan,
+    fixed_plan,
+    multi_state_attention,
+    segment,
+    single_plan,
+)
+from dla_kernels.arguments import Backend
+from dla_kernels.plan import JOIN
+from dla_kernels.self_check.finding import Finding, allowed_of_op, relative_error
+from dla_kernels.self_check.inputs import THRESHOLD, OpShape, draw
+
+PlanKind = Literal["dynamic", "fenwick", "fixed", "single"]
+
+_TOKENS = 1_100
+"""More than two chunks of 512, and no multiple of any tile."""
+_DOCUMENTS = (0, 5, 300, 301)
+_BLOCK = 64
+_NEAR = 1e-4
+"""Distance of a score to the threshold within which both decisions are right."""
+_DRAWS = 20
+
+
+def check_op(
+    shape: OpShape,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    kind: PlanKind = "dynamic",
+    documents: bool = False,
+    tokens: int = _TOKENS,
+    backend: Backend = "auto",
+) -> list[Finding]:
+    """Check the op on random inputs.
+
+    Args:
+        shape: sizes of the layer. device: where to compute. dtype: of q, k and v.
+        kind: which plan is read; with "dynamic" its making is checked, too.
+        documents: whether the tokens are packed documents.
+        tokens: T. backend: whose results are checked.
+    Returns:
+        What was found of every result.
+    """
+    cu_seqlens = None
+    if documents:
+        cu_seqlens = torch.tensor([*(start for start in _DOCUMENTS if start < tokens), tokens], device=device)
+    if kind != "dynamic":
+        inputs = draw(shape, tokens, dtype, device, seed=0)
+        return _reading(inputs, _plan_by_position(kind, shape, tokens, cu_seqlens, device), cu_seqlens, backend)
+    inputs, plan, sure = _sure_inputs(shape, tokens, dtype, device, cu_seqlens)
+    plan = replace(plan, gate=(plan.shift != JOIN).float(), final=None)
+    return [
+        *_decisions(inputs, plan, sure, cu_seqlens, backend),
+        *_reading(inputs, plan, cu_seqlens, backend),
+        *_gates(shape, device, dtype, min(tokens, 300), backend),
+        *_decoding(shape, device, dtype, min(tokens, 72), backend),
+    ]
+
+
+def _plan_by_position(
+    kind: PlanKind, shape: OpShape, tokens: int, cu_seqlens: Tensor | None, device: torch.device
+) -> Plan:
+    sizes = 1, tokens, shape.heads
+    if kind == "single":
+        return single_plan(*sizes, device=device)
+    if kind == "fenwick":
+        return fenwick_plan(*sizes, capacity=shape.slots, cu_seqlens=cu_seqlens, device=device)
+    return fixed_plan(*sizes, block=_BLOCK, capacity=shape.slots, cu_seqlens=cu_seqlens, device=device)
+
+
+def _sure_inputs(
+    shape: OpShape, tokens: int, dtype: torch.dtype, device: torch.device, cu_seqlens: Tensor | None = None
+) -> tuple[dict[str, Tensor], Plan, Tensor]:
+    """Inputs, their plan by the definition, and `[H]` bool: the heads, at least half of all, that leave no doubt about
+    any decision. There is doubt where a score is at the threshold, or two pairs of slots are equally good to merge, up
+    to rounding."""
+    for seed in range(_DRAWS):
+        inputs = draw(shape, tokens, dtype, device, seed)
+        k, v = inputs["k"], inputs["v"]
+        plan = segment(k, v, shape.slots, THRESHOLD, cu_seqlens, "reference")
+        sure = ((plan.score - THRESHOLD).abs() > _NEAR).all(1).all(0)
+        noise = torch.Generator().manual_seed(seed)
+        for _ in range(2):
+            nudged = segment(_nudged(k, noise), _nudged(v, noise), shape.slots, THRESHOLD, cu_seqlens, "reference")
+            sure &= (nudged.shift == plan.shift).all(1).all(0)
+        if 2 * sure.sum() >= shape.heads:
+            return inputs, plan, sure
+    raise RuntimeError(f"{_DRAWS} draws of {shape} leave doubt about decisions in most heads")
+
+
+def _nudged(x: Tensor, noise: torch.Generator) -> Tensor:
+    """`x`, off by what rounding in float32 may come to."""
+    factor = 1 + 4e-6 * torch.randn(x.shape, generator=noise, dtype=torch.float64)
+    return x.double() * factor.to(x.device)
+
+
+def _decisions(
+    inputs: dict[str, Tensor], exact: Plan, sure: Tensor, cu_seqlens: Tensor | None, backend: Backend
+) -> list[Finding]:
+    found = segment(inputs["k"], inputs["v"], exact.capacity, THRESHOLD, cu_seqlens, backend)
+    scores = (found.score - exact.score)[..., sure].abs().max().item()
+    others = int((found.shift != exact.shift)[..., sure].sum())
+    return [
+        Finding(what="scores (largest difference)", error=scores, allowed=_NEAR),
+        Finding(what="decisions (how many differ)", error=others, allowed=0),
+    ]
+
+
+def _reading(inputs: dict[str, Tensor], plan: Plan, cu_seqlens: Tensor | None, backend: Backend) -> list[Finding]:
+    dtype, tokens = inputs["v"].dtype, inputs["v"].shape[1]
+    exact = _results({name: x.double() for name, x in inputs.items()}, plan, cu_seqlens, "torch")
+    found = _results(inputs, plan, cu_seqlens, backend)
+    again = _results(inputs, plan, cu_seqlens, backend)
+    # A gate that nothing depends on: if the exact value is nothing, the error counts absolutely.
+    exact = {name: torch.where(x.abs() < 1e-12, 0.0, x) for name, x in exact.items()}
+    return [
+        *(
+            Finding(what=name, error=relative_error(x, exact[name]), allowed=allowed_of_op(name, dtype, tokens))
+            for name, x in found.items()
+        ),
+        Finding(
+            what="results that a second call changes (how many)",
+            error=sum(not torch.equal(x, again[name]) for name, x in found.items()),
+            allowed=0,
+        ),
+    ]
+
+
+def _results(inputs: dict[str, Tensor], plan: Plan, cu_seqlens: Tensor | None, backend: Backend) -> dict[str, Tensor]:
+    """Output, final states and all gradients of one read."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    if plan.gate is not None:
+        wide = torch.float64 if inputs["v"].dtype == torch.float64 else torch.float32
+        leaves["gate"] = plan.gate.detach().to(wide).requires_grad_()
+    o, cache = multi_state_attention(
+        *(leaves[name] for name in ("q", "k", "v", "slot_weight")),
+        plan=replace(plan, gate=leaves.get("gate")),
+        log_decay=leaves["log_decay"],
+        beta=leaves.get("beta"),
+        cu_seqlens=cu_seqlens,
+        return_cache=True,
+        backend=backend,
+    )
+    assert cache is not None
+    states = cache.state_by_age()
+    generator = torch.Generator().manual_seed(1)
+
+    def product(x: Tensor) -> Tensor:
+        factor = torch.randn(x.shape, generator=generator).to(torch.bfloat16)
+        return (x.double() * factor.to(x.device)).sum()
+
+    gradients = torch.autograd.grad(product(o) + product(states), list(leaves.values()), materialize_grads=True)
+    named = {f"d {name}": x for name, x in zip(leaves, gradients, strict=True)}
+    return {"output": o.detach(), "states": states.detach(), **named}
+
+
+def _gates(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: int, backend: Backend) -> list[Finding]:
+    """The gradient through boundaries."""
+    inputs, _, sure = _sure_inputs(shape, tokens, dtype, device)
+    results = []
+    for chosen in ("reference", backend):
+        wide = torch.float64 if chosen == "reference" else dtype
+        k, v = (inputs[name].detach().to(wide).requires_grad_() for name in ("k", "v"))
+        tau = torch.full((shape.heads,), THRESHOLD, device=device, requires_grad=True)
+        plan = segment(k, v, shape.slots, tau, backend=chosen, gate="straight_through")
+        assert plan.gate is not None
+        factor = torch.arange(plan.gate.numel(), device=device).view_as(plan.gate).sin() * sure
+        results.append(torch.autograd.grad((plan.gate * factor).sum(), (k, v, tau)))
+    allowed = 1e-3 + 4 * torch.finfo(dtype).eps
+    names = "k", "v", "threshold"
+    return [
+        Finding(what=f"d {name} through boundaries", error=relative_error(x, exact), allowed=allowed)
+        for name, exact, x in zip(names, *results, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _decoding(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: int, backend: Backend) -> list[Finding]:
+    """Token after token behind a prompt, against one call of the definition."""
+    inputs, _, sure = _sure_inputs(shape, tokens, dtype, device)
+    options: dict[str, Any] = {"capacity": shape.slots, "threshold": THRESHOLD}
+    whole, _ = dynamic_linear_attention(
+        **{name: x.float() for name, x in inputs.items()}, **options, backend="reference"
+    )
+    prompt = tokens // 2
+    cache, outputs = None, []
+    for begin, end in ((0, prompt), *((t, t + 1) for t in range(prompt, tokens))):
+        o, cache = dynamic_linear_attention(
+            **{name: x[:, begin:end] for name, x in inputs.items()},
+            **options,
+            cache=None if cache is None else cache.donated(),
+            return_cache=True,
+            backend=backend,
+        )
+        outputs.append(o)
+    error = relative_error(torch.cat(outputs, 1)[:, :, sure], whole[:, :, sure])
+    return [Finding(what="output token by token", error=error, allowed=allowed_of_op("output", dtype, tokens))]

@@ -1,0 +1,194 @@
+"""`dla_kernels.self_check` finds nothing wrong with what is right, and finds every kind of mistake."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dla_kernels import segment
+from dla_kernels.self_check import (
+    Finding,
+    OpShape,
+    check_convolution,
+    check_gated_norm,
+    check_l2_norm,
+    check_op,
+    check_softplus,
+    check_swiglu,
+    layers,
+    op,
+)
+
+CPU = torch.device("cpu")
+PLAIN = OpShape(heads=3, groups=1, key_dim=16, value_dim=16, slots=4)
+DELTA = OpShape(heads=2, groups=2, key_dim=16, value_dim=24, slots=4, delta=True)
+LAYERS = [
+    (check_convolution, {"channels": 40, "width": 4, "bias": True}),
+    (check_gated_norm, {"row": (48,), "gate_first": True, "groups": 2}),
+    (check_gated_norm, {"row": (3, 24), "gate_first": False}),
+    (check_l2_norm, {"heads": 3, "key_dim": 24}),
+    (check_softplus, {"slots": 12}),
+    (check_swiglu, {"width": 40}),
+]
+
+
+def wrong(found: list[Finding]) -> list[str]:
+    return [one.what for one in found if not one.is_right]
+
+
+def expected(shape: OpShape, *, dynamic: bool) -> list[str]:
+    """What is found of an op, in order."""
+    gate = ["d gate"] if dynamic else []
+    names = ["output", "states", "d q", "d k", "d v", "d slot_weight", "d log_decay", *["d beta"][: shape.delta], *gate]
+    names.append("results that a second call changes (how many)")
+    if not dynamic:
+        return names
+    through = [f"d {name} through boundaries" for name in ("k", "v", "threshold")]
+    decided = ["scores (largest difference)", "decisions (how many differ)"]
+    return [*decided, *names, *through, "output token by token"]
+
+
+@pytest.mark.parametrize("documents", [False, True], ids=["one document", "documents"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [PLAIN, DELTA], ids=["plain", "delta"])
+def test_the_torch_path_is_right(shape, dtype, documents):
+    found = check_op(shape, CPU, dtype, documents=documents, tokens=330)
+    assert [one.what for one in found] == expected(shape, dynamic=True)
+    assert not wrong(found)
+    assert any(one.error > 0 for one in found)  # compared with something else than itself
+
+
+@pytest.mark.parametrize(("kind", "slots"), [("single", 1), ("fixed", 3), ("fenwick", 9)])
+def test_plans_by_position_are_read_right(kind, slots):
+    found = check_op(replace(DELTA, slots=slots), CPU, torch.float32, kind=kind, tokens=200)
+    assert [one.what for one in found] == expected(DELTA, dynamic=False)
+    assert not wrong(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("check", "sizes"), LAYERS)
+def test_layers_in_torch_are_right(check, sizes, dtype):
+    found = check(CPU, dtype, **sizes)
+    assert len(found) >= 2
+    assert not wrong(found)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("shape", [PLAIN, DELTA], ids=["plain", "delta"])
+def test_interpreted_kernels_are_right(shape):
+    found = check_op(
+        replace(shape, heads=2, groups=1 if shape is PLAIN else 2), CPU, torch.float32, tokens=20, backend="triton"
+    )
+    assert not wrong(found)
+    assert any(one.error > 0 for one in found)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize(("check", "sizes"), LAYERS)
+def test_interpreted_layers_are_right(check, sizes):
+    assert not wrong(check(CPU, torch.float32, backend="triton", **sizes))
+
+
+def fast_only(function: Any, change: Any) -> Any:
+    """`function`, with what its fast path returns changed."""
+
+    def changed(*args: Any, **options: Any) -> Any:
+        result = function(*args, **options)
+        tensors = [x for x in (*args, *options.values()) if isinstance(x, torch.Tensor)]
+        is_exact = "reference" in (*args, options.get("backend")) or tensors[0].dtype == torch.float64
+        return result if is_exact else change(result)
+
+    return changed
+
+
+class ScaledGradient(torch.autograd.Function):
+    """The identity, with a gradient that is a twentieth too large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dx: torch.Tensor) -> torch.Tensor:
+        return 1.05 * dx
+
+
+def test_a_wrong_output_is_found(monkeypatch):
+    monkeypatch.setattr(
+        op,
+        "multi_state_attention",
+        fast_only(op.multi_state_attention, lambda r: (1.05 * r[0].detach() + 0 * r[0], r[1])),
+    )
+    found = wrong(check_op(PLAIN, CPU, torch.bfloat16, tokens=200))
+    assert "output" in found
+    assert "states" not in found
+
+
+def test_a_wrong_gradient_is_found(monkeypatch):
+    monkeypatch.setattr(
+        op, "multi_state_attention", fast_only(op.multi_state_attention, lambda r: (ScaledGradient.apply(r[0]), r[1]))
+    )
+    found = wrong(check_op(PLAIN, CPU, torch.bfloat16, tokens=200))
+    assert "output" not in found
+    assert {"d q", "d slot_weight", "d gate"} <= set(found)
+
+
+def test_nan_is_never_right(monkeypatch):
+    monkeypatch.setattr(
+        op, "multi_state_attention", fast_only(op.multi_state_attention, lambda r: (r[0] * float("nan"), r[1]))
+    )
+    found = check_op(PLAIN, CPU, torch.float32, kind="fixed", tokens=100)
+    assert {"output", "d q", "d v"} <= set(wrong(found))
+
+
+def test_results_that_change_from_call_to_call_are_found(monkeypatch):
+    calls = iter(range(1000))
+    monkeypatch.setattr(
+        op,
+        "multi_state_attention",
+        fast_only(op.multi_state_attention, lambda r: (r[0] * (1 + 1e-6 * next(calls)), r[1])),
+    )
+    assert "results that a second call changes (how many)" in wrong(
+        check_op(PLAIN, CPU, torch.float32, kind="fixed", tokens=100)
+    )
+
+
+def test_a_wrong_decision_is_found(monkeypatch):
+    def flip(plan: Any) -> Any:
+        shift = plan.shift.clone()
+        shift[0, 50] = torch.where(shift[0, 50] == -1, shift.max(), -1)
+        return replace(plan, shift=shift)
+
+    monkeypatch.setattr(op, "segment", fast_only(segment, flip))
+    found = wrong(check_op(PLAIN, CPU, torch.float32, tokens=200))
+    assert found == ["decisions (how many differ)"]
+
+
+def test_wrong_gradients_of_boundaries_are_found(monkeypatch):
+    monkeypatch.setattr(
+        op,
+        "segment",
+        fast_only(
+            segment, lambda plan: replace(plan, gate=None if plan.gate is None else ScaledGradient.apply(plan.gate))
+        ),
+    )
+    found = wrong(check_op(PLAIN, CPU, torch.bfloat16, tokens=200))
+    assert found == [f"d {name} through boundaries" for name in ("k", "v", "threshold")]
+
+
+def test_wrong_decoding_is_found(monkeypatch):
+    monkeypatch.setattr(
+        op, "dynamic_linear_attention", fast_only(op.dynamic_linear_attention, lambda r: (1.1 * r[0], r[1]))
+    )
+    assert wrong(check_op(PLAIN, CPU, torch.float32, tokens=200)) == ["output token by token"]
+
+
+def test_a_wrong_layer_is_found(monkeypatch):
+    monkeypatch.setattr(layers, "swiglu", fast_only(layers.swiglu, ScaledGradient.apply))
+    assert wrong(check_swiglu(CPU, torch.float32, width=8)) == ["d x"]
+
+
+def test_inputs_that_leave_no_doubt_are_found_at_one_head():
+    """With one head, all inputs with a doubtful decision must be drawn anew."""
+    assert not wrong(check_op(replace(PLAIN, heads=1), CPU, torch.float32, tokens=1000))
