@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 
 import pytest
 
@@ -130,3 +131,15 @@ def test_a_run_folder_that_the_nodes_do_not_share_is_refused(jobs):
     assert "All nodes must share it" in log
     assert "refused: recipe, data or folder are wrong (see above); not requeued" in log
     assert not (folder / "recipe.yaml").exists(), "nothing was begun"
+
+
+def test_preflight_of_a_process_on_each_node(jobs, tmp_path):
+    """Both runs and all checks under one `srun`, as docs/cluster.md has it; the processes meet anew for each run."""
+    request = ("--nodes=2", "--ntasks-per-node=1", "--time=5", "--job-name=preflight")
+    recipe = ("--recipe", str(jobs.recipe), "strategy=ddp", "training.micro_batch=1", "training.threads=1")
+    command = (sys.executable, "-m", "dla_train", "preflight", *recipe, "--steps=4", "--run-dir=there")
+    said = jobs.slurm.call("srun", *request, *command, cwd=tmp_path)
+    assert said.splitlines()[0] == "# Preflight of micro"
+    assert said.splitlines()[-1] == "All is well."
+    assert "going on" in said
+    assert not (tmp_path / "there").exists()
