@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from dla_train.cli import (
+    compare,
     estimate,
     eval,
     export,
@@ -31,7 +32,21 @@ from dla_train.cli import (
 )
 from dla_train.errors import RelayedError, RunError, UsageError
 
-_COMMANDS = (fit, prepare, estimate, preflight, generate, eval, inspect, export, import_, recipes, show, submit)
+_COMMANDS = (
+    fit,
+    prepare,
+    estimate,
+    preflight,
+    generate,
+    eval,
+    inspect,
+    compare,
+    export,
+    import_,
+    recipes,
+    show,
+    submit,
+)
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there

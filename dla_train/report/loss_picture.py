@@ -33,7 +33,7 @@ def draw_losses(
         linewidth=0.8,
         label="training, each step",
     )
-    axes.plot(*_smoothed(train), color="#1f5a99", linewidth=1.8, label="training, smoothed")
+    axes.plot(*smoothed(train), color="#1f5a99", linewidth=1.8, label="training, smoothed")
     if validation:
         axes.plot(
             [step for step, _ in validation],
@@ -53,7 +53,7 @@ def draw_losses(
     figure.savefig(path)
 
 
-def _smoothed(points: Points) -> tuple[list[int], list[float]]:
+def smoothed(points: Points) -> tuple[list[int], list[float]]:
     """Steps with a finite loss, and the exponential moving average there, corrected for its bias at the start."""
     numbers = [(step, value) for step, value in points if math.isfinite(value)]
     keep = 1 - 1 / max(1.0, _SMOOTHING_SHARE * len(numbers))

@@ -1,9 +1,7 @@
 """The report of a run: `report.md`, `report.json`, `loss.png`."""
 
 import json
-import math
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -12,6 +10,7 @@ from dla_train.config.load import LoadedRecipe
 from dla_train.errors import RunError
 from dla_train.models import LanguageModel
 from dla_train.report.facts import gather
+from dla_train.report.finite import finite
 from dla_train.report.loss_picture import draw_losses
 from dla_train.report.sample import write_sample
 from dla_train.report.text import parameter_count, render
@@ -59,14 +58,7 @@ def write_report(loaded: LoadedRecipe, folder: RunFolder, start: Start, model: L
         unit,
     )
     data = {"recipe": loaded.name, **asdict(facts), "prompt": recipe.report.prompt, "sample": sample}
-    as_json = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    as_json = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False)
     atomic_files.write_text(folder.report_data, as_json + "\n")
     atomic_files.write_text(folder.report_text, text)  # last: its presence shows that the report is complete
     return text
-
-
-def _finite(value: Any) -> Any:
-    """`value` with None for numbers that JSON cannot express: nan, and inf (such as the perplexity of a huge loss)."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from dla_train.report.facts import gather
+from dla_train.report.finite import finite
 from dla_train.report.loss_picture import draw_losses
-from dla_train.report.write import _finite
 
 
 def rows(losses):
@@ -53,5 +53,5 @@ def test_the_curve_has_a_gap_and_the_smoothed_one_goes_on(tmp_path, monkeypatch,
 
 
 def test_json_has_null_for_what_is_no_number():
-    written = json.dumps(_finite({"loss": math.inf, "rates": {0: math.nan, 1: 0.5}, "steps": 3}), allow_nan=False)
+    written = json.dumps(finite({"loss": math.inf, "rates": {0: math.nan, 1: 0.5}, "steps": 3}), allow_nan=False)
     assert json.loads(written) == {"loss": None, "rates": {"0": None, "1": 0.5}, "steps": 3}

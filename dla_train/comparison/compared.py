@@ -1,0 +1,112 @@
+"""One of the runs that are compared, from the files in its folder."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
+from dla_train.config.typed import plain
+from dla_train.data.synthetic_config import SyntheticData
+from dla_train.errors import UsageError
+from dla_train.models import LanguageModel
+from dla_train.report.facts import LAST
+from dla_train.runs.folder import RunFolder
+from dla_train.runs.metrics_file import ANSWER_ACCURACY, TRAIN, VALIDATION, read_rows
+from dla_train.runs.saved_recipe import saved_recipe
+
+Points = list[tuple[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One run, finished or under way.
+
+    Attributes:
+        name: its folder, as the user wrote it. recipe: its values by dotted key. parameters: of the model.
+        unit: what a loss is the mean over, `token` or `answer`.
+        step, planned_steps: done, and planned. tokens: seen in training.
+        training: (tokens, loss) of every step. validation: likewise of every validation.
+        answers_right: share of correct answers in the last validation of a synthetic task.
+        tokens_per_second: median over all steps. device_memory_gb: the most that a step took; None on the CPU.
+        boundary_rate, slots_in_use: mean over the layers, where last recorded; None without such memories.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    parameters: int
+    unit: str
+    step: int
+    planned_steps: int
+    tokens: int
+    training: Points
+    validation: Points
+    answers_right: float | None
+    tokens_per_second: float | None
+    device_memory_gb: float | None
+    boundary_rate: float | None
+    slots_in_use: float | None
+
+    @property
+    def training_loss(self) -> float | None:
+        """Mean over the last steps whose loss is finite."""
+        last = [loss for _, loss in self.training[-LAST:] if math.isfinite(loss)]
+        return fmean(last) if last else None
+
+
+def read_run(folder: RunFolder) -> Compared:
+    """Read a run's recipe and metrics.
+
+    Raises:
+        UsageError: the folder holds no run, or its recipe cannot be read.
+    """
+    if not folder.is_run():
+        what = "an exported model, which has no history" if folder.is_export() else "no run"
+        inside = " Those inside it: " + shlex.quote(str(folder)) + "/*." if _has_runs(folder) else ""
+        raise UsageError(f"{folder} holds {what}. Give run folders, such as runs/tiny.{inside}")
+    recipe = saved_recipe(folder).recipe
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in LanguageModel(recipe.model).parameters())
+    rows = read_rows(folder.metrics)
+    train = [row for row in rows if row["split"] == TRAIN]
+    validations = [row for row in rows if row["split"] == VALIDATION]
+    return Compared(
+        name=str(folder),
+        recipe=flat(plain(recipe)),
+        parameters=parameters,
+        unit="answer" if isinstance(recipe.data, SyntheticData) else "token",
+        step=train[-1]["step"] if train else 0,
+        planned_steps=recipe.training.steps,
+        tokens=train[-1]["tokens"] if train else 0,
+        training=[(row["tokens"], row["loss"]) for row in train],
+        validation=[(row["tokens"], row["loss"]) for row in validations],
+        answers_right=validations[-1].get(ANSWER_ACCURACY) if validations else None,
+        tokens_per_second=median(row["tokens_per_second"] for row in train) if train else None,
+        device_memory_gb=max((row["device_memory_gb"] for row in train if "device_memory_gb" in row), default=None),
+        boundary_rate=_mean_of_layers(rows, BOUNDARY_RATE),
+        slots_in_use=_mean_of_layers(rows, SLOTS_IN_USE),
+    )
+
+
+def _has_runs(folder: RunFolder) -> bool:
+    return folder.path.is_dir() and any(RunFolder(path).is_run() for path in folder.path.iterdir())
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of values by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _mean_of_layers(rows: list[dict[str, Any]], name: str) -> float | None:
+    for row in reversed(rows):
+        if layers := [value for key, value in row.items() if key.startswith(f"{name}.")]:
+            return fmean(layers)
+    return None
