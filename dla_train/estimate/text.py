@@ -188,6 +188,7 @@ def _time(found: Estimate) -> str:
     rows = [
         ("tokens per second", f"{found.tokens_per_second:,.0f}"),
         ("a step", f"{_seconds(found.step_seconds)}, {_seconds(found.optimizer_seconds)} of it the optimizer"),
+        *([("sent to share windows", f"{gigabytes(found.sent)} by each device, a step")] if found.sent else []),
         ("the whole run", _length(seconds, found.devices)),
         ("FLOPs of the whole run", f"{found.flops_per_token * found.tokens:.2e}"),
         ("a checkpoint", f"{gigabytes(checkpoint)}; up to {kept} on disk, {gigabytes(kept * checkpoint)}"),

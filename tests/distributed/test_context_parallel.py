@@ -5,6 +5,10 @@ import json
 
 import pytest
 
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.estimate.devices import device_named
+from dla_train.estimate.estimate import estimate
 from dla_train.runs.memory_file import read_lines
 from dla_train.runs.metrics_file import read_rows
 from tests.distributed.conftest import ON_TWO_NODES, numbers, require_equal
@@ -130,6 +134,29 @@ def test_every_kind_of_model_and_of_batch(cli, fit_on, fit_arguments, tmp_path, 
     assert done.code == 0, done.err
     fit_on(2, "two", shared("ddp", 2), *settings)
     require_equal(tmp_path / "two", tmp_path / "one")
+
+
+COUNTED = """
+from dla_train.models import context
+exchange = context._all_to_all
+def counted(x, group):
+    with open(f"sent-by-{rank}", "a") as file:
+        print(x.nbytes, file=file)
+    return exchange(x, group)
+context._all_to_all = counted
+"""
+
+
+def test_the_estimate_says_what_is_sent(fit_on, micro_recipe, tmp_path):
+    """Of what is given to an exchange between two, each keeps its own half."""
+    settings = (
+        shared("ddp", 2), "training.steps=8", "training.micro_batch=1", "training.activation_checkpointing=every 2",
+        "training.validate_every=null", "training.validation_windows=0",
+    )  # fmt: skip
+    fit_on(2, "run", *settings, before=COUNTED)
+    stated = estimate(load(find(str(micro_recipe)), settings), device_named("h100"), 2, 0.3).sent
+    for rank in range(2):
+        assert sum(map(int, (tmp_path / f"sent-by-{rank}").read_text().split())) / 2 == 8 * stated
 
 
 def test_answers_that_only_the_last_rank_sees(cli, fit_on, fit_arguments, tmp_path):
