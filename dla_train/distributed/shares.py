@@ -5,6 +5,9 @@ from dla_data.counted import counted
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.config import FSDPConfig
 
+_PROCESSES = ("strategy.devices", "strategy.nodes")
+"""The keys that may say how many there are."""
+
 
 def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
     """Refuse a batch that `world_size` processes cannot divide evenly, and groups of `strategy.context_parallel` that
@@ -20,6 +23,7 @@ def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
             "strategy.context_parallel",
             f"it is {group}, but {processes} cannot form groups of {group} that share windows. It may be {fitting}, or "
             f"take a multiple of {group} processes.",
+            _PROCESSES,
         )
     groups = world_size // group
     if training.global_batch % (training.micro_batch * groups) == 0:
@@ -36,6 +40,7 @@ def check_shares(loaded: LoadedRecipe, world_size: int, processes: str) -> None:
         "training.global_batch",
         f"it is {training.global_batch}, which {processes} cannot share out in micro-batches of "
         f"{training.micro_batch}; {advice}.",
+        ("training.micro_batch", "strategy.context_parallel", *_PROCESSES),
     )
 
 
@@ -55,4 +60,5 @@ def check_replicas(loaded: LoadedRecipe, world_size: int, processes: str) -> Non
         "strategy.replicas",
         f"it is {strategy.replicas}, but {processes} cannot form {strategy.replicas} groups of equal size, each with a "
         f"replica of the model. It may be {fitting}, or nodes (one replica per node).",
+        _PROCESSES,
     )

@@ -177,16 +177,16 @@ REFUSED = {
     "window": (["data.window=25"], "data.window is 25, which 2 processes cannot share evenly; make it a multiple of 2"),
     "keys": (
         ["model.mixer={kind: attention, heads: 4, kv_heads: 2}", "strategy.context_parallel=8"],
-        "mixer.heads is 4 and kv_heads 2, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
+        "is 4 and model.mixer.kv_heads 2, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
     ),
     "other mixer": (
         ["model.hidden=24", "model.hybrid={every: 2, mixer: {kind: attention, heads: 6, kv_heads: 3}}"],
-        "hybrid.mixer.heads is 6 and kv_heads 3, which 2 processes cannot share evenly; with this mixer it may be "
-        "1, 3, 6",
+        "hybrid.mixer.heads is 6 and model.hybrid.mixer.kv_heads 3, which 2 processes cannot share evenly; with this "
+        "mixer it may be 1, 3, 6",
     ),
     "groups": (
         ["model.mixer.heads=12", "model.mixer.groups=3"],
-        "mixer.heads is 12 and groups 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6",
+        "is 12 and model.mixer.groups 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6",
     ),
     "processes": (
         ["strategy.devices=3"],
@@ -207,3 +207,31 @@ def test_what_cannot_be_shared_is_refused(cli, fit_arguments, case):
     done = cli(*fit_arguments("run", "strategy=ddp", "strategy.devices=2", "strategy.context_parallel=2", *settings))
     assert done.code == 2
     assert error in done.err
+
+
+@pytest.mark.parametrize("command", ["fit", "estimate", "submit"])
+def test_keys_that_cannot_be_shared_are_refused_before_anything_is_started(cli, micro_recipe, command):
+    settings = ("model.mixer.heads=12", "model.mixer.groups=3", "strategy={kind: ddp, context_parallel: 2}")
+    done = cli(command, "--recipe", micro_recipe, *(["--gpus-per-node", "0"] if command == "submit" else []), *settings)
+    assert done.code == 2
+    assert "model.mixer.groups 3, which 2 processes cannot share evenly" in done.err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "setting", "said"),
+    [
+        ("{kind: ddp, context_parallel: 2}", "strategy.devices=3", "strategy.context_parallel: it is 2, but 3 "),
+        ("{kind: ddp, context_parallel: 2}", "strategy.devices=16", "training.global_batch: it is 4, which 16 "),
+        ("{kind: ddp, devices: 2}", "training.micro_batch=4", "training.global_batch: it is 4, which 2 "),
+        ("{kind: ddp, devices: 6}", "strategy.context_parallel=2", "training.global_batch: it is 4, which 6 "),
+        ("{kind: fsdp, replicas: 3}", "strategy.devices=2", "strategy.replicas: it is 3, but 2 processes "),
+        ("{kind: ddp, context_parallel: 2}", "model.mixer.groups=3", "strategy.context_parallel is 2, but model.mixer"),
+    ],
+)
+def test_what_the_command_line_has_changed_is_to_blame(cli, micro_recipe, tmp_path, strategy, setting, said):
+    """Not the line of the recipe that it does not fit to."""
+    recipe = tmp_path / "shared.yaml"
+    recipe.write_text(micro_recipe.read_text().replace("heads: 2", "heads: 12") + f"strategy: {strategy}\n")
+    done = cli("fit", "--recipe", recipe, "--run-dir", "run", setting)
+    assert done.code == 2
+    assert f"on the command line: {said}" in done.err
