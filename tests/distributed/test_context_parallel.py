@@ -190,8 +190,11 @@ REFUSED = {
     ),
     "processes": (
         ["strategy.devices=3"],
-        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of 2 "
-        "processes.",
+        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of 2.",
+    ),
+    "processes and windows": (
+        ["strategy.devices=15", "data.window=6"],
+        "it is 2, but 15 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of",
     ),
     "none": (["strategy.context_parallel=0"], "context_parallel is 0; it must be at least 1"),
     "batch": (

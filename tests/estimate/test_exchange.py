@@ -99,6 +99,16 @@ def test_the_estimate_says_it(cli, micro_recipe):
     assert "sent to share windows" not in cli(*estimate, "strategy=ddp").out
     shared = cli(*estimate, "strategy={kind: ddp, context_parallel: 2}").out
     assert "| sent to share windows  | 0.03 MB by each device, a step " in shared
+    assert "and a mixer has" not in shared
+    uneven = cli(*estimate, "strategy={kind: ddp, context_parallel: 2}", "model.mixer.heads=3").out
+    assert "a mixer has 3 heads: each process takes the time of 2, as if there were 4." in uneven
+
+
+def test_groups_that_devices_cannot_form_are_refused(cli, micro_recipe):
+    done = cli("estimate", "--recipe", micro_recipe, "--devices", "6", "strategy={kind: ddp, context_parallel: 4}")
+    assert done.code == 2
+    said = "it is 4, but 6 devices cannot form groups of 4 that share windows. It may be 1, 2, 3, 6, or take a multiple"
+    assert f"on the command line: strategy.context_parallel: {said}" in done.err
 
 
 def test_the_figure_of_the_documentation(cli):
