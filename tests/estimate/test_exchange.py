@@ -36,6 +36,7 @@ MIXERS = {
     "gdn": GatedDeltaNetConfig(heads=4, key_dim=6, value_dim=10, memory=DYNAMIC),
     "gdn-uneven": GatedDeltaNetConfig(heads=3, key_dim=6, value_dim=10, memory=DYNAMIC),
     "attention": AttentionConfig(heads=4),
+    "attention-few": AttentionConfig(heads=2),
     "attention-keys": AttentionConfig(heads=4, kv_heads=2, window=9),
 }
 WAYS = {(None, False): "none", (1, False): "full", (2, False): "every 2", (1, True): "selective"}
