@@ -258,8 +258,9 @@ def _checked_recipe(
 
 def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     """Check here what the job would otherwise find out on the cluster: whether its processes can train this recipe
-    together."""
+    together, and what slows them down."""
     from dla_data.counted import counted
+    from dla_train.distributed.drawbacks import drawbacks
     from dla_train.distributed.shares import check_replicas, check_shares
 
     strategy = loaded.recipe.strategy
@@ -283,3 +284,5 @@ def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     processes = f"the {counted(request.world_size, 'process')} of the job"
     check_shares(loaded, request.world_size, processes)
     check_replicas(loaded, request.world_size, processes)
+    for drawback in drawbacks(strategy, loaded.recipe.model, request.nodes, request.tasks_per_node):
+        print(f"warning: {drawback}", file=sys.stderr)

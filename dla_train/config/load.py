@@ -32,9 +32,11 @@ class LoadedRecipe:
     _overridden: frozenset[Key]
     _shown_as: str
 
-    def problem(self, key: str, text: str) -> UsageError:
-        """An error about the value of `key`, such as `data.path`, that is found after the recipe was read."""
-        return UsageError(_located(KeyProblem(tuple(key.split(".")), f": {text}"), self))
+    def problem(self, key: str, text: str, others: Sequence[str] = ()) -> UsageError:
+        """An error about the value of `key`, such as `data.path`, that is found after the recipe was read; `others` are
+        keys without whose values there would be none, if `text` does not name them."""
+        known = [tuple(other.split(".")) for other in others]
+        return UsageError(_located(KeyProblem(tuple(key.split(".")), f": {text}"), self, known))
 
 
 def load(file: RecipeFile, settings: Sequence[str] = (), begun: bool = False) -> LoadedRecipe:
@@ -88,11 +90,12 @@ def _resolved(overridden: Overridden) -> Any:
         raise KeyProblem(key, f"{reason}. A text that has a plain ${{ in it is written with \\${{.") from error
 
 
-def _located(problem: KeyProblem, loaded: LoadedRecipe) -> str:
-    """The message `tiny.yaml:12: KEY TEXT`; the place is that of the key or of the nearest enclosing section."""
+def _located(problem: KeyProblem, loaded: LoadedRecipe, others: Sequence[Key] = ()) -> str:
+    """The message `tiny.yaml:12: KEY TEXT`; the place is that of the key or of the nearest enclosing section, or the
+    command line, if that has the key or one of `others`."""
     if not problem.key:
         return f"{loaded._shown_as}: the recipe{problem.text}"
-    if any(_parents(key) & loaded._overridden for key in (problem.key, *_named(problem))):
+    if any(_parents(key) & loaded._overridden for key in (problem.key, *others, *_named(problem))):
         return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
     written_below = any(key[: len(problem.key)] == problem.key for key in loaded._overridden)
     if problem.key not in loaded._tree.lines and written_below:  # `treining.steps=3`: treining is the problem

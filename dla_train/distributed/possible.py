@@ -57,8 +57,8 @@ def require_shareable(size: int, model: ModelConfig, windows: Mapping[str, Itera
         if not _can_share(size, mixer.heads, groups):
             fitting = [str(other) for other in range(1, mixer.heads + 1) if _can_share(other, mixer.heads, groups)]
             raise ValueError(
-                f"strategy.context_parallel is {size}, but model.{part}.heads is {mixer.heads} and {key} {groups}, "
-                f"which {size} processes cannot share evenly; with this mixer it may be {', '.join(fitting)}"
+                f"strategy.context_parallel is {size}, but model.{part}.heads is {mixer.heads} and model.{part}.{key} "
+                f"{groups}, which {size} processes cannot share evenly; with this mixer it may be {', '.join(fitting)}"
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dla_data.counted import counted
 from dla_train.config.load import LoadedRecipe
+from dla_train.distributed.shares import check_groups
 from dla_train.errors import UsageError
 from dla_train.estimate.replicas import require_replicas
 
@@ -68,14 +69,15 @@ def devices_for(loaded: LoadedRecipe, devices: int | None) -> int:
     """How many devices train together: `devices`, or if None as many as the recipe's strategy names.
 
     Raises:
-        UsageError: a step's windows cannot be divided evenly among them, or they among replicas; names numbers that
-            would work.
+        UsageError: a step's windows cannot be divided evenly among them, or they among replicas or groups that share
+            windows; names numbers that would work.
     """
     training, group = loaded.recipe.training, loaded.recipe.strategy.context_parallel
     if devices is None:
         devices = (loaded.recipe.strategy.devices or group) * (loaded.recipe.strategy.nodes or 1)
+    check_groups(loaded, devices, counted(devices, "device"))
     pieces = training.global_batch // training.micro_batch
-    if pieces * group % devices or devices % group:
+    if pieces * group % devices:
         fits = [str(number * group) for number in range(1, pieces + 1) if pieces % number == 0]
         shared = f", each of them computed by {group} devices" if group > 1 else ""
         listed = f"{', '.join(fits[:-1])} or {fits[-1]}" if len(fits) > 1 else fits[0]

@@ -11,6 +11,7 @@ from dla_train.config.recipe import Recipe
 from dla_train.estimate.activations import Path, Setting, capacity_of, state_shape
 from dla_train.estimate.bounds import bound_by
 from dla_train.estimate.devices import SAFE_SHARE, Device, devices_for
+from dla_train.estimate.exchange import sent_bytes
 from dla_train.estimate.flops import model_work
 from dla_train.estimate.footprint import Footprint, footprint
 from dla_train.estimate.longest import longest_windows
@@ -28,6 +29,7 @@ class Estimate:
     Attributes:
         name: of the recipe. device, devices: which, and how many. utilization: the assumed share of the device's peak.
         parameters: number by part. work: FLOPs per token by part. bounds: what limits each part. footprint: bytes.
+        sent: bytes that a device sends in a step to those it shares windows with.
         path: of the op. longest: tokens of the longest window that fits alone, by `training.activation_checkpointing`.
     """
 
@@ -40,6 +42,7 @@ class Estimate:
     work: dict[str, Work]
     bounds: dict[str, str]
     footprint: Footprint
+    sent: int
     path: Path
     longest: dict[str, int]
 
@@ -113,6 +116,7 @@ def estimate(loaded: LoadedRecipe, device: Device, devices: int | None, utilizat
         work=work,
         bounds=bound_by(recipe.model, work, setting, device),
         footprint=sizes,
+        sent=sent_bytes(recipe, devices, setting),
         path=path,
         longest=longest_windows(recipe, setting, sizes.fixed, round(SAFE_SHARE * device.memory)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dla_train.distributed.config import FSDPConfig
+from dla_train.distributed.drawbacks import drawbacks
 from dla_train.estimate.devices import SAFE_SHARE
 from dla_train.estimate.estimate import Estimate
 from dla_train.estimate.longest import MOST
@@ -188,6 +189,7 @@ def _time(found: Estimate) -> str:
     rows = [
         ("tokens per second", f"{found.tokens_per_second:,.0f}"),
         ("a step", f"{_seconds(found.step_seconds)}, {_seconds(found.optimizer_seconds)} of it the optimizer"),
+        *([("sent to share windows", f"{gigabytes(found.sent)} by each device, a step")] if found.sent else []),
         ("the whole run", _length(seconds, found.devices)),
         ("FLOPs of the whole run", f"{found.flops_per_token * found.tokens:.2e}"),
         ("a checkpoint", f"{gigabytes(checkpoint)}; up to {kept} on disk, {gigabytes(kept * checkpoint)}"),
@@ -201,6 +203,7 @@ def _time(found: Estimate) -> str:
         notes.append("Nor is what is computed again: expect a lower share than without.")
     if sizes.in_main_memory:
         notes.append("Nor is the optimizer's step, which the CPU does.")
+    notes += drawbacks(recipe.strategy, recipe.model, nodes=1, devices=found.devices)
     if found.step_seconds < LAUNCH_BOUND:
         notes.append(
             "So short a step waits for kernels to be launched, not for products: expect a fraction of that speed."

@@ -83,7 +83,8 @@ class LanguageModel(InContext):
         `context.slice_of` of the whole. `dla_train.models.context.ALONE` undoes this.
 
         Args:
-            context: the ranks; their number divides that of the tokens of a row, and of the heads of every mixer.
+            context: the ranks; their number divides that of the tokens of a row, and they can share the heads of every
+                mixer (`dla_train.distributed.possible`).
         """
         share_windows(self, context)
 

@@ -35,7 +35,9 @@ class SlotWeight(InContext):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's input `[B, T, hidden]` -> `[B, T, H, M]` by slot age, float32 or wider.
 
-        Of its slice of windows that ranks share, a rank gets the weights of its own heads for the whole windows.
+        Of its slice of windows that ranks share, a rank gets the weights of its own heads for the whole windows. They
+        have an exchange of their own. In that of the mixer's channels they would lie in one tensor with them, which the
+        convolution keeps for its backward; here they are let go of once the softplus has read them.
         """
         # L is multiplied into the matrix, which has far fewer entries than the projected tokens.
         projected = F.linear(x, self.weight * self.scale.view(-1, 1))

@@ -6,6 +6,7 @@ from dla_data.counted import counted
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.config import FSDPConfig, StrategyConfig
+from dla_train.distributed.drawbacks import drawbacks
 from dla_train.distributed.placement import Placement
 from dla_train.models import AttentionConfig, LanguageModel, MixerConfig, ModelConfig
 from dla_train.report.text import parameter_count
@@ -76,15 +77,8 @@ def announce(
             placement.launcher,
             _division(recipe.strategy, placement),
         )
-        _tell_of_idle_heads(recipe.model, recipe.strategy.context_parallel)
-        if placement.nodes > 1 and placement.devices % recipe.strategy.context_parallel:
-            _LOGGER.warning(
-                "strategy.context_parallel is %d, and a node has %d processes: some groups that share windows span "
-                "nodes, and exchange over the network in every layer. A divisor of %d keeps them on their nodes.",
-                recipe.strategy.context_parallel,
-                placement.devices,
-                placement.devices,
-            )
+        for drawback in drawbacks(recipe.strategy, recipe.model, placement.nodes, placement.devices):
+            _LOGGER.warning("%s", drawback)
     if start.point:
         _LOGGER.info("going on from step %d (%s)", start.step, start.point.checkpoint.folder)
     if start.branch and start.branch.changed:
@@ -92,21 +86,6 @@ def announce(
     if start.branch and start.branch.beginning:
         _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
-
-
-def _tell_of_idle_heads(model: ModelConfig, size: int) -> None:
-    """Warn of heads that processes that share windows do not share evenly."""
-    for heads in sorted({mixer.heads for mixer in model.mixers if mixer.heads % size}):
-        most = -(-heads // size)
-        _LOGGER.warning(
-            "strategy.context_parallel is %d, and a mixer has %s: each process takes the time of %d, as if there were "
-            "%d. A divisor of %d wastes nothing.",
-            size,
-            counted(heads, "head"),
-            most,
-            most * size,
-            heads,
-        )
 
 
 def _division(strategy: StrategyConfig, placement: Placement) -> str:

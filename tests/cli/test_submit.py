@@ -145,6 +145,31 @@ def test_refused_before_sbatch_is_asked(cli, sbatch, micro_recipe, tmp_path, arg
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
 
 
+SPANS = "groups that share windows span nodes, and exchange over the network in every layer."
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "size", "said"),
+    [
+        (2, 4, 8, f"is 8, and a node has 4 processes: some {SPANS} A divisor of 4 keeps them on their nodes."),
+        (2, 6, 4, f"is 4, and a node has 6 processes: some {SPANS} A divisor of 6 keeps them on their nodes."),
+        (2, 0, 2, f"is 2, and a node has 1 process: some {SPANS}\n"),
+        (1, 3, 3, "is 3, and a mixer has 8 heads: each process takes the time of 3, as if there were 9. A divisor of"),
+        (2, 4, 4, ""),
+        (1, 8, 8, ""),
+    ],
+)
+def test_what_slows_windows_down_that_are_shared_is_said(cli, sbatch, micro_recipe, nodes, gpus, size, said):
+    settings = ["model.mixer.heads=8", "training.micro_batch=1", "training.global_batch=12"]
+    strategy = f"strategy={{kind: ddp, context_parallel: {size}}}"
+    request = ["--nodes", nodes, "--gpus-per-node", gpus, f"training.accelerator={'gpu' if gpus else 'cpu'}"]
+    done = cli("submit", "--recipe", micro_recipe, *request, strategy, *settings)
+    assert done.code == 0, done.err
+    assert sbatch() is not None
+    assert (f"warning: strategy.context_parallel {said}" if said else "") in done.err
+    assert bool(done.err) == bool(said)
+
+
 def test_no_sbatch(cli, micro_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0)

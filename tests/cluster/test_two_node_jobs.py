@@ -38,10 +38,18 @@ def test_undisturbed(jobs, ends_as):
     ends_as(jobs.submit("--nodes", "2", "strategy=ddp"), is_resumed=False)
 
 
-@pytest.mark.parametrize("event", ["warned", "preempted", "preempted without a warning"])
-def test_told_to_stop_while_the_ranks_are_out_of_step(jobs, ends_as, event):
+@pytest.mark.parametrize(
+    ("event", "strategy"),
+    [
+        ("warned", "ddp"),
+        ("warned", "{kind: ddp, context_parallel: 2}"),  # it waits in the middle of a layer
+        ("preempted", "ddp"),
+        ("preempted without a warning", "ddp"),
+    ],
+)
+def test_told_to_stop_while_the_ranks_are_out_of_step(jobs, ends_as, event, strategy):
     """The signal reaches rank 0 while it waits for rank 1 in the middle of a step, and rank 1 at another place."""
-    options = ("--nodes", "2", "strategy=ddp")
+    options = ("--nodes", "2", f"strategy={strategy}")
     if event == "preempted without a warning":
         job, number = jobs.submit_changed(WITHOUT_WARNING, *options), signal.SIGTERM
         because = "requeued: stopped by a signal (exit code 143)"
@@ -54,7 +62,9 @@ def test_told_to_stop_while_the_ranks_are_out_of_step(jobs, ends_as, event):
         else:
             jobs.start_time_eater()
     ends_as(job)
-    assert jobs.log(job).count(because) == jobs.log(job).count("requeued:") == 1, jobs.log(job)
+    log = jobs.log(job)
+    assert log.count(because) == log.count("requeued:") == 1, log
+    assert ("each window shared by 2" in log) == ("context_parallel" in strategy), log
 
 
 def test_warned_while_it_starts(jobs, ends_as):

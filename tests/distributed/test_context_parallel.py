@@ -5,6 +5,10 @@ import json
 
 import pytest
 
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.estimate.devices import device_named
+from dla_train.estimate.estimate import estimate
 from dla_train.runs.memory_file import read_lines
 from dla_train.runs.metrics_file import read_rows
 from tests.distributed.conftest import ON_TWO_NODES, numbers, require_equal
@@ -132,6 +136,29 @@ def test_every_kind_of_model_and_of_batch(cli, fit_on, fit_arguments, tmp_path, 
     require_equal(tmp_path / "two", tmp_path / "one")
 
 
+COUNTED = """
+from dla_train.models import context
+exchange = context._all_to_all
+def counted(x, group):
+    with open(f"sent-by-{rank}", "a") as file:
+        print(x.nbytes, file=file)
+    return exchange(x, group)
+context._all_to_all = counted
+"""
+
+
+def test_the_estimate_says_what_is_sent(fit_on, micro_recipe, tmp_path):
+    """Of what is given to an exchange between two, each keeps its own half."""
+    settings = (
+        shared("ddp", 2), "training.steps=8", "training.micro_batch=1", "training.activation_checkpointing=every 2",
+        "training.validate_every=null", "training.validation_windows=0",
+    )  # fmt: skip
+    fit_on(2, "run", *settings, before=COUNTED)
+    stated = estimate(load(find(str(micro_recipe)), settings), device_named("h100"), 2, 0.3).sent
+    for rank in range(2):
+        assert sum(map(int, (tmp_path / f"sent-by-{rank}").read_text().split())) / 2 == 8 * stated
+
+
 def test_answers_that_only_the_last_rank_sees(cli, fit_on, fit_arguments, tmp_path):
     settings = (
         "data={kind: synthetic, task: {kind: mqar, pairs: [1, 2]}, vocab_size: 16, window: 16}",
@@ -150,21 +177,24 @@ REFUSED = {
     "window": (["data.window=25"], "data.window is 25, which 2 processes cannot share evenly; make it a multiple of 2"),
     "keys": (
         ["model.mixer={kind: attention, heads: 4, kv_heads: 2}", "strategy.context_parallel=8"],
-        "mixer.heads is 4 and kv_heads 2, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
+        "is 4 and model.mixer.kv_heads 2, which 8 processes cannot share evenly; with this mixer it may be 1, 2, 4",
     ),
     "other mixer": (
         ["model.hidden=24", "model.hybrid={every: 2, mixer: {kind: attention, heads: 6, kv_heads: 3}}"],
-        "hybrid.mixer.heads is 6 and kv_heads 3, which 2 processes cannot share evenly; with this mixer it may be "
-        "1, 3, 6",
+        "hybrid.mixer.heads is 6 and model.hybrid.mixer.kv_heads 3, which 2 processes cannot share evenly; with this "
+        "mixer it may be 1, 3, 6",
     ),
     "groups": (
         ["model.mixer.heads=12", "model.mixer.groups=3"],
-        "mixer.heads is 12 and groups 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6",
+        "is 12 and model.mixer.groups 3, which 2 processes cannot share evenly; with this mixer it may be 1, 3, 6",
     ),
     "processes": (
         ["strategy.devices=3"],
-        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of 2 "
-        "processes.",
+        "it is 2, but 3 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of 2.",
+    ),
+    "processes and windows": (
+        ["strategy.devices=15", "data.window=6"],
+        "it is 2, but 15 processes cannot form groups of 2 that share windows. It may be 1, 3, or take a multiple of",
     ),
     "none": (["strategy.context_parallel=0"], "context_parallel is 0; it must be at least 1"),
     "batch": (
@@ -180,3 +210,31 @@ def test_what_cannot_be_shared_is_refused(cli, fit_arguments, case):
     done = cli(*fit_arguments("run", "strategy=ddp", "strategy.devices=2", "strategy.context_parallel=2", *settings))
     assert done.code == 2
     assert error in done.err
+
+
+@pytest.mark.parametrize("command", ["fit", "estimate", "submit"])
+def test_keys_that_cannot_be_shared_are_refused_before_anything_is_started(cli, micro_recipe, command):
+    settings = ("model.mixer.heads=12", "model.mixer.groups=3", "strategy={kind: ddp, context_parallel: 2}")
+    done = cli(command, "--recipe", micro_recipe, *(["--gpus-per-node", "0"] if command == "submit" else []), *settings)
+    assert done.code == 2
+    assert "model.mixer.groups 3, which 2 processes cannot share evenly" in done.err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "setting", "said"),
+    [
+        ("{kind: ddp, context_parallel: 2}", "strategy.devices=3", "strategy.context_parallel: it is 2, but 3 "),
+        ("{kind: ddp, context_parallel: 2}", "strategy.devices=16", "training.global_batch: it is 4, which 16 "),
+        ("{kind: ddp, devices: 2}", "training.micro_batch=4", "training.global_batch: it is 4, which 2 "),
+        ("{kind: ddp, devices: 6}", "strategy.context_parallel=2", "training.global_batch: it is 4, which 6 "),
+        ("{kind: fsdp, replicas: 3}", "strategy.devices=2", "strategy.replicas: it is 3, but 2 processes "),
+        ("{kind: ddp, context_parallel: 2}", "model.mixer.groups=3", "strategy.context_parallel is 2, but model.mixer"),
+    ],
+)
+def test_what_the_command_line_has_changed_is_to_blame(cli, micro_recipe, tmp_path, strategy, setting, said):
+    """Not the line of the recipe that it does not fit to."""
+    recipe = tmp_path / "shared.yaml"
+    recipe.write_text(micro_recipe.read_text().replace("heads: 2", "heads: 12") + f"strategy: {strategy}\n")
+    done = cli("fit", "--recipe", recipe, "--run-dir", "run", setting)
+    assert done.code == 2
+    assert f"on the command line: {said}" in done.err

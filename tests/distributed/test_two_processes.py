@@ -83,14 +83,16 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_torchrun_goes_on(
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_run_with_a_reason(launch, fit_arguments, wait_for_step, tmp_path):
+@pytest.mark.parametrize("shared", [1, 2])
+def test_a_killed_rank_ends_the_run_with_a_reason(launch, fit_arguments, wait_for_step, tmp_path, shared):
+    """Also where the other one waits for it in the middle of a layer."""
+
     def kill_rank_1(process):
         (other,) = wait_for_step(process, "two", 6)
         os.kill(other, signal.SIGKILL)
 
-    code, err = launch(
-        fit_arguments("two", "training.steps=4000", "strategy={kind: ddp, devices: 2}"), kill=kill_rank_1
-    )
+    strategy = f"strategy={{kind: ddp, devices: 2, context_parallel: {shared}}}"
+    code, err = launch(fit_arguments("two", "training.steps=4000", strategy), kill=kill_rank_1)
     assert code == 1
     assert "dla-train: rank 1 was killed by signal 9." in err
     assert "error: rank 0 lost contact with another process at step" in err
