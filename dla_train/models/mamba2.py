@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dla_kernels import add_skip, scale_heads
 from dla_kernels.layers.precision import at_least_float32
 from dla_train.models.cache import LinearCache
 from dla_train.models.context import Heads, InContext
@@ -74,7 +75,7 @@ class Mamba2(InContext):
         own = self.context.own
         dt = F.softplus(at_least_float32(dt) + own(self.dt_bias))  # [B, T, H]
         log_decay = -at_least_float32(own(self.A_log)).exp() * dt
-        v = (values * dt[..., None]).to(values.dtype)
+        v = scale_heads(values, dt)
 
         cu_seqlens = None if documents is None else documents.cu_seqlens
         slots = None if cache is None else cache.slots
@@ -89,7 +90,7 @@ class Mamba2(InContext):
             cache=slots,
             return_cache=return_cache,
         )
-        y = torch.addcmul(o, values, own(self.D)[:, None]).to(values.dtype)
+        y = add_skip(o, values, own(self.D))
         y = self.out_proj(self.norm(self.context.to_tokens(y, self.heads).flatten(-2), self.context.apart(z)))
         if slots is None or history is None:
             return y, None

@@ -203,6 +203,7 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
     from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
+    from dla_kernels.layers.fused.scaled_heads import scaled_heads, scaled_heads_backward, skip, skip_backward
     from dla_kernels.layers.fused.softplus import softplus, softplus_backward
 
     values, keys = shape.heads * shape.value_dim, shape.groups * shape.key_dim
@@ -214,6 +215,11 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
         convolution_backward(x, x, weight, bias, given, True)
     v = torch.zeros(1, 64, shape.heads, shape.value_dim, dtype=dtype)
     if not shape.delta:
+        dt, skipped = torch.zeros(v.shape[:3]), torch.zeros(shape.heads)
+        scaled_heads(v, dt)
+        scaled_heads_backward(v, v, dt)
+        skip(v, v, skipped)
+        skip_backward(v, v, skipped)
         v = v.flatten(2)
     width = v.shape[-1]
     groups = -(-width // 4096)

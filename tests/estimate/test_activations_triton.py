@@ -27,7 +27,7 @@ def kernels(monkeypatch):
     read = functools.partial(dla_kernels.multi_state_attention, backend="triton")
     monkeypatch.setattr("dla_train.models.memory.multi_state_attention", read)
     monkeypatch.setattr("dla_train.models.memory.segment", functools.partial(dla_kernels.segment, backend="triton"))
-    for module in ("convolution", "gated_norm", "gated_activation", "l2_norm", "softplus"):
+    for module in ("convolution", "gated_norm", "gated_activation", "l2_norm", "scaled_heads", "softplus"):
         monkeypatch.setattr(f"dla_kernels.layers.{module}.torch_or_triton", lambda *_: "triton")
 
 

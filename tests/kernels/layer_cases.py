@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
+from dla_kernels import add_skip, gated_rms_norm, l2_normalize, scale_heads, shifted_softplus, short_convolution, swiglu
 from dla_kernels.self_check.finding import LAYER_ROUNDINGS, relative_error
 
 
@@ -112,3 +112,12 @@ def check_softplus(device: str, dtype: torch.dtype, *, numbers: int) -> None:
 def check_swiglu(device: str, dtype: torch.dtype, *, tokens: int, width: int) -> None:
     draw = Drawn(device, dtype)
     compare(swiglu, [draw.part(1, tokens, 2 * width)], draw.tensor(1, tokens, width), LAYER_ROUNDINGS[dtype])
+
+
+def check_scaled_heads(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """`shape` is `[B, T, H, V]`; the factors are in float32, as in models."""
+    draw = Drawn(device, dtype)
+    x, y, dy = draw.part(*shape), draw.part(*shape), draw.tensor(*shape)
+    draw.dtype = torch.float32
+    compare(scale_heads, [x, draw.tensor(*shape[:-1])], dy, LAYER_ROUNDINGS[dtype])
+    compare(add_skip, [y, x, draw.tensor(shape[-2])], dy, LAYER_ROUNDINGS[dtype])

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from dla_kernels import (
+    add_skip,
     dynamic_linear_attention,
     gated_rms_norm,
     l2_normalize,
+    scale_heads,
     shifted_softplus,
     short_convolution,
     swiglu,
@@ -63,6 +65,12 @@ def around_the_op(v: torch.Tensor, cu: torch.Tensor) -> None:
     x = gated_rms_norm(x, v.flatten(2), weight[:, 0], 1e-5, gate_first=True, backend="triton")
     y = gated_rms_norm(
         x.unflatten(-1, v.shape[2:]), v, weight[: v.shape[3], 0], 1e-5, gate_first=False, backend="triton"
+    )
+    y = add_skip(
+        scale_heads(y, weight[: v.shape[2], 0].expand(y.shape[:3]), backend="triton"),
+        v,
+        weight[: v.shape[2], 0],
+        backend="triton",
     )
     y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton").to(v.dtype)
     swiglu(torch.cat((y, v), -1), backend="triton").float().sum().backward()

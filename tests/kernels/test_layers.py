@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
+from dla_kernels import (
+    add_skip,
+    gated_rms_norm,
+    l2_normalize,
+    scale_heads,
+    shifted_softplus,
+    short_convolution,
+    swiglu,
+)
 
 X, WEIGHT = torch.zeros(1, 6, 8), torch.zeros(8, 4)
 
@@ -56,6 +64,24 @@ def test_shifted_softplus():
     assert shifted_softplus(x.bfloat16(), 0.5).dtype == torch.float32
 
 
+def test_scaled_heads():
+    x, y, scale, weight = drawn(2, 5, 3, 4), drawn(2, 5, 3, 4) + 1, drawn(2, 5, 3), drawn(3)
+    torch.testing.assert_close(scale_heads(x, scale), torch.einsum("bthv,bth->bthv", x, scale))
+    torch.testing.assert_close(add_skip(y, x, weight), y + torch.einsum("bthv,h->bthv", x, weight))
+
+
+def test_factors_in_float32_round_once():
+    """A factor of 16 bits would round the product twice."""
+    x, y, scale, weight = (
+        drawn(2, 5, 3, 4).bfloat16(),
+        drawn(2, 5, 3, 4).bfloat16(),
+        drawn(2, 5, 3).float(),
+        drawn(3).float(),
+    )
+    assert torch.equal(scale_heads(x, scale), (x.double() * scale[..., None]).bfloat16())
+    assert torch.equal(add_skip(y, x, weight), (y.double() + x.double() * weight[:, None]).bfloat16())
+
+
 def test_autocast_does_not_reach_in():
     x, gate, weight = drawn(1, 5, 8).float(), drawn(1, 5, 8).float() + 1, drawn(8).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -86,6 +112,12 @@ def test_autocast_does_not_reach_in():
         (lambda: gated_rms_norm(X, X, X[0, 0], 1e-5, gate_first=True, groups=3), "groups is 3; it must divide .* 8"),
         (lambda: gated_rms_norm(X.long(), X, X[0, 0], 1e-5, gate_first=True), "x has .* it must be floating point"),
         (lambda: shifted_softplus(X.long(), 0.5), "x has type torch.int64; it must be floating point"),
+        (lambda: scale_heads(X, X), r"scale has shape \(1, 6, 8\) .* \(1, 6\), as x is \(1, 6, 8\)"),
+        (lambda: scale_heads(X.long(), X[..., 0]), "x has .* it must be floating point"),
+        (lambda: scale_heads(X, X[..., 0].to("meta")), "scale is on meta and x on cpu"),
+        (lambda: add_skip(X, X, X[0, 0]), r"weight has shape \(8,\) .* \(6,\), as x is"),
+        (lambda: add_skip(X[:, 1:], X, X[0, :, 0]), r"y has shape \(1, 5, 8\) .* \(1, 6, 8\) and torch.float32"),
+        (lambda: add_skip(X.half(), X, X[0, :, 0]), "y has .* type torch.float16 .* it must be as x is"),
         (lambda: swiglu(X[..., :7]), r"x has shape \(1, 6, 7\) .* its last size even"),
     ],
 )  # fmt: skip

@@ -139,6 +139,12 @@ def test_softplus(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_scaled_heads(device, dtype):
+    for shape in ((2, 37, 3, 64), (1, 5, 48, 64), (1, 9, 2, 40)):
+        layer_cases.check_scaled_heads(device, dtype, shape)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 def test_swiglu(device, dtype):
     layer_cases.check_swiglu(device, dtype, tokens=37, width=300)
     layer_cases.check_swiglu(device, dtype, tokens=9, width=4096)

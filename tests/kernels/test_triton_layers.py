@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dla_kernels import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
+from dla_kernels import add_skip, gated_rms_norm, l2_normalize, scale_heads, shifted_softplus, short_convolution, swiglu
 from tests.kernels import layer_cases as cases
 from tests.kernels.poisoned_memory import poisoned_memory
 
@@ -75,6 +75,18 @@ def test_l2_norm(dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 7), (2, 5, 3, 40), (1, 3, 2, 64)], ids=str)
+def test_scaled_heads(dtype, shape):
+    cases.check_scaled_heads("cpu", dtype, shape)
+
+
+def test_skip_of_more_tokens_than_programs(monkeypatch):
+    monkeypatch.setattr("dla_kernels.layers.fused.scaled_heads.PROGRAMS", 4)
+    monkeypatch.setattr("dla_kernels.layers.fused.rows.NUMBERS", 32)
+    cases.check_scaled_heads("cpu", torch.float32, (2, 41, 2, 16))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("numbers", [1, 3000])
 def test_softplus(dtype, numbers):
     cases.check_softplus("cpu", dtype, numbers=numbers)
@@ -91,6 +103,7 @@ def test_opcheck():
     from dla_kernels.layers.fused.gated_activation import gated_halves
     from dla_kernels.layers.fused.gated_norm import gated_norm
     from dla_kernels.layers.fused.l2_norm import unit_rows
+    from dla_kernels.layers.fused.scaled_heads import scaled_heads, skip
     from dla_kernels.layers.fused.softplus import softplus
 
     x, gate = (torch.randn(1, 6, 8).requires_grad_() for _ in range(2))
@@ -101,6 +114,9 @@ def test_opcheck():
     torch.library.opcheck(gated_halves, (x,))
     torch.library.opcheck(unit_rows, (x, 1e-6))
     torch.library.opcheck(softplus, (x, 0.5))
+    heads, others = (torch.randn(1, 6, 4, 2).requires_grad_() for _ in range(2))
+    torch.library.opcheck(scaled_heads, (heads, torch.rand(1, 6, 4).requires_grad_()))
+    torch.library.opcheck(skip, (heads, others, torch.rand(4).requires_grad_()))
 
 
 def test_compiled():
@@ -111,6 +127,8 @@ def test_compiled():
         y = short_convolution(x, weight, activation="silu", backend="triton")
         y = gated_rms_norm(y, x, scale, 1e-5, gate_first=True, backend="triton")
         y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton")
+        y = scale_heads(y.unflatten(-1, (2, 4)), x[..., :2], backend="triton")
+        y = add_skip(y, x.unflatten(-1, (2, 4)), scale[:2], backend="triton").flatten(-2)
         return swiglu(y, backend="triton").square().sum()
 
     eager = torch.autograd.grad(call(x), x)

@@ -75,6 +75,7 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
     from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
+    from dla_kernels.layers.fused.scaled_heads import scaled_heads, scaled_heads_backward, skip, skip_backward
     from dla_kernels.layers.fused.softplus import softplus, softplus_backward
 
     channels = HEADS * VALUE_DIM + 2 * KEY_DIM
@@ -84,8 +85,14 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     convolution._init_fn(x, weight, bias, None, x[:, :3], True)
     convolution._init_fn(x, weight, bias, positions, None, True)
     convolution_backward._init_fn(x, x, weight, bias, positions, True)
-    v = x[..., : HEADS * VALUE_DIM]
-    v = v.unflatten(-1, (HEADS, VALUE_DIM)) if delta else v[..., :4096]
+    v = x[..., : HEADS * VALUE_DIM].unflatten(-1, (HEADS, VALUE_DIM))
+    if not delta:
+        dt, skipped = meta(*v.shape[:3], dtype=torch.float32), meta(HEADS, dtype=torch.float32)
+        scaled_heads._init_fn(v, dt)
+        scaled_heads_backward._init_fn(v, v, dt)
+        skip._init_fn(v, v, skipped)
+        skip_backward._init_fn(v, v, skipped)
+        v = x[..., :4096]
     norm = v, meta(v.shape[-1], dtype=torch.float32), 1e-5, not delta, 1
     gated_norm._init_fn(v, *norm)
     gated_norm_backward._init_fn(v, v, *norm)
