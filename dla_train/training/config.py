@@ -47,9 +47,9 @@ class TrainingConfig:
             The schedule stays that of `steps`.
         validate_every: steps between validations; null validates only at the end.
         validation_windows: how many windows, spread evenly over the validation text; null takes all, and 0 trains
-            without any validation, for data that has no such text. Every process reads all of them, so that the loss
-            does not depend on the number of processes: keep the number far below the windows that a process trains on
-            in `validate_every` steps.
+            without any validation, for data that has no such text. The processes divide them among themselves, so the
+            loss does not depend on their number. Keep it far below the windows that are trained on in `validate_every`
+            steps.
     """
 
     steps: int
