@@ -62,6 +62,14 @@ def announce(
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):
         _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
+    if (last := start.data.window_at(recipe.training.steps - 1)) is not None:
+        _LOGGER.warning(
+            "data.curriculum takes all of training.steps, %d: no window gets its full length of %s, the last ones have "
+            "%s. Only the validation reads whole ones.",
+            recipe.training.steps,
+            f"{recipe.data.window:,}",
+            f"{last:,}",
+        )
     if recipe.training.precision == "bf16-true":
         _LOGGER.warning(
             "training.precision is bf16-true: updates below 1/256 of a weight are lost, so norms and other weights "

@@ -294,6 +294,16 @@ def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tm
         assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
+def test_a_curriculum_that_takes_the_whole_run_is_told(cli, recipe):
+    fit = ["fit", "--recipe", recipe, "training.max_minutes=1e-9", "training.steps=6"]
+    all_steps, fewer = (f"data.curriculum={{windows: [6, 12], steps: [2, {last}]}}" for last in (4, 3))
+    said = (
+        "data.curriculum takes all of training.steps, 6: no window gets its full length of 24, the last ones have 12."
+    )
+    assert said in cli(*fit, all_steps, "--run-dir", "all").err
+    assert "data.curriculum" not in cli(*fit, fewer, "--run-dir", "fewer").err
+
+
 @pytest.mark.parametrize("documents", ["joined", "separate"])
 def test_a_curriculum_cuts_windows_and_keeps_a_step_s_tokens(cli, recipe, monkeypatch, tmp_path, documents):
     seen = {}
