@@ -103,6 +103,12 @@ class OrderedWindows(RecipeData):
         """One epoch holds every training window once; None for several sources, which each have their own epochs."""
         return windows / self.order.window_count if len(self.sources) == 1 else None
 
+    def epochs_by_source(self, windows: int) -> dict[str, float]:
+        """See `RecipeData`."""
+        counts = self.windows_by_source(windows)
+        sizes = {source.name: len(source.train) for source in self.sources}  # type: ignore[arg-type]
+        return {name: count / sizes[name] for name, count in counts.items()}
+
     def windows_by_source(self, windows: int) -> dict[str, int]:
         """See `RecipeData`."""
         if len(self.sources) == 1:

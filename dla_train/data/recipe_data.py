@@ -140,6 +140,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """How often `windows` training windows go through the text; None if its length is not known."""
         return None
 
+    def epochs_by_source(self, windows: int) -> dict[str, float]:
+        """How often the order's first `windows` windows go through each source; empty if there is only one, or if their
+        lengths are not known."""
+        return {}
+
     def windows_by_source(self, windows: int) -> dict[str, int]:
         """How many of the order's first `windows` windows come from each source; empty if there is only one."""
         return {}

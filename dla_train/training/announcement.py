@@ -5,6 +5,7 @@ import logging
 from dla_data.counted import counted
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
+from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.config import FSDPConfig, StrategyConfig
 from dla_train.distributed.placement import Placement
 from dla_train.models import AttentionConfig, LanguageModel, MixerConfig, ModelConfig
@@ -48,13 +49,12 @@ def announce(
         recipe.model.hidden,
     )
     per_step = recipe.training.global_batch * recipe.data.window
-    epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
     _LOGGER.info(
         "%s; %s of %s%s; %s",
         start.data.extent,
         counted(recipe.training.steps, "step"),
         counted(per_step, "token"),
-        "" if epochs is None else f" ({epochs:.2f} epochs)",
+        _epochs(start.data, start.data.windows_before(recipe.training.steps)),
         f"{counted(len(start.data.validation_windows), 'validation window')} of {recipe.data.window}"
         if recipe.training.validates
         else f"windows of {recipe.data.window}, no validation",
@@ -100,6 +100,14 @@ def announce(
     if start.branch and start.branch.beginning:
         _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
+
+
+def _epochs(data: RecipeData, windows: int) -> str:
+    """How often the text is read, in brackets: a small source of a mixture may come many times."""
+    if (epochs := data.epochs(windows)) is not None:
+        return f" ({epochs:.2f} epochs)"
+    by_source = [f"{name} {epochs:.2f}" for name, epochs in data.epochs_by_source(windows).items()]
+    return f" (epochs: {', '.join(by_source)})" if by_source else ""
 
 
 def _tell_of_idle_heads(model: ModelConfig, size: int) -> None:

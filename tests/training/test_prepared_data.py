@@ -253,6 +253,10 @@ def test_several_folders_are_mixed_by_weight_in_batches_and_validation(tokens, m
     assert data.extent.endswith("shards of a, b")
 
 
+def sum_of_training_tokens(folder):
+    return sum(path.stat().st_size // 2 for path in folder.glob("shards/*/train/tokens.bin"))
+
+
 def _mixed(one, other, weight=""):
     sources = f"{{a: {{path: {one}{weight}}}, b: {{path: {other}}}}}"
     return f"data={{kind: prepared, vocab_size: 300, window: 24, sources: {sources}}}"
@@ -267,6 +271,11 @@ def test_a_mixture_trains_counts_its_tokens_and_goes_on_after_a_move(cli, recipe
     assert goes_on.code == 0, goes_on.err
     rows = [row for row in exact_rows(tmp_path / "run") if row["split"] == "train"]
     assert float(rows[-1]["tokens.a"]) == 3 * float(rows[-1]["tokens.b"]) == 20 * 96 * 3 / 4
+    sizes = {name: (sum_of_training_tokens(folder) - 1) // 24 for name, folder in (("a", tokens), ("b", more_tokens))}
+    said = re.search(r"20 steps of 96 tokens \(epochs: a (\S+), b (\S+)\); ", goes_on.err)
+    assert said, goes_on.err
+    assert float(said[1]) == pytest.approx(60 / sizes["a"], abs=0.005)
+    assert float(said[2]) == pytest.approx(20 / sizes["b"], abs=0.005)
     other = cli(*common, "data.sources.b.weight=2", "--resume", "auto", "training.steps=21")
     assert other.code == 2
     assert "data.sources.b.weight 1.0 there and 2.0 here" in other.err
