@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,6 +113,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def validation_share(self) -> ValidationShare:
         """Which of the validation windows this rank reads."""
         return ValidationShare(len(self.validation_windows), self.training.micro_batch, self.reader, self.readers)
+
+    @property
+    def sources_not_validated(self) -> Sequence[str]:
+        """The sources that get none of the recipe's validation windows, because their weights are small."""
+        return ()
 
     def begin_anew(self, step: int) -> str:
         """Continue after `step` steps from a checkpoint of other data, or of another order, whose position means

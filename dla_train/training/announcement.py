@@ -62,6 +62,13 @@ def announce(
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):
         _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
+    if wanted and (names := start.data.sources_not_validated):
+        _LOGGER.warning(
+            "training.validation_windows is %d, of which %s gets none by its weight: the validation loss says nothing "
+            "of it. Validate on more windows.",
+            wanted,
+            " and ".join(f"data.sources.{name}" for name in names),
+        )
     if (last := start.data.window_at(recipe.training.steps - 1)) is not None:
         _LOGGER.warning(
             "data.curriculum takes all of training.steps, %d: no window gets its full length of %s, the last ones have "

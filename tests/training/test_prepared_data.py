@@ -281,6 +281,22 @@ def test_a_mixture_trains_counts_its_tokens_and_goes_on_after_a_move(cli, recipe
     assert "data.sources.b.weight 1.0 there and 2.0 here" in other.err
 
 
+@pytest.mark.parametrize("kind", ["prepared", "streaming"])
+def test_a_source_without_any_validation_window_is_told(cli, recipe, tokens, more_tokens, kind):
+    data = _mixed(tokens, more_tokens, ", weight: 30")
+    if kind == "streaming":
+        one, other = (folder.parent / "texts.jsonl" for folder in (tokens, more_tokens))
+        data = (
+            "data={kind: streaming, vocab_size: 300, window: 24, streams: 2, held_out: 0.2, "
+            f"tokenizer: {tokens / 'tokenizer.json'}, "
+            f"sources: {{a: {{path: {one}, weight: 30}}, b: {{path: {other}}}}}}}"
+        )
+    fit = ["fit", "--recipe", recipe, data, "training.max_minutes=1e-9"]
+    said = "training.validation_windows is 9, of which data.sources.b gets none by its weight: the validation loss says"
+    assert said in cli(*fit, "training.validation_windows=9", "--run-dir", "nine").err
+    assert "by its weight" not in cli(*fit, "training.validation_windows=31", "--run-dir", "more").err
+
+
 def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tmp_path):
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "abc abd " * 40}) + "\n")
     made = cli("prepare", "texts.jsonl", "--out", "other", "--train-tokenizer", "259")
