@@ -14,6 +14,7 @@ from dla_train.models import (
     ModelConfig,
     initialize,
 )
+from dla_train.models.slot_weight import SlotWeight
 
 TOKENS = [(7 * place * place + 3 * place) % 31 for place in range(40)]
 ENDS = [1, 15, 40]
@@ -62,7 +63,8 @@ def test_an_empty_level_of_a_fenwick_memory_weighs_nothing():
     mixer = Mamba2Config(heads=2, head_dim=4, state_dim=4, memory=FenwickMemory(capacity=4))
     model = initialize(LanguageModel(ModelConfig(vocab_size=31, hidden=8, layers=1, mixer=mixer)), 0).double()
     seen = []
-    model.blocks[0].mixer.memory.slot_weight.register_forward_hook(lambda module, given, weight: seen.append(weight[0]))
+    [weights] = [module for module in model.modules() if isinstance(module, SlotWeight)]
+    weights.register_forward_hook(lambda module, given, weight: seen.append(weight[0]))
     [layer] = observe(model, TOKENS)
     position = torch.arange(len(TOKENS))
     full = [position >= 0, position % 2 == 1, position // 2 % 2 == 1, position >= 4]
