@@ -184,7 +184,7 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
     Raises:
         UsageError: says what changed.
     """
-    for part, (before, now) in changed_data(point, data).items():
+    for part, (before, now) in changed_data(point.manifest.identity.data, data).items():
         if part.startswith("revision of "):
             raise UsageError(
                 f"the {part} changed since {point.checkpoint.folder} was written ({before} there, {now or 'none'} "
@@ -197,14 +197,10 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
         )
 
 
-def changed_data(point: ResumePoint, data: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
-    """The parts of the checkpoint's data that differ, with the fingerprints there and here. A part that the checkpoint
+def changed_data(there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+    """The parts of a checkpoint's data that differ, with the fingerprints there and here. A part that the checkpoint
     does not record, because an older version wrote it, does not count as different."""
-    return {
-        part: (before, data.get(part))
-        for part, before in point.manifest.identity.data.items()
-        if data.get(part) != before
-    }
+    return {part: (before, here.get(part)) for part, before in there.items() if here.get(part) != before}
 
 
 def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -83,6 +83,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     # As in training, without the special tokens that a tokenizer may put around a text.
     encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     tokens = [ids or _beginning(end, trained) for ids in encoded]
+    _tell_of_unknown_positions(trained, max(map(len, tokens)) + options.max_tokens)
     device = device_named(options.device)
     model = trained.model.to(device)
     sampling = Sampling(
@@ -129,6 +130,18 @@ def _beginning(end: int | None, trained: Trained) -> list[int]:
             f"the prompt is empty, and the tokenizer of {trained.folder} has no token that ends documents."
         )
     return [end]
+
+
+def _tell_of_unknown_positions(trained: Trained, longest: int) -> None:
+    """Say so if a text of `longest` tokens has positions that the model's softmax attention has never seen."""
+    window = trained.recipe.data.window
+    # The last token that is drawn is not read.
+    if longest - 1 > window and not trained.recipe.model.reads_any_length(window):
+        print(
+            f"The softmax attention of this model knows positions of its training window of {window:,} tokens only, "
+            f"and a prompt with its continuation may have {longest:,}: expect worse text behind it.",
+            file=sys.stderr,
+        )
 
 
 def _print_one(prompt: str, continuations: Continuations, tokenizer: Tokenizer, stream: bool) -> None:

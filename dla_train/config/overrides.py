@@ -29,12 +29,18 @@ def parse_override(text: str) -> Override:
     text.
 
     Raises:
-        UsageError: there is no `=`, or no key before it.
+        UsageError: there is no `=`, no key before it, or nothing behind it.
     """
     name, equals, value = text.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise UsageError(f"'{text}' is not a setting: write key=value, for example training.steps=100.")
+    if not value.strip():  # in a file that is null; here it is an unset variable of the shell, as in `clip=$CLIP`
+        key = name.strip()
+        raise UsageError(
+            f"on the command line: {key} is given no value (is it from a variable that is not set?). Write "
+            f"{key}=VALUE; {key}=null for none, or {key}='\"\"' for an empty text."
+        )
     tree = parse_value(value)
     return Override(tuple(parts), tree.values, tree.written)
 

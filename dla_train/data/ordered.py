@@ -99,9 +99,21 @@ class OrderedWindows(RecipeData):
             [text.read(0, min(count, text.tokens)) for text, count in zip(texts, counts, strict=True)]
         )
 
+    @property
+    def sources_not_validated(self) -> Sequence[str]:
+        """See `RecipeData`."""
+        shares = self._shares(self.training.validation_windows or 0)
+        return [source.name for source, count in zip(self.sources, shares, strict=True) if not count]
+
     def epochs(self, windows: int) -> float | None:
         """One epoch holds every training window once; None for several sources, which each have their own epochs."""
         return windows / self.order.window_count if len(self.sources) == 1 else None
+
+    def epochs_by_source(self, windows: int) -> dict[str, float]:
+        """See `RecipeData`."""
+        counts = self.windows_by_source(windows)
+        sizes = {source.name: len(source.train) for source in self.sources}  # type: ignore[arg-type]
+        return {name: count / sizes[name] for name, count in counts.items()}
 
     def windows_by_source(self, windows: int) -> dict[str, int]:
         """See `RecipeData`."""

@@ -42,6 +42,7 @@ class PreparedDataModule(OrderedWindows):
         )
         self.curriculum = config.curriculum
         self.tokens = tokens
+        self._verify = config.verify
         self._first = next(iter(tokens.values()))
 
     @property
@@ -62,6 +63,11 @@ class PreparedDataModule(OrderedWindows):
         shards = sum(len(folder.manifest.shards) for folder in self.tokens.values())
         names = f" of {', '.join(self.tokens)}" if len(self.tokens) > 1 else ""
         return f"{count:,} training tokens in {counted(shards, 'shard')}{names}"
+
+    def verify_validation(self) -> None:
+        """See `RecipeData`."""
+        for folder in self.tokens.values() if self._verify else ():
+            folder.verify(("validation",))
 
     def tokens_to_count(self) -> npt.NDArray[np.int64] | None:
         """All training tokens, if they are not too many and of one source; concatenated sources are not their

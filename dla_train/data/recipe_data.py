@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
         # The last token of a window is the first of the next one.
         return np.concatenate([*(piece[:-1] for piece in pieces[:-1]), pieces[-1]])[:at_most]
 
+    def verify_validation(self) -> None:
+        """Compare the validation text with its checksums where there are any, unless the recipe says not to.
+
+        Raises:
+            DataError: it is damaged.
+        """
+
     @property
     def has_answers(self) -> bool:
         """Whether batches are `Examples`; validation then measures the share of correct answers."""
@@ -106,6 +113,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def validation_share(self) -> ValidationShare:
         """Which of the validation windows this rank reads."""
         return ValidationShare(len(self.validation_windows), self.training.micro_batch, self.reader, self.readers)
+
+    @property
+    def sources_not_validated(self) -> Sequence[str]:
+        """The sources that get none of the recipe's validation windows, because their weights are small."""
+        return ()
 
     def begin_anew(self, step: int) -> str:
         """Continue after `step` steps from a checkpoint of other data, or of another order, whose position means
@@ -132,6 +144,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def epochs(self, windows: int) -> float | None:
         """How often `windows` training windows go through the text; None if its length is not known."""
         return None
+
+    def epochs_by_source(self, windows: int) -> dict[str, float]:
+        """How often the order's first `windows` windows go through each source; empty if there is only one, or if their
+        lengths are not known."""
+        return {}
 
     def windows_by_source(self, windows: int) -> dict[str, int]:
         """How many of the order's first `windows` windows come from each source; empty if there is only one."""

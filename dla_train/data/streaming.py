@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from dla_data.counted import counted
 from dla_data.errors import DataError
 from dla_data.held_out import HeldOut
+from dla_data.mixture import Mixture
 from dla_data.readers import Source
 from dla_data.streams.batches import StreamBatches
 from dla_data.streams.held_out import held_out_windows
@@ -125,6 +126,13 @@ class StreamingDataModule(RecipeData):
     @property
     def validation_windows(self) -> Windows:
         return self._validation_windows
+
+    @property
+    def sources_not_validated(self) -> Sequence[str]:
+        """See `RecipeData`."""
+        weights = [source.weight for source in self.text.sources]
+        shares = Mixture(weights, streams=1).counts(self.training.validation_windows or 0).tolist()
+        return [text.name for text, count in zip(self._texts, shares, strict=True) if not count]
 
     def windows_by_source(self, windows: int) -> dict[str, int]:
         """See `RecipeData`."""

@@ -34,6 +34,7 @@ class Trained:
             for an exported model of which it is not known.
         folder: of the run, or the exported one. checkpoint: the folder that was read. revisions: commits of the hub
             data sets that the model was trained on, by source, as far as they are known.
+        data: fingerprints of what it was trained on, as `RecipeData.fingerprints`; empty for an exported model.
     """
 
     loaded: LoadedRecipe
@@ -42,6 +43,7 @@ class Trained:
     folder: RunFolder
     checkpoint: Path
     revisions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -91,11 +93,14 @@ def load_trained(place: Path | Found | FoundExport) -> Trained:
         _require_finite(model, folder, lambda: "Export an earlier checkpoint of the run.")
         return Trained(place.loaded, model, exported_steps(folder), place.folder, folder)
     found = place if isinstance(place, Found) else find_trained(place)
-    model = read_model(found.checkpoint, found.loaded.recipe.model)
-    _require_finite(model, found.checkpoint.folder, lambda: _earlier(found))
-    identity = Manifest.read(found.checkpoint.folder).identity
+    checkpoint = found.checkpoint
+    model = read_model(checkpoint, found.loaded.recipe.model)
+    _require_finite(model, checkpoint.folder, lambda: _earlier(found))
+    identity = Manifest.read(checkpoint.folder).identity
     revisions = held_revisions(found.loaded.recipe, identity.recipe, identity.data)
-    return Trained(found.loaded, model.eval(), found.checkpoint.step, found.folder, found.checkpoint.folder, revisions)
+    return Trained(
+        found.loaded, model.eval(), checkpoint.step, found.folder, checkpoint.folder, revisions, identity.data
+    )
 
 
 def _require_finite(model: LanguageModel, place: Path, advice: Callable[[], str]) -> None:

@@ -66,7 +66,8 @@ def write_export(
     weights = exported_weights(model)
     config = model.config
     try:
-        end = None if tokenizer is None else load_tokenizer(tokenizer).token_to_id(END_OF_DOCUMENT)
+        own = None if tokenizer is None else load_tokenizer(tokenizer)
+        end = None if own is None else own.token_to_id(END_OF_DOCUMENT)
         with new_directory(folder, replace=True) as unfinished:
             _save(weights, unfinished / WEIGHTS)
             for name, source in model_code().items():
@@ -75,8 +76,10 @@ def write_export(
             _write_json(unfinished / CONFIG, _config(dataclasses.asdict(config), dtype, end, step))
             shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)  # safetensors lets only the owner read
             _write_json(unfinished / "generation_config.json", {} if end is None else _ends(end))
-            if tokenizer is not None:
+            if tokenizer is not None and own is not None:
                 shutil.copyfile(tokenizer, unfinished / "tokenizer.json")
+                if own.num_special_tokens_to_add(False):
+                    _take_text_alone(unfinished / "tokenizer.json")
                 _write_json(unfinished / "tokenizer_config.json", _tokenizer_config(end))
             (unfinished / "recipe.yaml").write_text(recipe, encoding="utf-8")
             card = _CARD.format(
@@ -138,6 +141,13 @@ def _tokenizer_config(end: int | None) -> dict[str, Any]:
         "model_max_length": torch.iinfo(torch.int64).max,
         **special,
     }
+
+
+def _take_text_alone(path: Path) -> None:
+    """Keep transformers from putting tokens around each text, such as `<s>`, as the tokenizer's file has it: dla-train
+    trains without them, so the model has never seen them."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, "post_processor": None}, ensure_ascii=False), encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

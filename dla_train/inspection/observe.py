@@ -91,10 +91,25 @@ def observe(model: LanguageModel, tokens: list[int], ends: Sequence[int] = ()) -
 
 
 def _layer(index: int, memory: Memory, plan: Plan, ends: Sequence[int], weight: Tensor) -> Layer:
-    exists = torch.arange(plan.capacity, device=weight.device) < _slots_in_use(plan, ends)[..., None]  # [T, H, M]
+    exists = _existing(plan, ends).to(weight.device)
     means = weight[0].double().masked_fill(~exists, 0).sum(0) / exists.sum(0)
     threshold = memory.threshold.detach() if isinstance(memory, Dynamic) else None
     return Layer(index, plan, ends, means.cpu(), threshold)
+
+
+def _existing(plan: Plan, ends: Sequence[int]) -> Tensor:
+    """Whether there is a slot of each age after each token, `[T, H, M]` bool; levels of a Fenwick plan may be empty."""
+    age = torch.arange(plan.capacity, device=plan.shift.device)
+    if not plan.collapse:
+        return age < _slots_in_use(plan, ends)[..., None]
+    starts, found = {0, *ends}, []
+    exists = torch.zeros(plan.shift.shape[2], plan.capacity, dtype=torch.bool, device=age.device)  # [H, M]
+    for now, level in enumerate(plan.shift[0, :, :, None]):  # [H, 1]
+        exists = exists & (now not in starts)
+        collapsed = (exists & (age <= level)).any(-1, keepdim=True)
+        exists = (exists & (age > level)) | (collapsed & (age == level + 1)) | (age == 0)
+        found.append(exists)
+    return torch.stack(found)
 
 
 def _slots_in_use(plan: Plan, ends: Sequence[int]) -> Tensor:

@@ -5,6 +5,7 @@ import logging
 from dla_data.counted import counted
 from dla_train.checkpoints.resume import listed
 from dla_train.config.load import LoadedRecipe
+from dla_train.data.recipe_data import RecipeData
 from dla_train.distributed.config import FSDPConfig, StrategyConfig
 from dla_train.distributed.drawbacks import drawbacks
 from dla_train.distributed.placement import Placement
@@ -49,13 +50,12 @@ def announce(
         recipe.model.hidden,
     )
     per_step = recipe.training.global_batch * recipe.data.window
-    epochs = start.data.epochs(start.data.windows_before(recipe.training.steps))
     _LOGGER.info(
         "%s; %s of %s%s; %s",
         start.data.extent,
         counted(recipe.training.steps, "step"),
         counted(per_step, "token"),
-        "" if epochs is None else f" ({epochs:.2f} epochs)",
+        _epochs(start.data, start.data.windows_before(recipe.training.steps)),
         f"{counted(len(start.data.validation_windows), 'validation window')} of {recipe.data.window}"
         if recipe.training.validates
         else f"windows of {recipe.data.window}, no validation",
@@ -63,6 +63,21 @@ def announce(
     wanted = recipe.training.validation_windows
     if wanted is not None and wanted > len(start.data.validation_windows):
         _LOGGER.warning("training.validation_windows is %d; the validation text has no more than these.", wanted)
+    if wanted and (names := start.data.sources_not_validated):
+        _LOGGER.warning(
+            "training.validation_windows is %d, of which %s gets none by its weight: the validation loss says nothing "
+            "of it. Validate on more windows.",
+            wanted,
+            " and ".join(f"data.sources.{name}" for name in names),
+        )
+    if (last := start.data.window_at(recipe.training.steps - 1)) is not None:
+        _LOGGER.warning(
+            "data.curriculum takes all of training.steps, %d: no window gets its full length of %s, the last ones have "
+            "%s. Only the validation reads whole ones.",
+            recipe.training.steps,
+            f"{recipe.data.window:,}",
+            f"{last:,}",
+        )
     if recipe.training.precision == "bf16-true":
         _LOGGER.warning(
             "training.precision is bf16-true: updates below 1/256 of a weight are lost, so norms and other weights "
@@ -86,6 +101,14 @@ def announce(
     if start.branch and start.branch.beginning:
         _LOGGER.warning("the data or its order is another one than there: %s.", start.branch.beginning)
     _LOGGER.info("run folder: %s", folder)
+
+
+def _epochs(data: RecipeData, windows: int) -> str:
+    """How often the text is read, in brackets: a small source of a mixture may come many times."""
+    if (epochs := data.epochs(windows)) is not None:
+        return f" ({epochs:.2f} epochs)"
+    by_source = [f"{name} {epochs:.2f}" for name, epochs in data.epochs_by_source(windows).items()]
+    return f" (epochs: {', '.join(by_source)})" if by_source else ""
 
 
 def _division(strategy: StrategyConfig, placement: Placement) -> str:

@@ -31,6 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _KEY = "initial_weights"
 _MEMORY = ".memory."  # in the names of a memory's weights
+_MOVES_THRESHOLDS = ("learn_threshold", "calibrate_rate", "calibrate_steps", "steer")
 _MEMORY_KEYS = ("model.mixer.memory.", "model.hybrid.mixer.memory.")
 
 
@@ -66,6 +67,8 @@ class InitialWeights:
         _LOGGER.info("initial weights: those of %s%s", self.path, but)
         if changed:
             thresholds = ", from which its thresholds begin" if new_thresholds else ""
+            if not thresholds and any(key.rpartition(".")[2] in _MOVES_THRESHOLDS for key in changed):
+                thresholds = "; its thresholds begin where those weights have them"
             _LOGGER.warning(
                 "these weights were trained with other settings: %s. Those of the recipe hold%s.",
                 listed(changed),

@@ -191,8 +191,9 @@ class LanguageModelTraining(lightning.LightningModule):
         self._add_to_validation(loss if counts else loss.new_empty(0), weight=targets.numel())
 
     def _add_to_validation(self, loss: Tensor, weight: int = 1) -> None:
-        # torchmetrics ignores NaN, and the mean over the rest would look like a valid one.
-        self.validation_loss.update(loss.double().nan_to_num(nan=math.inf), weight=weight)
+        # torchmetrics ignores NaN, and the mean over the rest would look like a valid one. Without `posinf`, infinity
+        # would become the largest number.
+        self.validation_loss.update(loss.double().nan_to_num(nan=math.inf, posinf=math.inf), weight=weight)
 
     def on_validation_epoch_end(self) -> None:
         """Publish `validation_loss` (nats per token or answer) and, where there are answers, `answer_accuracy`.

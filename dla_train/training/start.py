@@ -152,7 +152,7 @@ def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Bra
         require_same_data(point, data.fingerprints)
     changed = forbidden_changes(before, recipe)
     is_other_order = any(key == "seed" or key.startswith("data.") for key in changed)
-    is_other_text = bool(changed_data(point, data.fingerprints))
+    is_other_text = bool(changed_data(point.manifest.identity.data, data.fingerprints))
     return Branch(changed, data.begin_anew(point.checkpoint.step) if is_other_order or is_other_text else None)
 
 

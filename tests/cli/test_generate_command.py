@@ -58,6 +58,17 @@ def test_a_prompt_is_read_as_texts_are_in_training(cli, tmp_path):
     assert after[1].err.startswith("1 token of prompt in"), "the end of a document, where the prompt is empty"
 
 
+def test_text_behind_the_positions_that_attention_knows_is_told(cli, micro_recipe):
+    few = ["training.steps=1", "schedule.warmup=0", "training.validate_every=null", "report.prompt=null"]
+    fit = ["fit", "--recipe", micro_recipe, *few, "--run-dir", "softmax", "model.mixer={kind: attention, heads: 2}"]
+    assert cli(*fit).code == 0
+    generate = ["generate", "--checkpoint", "softmax", "--prompt", "", "--max-tokens"]
+    assert "softmax attention" not in cli(*generate, 24).err
+    beyond = cli(*generate, 25)
+    assert beyond.code == 0
+    assert "its training window of 24 tokens only, and a prompt with its continuation may have 26: " in beyond.err
+
+
 @pytest.mark.usefixtures("run_folder")
 @pytest.mark.parametrize(
     ("inside", "named"),

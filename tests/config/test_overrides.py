@@ -19,7 +19,7 @@ def _apply(values, *settings):
         ("a.b=1e-3", 1e-3),
         ("a.b=true", True),
         ("a.b=null", None),
-        ("a.b=", None),
+        ('a.b=""', ""),
         ("a.b=[0.9, 0.95]", [0.9, 0.95]),
         ("a.b={kind: dynamic}", {"kind": "dynamic"}),
         ("a.b=x=y", "x=y"),
@@ -46,6 +46,13 @@ def test_values_are_yaml_or_plain_text(text, value):
 @pytest.mark.parametrize("text", ["steps", "=3", "a..b=3", ".a=3"])
 def test_what_is_not_key_value_is_refused(text):
     with pytest.raises(UsageError, match="write key=value"):
+        parse_override(text)
+
+
+@pytest.mark.parametrize("text", ["initial_weights=", "initial_weights=  "])
+def test_an_unset_variable_of_the_shell_is_not_null(text):
+    """`initial_weights=$BASE` began with random weights where BASE was not set."""
+    with pytest.raises(UsageError, match=r"initial_weights is given no value .* initial_weights=null for none"):
         parse_override(text)
 
 

@@ -97,6 +97,21 @@ def test_bad_rows_may_be_left_out_and_are_told(tmp_path, caplog):
     assert "is an empty document" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_bad_rows_count_in_the_part_that_they_belong_to(tmp_path, caplog, name):
+    """A part of a file used to end with the first good row of the next one, and so it had that one's bad rows, too."""
+    texts = [" " if number % 25 == 0 else f"document {number:03}" for number in range(400)]
+    if name == "a.jsonl":
+        (tmp_path / name).write_text("".join(json.dumps({"text": f"{text:12}"}) + "\n" for text in texts))
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / name, row_group_size=25)
+    text = ReaderText("corpus", Source(path=str(tmp_path)).readers(), streams=2, skip_bad=1)
+    assert text.shards == 16, "one bad row each, which is the first"
+    found = [one.strip() for shard in range(text.shards) for _, one in text.documents(shard, None)]
+    assert found == [one for one in texts if one != " "]
+    assert caplog.text.count("is an empty document") == 16
+
+
 def test_another_text_has_another_fingerprint(tmp_path):
     prints = []
     for number, texts in enumerate([TEXTS, TEXTS, TEXTS[:-1]]):

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
-from dla_data.tokenizer import save_tokenizer, train_tokenizer
+from dla_data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_fingerprint, train_tokenizer
 from dla_train import load_model
 from dla_train.errors import RunError
 from dla_train.export.hugging_face.configuration_dla import DlaConfig
@@ -144,6 +146,28 @@ def test_transformers_gives_the_same_logits_and_text_without_dla_train(models, e
         torch.testing.assert_close(found[f"{name}.loss"], expected)
         assert torch.equal(found[f"{name}.greedy"][:, 23:], generate(model, TOKENS, 9, temperature=0)), name
         assert torch.equal(found[f"{name}.beams"], found[f"{name}.recomputed"]), name
+
+
+def test_transformers_reads_texts_as_training_does(models, tmp_path):
+    """Without the tokens that a tokenizer's template puts around a text: the model has never seen them."""
+    tokenizer = train_tokenizer(["alpha beta gamma delta"] * 9, 260)
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 260)])
+    tokenizer.save(str(tmp_path / "own.json"))
+    write_export(
+        tmp_path / "made",
+        models["single"],
+        tokenizer=tmp_path / "own.json",
+        description="",
+        step=3,
+        recipe="model: {}",
+    )
+    text = "alpha béta\n\n gamma"
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path / "made")
+    assert theirs(text)["input_ids"] == tokenizer.encode(text, add_special_tokens=False).ids
+    assert theirs.decode(theirs(text)["input_ids"]) == text
+    kept = load_tokenizer(tmp_path / "made/tokenizer.json")
+    assert tokenizer_fingerprint(kept) == tokenizer_fingerprint(tokenizer), "it is the same one for dla-train"
 
 
 def test_the_code_that_travels_is_that_of_the_models_and_imports_nothing_else():

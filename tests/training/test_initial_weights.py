@@ -165,6 +165,18 @@ def test_the_threshold_is_the_one_that_the_recipe_sets(cli, micro_recipe, parent
         assert (other[name] == 0.25).all()
 
 
+def test_calibrated_thresholds_stay_and_that_is_said(cli, micro_recipe):
+    """The message said that the recipe's settings hold, and without calibration that would be `threshold`."""
+    rate = "model.mixer.memory.calibrate_rate=0.2"
+    assert cli("fit", "--recipe", micro_recipe, "training.steps=4", rate, "--run-dir", "calibrated").code == 0
+    state, done = initial_state(cli, micro_recipe, "initial_weights=calibrated")
+    calibrated = load_model("calibrated").state_dict()
+    names = [name for name in state if name.endswith(".memory.threshold")]
+    assert names
+    assert all(torch.equal(state[name], calibrated[name]) for name in names)
+    assert "0.2 there and (absent) here. Those of the recipe hold; its thresholds begin where those weights" in done.err
+
+
 def two_memories(threshold):
     memory = f"{{kind: dynamic, capacity: 3, threshold: {threshold}, calibrate_rate: 0.2}}"
     mixer = f"{{kind: mamba2, heads: 2, head_dim: 8, state_dim: 8, memory: {memory}}}"

@@ -191,6 +191,38 @@ def test_no_validation_documents(cli, recipe, tokens, tmp_path):
     assert "validation text of run cannot be read: there are no tokens in the validation part of all. --" in asked.err
 
 
+def test_an_evaluation_compares_the_checksums_of_the_text_that_it_reads(cli, recipe, tokens, tmp_path):
+    """Those of the training text took an hour for a large corpus, before every evaluation."""
+    copy = shutil.copytree(tokens, tmp_path / "copy")
+    fit = ["fit", "--recipe", recipe, "--run-dir", "run", "data.path=copy", "training.max_minutes=1e-9"]
+    assert cli(*fit).code == 0
+    ask = ["eval", "--checkpoint", "run", "--tasks", "perplexity-by-position", "--limit", "2"]
+    whole = cli(*ask)
+    assert (whole.code, "warning" in whole.err) == (0, False), whole.err
+    [shard, *_] = sorted(copy.glob("shards/*/validation"))
+    for path, code in [(copy / "shards/000001/train/tokens.bin", 0), (shard / "tokens.bin", 2)]:
+        content = bytearray(path.read_bytes())
+        content[8] ^= 1
+        path.write_bytes(content)
+        asked = cli(*ask)
+        assert asked.code == code, asked.err
+        assert asked.out == (whole.out if code == 0 else "")
+    assert f"cannot be read: {path.relative_to(tmp_path)} is damaged: its SHA-256" in asked.err
+
+
+def test_an_evaluation_says_that_the_text_is_no_longer_that_of_the_run(cli, recipe, tokens, tmp_path):
+    """Documents that are held out now may have been trained on then."""
+    again = ["prepare", tokens.parent / "texts.jsonl", "--tokenizer", tokens / "tokenizer.json", "--out", "mine"]
+    assert cli(*again, "--validation-share", "0.1").code == 0
+    fit = ["fit", "--recipe", recipe, "--run-dir", "run", "data.path=mine", "training.max_minutes=1e-9"]
+    assert cli(*fit).code == 0
+    shutil.rmtree(tmp_path / "mine")
+    assert cli(*again, "--validation-share", "0.5").code == 0
+    asked = cli("eval", "--checkpoint", "run", "--tasks", "perplexity-by-position", "--limit", "2")
+    assert asked.code == 0
+    assert "warning: run was trained on another training text, so the validation text may be another" in asked.err
+
+
 def _windows(dataset):
     return {tuple(dataset[number].tolist()) for number in range(len(dataset))}
 
@@ -221,6 +253,10 @@ def test_several_folders_are_mixed_by_weight_in_batches_and_validation(tokens, m
     assert data.extent.endswith("shards of a, b")
 
 
+def sum_of_training_tokens(folder):
+    return sum(path.stat().st_size // 2 for path in folder.glob("shards/*/train/tokens.bin"))
+
+
 def _mixed(one, other, weight=""):
     sources = f"{{a: {{path: {one}{weight}}}, b: {{path: {other}}}}}"
     return f"data={{kind: prepared, vocab_size: 300, window: 24, sources: {sources}}}"
@@ -235,9 +271,30 @@ def test_a_mixture_trains_counts_its_tokens_and_goes_on_after_a_move(cli, recipe
     assert goes_on.code == 0, goes_on.err
     rows = [row for row in exact_rows(tmp_path / "run") if row["split"] == "train"]
     assert float(rows[-1]["tokens.a"]) == 3 * float(rows[-1]["tokens.b"]) == 20 * 96 * 3 / 4
+    sizes = {name: (sum_of_training_tokens(folder) - 1) // 24 for name, folder in (("a", tokens), ("b", more_tokens))}
+    said = re.search(r"20 steps of 96 tokens \(epochs: a (\S+), b (\S+)\); ", goes_on.err)
+    assert said, goes_on.err
+    assert float(said[1]) == pytest.approx(60 / sizes["a"], abs=0.005)
+    assert float(said[2]) == pytest.approx(20 / sizes["b"], abs=0.005)
     other = cli(*common, "data.sources.b.weight=2", "--resume", "auto", "training.steps=21")
     assert other.code == 2
     assert "data.sources.b.weight 1.0 there and 2.0 here" in other.err
+
+
+@pytest.mark.parametrize("kind", ["prepared", "streaming"])
+def test_a_source_without_any_validation_window_is_told(cli, recipe, tokens, more_tokens, kind):
+    data = _mixed(tokens, more_tokens, ", weight: 30")
+    if kind == "streaming":
+        one, other = (folder.parent / "texts.jsonl" for folder in (tokens, more_tokens))
+        data = (
+            "data={kind: streaming, vocab_size: 300, window: 24, streams: 2, held_out: 0.2, "
+            f"tokenizer: {tokens / 'tokenizer.json'}, "
+            f"sources: {{a: {{path: {one}, weight: 30}}, b: {{path: {other}}}}}}}"
+        )
+    fit = ["fit", "--recipe", recipe, data, "training.max_minutes=1e-9"]
+    said = "training.validation_windows is 9, of which data.sources.b gets none by its weight: the validation loss says"
+    assert said in cli(*fit, "training.validation_windows=9", "--run-dir", "nine").err
+    assert "by its weight" not in cli(*fit, "training.validation_windows=31", "--run-dir", "more").err
 
 
 def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tmp_path):
@@ -260,6 +317,16 @@ def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tm
         assert finished.code == 2
         assert said in finished.err.replace("\n", " "), finished.err
         assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_a_curriculum_that_takes_the_whole_run_is_told(cli, recipe):
+    fit = ["fit", "--recipe", recipe, "training.max_minutes=1e-9", "training.steps=6"]
+    all_steps, fewer = (f"data.curriculum={{windows: [6, 12], steps: [2, {last}]}}" for last in (4, 3))
+    said = (
+        "data.curriculum takes all of training.steps, 6: no window gets its full length of 24, the last ones have 12."
+    )
+    assert said in cli(*fit, all_steps, "--run-dir", "all").err
+    assert "data.curriculum" not in cli(*fit, fewer, "--run-dir", "fewer").err
 
 
 @pytest.mark.parametrize("documents", ["joined", "separate"])

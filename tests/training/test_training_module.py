@@ -1,6 +1,7 @@
 """The step itself: accumulation, clipping, decay groups, rate."""
 
 import copy
+import math
 from typing import Any, ClassVar
 
 import lightning
@@ -138,6 +139,15 @@ def test_validation_of_bfloat16_weights_adds_up_in_float64(tmp_path):
         losses = [module.model.loss(window[None, :-1], window[None, 1:]).double() for window in WINDOWS]
     expected = torch.stack(losses).mean().item()
     assert trainer.callback_metrics["validation_loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_one_answer_whose_loss_is_no_number_makes_the_mean_none(bad):
+    """An infinite one counted as 1.8e308, the mean over many answers was finite, and the run went on."""
+    config = TrainingConfig(steps=1, global_batch=1, micro_batch=1)
+    module = LanguageModelTraining(initialize(LanguageModel(MODEL), 0), OPTIMIZER, SCHEDULE, config, seed=0)
+    module._add_to_validation(torch.tensor([1.0, bad, 2.0]))
+    assert module.validation_loss.compute() == math.inf
 
 
 def test_z_loss_changes_the_step_but_no_loss_that_is_shown(tmp_path):

@@ -35,7 +35,9 @@ class HuggingFaceReader(DocumentReader):
         self._rows = rows
         self._text_field = text_field
 
-    def documents(self, start: Position = START, log: ReadingLog | None = None) -> Iterator[tuple[Position, str]]:
+    def documents(
+        self, start: Position = START, log: ReadingLog | None = None, end: Position | None = None
+    ) -> Iterator[tuple[Position, str]]:
         """See `DocumentReader`; messages count rows from 0."""
         log = log or ReadingLog()
         ordinal, row, _ = start

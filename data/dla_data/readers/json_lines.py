@@ -26,13 +26,17 @@ class JsonLinesReader(DocumentReader):
         self._path = path
         self._text_field = text_field
 
-    def documents(self, start: Position = START, log: ReadingLog | None = None) -> Iterator[tuple[Position, str]]:
+    def documents(
+        self, start: Position = START, log: ReadingLog | None = None, end: Position | None = None
+    ) -> Iterator[tuple[Position, str]]:
         """See `DocumentReader`; rows are lines."""
         log = log or ReadingLog()
         ordinal, row, offset = start
         try:
             for line in _lines(blocks(self._path, offset, log)):
                 position = Position(ordinal, row, offset)
+                if end is not None and offset >= end.offset:
+                    return
                 row += 1
                 offset += len(line)
                 if line.isspace():

@@ -33,12 +33,16 @@ class ParquetReader(DocumentReader):
         self._path = path
         self._text_field = text_field
 
-    def documents(self, start: Position = START, log: ReadingLog | None = None) -> Iterator[tuple[Position, str]]:
+    def documents(
+        self, start: Position = START, log: ReadingLog | None = None, end: Position | None = None
+    ) -> Iterator[tuple[Position, str]]:
         """See `DocumentReader`; messages count rows from 0, as tables do."""
         log = log or ReadingLog()
         ordinal, row, _ = start
         for group, first, values in self._values(row, log):
             for row, value in enumerate(values, first):
+                if end is not None and row >= end.row:
+                    return
                 try:
                     text = checked_text(_decoded(value), f"column {self._text_field!r}")
                 except RowProblem as problem:

@@ -20,7 +20,9 @@ class PlainTextReader(DocumentReader):
         self.size = file_size(path)
         self._path = path
 
-    def documents(self, start: Position = START, log: ReadingLog | None = None) -> Iterator[tuple[Position, str]]:
+    def documents(
+        self, start: Position = START, log: ReadingLog | None = None, end: Position | None = None
+    ) -> Iterator[tuple[Position, str]]:
         """See `DocumentReader`: there is one document, at `START`."""
         log = log or ReadingLog()
         try:

@@ -88,7 +88,9 @@ class DocumentReader(ABC):
     version: DataSetVersion | None = None
 
     @abstractmethod
-    def documents(self, start: Position = START, log: ReadingLog | None = None) -> Iterator[tuple[Position, str]]:
+    def documents(
+        self, start: Position = START, log: ReadingLog | None = None, end: Position | None = None
+    ) -> Iterator[tuple[Position, str]]:
         """Yield each document with its position, from the document at `start` on.
 
         Reading again from a position that was yielded gives that document and all that follow it, with the same
@@ -96,6 +98,8 @@ class DocumentReader(ABC):
 
         Args:
             start: a position that this reader has yielded. log: notes bad rows and bytes; None allows no bad row.
+            end: where the next range begins (`ranges`), of which nothing is read: a bad row there is not noted. None
+                reads to the end of the file.
         Raises:
             DataError: the file is damaged or cannot be read, or too many of its rows are bad. Names file and line.
         """

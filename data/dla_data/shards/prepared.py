@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dla_data.prepared_folders import SHARDS_NAME
 from dla_data.progress import Progress
 from dla_data.shards.folder import TOKENIZER_NAME
 from dla_data.shards.prepared_manifest import PreparedManifest, ShardEntry
-from dla_data.shards.shard import part_manifests, verify_shard
+from dla_data.shards.shard import PARTS, part_manifests, verify_shard
 from dla_data.shards.sharded_tokens import ShardedTokens
 from dla_data.token_file import check_sizes
 from dla_data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -54,9 +55,27 @@ class PreparedTokens:
                 raise DataError(f"the shard {shard} is missing, or not the one that the manifest lists. {WAY_OUT}")
             for part, token_manifest in manifests.items():
                 check_sizes(shard / part, token_manifest)
+        opened = cls(
+            path, manifest, tokenizer_path, _part(path, manifest, "train"), _part(path, manifest, "validation")
+        )
         if verify:
-            _verify(path, manifest)
-        return cls(path, manifest, tokenizer_path, _part(path, manifest, "train"), _part(path, manifest, "validation"))
+            opened.verify(PARTS)
+        return opened
+
+    def verify(self, parts: Sequence[str]) -> None:
+        """Compare every byte of these parts with the manifests.
+
+        Raises:
+            DataError: one is damaged; names the file and both values.
+        """
+        shards = [self.path / SHARDS_NAME / entry.name for entry in self.manifest.shards]
+        sizes = [
+            sum(file.stat().st_size for part in parts for file in (shard / part).glob("*.bin")) for shard in shards
+        ]
+        with Progress("comparing checksums", sum(sizes)) as progress:
+            for shard, size in zip(shards, sizes, strict=True):
+                verify_shard(shard, parts)
+                progress.advance(size)
 
     def require_tokenizer(self, path: Path) -> None:
         """Raise DataError unless the tokenizer at `path` is the one that made the tokens."""
@@ -83,12 +102,3 @@ def _part(path: Path, manifest: PreparedManifest, part: str) -> ShardedTokens:
         [entry.parts[part]["tokens"] for entry in entries],
         f"the {part} part of {path}",
     )
-
-
-def _verify(path: Path, manifest: PreparedManifest) -> None:
-    shards = [path / SHARDS_NAME / entry.name for entry in manifest.shards]
-    sizes = [sum(file.stat().st_size for file in shard.rglob("*.bin")) for shard in shards]
-    with Progress("comparing checksums", sum(sizes)) as progress:
-        for shard, size in zip(shards, sizes, strict=True):
-            verify_shard(shard)
-            progress.advance(size)

@@ -87,11 +87,9 @@ class ReaderText:
     def documents(self, shard: int, start: Sequence[int] | None) -> Iterator[tuple[list[int], str]]:
         """See `ShardedText`; positions are lists of three integers."""
         reader, begin, end = self._shards[shard]
-        documents = reader.documents(begin if start is None else Position(*start), _SpokenLog(self._skip_bad))
+        place = begin if start is None else Position(*start)
         try:
-            for position, text in documents:
-                if end is not None and position.row >= end.row and position.offset >= end.offset:
-                    return
+            for position, text in reader.documents(place, _SpokenLog(self._skip_bad), end):
                 yield list(position), text
         except DataError as error:
             if not begin.offset:

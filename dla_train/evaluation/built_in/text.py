@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from dla_data.errors import DataError
 from dla_data.tokenizer import END_OF_DOCUMENT, tokenizer_fingerprint
+from dla_train.checkpoints.resume import changed_data
 from dla_train.data.corpus import open_data
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.errors import UsageError
@@ -35,6 +36,9 @@ def tokenizer_of(asked: Asked, task: str) -> Tokenizer:
 def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDArray[np.int64]:
     """Up to `at_most` tokens from the beginning of the text.
 
+    Says so if the recipe's data is no longer what the run was trained on. Of prepared shards, only the checksums of the
+    validation text are compared: those of all text would take hours for a large corpus.
+
     Raises:
         UsageError: the file, or the recipe's data, cannot be read or is empty; or the recipe's data now has another
             tokenizer than the run.
@@ -47,7 +51,8 @@ def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDAr
         begin = [] if end is None else [end]  # as in training, where a document follows the end of another
         return np.array([*begin, *tokenizer.encode(text, add_special_tokens=False).ids], dtype=np.int64)[:at_most]
     try:
-        data = open_data(asked.trained.loaded, revisions=asked.trained.revisions)
+        data = open_data(asked.trained.loaded, verify=False, revisions=asked.trained.revisions)
+        data.verify_validation()
         tokens = data.validation_tokens(at_most)
     except (UsageError, DataError) as error:
         raise UsageError(
@@ -57,5 +62,10 @@ def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDAr
         raise UsageError(
             f"the data of {asked.trained.folder} has changed: its tokenizer is no longer the one of the run. Give a "
             "text with --text FILE."
+        )
+    if changed := changed_data(asked.trained.data, data.fingerprints):
+        asked.say(
+            f"warning: {asked.trained.folder} was trained on another {' and '.join(changed)}, so the validation text "
+            "may be another one, too, and hold documents that the model has seen. --text FILE reads a text of your own."
         )
     return tokens
