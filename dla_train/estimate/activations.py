@@ -197,7 +197,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             surplus = a * (convolved + 1) * 2 * surplus_keys(mixer.groups, setting) * mixer.state_dim
             zeros = setting.computed(heads) - heads
             surplus += a * (convolved + 2) * zeros * mixer.head_dim
-            return products + norm + 4 * WIDE * (heads + zeros) + _slot_weight(config, mixer, setting) + surplus
+            return products + norm + 4 * WIDE * (heads + zeros) + _slot_weight(mixer, setting) + surplus
         case GatedDeltaNetConfig():
             heads, keys, values = mixer.heads, mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
             channels = 2 * keys + values
@@ -208,7 +208,7 @@ def _mixer(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> float:
             norm = _gated_norm(values, mixer.value_dim, setting)
             zeros = setting.computed(heads) - heads
             surplus = zeros / heads * (a * (convolved + 1) * channels + unit)
-            return products + unit + norm + 5 * WIDE * (heads + zeros) + _slot_weight(config, mixer, setting) + surplus
+            return products + unit + norm + 5 * WIDE * (heads + zeros) + _slot_weight(mixer, setting) + surplus
 
 
 def surplus_keys(number: int, setting: Setting) -> int:
@@ -225,14 +225,12 @@ def _gated_norm(channels: int, width: int, setting: Setting) -> float:
     return (3 * WIDE + copy) * channels + channels // width * _norm(width, setting)
 
 
-def _slot_weight(config: ModelConfig, mixer: LinearMixer, setting: Setting) -> float:
-    """What slot weights keep: values after the softplus, in torch also those before it, and a copy of the input that
-    autocast makes for them."""
+def _slot_weight(mixer: LinearMixer, setting: Setting) -> int:
+    """What slot weights keep: values after the softplus, in torch also those before it."""
     memory = mixer.memory
     if memory.kind == "single":
         return 0
-    copy = setting.a * config.hidden if setting.is_autocast else 0
-    return (1 if setting.is_fused else 2) * WIDE * setting.computed(mixer.heads) * memory.capacity + copy
+    return (1 if setting.is_fused else 2) * WIDE * setting.computed(mixer.heads) * memory.capacity
 
 
 def _op(mixer: MixerConfig, setting: Setting) -> float:

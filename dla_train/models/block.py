@@ -13,6 +13,7 @@ from dla_train.models.mamba2 import Mamba2
 from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 from dla_train.models.mlp import SwiGLU
 from dla_train.models.norm import RMSNorm
+from dla_train.models.product_type import product_type
 
 
 class Block(nn.Module):
@@ -40,7 +41,10 @@ class Block(nn.Module):
         return_cache: bool = False,
     ) -> tuple[Tensor, MixerCache | None]:
         """`[B, T, hidden]` -> the same shape, and the mixer's new cache or None. Arguments as in the mixers."""
-        mixed, cache = self.mixer(self.mixer_norm(x), documents=documents, cache=cache, return_cache=return_cache)
+        # Rounded here, once: under autocast, each product that reads it would make, and keep, a copy of its own.
+        normed = self.mixer_norm(x)
+        normed = normed.to(product_type(normed))
+        mixed, cache = self.mixer(normed, documents=documents, cache=cache, return_cache=return_cache)
         x = x + mixed
         if self.mlp is not None:
             x = x + self.mlp(self.mlp_norm(x))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dla_kernels.layers.precision import at_least_float32
+from dla_train.models.product_type import product_type
 
 IGNORED = -100
 """A target that does not count, as in `torch.nn.functional.cross_entropy`."""
@@ -95,9 +96,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the type of the matrix products, which is autocast's if it is on."""
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    """Both in the type of the matrix products."""
+    dtype = product_type(hidden)
     return hidden.to(dtype), weight.to(dtype)
 
 
