@@ -14,6 +14,7 @@ from dla_kernels.self_check import (
     check_gated_norm,
     check_l2_norm,
     check_op,
+    check_scaled_heads,
     check_softplus,
     check_swiglu,
     layers,
@@ -28,6 +29,7 @@ LAYERS = [
     (check_gated_norm, {"row": (48,), "gate_first": True, "groups": 2}),
     (check_gated_norm, {"row": (3, 24), "gate_first": False}),
     (check_l2_norm, {"heads": 3, "key_dim": 24}),
+    (check_scaled_heads, {"heads": 3, "value_dim": 24}),
     (check_softplus, {"slots": 12}),
     (check_swiglu, {"width": 40}),
 ]

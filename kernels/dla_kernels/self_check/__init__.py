@@ -9,6 +9,7 @@ from dla_kernels.self_check.layers import (
     check_convolution,
     check_gated_norm,
     check_l2_norm,
+    check_scaled_heads,
     check_softplus,
     check_swiglu,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "check_gated_norm",
     "check_l2_norm",
     "check_op",
+    "check_scaled_heads",
     "check_softplus",
     "check_swiglu",
     "relative_error",

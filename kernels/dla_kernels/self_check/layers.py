@@ -8,7 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dla_kernels.layers import gated_rms_norm, l2_normalize, shifted_softplus, short_convolution, swiglu
+from dla_kernels.layers import (
+    add_skip,
+    gated_rms_norm,
+    l2_normalize,
+    scale_heads,
+    shifted_softplus,
+    short_convolution,
+    swiglu,
+)
 from dla_kernels.self_check.finding import LAYER_ROUNDINGS, Finding, relative_error
 
 LayerBackend = Literal["auto", "torch", "triton"]
@@ -71,6 +79,18 @@ def check_l2_norm(
 ) -> list[Finding]:
     """Check `l2_normalize` on queries or keys `[1, T, H, K]`."""
     return _compare(l2_normalize, {"x": _Drawn(device, dtype).activation(heads, key_dim)}, backend)
+
+
+def check_scaled_heads(
+    device: torch.device, dtype: torch.dtype, *, heads: int, value_dim: int, backend: LayerBackend = "auto"
+) -> list[Finding]:
+    """Check `scale_heads` and `add_skip` on values `[1, T, H, V]`."""
+    draw = _Drawn(device, dtype)
+    x, y = (draw.activation(heads, value_dim) for _ in range(2))
+    return [
+        *_compare(scale_heads, {"x": x, "scale": draw.parameter(1, _TOKENS, heads)}, backend),
+        *_compare(add_skip, {"y": y, "x": x, "weight": draw.parameter(heads)}, backend),
+    ]
 
 
 def check_softplus(
