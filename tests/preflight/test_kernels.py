@@ -49,7 +49,7 @@ def test_all_is_well_on_the_cpu(precision, type_name):
     found = check_kernels(recipe, [CPU], said.append)
     assert [check.is_right for check in found] == [True, True]
     assert [check.what.split(": ")[1] for check in found] == [f"torch, {type_name}"] * 2
-    assert "15 results; the largest error is" in found[0].found
+    assert "27 comparisons; the largest error is" in found[0].found
     assert len(said) == 2
 
 
