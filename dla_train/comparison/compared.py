@@ -35,6 +35,7 @@ class Compared:
         answers_right: share of correct answers in the last validation of a synthetic task.
         tokens_per_second: median over all steps. device_memory_gb: the most that a step took; None on the CPU.
         boundary_rate, slots_in_use: mean over the layers, where last recorded; None without such memories.
+        left_out: rows of the metrics without tokens or loss, or with something else than numbers there.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Compared:
     device_memory_gb: float | None
     boundary_rate: float | None
     slots_in_use: float | None
+    left_out: int
 
     @property
     def training_loss(self) -> float | None:
@@ -73,23 +75,25 @@ def read_run(folder: RunFolder) -> Compared:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in LanguageModel(recipe.model).parameters())
     rows = read_rows(folder.metrics)
-    train = [row for row in rows if row["split"] == TRAIN]
-    validations = [row for row in rows if row["split"] == VALIDATION]
+    whole = [row for row in rows if _is_number(row.get("tokens")) and _is_number(row.get("loss"))]
+    train = [row for row in whole if row["split"] == TRAIN]
+    validations = [row for row in whole if row["split"] == VALIDATION]
     return Compared(
         name=str(folder),
         recipe=flat(plain(recipe)),
         parameters=parameters,
         unit="answer" if isinstance(recipe.data, SyntheticData) else "token",
-        step=train[-1]["step"] if train else 0,
+        step=max((row["step"] for row in rows if row["split"] == TRAIN), default=0),
         planned_steps=recipe.training.steps,
         tokens=train[-1]["tokens"] if train else 0,
         training=[(row["tokens"], row["loss"]) for row in train],
         validation=[(row["tokens"], row["loss"]) for row in validations],
-        answers_right=validations[-1].get(ANSWER_ACCURACY) if validations else None,
-        tokens_per_second=median(row["tokens_per_second"] for row in train) if train else None,
-        device_memory_gb=max((row["device_memory_gb"] for row in train if "device_memory_gb" in row), default=None),
+        answers_right=next(iter(_numbers(validations[-1:], ANSWER_ACCURACY)), None),
+        tokens_per_second=median(speeds) if (speeds := _numbers(train, "tokens_per_second")) else None,
+        device_memory_gb=max(_numbers(train, "device_memory_gb"), default=None),
         boundary_rate=_mean_of_layers(rows, BOUNDARY_RATE),
         slots_in_use=_mean_of_layers(rows, SLOTS_IN_USE),
+        left_out=len(rows) - len(whole),
     )
 
 
@@ -105,8 +109,17 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _is_number(value: Any) -> bool:
+    """Older versions did not write every column, and what is damaged may be text."""
+    return isinstance(value, int | float)
+
+
+def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if _is_number(row.get(name))]
+
+
 def _mean_of_layers(rows: list[dict[str, Any]], name: str) -> float | None:
     for row in reversed(rows):
-        if layers := [value for key, value in row.items() if key.startswith(f"{name}.")]:
+        if layers := [value for key, value in row.items() if key.startswith(f"{name}.") and _is_number(value)]:
             return fmean(layers)
     return None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from dla_data.counted import counted
 from dla_train.comparison.compared import Compared
 from dla_train.estimate.text import table
 from dla_train.report.text import parameter_count
@@ -19,10 +20,16 @@ def render(runs: Sequence[Compared]) -> str:
     parts = ["# Comparison", _results(runs)]
     if any(run.step < run.planned_steps for run in runs):
         parts.append("Runs with a step like 3 of 4 are not finished.")
+    parts += [
+        f"{_in_a_cell(run.name)}: {counted(run.left_out, 'row')} of metrics.csv left out, without tokens or loss to "
+        "read."
+        for run in runs
+        if run.left_out
+    ]
     changed = differing(runs)
     if changed:
         rows = [(key, *(_short(run.recipe.get(key, NOTHING)) for run in runs)) for key in changed]
-        parts.append(table(("key", *(run.name for run in runs)), rows, frozenset()))
+        parts.append(table(("key", *(_in_a_cell(run.name) for run in runs)), rows, frozenset()))
     else:
         parts.append("Their recipes are the same.")
     return "\n\n".join(parts) + "\n"
@@ -49,7 +56,7 @@ def _results(runs: Sequence[Compared]) -> str:
     units = {run.unit for run in runs}
     per = f", nats per {runs[0].unit}" if len(units) == 1 else ", nats"
     columns: dict[str, list[str]] = {
-        "run": [run.name for run in runs],
+        "run": [_in_a_cell(run.name) for run in runs],
         "parameters": [parameter_count(run.parameters) for run in runs],
         "step": [_step(run) for run in runs],
         "tokens": [f"{run.tokens:,}" for run in runs],
@@ -84,5 +91,10 @@ def _number(value: float | None, form: str) -> str:
 def _short(value: Any) -> str:
     """A value as it may be written in a recipe, on one line."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split()).replace("|", "\\|")
+    text = _in_a_cell(text)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _in_a_cell(text: str) -> str:
+    """On one line, and with no bar that would end the cell."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -13,7 +13,7 @@ from dla_data.counted import counted
 from dla_train.config.recipe import Recipe
 from dla_train.estimate.text import gigabytes
 from dla_train.preflight.check import Check
-from dla_train.preflight.trial import Ran, Trial
+from dla_train.preflight.trial import Ran, Trial, how_it_ended
 from dla_train.report.text import duration
 from dla_train.runs.metrics_file import TIMES, TRAIN, key_of
 from dla_train.slurm.request import JobRequest
@@ -21,6 +21,9 @@ from dla_train.slurm.request import JobRequest
 MOST_DRIFT = 1e-4
 """Relative difference that a loss may have when its step is trained again on a GPU, where sums of other libraries'
 kernels (the embedding's gradient, softmax attention's) have no fixed order."""
+_ADDED_EXACTLY = 2
+"""Processes whose gradients have one sum. That of more depends on where in a buffer a gradient lies, and DDP arranges
+its buffers anew after the first step that a process trains."""
 
 
 def judge(
@@ -46,7 +49,7 @@ def judge(
         if estimated is not None and room is not None:
             checks.append(_memory(trained, estimated, room))
     if trial.checkpoint.is_dir():
-        checks.append(_checkpoint(recipe, trial.checkpoint))
+        checks.append(_checkpoint(recipe, trial))
     if first.stop_seconds is not None:
         checks.append(_stop(first))
     if again is not None:
@@ -56,7 +59,7 @@ def judge(
 
 def _run(ran: Ran, trained: list[dict[str, Any]]) -> Check:
     if not ran.ended_well:
-        text = f"ended with exit code {ran.code} after {counted(len(trained), 'step')}; what it said is above"
+        text = f"{how_it_ended(ran.code)} after {counted(len(trained), 'step')}; what it said is above"
         return Check(what="run", found=text, is_right=False)
     if not trained:
         return Check(what="run", found="ended before a step was done", is_right=False)
@@ -88,16 +91,30 @@ def _memory(trained: list[dict[str, Any]], estimated: int, room: int) -> Check:
     return Check(what="memory of a device", found=text)
 
 
-def _checkpoint(recipe: Recipe, folder: Path) -> Check:
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    free = shutil.disk_usage(folder).free
-    config = recipe.checkpoint
-    number = config.keep_last + 1  # the one that is being written
-    number += recipe.training.steps // config.keep_every if config.keep_every else 0
+def _checkpoint(recipe: Recipe, trial: Trial) -> Check:
+    size = _bytes_in(trial.checkpoint)
+    free = shutil.disk_usage(trial.folder).free + _bytes_in(trial.first.path) + _bytes_in(trial.again.path)
+    number = _most_checkpoints(recipe)
     text = (
         f"{gigabytes(size)}; up to {number:,} at a time take {gigabytes(number * size)}, and {gigabytes(free)} are free"
     )
     return Check(what="checkpoint", found=text, is_right=number * size <= free)
+
+
+def _bytes_in(folder: Path) -> int:
+    """Of all files there; what this preflight has written will be free again."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _most_checkpoints(recipe: Recipe) -> int:
+    """Those that are kept, and the one that is being written; but no more than the run saves."""
+    config, steps = recipe.checkpoint, recipe.training.steps
+    number = config.keep_last + 1
+    if config.every is None:
+        return number
+    if config.keep_every is not None:
+        number += steps // math.lcm(config.every, config.keep_every)
+    return min(number, -(-steps // config.every))
 
 
 def _stop(ran: Ran) -> Check:
@@ -113,17 +130,21 @@ def _stop(ran: Ran) -> Check:
 def _going_on(trial: Trial, first: Ran, again: Ran, *, on_cpu: bool) -> Check:
     what = "going on"
     if not again.ended_well:
-        text = f"from step {trial.saved_step}: ended with exit code {again.code}; what it said is above"
+        text = f"from step {trial.saved_step}: {how_it_ended(again.code)}; what it said is above"
         return Check(what=what, found=text, is_right=False)
     pairs = list(_same_steps(first, again, after=trial.saved_step))
     if not pairs:
         return Check(what=what, found=f"no step after step {trial.saved_step} was trained again", is_right=False)
     steps = f"from step {trial.saved_step}, {counted(len(pairs), 'step')} once more"
-    if all(_without_times(one) == _without_times(other) for one, other in pairs):
+    changed = list(dict.fromkeys(name for one, other in pairs for name in _changed(one, other)))
+    if not changed:
         return Check(what=what, found=f"{steps}: the same to the last bit", is_right=True)
-    drift = max(abs(other["loss"] - one["loss"]) / abs(one["loss"]) for one, other in pairs)
-    text = f"{steps}: losses differ by up to {drift:.1e} of themselves"
-    if on_cpu:
+    drift = max(_drift(one.get("loss", math.nan), other.get("loss", math.nan)) for one, other in pairs)
+    if "loss" in changed:
+        text = f"{steps}: losses differ by up to {drift:.1e} of themselves"
+    else:
+        text = f"{steps}: the same losses, but not the same {', '.join(changed)}"
+    if on_cpu and trial.placement.world_size <= _ADDED_EXACTLY:
         return Check(what=what, found=f"{text}, where the CPU should give the same bits", is_right=False)
     return Check(what=what, found=text, is_right=drift <= MOST_DRIFT)
 
@@ -136,5 +157,15 @@ def _same_steps(first: Ran, again: Ran, after: int) -> Iterator[tuple[dict[str, 
             yield row, others[key_of(row)]
 
 
-def _without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in TIMES}
+def _changed(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names of the columns that differ, times aside; by their text, in which one nan is as the other."""
+    names = dict.fromkeys([*one, *other])
+    return [name for name in names if name not in TIMES and repr(one.get(name)) != repr(other.get(name))]
+
+
+def _drift(one: float, other: float) -> float:
+    """Relative difference of two losses; inf if only one of them is a number."""
+    if math.isnan(one) and math.isnan(other):
+        return 0.0
+    drift = abs(other - one) / (abs(one) or 1.0)
+    return math.inf if math.isnan(drift) else drift

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +28,11 @@ from dla_train.data.prepared_config import PreparedData
 from dla_train.estimate.activations import LinearMixer, capacity_of, state_shape
 from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config
 from dla_train.preflight.check import Check
+
+_LOGGER = logging.getLogger(__name__)
+
+_LONGEST = 160
+"""Characters of an error's message in the table."""
 
 Examine = Callable[[torch.device, torch.dtype], list[Finding]]
 
@@ -54,27 +61,45 @@ def check_kernels(recipe: Recipe, devices: Sequence[torch.device], say: Callable
     checks = []
     for examination in examinations(recipe):
         found: dict[torch.device, list[Finding]] = {}
+        failed = []
         for device in devices:
             say(f"preflight: comparing {examination.what} with exact results on {device}")
-            found[device] = examination.how(device, dtype)
+            try:
+                found[device] = examination.how(device, dtype)
+            except Exception as error:  # a kernel that cannot be compiled, too little memory, ...
+                _LOGGER.error("%s on %s has failed:\n%s", examination.what, device, traceback.format_exc().rstrip())
+                failed.append(f"failed on {device} with {_in_a_line(error)}")
         name = f"{examination.what}: {examination.backend(devices[0])}, {str(dtype).removeprefix('torch.')}"
-        checks.append(_judged(name, found))
+        checks.append(_judged(name, found, failed))
     return checks
 
 
-def _judged(what: str, found: dict[torch.device, list[Finding]]) -> Check:
+def _in_a_line(error: Exception) -> str:
+    """Type and message, as far as they fit into a table."""
+    text = " ".join(str(error).split()).replace("|", "\\|")
+    return type(error).__name__ + (
+        f": {text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'}" if text else ""
+    )
+
+
+def _judged(what: str, found: dict[torch.device, list[Finding]], failed: Sequence[str]) -> Check:
     wrong = [
-        f"{one.what} on {device} off by {one.error:.1e}, allowed {one.allowed:.1e}"
-        for device, findings in found.items()
-        for one in findings
-        if not one.is_right
+        *failed,
+        *(
+            f"{one.what} on {device} off by {one.error:.1e}, allowed {one.allowed:.1e}"
+            for device, findings in found.items()
+            for one in findings
+            if not one.is_right
+        ),
     ]
     if wrong:
         return Check(what=what, found="; ".join(wrong), is_right=False)
     findings = [one for findings in found.values() for one in findings]
     share, name = max((one.error / one.allowed, one.what) for one in findings if one.allowed)
     where = f" on {len(found)} devices" if len(found) > 1 else ""
-    text = f"{counted(len(findings), 'result')}{where}; the largest error is {share:.0%} of the allowed one ({name})"
+    text = (
+        f"{counted(len(findings), 'comparison')}{where}; the largest error is {share:.0%} of the allowed one ({name})"
+    )
     return Check(what=what, found=text, is_right=True)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,13 +16,14 @@ import torch
 from dla_train import atomic_files
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.placement import Placement, find_placement
-from dla_train.errors import RelayedError, RunError, UsageError
+from dla_train.errors import RelayedError, UsageError
 from dla_train.estimate.devices import DEVICES
 from dla_train.estimate.estimate import estimate
 from dla_train.preflight.check import Check
 from dla_train.preflight.judge import judge
 from dla_train.preflight.kernels import check_kernels
-from dla_train.preflight.trial import Trial, accompany, run_trial
+from dla_train.preflight.stopped import Stopped, stoppable
+from dla_train.preflight.trial import REFUSED, Trial, accompany, how_it_ended, run_trial
 from dla_train.runs.compilations import told_of_compilations
 from dla_train.runs.console import mute_console, quiet_lightning
 
@@ -33,7 +34,6 @@ _VALIDATED = 2
 _PATIENCE_SECONDS = 900.0
 """Until the slowest process has compared its kernels."""
 _POLL_SECONDS = 0.5
-_REFUSED = 2
 
 
 def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, steps: int) -> list[Check]:
@@ -43,20 +43,23 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
 
     Args:
         loaded: the recipe. arguments: of `dla-train fit`, which name it with its settings.
-        folder: for two short runs; removed if all is well.
+        folder: for two short runs, which are removed if all is well; what else is there stays.
         steps: how many to train, at least 3.
     Returns:
         What was found; empty on processes other than the first.
     Raises:
         UsageError: recipe and machine do not fit together, or the folder is in use.
-        RelayedError: `fit` has refused the recipe, and said why.
-        RunError: on a process other than the first, whose own checks have failed.
+        RelayedError: `fit` has refused the recipe, or a signal has ended the preflight; why has been said.
     """
     quiet_lightning()
     placement = find_placement(loaded)
     training = loaded.recipe.training
     if training.steps <= steps:
-        raise loaded.problem("training.steps", f"it is {training.steps}; a preflight of {steps} steps needs more")
+        raise loaded.problem(
+            "training.steps",
+            f"it is {training.steps}; a preflight of {steps} steps needs more. Give fewer --steps (3 at "
+            "least), or more training.steps.",
+        )
     settings = _settings(loaded, placement)
     trial = Trial(arguments=[*arguments, *settings], folder=folder, steps=steps, placement=placement)
     if placement.rank:
@@ -67,13 +70,23 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
             f"{folder} holds the runs of another preflight, which has failed or is under way. Remove it, or give "
             "another folder with --run-dir DIR."
         )
-    try:
-        first, again = run_trial(trial, _LOGGER.info)
-    except KeyboardInterrupt:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if first.code == _REFUSED:
-        raise RelayedError(_REFUSED)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with stoppable():
+        try:
+            checks = _looked_at(loaded, placement, trial)
+        except (KeyboardInterrupt, Stopped, RelayedError):
+            _remove(trial, made)
+            raise
+        if all(check.is_right is not False for check in checks):
+            _remove(trial, made)
+    return checks
+
+
+def _looked_at(loaded: LoadedRecipe, placement: Placement, trial: Trial) -> list[Check]:
+    """Everything that the first process finds, and what the others tell it."""
+    first, again = run_trial(trial, _LOGGER.info)
+    if first.code == REFUSED:
+        raise RelayedError(REFUSED)
     on_cpu = not _uses_gpus(loaded)
     checks = judge(
         loaded.recipe,
@@ -86,11 +99,21 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
     )
     checks += _kernels(loaded, placement)
     if placement.launcher != "dla-train":
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         for rank in range(1, placement.world_size):
-            checks += _of_rank(folder, rank)
-    if all(check.is_right is not False for check in checks):
-        shutil.rmtree(folder, ignore_errors=True)
+            checks += _of_rank(trial.folder, rank, deadline)
     return checks
+
+
+def _remove(trial: Trial, made: Sequence[Path]) -> None:
+    """Remove both runs, and of the directories above them those that were not there before."""
+    for path in (trial.first.path, trial.again.path):
+        shutil.rmtree(path, ignore_errors=True)
+    for rank in range(1, trial.placement.world_size):
+        _said_by(trial.folder, rank).unlink(missing_ok=True)
+    for path in made:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            path.rmdir()
 
 
 def _settings(loaded: LoadedRecipe, placement: Placement) -> list[str]:
@@ -121,17 +144,22 @@ def _kernels(loaded: LoadedRecipe, placement: Placement) -> list[Check]:
 
 
 def _beside(loaded: LoadedRecipe, placement: Placement, trial: Trial) -> list[Check]:
-    """What a process does that is not the first: its part of both runs, and its own kernels."""
+    """What a process does that is not the first: its part of both runs, and its own kernels.
+
+    It ends as if all were well, whatever it finds: at the first failure launchers end all other processes, and so the
+    one that is about to say what is wrong.
+    """
     said = _said_by(trial.folder, placement.rank)
     said.unlink(missing_ok=True)
-    code = accompany(trial)
-    if code == _REFUSED:
-        raise RelayedError(code)
-    checks = [check for check in _kernels(loaded, placement) if check.is_right is False]
+    with stoppable():
+        code = accompany(trial)
+        if code == REFUSED:
+            return []
+        checks = [check for check in _kernels(loaded, placement) if check.is_right is False]
+    if code:
+        checks.insert(0, Check(what="run", found=how_it_ended(code), is_right=False))
     said.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.write_text(said, json.dumps([asdict(check) for check in checks]))
-    if code or checks:
-        raise RunError(f"rank {placement.rank} on {socket.gethostname()}: what is wrong is in the table of rank 0.")
     return []
 
 
@@ -139,10 +167,9 @@ def _said_by(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}.json"
 
 
-def _of_rank(folder: Path, rank: int) -> list[Check]:
-    """What another process found wrong with its kernels."""
+def _of_rank(folder: Path, rank: int, deadline: float) -> list[Check]:
+    """What another process found wrong."""
     path = _said_by(folder, rank)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
     while not path.is_file():
         if time.monotonic() > deadline:
             return [Check(what=f"rank {rank}", found="has not said what its kernels compute", is_right=False)]

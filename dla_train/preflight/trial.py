@@ -18,6 +18,7 @@ from typing import Any
 
 from dla_train.distributed.children import die_with_parent
 from dla_train.distributed.placement import Placement
+from dla_train.runs.exit_code_file import VARIABLE
 from dla_train.runs.folder import RunFolder
 from dla_train.runs.metrics_file import TRAIN, read_rows
 from dla_train.runs.program import this_program
@@ -25,6 +26,9 @@ from dla_train.runs.program import this_program
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 60.0
 _STOPPED = 128 + signal.SIGUSR1
+REFUSED = 2
+"""Exit code of a run whose recipe, data or folder are wrong, and which has said so."""
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +95,31 @@ def run_trial(trial: Trial, say: Callable[[str], None]) -> tuple[Ran, Ran | None
         return ran, None
     last = max(row["step"] for row in ran.rows if row["split"] == TRAIN)
     say(f"preflight: the steps after step {trial.saved_step} again, from its checkpoint")
-    again = _start(trial, trial.again, [f"--resume={trial.checkpoint}"], port_offset=2)
+    again = _start(trial, trial.again, [f"--resume={trial.checkpoint.absolute()}"], port_offset=2)
     return ran, _until(again, trial.again, lambda: _trained(trial.again, last))
 
 
 def accompany(trial: Trial) -> int:
     """The same on a process that is not the first: its rank of both runs; returns an exit code."""
-    for folder, resume, offset in ((trial.first, "never", 1), (trial.again, str(trial.checkpoint), 2)):
-        code = _start(trial, folder, [f"--resume={resume}"], port_offset=offset).wait()
+    for folder, resume, offset in ((trial.first, "never", 1), (trial.again, str(trial.checkpoint.absolute()), 2)):
+        process = _start(trial, folder, [f"--resume={resume}"], port_offset=offset)
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
         if code not in (0, _STOPPED):
             return code
     return 0
+
+
+def how_it_ended(code: int) -> str:
+    """The exit code of a run that went wrong, in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    out_of_memory = ", as the system does where main memory runs out (dmesg says so)" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{out_of_memory}"
 
 
 def _trained(folder: RunFolder, steps: int) -> bool:
@@ -111,10 +129,12 @@ def _trained(folder: RunFolder, steps: int) -> bool:
 
 def _start(trial: Trial, folder: RunFolder, options: list[str], *, port_offset: int) -> subprocess.Popen[bytes]:
     """Start `dla-train fit`. All that it says goes where messages go."""
-    variables = {}
+    variables = {name: value for name, value in os.environ.items() if name != VARIABLE}  # not that of the job's run
     if trial.placement.launcher != "dla-train":
         # Each run meets at a place of its own: the processes of the one before may not all have left theirs.
-        variables = {"MASTER_PORT": str(trial.placement.port + port_offset), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        port = trial.placement.port
+        port += port_offset if port + port_offset <= _LAST_PORT else -port_offset
+        variables |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
     return subprocess.Popen(
         [
             *this_program(),
@@ -125,7 +145,7 @@ def _start(trial: Trial, folder: RunFolder, options: list[str], *, port_offset: 
             f"--run-dir={folder}",
             *options,
         ],
-        env={**os.environ, **variables},
+        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         preexec_fn=die_with_parent if sys.platform == "linux" else None,
@@ -143,7 +163,7 @@ def _until(process: subprocess.Popen[bytes], folder: RunFolder, is_enough: Calla
             process.send_signal(signal.SIGUSR1)
             process.wait()
             stop_seconds = time.monotonic() - begin
-    except BaseException:  # Ctrl-C
+    except BaseException:  # Ctrl-C, or another signal
         _end(process)
         raise
     return Ran(rows=read_rows(folder.metrics), code=process.wait(), stop_seconds=stop_seconds)
@@ -154,6 +174,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.kill()
         process.wait()

@@ -105,8 +105,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     whole = text[: text.rfind("\n") + 1]
+    # A loss of power may leave blocks of zeros, which csv refuses where they are longer than its fields may be.
+    lines = [line for line in whole.split("\n") if "\0" not in line and len(line) <= csv.field_size_limit()]
     rows = []
-    for fields in csv.DictReader(io.StringIO(whole)):
+    for fields in csv.DictReader(lines):
         row = {name: _number(name, value) for name, value in fields.items() if name and value}
         if isinstance(row.get("step"), int) and "split" in row:
             rows.append(row)

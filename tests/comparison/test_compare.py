@@ -142,6 +142,65 @@ def test_files(cli, make_run, tmp_path):
     assert "holds earlier results" in again.err
 
 
+@pytest.fixture
+def edit_metrics(tmp_path):
+    """Change the bytes of a run's metrics."""
+
+    def edit(name, old, new):
+        path = tmp_path / name / "metrics.csv"
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+    return edit
+
+
+@pytest.mark.parametrize("column", ["tokens_per_second", "device_memory_gb"])
+def test_a_column_that_an_older_version_did_not_write(cli, make_run, edit_metrics, column):
+    make_run("a")
+    edit_metrics("a", column.encode(), b"renamed")
+    done = cli("compare", "a")
+    assert done.code == 0, done.err
+    assert tables(done.out)[0]["a"]["training loss, nats per token"] == "7.7500"
+
+
+@pytest.mark.parametrize("column", [b"loss", b"tokens"])
+def test_metrics_without_what_is_compared(cli, make_run, edit_metrics, column):
+    make_run("a")
+    edit_metrics("a", b"," + column + b",", b",renamed,")
+    done = cli("compare", "a", "--out", "there")
+    assert done.code == 0, done.err
+    assert tables(done.out)[0]["a"]["training loss, nats per token"] == "-"
+    assert tables(done.out)[0]["a"]["step"] == "4"
+    assert "a: 6 rows of metrics.csv left out, without tokens or loss to read." in done.out
+
+
+@pytest.mark.parametrize("damage", [b"not a number", b"\0" * 200_000])
+def test_damaged_metrics(cli, make_run, edit_metrics, damage):
+    make_run("a", loss=7.5)
+    edit_metrics("a", b"7.4", damage)
+    done = cli("compare", "a", "--out", "there")
+    assert done.code == 0, done.err
+    assert tables(done.out)[0]["a"]["training loss, nats per token"] == "7.2000"  # of the three other steps
+
+
+def test_names_that_mean_something_to_tables_and_pictures(cli, make_run, tmp_path):
+    from PIL import Image
+
+    names = ["_old", "$x_{2}$ | y", "new\nline", "lr=1", "a cost of $5"]
+    for name in names:
+        make_run(name)
+    done = cli("compare", *names, "--out", "there")
+    assert done.code == 0, done.err
+    lines = [line for line in done.out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0].strip("| ") for line in lines[1:]] == [
+        "_old",
+        "$x_{2}$ \\| y",
+        "new line",
+        "lr=1",
+        "a cost of $5",
+    ]
+    assert Image.open(tmp_path / "there" / "losses.png").size[0] > 1000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -41,14 +41,18 @@ def wrong(found: list[Finding]) -> list[str]:
 
 def expected(shape: OpShape, *, dynamic: bool) -> list[str]:
     """What is found of an op, in order."""
+
+    def each(names: list[str]) -> list[str]:
+        return [f"{of}{name}" for name in names for of in ("", "worst of ")]
+
     gate = ["d gate"] if dynamic else []
-    names = ["output", "states", "d q", "d k", "d v", "d slot_weight", "d log_decay", *["d beta"][: shape.delta], *gate]
-    names.append("results that a second call changes (how many)")
+    read = ["output", "states", "d q", "d k", "d v", "d slot_weight", "d log_decay", *["d beta"][: shape.delta], *gate]
+    names = [*each(read), "results that a second call changes (how many)"]
     if not dynamic:
         return names
-    through = [f"d {name} through boundaries" for name in ("k", "v", "threshold")]
+    through = [f"d {name} through boundaries" for name in ("k", "v", "threshold")] if shape.slots > 1 else []
     decided = ["scores (largest difference)", "decisions (how many differ)"]
-    return [*decided, *names, *through, "output token by token"]
+    return [*decided, *names, *each(through), *each(["output token by token"])]
 
 
 @pytest.mark.parametrize("documents", [False, True], ids=["one document", "documents"])
@@ -59,6 +63,15 @@ def test_the_torch_path_is_right(shape, dtype, documents):
     assert [one.what for one in found] == expected(shape, dynamic=True)
     assert not wrong(found)
     assert any(one.error > 0 for one in found)  # compared with something else than itself
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 40])
+@pytest.mark.parametrize("slots", [1, 64])
+def test_few_tokens_and_one_slot(slots, tokens):
+    shape = replace(DELTA, slots=slots)
+    found = check_op(shape, CPU, torch.float32, tokens=tokens)
+    assert [one.what for one in found] == expected(shape, dynamic=True)
+    assert not wrong(found)
 
 
 @pytest.mark.parametrize(("kind", "slots"), [("single", 1), ("fixed", 3), ("fenwick", 9)])
@@ -136,6 +149,87 @@ def test_a_wrong_gradient_is_found(monkeypatch):
     assert {"d q", "d slot_weight", "d gate"} <= set(found)
 
 
+class GradientWithout(torch.autograd.Function):
+    """The identity, with a gradient in which one token of one head is missing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dx: torch.Tensor) -> torch.Tensor:
+        dx = dx.clone()
+        dx[:, 150, -1] = 0
+        return dx
+
+
+MANY = OpShape(heads=16, groups=16, key_dim=16, value_dim=16, slots=4)
+
+
+def test_a_gradient_that_one_token_lacks_is_found(monkeypatch):
+    """In 16-bit types it is lost in the error of the whole."""
+    right = op.multi_state_attention
+
+    def changed(q: Any, k: Any, v: Any, *args: Any, **options: Any) -> Any:
+        return right(q, GradientWithout.apply(k) if k.dtype == torch.bfloat16 else k, v, *args, **options)
+
+    monkeypatch.setattr(op, "multi_state_attention", changed)
+    found = check_op(MANY, CPU, torch.bfloat16, kind="fixed", tokens=600)
+    assert wrong(found) == ["worst of d k"]
+
+
+def test_an_output_of_another_head_is_found(monkeypatch):
+    """For one tile of tokens."""
+
+    def swap(result: Any) -> Any:
+        o = result[0].clone()
+        o[:, 512:528, 3] = result[0][:, 512:528, 4]
+        return o, result[1]
+
+    monkeypatch.setattr(op, "multi_state_attention", fast_only(op.multi_state_attention, swap))
+    found = wrong(check_op(MANY, CPU, torch.bfloat16, kind="fixed", tokens=600))
+    assert "worst of output" in found
+    assert "worst of d v" in found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [PLAIN, DELTA], ids=["plain", "delta"])
+@pytest.mark.parametrize(
+    "mistake", ["the oldest slot is read as the next one", "decay comes a token late", "a chunk begins without decay"]
+)
+def test_mistakes_that_only_a_long_memory_shows_are_found(monkeypatch, mistake, shape, dtype):
+    right = op.multi_state_attention
+
+    def changed(q: Any, k: Any, v: Any, slot_weight: Any, *, log_decay: Any, **options: Any) -> Any:
+        if q.dtype != torch.float64 and "oldest" in mistake:
+            slot_weight = torch.cat((slot_weight[..., :-1], slot_weight[..., -2:-1]), -1)
+        if q.dtype != torch.float64 and "late" in mistake:
+            log_decay = log_decay.roll(1, 1)
+        if q.dtype != torch.float64 and "without" in mistake:
+            log_decay = log_decay * (torch.arange(log_decay.shape[1]) % 512 > 0)[:, None]
+        return right(q, k, v, slot_weight, log_decay=log_decay, **options)
+
+    monkeypatch.setattr(op, "multi_state_attention", changed)
+    shape = replace(shape, heads=4, groups=4, slots=12)
+    found = wrong(check_op(shape, CPU, dtype, kind="fixed"))
+    assert {"worst of d slot_weight", *(() if shape.delta else ("worst of output",))} <= set(found)
+
+
+def test_reading_past_the_last_token_is_found(monkeypatch):
+    """As a kernel does that does not mask its last tile: even where a weight of zero follows."""
+    right = op.multi_state_attention
+
+    def changed(q: Any, k: Any, v: Any, *args: Any, **options: Any) -> Any:
+        if v.dtype == torch.float64:
+            return right(q, k, v, *args, **options)
+        behind = v.as_strided(v[:, :1].shape, v[:, :1].stride(), v.storage_offset() + v.numel()).detach()
+        o, cache = right(q, k, v, *args, **options)
+        return torch.cat((o[:, :-1], o[:, -1:] + 0 * behind), 1), cache
+
+    monkeypatch.setattr(op, "multi_state_attention", changed)
+    assert "output" in wrong(check_op(PLAIN, CPU, torch.float32, kind="fixed", tokens=100))
+
+
 def test_nan_is_never_right(monkeypatch):
     monkeypatch.setattr(
         op, "multi_state_attention", fast_only(op.multi_state_attention, lambda r: (r[0] * float("nan"), r[1]))
@@ -176,19 +270,20 @@ def test_wrong_gradients_of_boundaries_are_found(monkeypatch):
         ),
     )
     found = wrong(check_op(PLAIN, CPU, torch.bfloat16, tokens=200))
-    assert found == [f"d {name} through boundaries" for name in ("k", "v", "threshold")]
+    assert found == [f"d {name} through boundaries" for name in ("k", "v", "threshold")]  # none is far off by itself
 
 
 def test_wrong_decoding_is_found(monkeypatch):
     monkeypatch.setattr(
         op, "dynamic_linear_attention", fast_only(op.dynamic_linear_attention, lambda r: (1.1 * r[0], r[1]))
     )
-    assert wrong(check_op(PLAIN, CPU, torch.float32, tokens=200)) == ["output token by token"]
+    off = ["output token by token", "worst of output token by token"]
+    assert wrong(check_op(PLAIN, CPU, torch.float32, tokens=200)) == off
 
 
 def test_a_wrong_layer_is_found(monkeypatch):
     monkeypatch.setattr(layers, "swiglu", fast_only(layers.swiglu, ScaledGradient.apply))
-    assert wrong(check_swiglu(CPU, torch.float32, width=8)) == ["d x"]
+    assert wrong(check_swiglu(CPU, torch.float32, width=8)) == ["d x", "worst of d x"]
 
 
 def test_inputs_that_leave_no_doubt_are_found_at_one_head():

@@ -1,6 +1,8 @@
 """What the two runs of a preflight are taken for."""
 
+import shutil
 import signal
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -40,9 +42,9 @@ AGAIN = Ran(rows=rows(6, 7, 8), code=STOPPED, stop_seconds=1.0)
 @pytest.fixture
 def judged(tmp_path):
     """Checks by name, for runs with a checkpoint of 1,000,000 bytes."""
-    trial = Trial(arguments=[], folder=tmp_path, steps=8, placement=ALONE)
 
-    def check(first=FIRST, again=AGAIN, *settings, on_cpu=True, estimated=None, room=None):
+    def check(first=FIRST, again=AGAIN, *settings, on_cpu=True, estimated=None, room=None, processes=1):
+        trial = Trial(arguments=[], folder=tmp_path, steps=8, placement=replace(ALONE, devices=processes))
         if again is not None:
             trial.checkpoint.mkdir(parents=True, exist_ok=True)
             (trial.checkpoint / "state.ckpt").write_bytes(b"x" * 1_000_000)
@@ -82,7 +84,10 @@ def test_a_run_that_ends_by_itself_is_wrong(judged):
 
 def test_a_run_killed_for_memory_is_wrong(judged):
     found = judged(Ran(rows=[], code=-9, stop_seconds=None), None)
-    assert found["run"].found == "ended with exit code -9 after 0 steps; what it said is above"
+    assert found["run"].found == (
+        "was killed by SIGKILL, as the system does where main memory runs out (dmesg says so) after 0 steps; what it "
+        "said is above"
+    )
 
 
 def test_a_loss_that_is_no_number_is_wrong(judged):
@@ -108,7 +113,16 @@ def test_steps_that_come_out_differently(judged, change, on_cpu, is_right):
 
 def test_other_columns_count_too(judged):
     again = replace(AGAIN, rows=rows(6, 7, 8, grad_norm=1.1))
-    assert judged(FIRST, again)["going on"].is_right is False
+    found = judged(FIRST, again)["going on"]
+    assert found.is_right is False
+    assert "the same losses, but not the same grad_norm, where the CPU should give the same bits" in found.found
+
+
+@pytest.mark.parametrize(("change", "is_right"), [(1e-7, True), (1e-3, False)])
+def test_gradients_of_more_than_two_processes_have_no_fixed_sum(judged, change, is_right):
+    again = replace(AGAIN, rows=rows(6, 7, 8, change=change))
+    assert judged(FIRST, again, processes=2)["going on"].is_right is False
+    assert judged(FIRST, again, processes=4)["going on"].is_right is is_right
 
 
 def test_no_step_in_common_is_wrong(judged):
@@ -128,12 +142,52 @@ def test_a_stop_that_takes_longer_than_slurm_waits_is_wrong(judged):
 
 
 def test_too_little_room_for_checkpoints_is_wrong(judged):
-    found = judged(FIRST, AGAIN, "checkpoint.keep_last=1000000000000")["checkpoint"]
+    many = ("training.steps=1000000000", "checkpoint.every=1", "checkpoint.keep_last=1000000000")
+    found = judged(FIRST, AGAIN, *many)["checkpoint"]
     assert found.is_right is False
 
 
 def test_checkpoints_that_are_kept_for_good_are_counted(judged):
-    assert "up to 36 at a time" in judged(FIRST, AGAIN, "checkpoint.keep_every=10")["checkpoint"].found
+    settings = ("training.steps=1000", "checkpoint.every=20", "checkpoint.keep_every=50")
+    assert "up to 13 at a time" in judged(FIRST, AGAIN, *settings)["checkpoint"].found  # every 100 steps one for good
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        (("checkpoint.keep_last=1000",), 3),  # all there are, of 330 steps
+        (("checkpoint.every=330",), 1),
+        (("checkpoint.every=null", "checkpoint.keep_last=4", "checkpoint.keep_every=10"), 5),
+    ],
+)
+def test_no_more_checkpoints_are_counted_than_a_run_saves(judged, settings, number):
+    settings = ("checkpoint.every=110", *settings)
+    assert f"up to {number} at a time" in judged(FIRST, AGAIN, *settings)["checkpoint"].found
+
+
+def test_what_the_preflight_itself_has_written_counts_as_free(judged, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Namespace(free=2_500_000))
+    found = judged(FIRST, AGAIN)["checkpoint"]  # room for three of 1 MB, as soon as the one that is there is removed
+    assert found.is_right is True
+    assert "3.50 MB are free" in found.found
+
+
+@pytest.mark.parametrize(("one", "other", "is_right"), [(0.0, 0.0, True), (0.0, 1e-6, True), (0.0, 1.0, False)])
+def test_a_loss_of_nothing_can_be_compared(judged, one, other, is_right):
+    first = replace(FIRST, rows=rows(*range(1, 9), loss=one))
+    again = replace(AGAIN, rows=rows(6, 7, 8, loss=other))
+    assert judged(first, again, on_cpu=False)["going on"].is_right is is_right
+
+
+def test_losses_that_are_no_numbers_both_times_are_the_same(judged):
+    """As steps that are skipped have them; that they are wrong is said of the run."""
+    first = replace(FIRST, rows=[*rows(*range(1, 8)), *rows(8, loss=float("nan"))])
+    found = judged(first, replace(AGAIN, rows=[*rows(6, 7), *rows(8, loss=float("nan"))]))
+    assert found["run"].is_right is False
+    assert found["going on"].found == "from step 5, 3 steps once more: the same to the last bit"
+    found = judged(first, AGAIN, on_cpu=False)["going on"]
+    assert found.is_right is False
+    assert "differ by up to inf" in found.found
 
 
 def test_the_table_says_what_failed():

@@ -49,7 +49,7 @@ def test_all_is_well_on_the_cpu(precision, type_name):
     found = check_kernels(recipe, [CPU], said.append)
     assert [check.is_right for check in found] == [True, True]
     assert [check.what.split(": ")[1] for check in found] == [f"torch, {type_name}"] * 2
-    assert "15 results; the largest error is" in found[0].found
+    assert "27 comparisons; the largest error is" in found[0].found
     assert len(said) == 2
 
 
@@ -85,3 +85,18 @@ def test_what_is_off_is_named_with_its_device(monkeypatch):
     [found] = check_kernels(recipe, devices, lambda text: None)
     assert found.is_right is False
     assert found.found == "d v on meta:1 off by 4.0e-01, allowed 3.0e-02; d q on meta:1 off by nan, allowed 3.0e-02"
+
+
+def test_a_kernel_that_fails_is_named_and_the_others_are_compared(monkeypatch, caplog):
+    """Such as one that needs more shared memory than the GPU has: what a preflight is there to find."""
+
+    def failing(shape, device, dtype, **options):
+        raise RuntimeError("out of resource: shared memory,\n| Required: 300000")
+
+    monkeypatch.setattr(kernels, "check_op", failing)
+    recipe = load(find("tiny"), SMALL).recipe
+    op, layers = check_kernels(recipe, [CPU], lambda text: None)
+    assert op.is_right is False
+    assert op.found == "failed on cpu with RuntimeError: out of resource: shared memory, \\| Required: 300000"
+    assert layers.is_right is True
+    assert "Traceback" in caplog.text

@@ -15,6 +15,10 @@ LAYER_ROUNDINGS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-
 RUNNING_SUMS = ("d log_decay",)
 """A sum of differences over up to all later tokens: one more rounding each time the number of terms doubles. The gate's
 gradient is not among them, because it counts from what crosses into the next chunk (reader/fused/gates.py)."""
+_ROW, _WORST_ROW, _WORST_NUMBER = 16, 4, 8
+"""How many times as far off as the whole the worst part of a result may be: a row of at least 16 numbers, such as what
+a head gives for a token, or fewer numbers. Rounding put the worst of 10^4 rows up to 5 times as far off, the worst of
+as many numbers up to 12 times, where the whole came to a third of what is allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,39 @@ def relative_error(x: Tensor, exact: Tensor) -> float:
     """`||x - exact|| / ||exact||`, or `||x||` if the exact value is zero."""
     norm = exact.double().norm().item()
     return (x.double() - exact.double()).norm().item() / (norm if norm > 0 else 1.0)
+
+
+def worst_error(x: Tensor, exact: Tensor, part: int) -> float:
+    """The largest relative error of a part of `x`; nan if there is one.
+
+    A mistake that only a few tokens feel is lost in the error of the whole. What is small in itself is the difference
+    of large numbers, and so the error of a part that is smaller than most counts relative to those.
+
+    Args:
+        part: how many of the last dimensions a part has: 1 for rows, 0 for numbers.
+    """
+    x, exact = (y.double().reshape(*y.shape[: y.dim() - part], -1) for y in (x, exact))
+    norms = exact.norm(dim=-1)
+    usual = norms.square().mean().sqrt()
+    return ((x - exact).norm(dim=-1) / torch.maximum(norms, usual if usual > 0 else usual + 1)).max().item()
+
+
+def compared(
+    what: str, x: Tensor, exact: Tensor, allowed: float, part: int, allowed_alone: float | None = None
+) -> list[Finding]:
+    """The result `what` as a whole, and the worst of its parts.
+
+    Args:
+        allowed: relative error of the whole. part: see `worst_error`. allowed_alone: that of the worst part is several
+            times this; `allowed` if None.
+    """
+    factor = _WORST_ROW if part and x.shape[-1] >= _ROW else _WORST_NUMBER
+    return [
+        Finding(what=what, error=relative_error(x, exact), allowed=allowed),
+        Finding(
+            what=f"worst of {what}", error=worst_error(x, exact, part), allowed=factor * (allowed_alone or allowed)
+        ),
+    ]
 
 
 def allowed_of_op(what: str, dtype: torch.dtype, tokens: int) -> float:

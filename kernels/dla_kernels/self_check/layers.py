@@ -17,7 +17,7 @@ from dla_kernels.layers import (
     short_convolution,
     swiglu,
 )
-from dla_kernels.self_check.finding import LAYER_ROUNDINGS, Finding, relative_error
+from dla_kernels.self_check.finding import LAYER_ROUNDINGS, Finding, compared
 
 LayerBackend = Literal["auto", "torch", "triton"]
 
@@ -121,4 +121,6 @@ def _compare(function: Callable[..., Tensor], inputs: dict[str, Tensor], backend
         results.append({"output": y} | {f"d {name}": x for name, x in zip(leaves, gradients, strict=True)})
     exact, found = results
     allowed = LAYER_ROUNDINGS[inputs["x"].dtype]
-    return [Finding(what=name, error=relative_error(x, exact[name]), allowed=allowed) for name, x in found.items()]
+    return [
+        finding for name, x in found.items() for finding in compared(name, x, exact[name], allowed, int(x.dim() > 1))
+    ]

@@ -24,7 +24,7 @@ from dla_kernels import (
 )
 from dla_kernels.arguments import Backend
 from dla_kernels.plan import JOIN
-from dla_kernels.self_check.finding import Finding, allowed_of_op, relative_error
+from dla_kernels.self_check.finding import OP_ROUNDINGS, Finding, allowed_of_op, compared
 from dla_kernels.self_check.inputs import THRESHOLD, OpShape, draw
 
 PlanKind = Literal["dynamic", "fenwick", "fixed", "single"]
@@ -36,6 +36,8 @@ _BLOCK = 64
 _NEAR = 1e-4
 """Distance of a score to the threshold within which both decisions are right."""
 _DRAWS = 20
+_MARGIN = 128
+"""Tokens of nan before and after the inputs."""
 
 
 def check_op(
@@ -69,7 +71,9 @@ def check_op(
     return [
         *_decisions(inputs, plan, sure, cu_seqlens, backend),
         *_reading(inputs, plan, cu_seqlens, backend),
-        *_gates(shape, device, dtype, min(tokens, 300), backend),
+        *(
+            _gates(shape, device, dtype, min(tokens, 300), backend) if shape.slots > 1 else []
+        ),  # one slot has no boundary
         *_decoding(shape, device, dtype, min(tokens, 72), backend),
     ]
 
@@ -114,7 +118,8 @@ def _nudged(x: Tensor, noise: torch.Generator) -> Tensor:
 def _decisions(
     inputs: dict[str, Tensor], exact: Plan, sure: Tensor, cu_seqlens: Tensor | None, backend: Backend
 ) -> list[Finding]:
-    found = segment(inputs["k"], inputs["v"], exact.capacity, THRESHOLD, cu_seqlens, backend)
+    k, v = (_between_nan(inputs[name]) for name in ("k", "v"))
+    found = segment(k, v, exact.capacity, THRESHOLD, cu_seqlens, backend)
     scores = (found.score - exact.score)[..., sure].abs().max().item()
     others = int((found.shift != exact.shift)[..., sure].sum())
     return [
@@ -132,8 +137,11 @@ def _reading(inputs: dict[str, Tensor], plan: Plan, cu_seqlens: Tensor | None, b
     exact = {name: torch.where(x.abs() < 1e-12, 0.0, x) for name, x in exact.items()}
     return [
         *(
-            Finding(what=name, error=relative_error(x, exact[name]), allowed=allowed_of_op(name, dtype, tokens))
+            finding
             for name, x in found.items()
+            for finding in compared(
+                name, x, exact[name], allowed_of_op(name, dtype, tokens), int(x.dim() > 3), OP_ROUNDINGS[dtype]
+            )
         ),
         Finding(
             what="results that a second call changes (how many)",
@@ -143,12 +151,20 @@ def _reading(inputs: dict[str, Tensor], plan: Plan, cu_seqlens: Tensor | None, b
     ]
 
 
+def _between_nan(x: Tensor) -> Tensor:
+    """`x` `[1, T, ...]` with nan before and after it in memory, where a kernel that reads too far finds it."""
+    room = x.new_full((x.shape[1] + 2 * _MARGIN, *x.shape[2:]), float("nan"))
+    middle = room[_MARGIN:-_MARGIN].unsqueeze(0)
+    middle.copy_(x.detach())
+    return middle
+
+
 def _results(inputs: dict[str, Tensor], plan: Plan, cu_seqlens: Tensor | None, backend: Backend) -> dict[str, Tensor]:
     """Output, final states and all gradients of one read."""
-    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    leaves = {name: _between_nan(x).requires_grad_() for name, x in inputs.items()}
     if plan.gate is not None:
         wide = torch.float64 if inputs["v"].dtype == torch.float64 else torch.float32
-        leaves["gate"] = plan.gate.detach().to(wide).requires_grad_()
+        leaves["gate"] = _between_nan(plan.gate.to(wide)).requires_grad_()
     o, cache = multi_state_attention(
         *(leaves[name] for name in ("q", "k", "v", "slot_weight")),
         plan=replace(plan, gate=leaves.get("gate")),
@@ -186,8 +202,9 @@ def _gates(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: int
     allowed = 1e-3 + 4 * torch.finfo(dtype).eps
     names = "k", "v", "threshold"
     return [
-        Finding(what=f"d {name} through boundaries", error=relative_error(x, exact), allowed=allowed)
+        finding
         for name, exact, x in zip(names, *results, strict=True)
+        for finding in compared(f"d {name} through boundaries", x, exact, allowed, int(x.dim() > 3))
     ]
 
 
@@ -201,7 +218,7 @@ def _decoding(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: 
     )
     prompt = tokens // 2
     cache, outputs = None, []
-    for begin, end in ((0, prompt), *((t, t + 1) for t in range(prompt, tokens))):
+    for begin, end in (*([(0, prompt)] if prompt else []), *((t, t + 1) for t in range(prompt, tokens))):
         o, cache = dynamic_linear_attention(
             **{name: x[:, begin:end] for name, x in inputs.items()},
             **options,
@@ -210,5 +227,5 @@ def _decoding(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: 
             backend=backend,
         )
         outputs.append(o)
-    error = relative_error(torch.cat(outputs, 1)[:, :, sure], whole[:, :, sure])
-    return [Finding(what="output token by token", error=error, allowed=allowed_of_op("output", dtype, tokens))]
+    found = torch.cat(outputs, 1)[:, :, sure]
+    return compared("output token by token", found, whole[:, :, sure], OP_ROUNDINGS[dtype], 1)
