@@ -96,7 +96,9 @@ def _judged(what: str, found: dict[torch.device, list[Finding]], failed: Sequenc
     findings = [one for findings in found.values() for one in findings]
     share, name = max((one.error / one.allowed, one.what) for one in findings if one.allowed)
     where = f" on {len(found)} devices" if len(found) > 1 else ""
-    text = f"{counted(len(findings), 'comparison')}{where}; the largest error is {share:.0%} of the allowed one ({name})"
+    text = (
+        f"{counted(len(findings), 'comparison')}{where}; the largest error is {share:.0%} of the allowed one ({name})"
+    )
     return Check(what=what, found=text, is_right=True)
 
 
