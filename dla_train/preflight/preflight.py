@@ -61,7 +61,9 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
             "least), or more training.steps.",
         )
     settings = _settings(loaded, placement)
-    trial = Trial(arguments=[*arguments, *settings], folder=folder, steps=steps, placement=placement)
+    trial = Trial(
+        arguments=[*arguments, *settings], folder=folder, steps=steps, planned_steps=training.steps, placement=placement
+    )
     if placement.rank:
         mute_console()
         return _beside(loaded, placement, trial)

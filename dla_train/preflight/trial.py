@@ -38,13 +38,14 @@ class Trial:
     Attributes:
         arguments: of `dla-train fit`, without run folder: the recipe and its settings.
         folder: where both runs have their folders.
-        steps: how many are trained at least.
+        steps: how many are trained at least. planned_steps: of the recipe, after which a run ends by itself.
         placement: of this process.
     """
 
     arguments: Sequence[str]
     folder: Path
     steps: int
+    planned_steps: int
     placement: Placement
 
     @property
@@ -90,13 +91,13 @@ def run_trial(trial: Trial, say: Callable[[str], None]) -> tuple[Ran, Ran | None
     """Both runs, each announced by `say`; the second is None if the first went wrong or left no checkpoint."""
     say(f"preflight: {trial.steps} steps, then a signal")
     first = _start(trial, trial.first, ["--resume=never"], port_offset=1)
-    ran = _until(first, trial.first, lambda: _trained(trial.first, trial.steps) and trial.checkpoint.is_dir())
+    ran = _until(first, trial, trial.first, lambda: _trained(trial.first, trial.steps) and trial.checkpoint.is_dir())
     if not ran.ended_well or not trial.checkpoint.is_dir():
         return ran, None
     last = max(row["step"] for row in ran.rows if row["split"] == TRAIN)
     say(f"preflight: the steps after step {trial.saved_step} again, from its checkpoint")
     again = _start(trial, trial.again, [f"--resume={trial.checkpoint.absolute()}"], port_offset=2)
-    return ran, _until(again, trial.again, lambda: _trained(trial.again, last))
+    return ran, _until(again, trial, trial.again, lambda: _trained(trial.again, last))
 
 
 def accompany(trial: Trial) -> int:
@@ -152,21 +153,27 @@ def _start(trial: Trial, folder: RunFolder, options: list[str], *, port_offset: 
     )
 
 
-def _until(process: subprocess.Popen[bytes], folder: RunFolder, is_enough: Callable[[], bool]) -> Ran:
-    """Wait until it is enough, then stop the run as a cluster would; or until it ends."""
+def _until(process: subprocess.Popen[bytes], trial: Trial, folder: RunFolder, is_enough: Callable[[], bool]) -> Ran:
+    """Wait until it is enough, then stop the run as a cluster would; or until it ends.
+
+    A run that has trained all its steps is left to end by itself: it does not wait for signals any more.
+    """
     stop_seconds = None
     try:
         while process.poll() is None and not is_enough():
             time.sleep(_POLL_SECONDS)
-        if process.poll() is None:
+        if process.poll() is None and not _trained(folder, trial.planned_steps):
             begin = time.monotonic()
             process.send_signal(signal.SIGUSR1)
             process.wait()
             stop_seconds = time.monotonic() - begin
+        code = process.wait()
     except BaseException:  # Ctrl-C, or another signal
         _end(process)
         raise
-    return Ran(rows=read_rows(folder.metrics), code=process.wait(), stop_seconds=stop_seconds)
+    if stop_seconds is not None and code == -signal.SIGUSR1:  # which came just after the last step
+        code, stop_seconds = 0, None
+    return Ran(rows=read_rows(folder.metrics), code=code, stop_seconds=stop_seconds)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -198,10 +198,31 @@ def test_runs_meet_at_a_port_of_their_own_and_do_not_speak_to_the_job(monkeypatc
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: given.update(options, command=command))
     monkeypatch.setenv("DLA_TRAIN_EXIT_CODE_FILE", "of-the-job")
     placement = Placement(rank=0, local_rank=0, devices=2, nodes=1, address="127.0.0.1", port=port, launcher="torchrun")
-    one = Trial(arguments=[], folder=tmp_path, steps=4, placement=placement)
+    one = Trial(arguments=[], folder=tmp_path, steps=4, planned_steps=30, placement=placement)
     trial._start(one, one.first, [], port_offset=1)
     assert given["env"]["MASTER_PORT"] == expected
     assert "DLA_TRAIN_EXIT_CODE_FILE" not in given["env"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "ends_with", "expected"),
+    [
+        (6, "exit 0", (0, None)),  # all steps: the signal would end it while it writes its report
+        (5, "kill -USR1 $$", (0, None)),  # the last step is done meanwhile, and the run is deaf to the signal
+        (5, "exit 138", (138, 0.0)),
+    ],
+)
+def test_a_run_is_not_stopped_after_its_last_step(tmp_path, trained, ends_with, expected):
+    placement = Placement(rank=0, local_rank=0, devices=1, nodes=1, address="127.0.0.1", port=1, launcher="dla-train")
+    one = Trial(arguments=[], folder=tmp_path, steps=4, planned_steps=6, placement=placement)
+    one.first.path.mkdir()
+    one.first.metrics.write_text(f"step,split,loss\n{trained},train,7.0\n")
+    on_signal = f"trap 'trap - USR1; {ends_with}' USR1;" if trained == 5 else ""
+    process = subprocess.Popen(["bash", "-c", f"{on_signal} sleep 1 & wait; wait; {ends_with}"])
+    time.sleep(0.3)  # until bash has set its trap
+    ran = trial._until(process, one, one.first, lambda: True)
+    assert (ran.code, None if ran.stop_seconds is None else 0.0) == expected
+    assert ran.ended_well
 
 
 @pytest.mark.parametrize(

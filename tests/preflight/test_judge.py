@@ -44,7 +44,9 @@ def judged(tmp_path):
     """Checks by name, for runs with a checkpoint of 1,000,000 bytes."""
 
     def check(first=FIRST, again=AGAIN, *settings, on_cpu=True, estimated=None, room=None, processes=1):
-        trial = Trial(arguments=[], folder=tmp_path, steps=8, placement=replace(ALONE, devices=processes))
+        trial = Trial(
+            arguments=[], folder=tmp_path, steps=8, planned_steps=330, placement=replace(ALONE, devices=processes)
+        )
         if again is not None:
             trial.checkpoint.mkdir(parents=True, exist_ok=True)
             (trial.checkpoint / "state.ckpt").write_bytes(b"x" * 1_000_000)
