@@ -20,6 +20,7 @@ from dla_kernels.self_check import (
     check_l2_norm,
     check_op,
     check_scaled_heads,
+    check_skip,
     check_softplus,
     check_swiglu,
 )
@@ -150,6 +151,7 @@ def _around(mixer: LinearMixer) -> list[tuple[str, Examine]]:
             parts = [
                 ("convolution", partial(check_convolution, channels=channels, width=mixer.conv_width, bias=True)),
                 ("scaled heads", partial(check_scaled_heads, heads=mixer.heads, value_dim=mixer.head_dim)),
+                ("skip", partial(check_skip, heads=mixer.heads, value_dim=mixer.head_dim)),
                 ("gated norm", partial(check_gated_norm, row=(inner,), gate_first=True, groups=mixer.groups)),
             ]
         case GatedDeltaNetConfig():

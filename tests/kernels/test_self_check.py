@@ -15,6 +15,7 @@ from dla_kernels.self_check import (
     check_l2_norm,
     check_op,
     check_scaled_heads,
+    check_skip,
     check_softplus,
     check_swiglu,
     layers,
@@ -30,6 +31,7 @@ LAYERS = [
     (check_gated_norm, {"row": (3, 24), "gate_first": False}),
     (check_l2_norm, {"heads": 3, "key_dim": 24}),
     (check_scaled_heads, {"heads": 3, "value_dim": 24}),
+    (check_skip, {"heads": 3, "value_dim": 24}),
     (check_softplus, {"slots": 12}),
     (check_swiglu, {"width": 40}),
 ]

@@ -33,7 +33,7 @@ def test_a_hybrid_of_two_memories_has_both():
     assert names("tiny", hybrid) == [
         "op of mamba2, dynamic memory",
         "op of mamba2, fenwick memory",
-        "convolution, scaled heads, gated norm, slot weights, SwiGLU",
+        "convolution, scaled heads, skip, gated norm, slot weights, SwiGLU",
     ]
 
 

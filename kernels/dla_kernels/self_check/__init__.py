@@ -10,6 +10,7 @@ from dla_kernels.self_check.layers import (
     check_gated_norm,
     check_l2_norm,
     check_scaled_heads,
+    check_skip,
     check_softplus,
     check_swiglu,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "check_l2_norm",
     "check_op",
     "check_scaled_heads",
+    "check_skip",
     "check_softplus",
     "check_swiglu",
     "relative_error",

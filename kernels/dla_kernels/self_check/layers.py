@@ -84,13 +84,19 @@ def check_l2_norm(
 def check_scaled_heads(
     device: torch.device, dtype: torch.dtype, *, heads: int, value_dim: int, backend: LayerBackend = "auto"
 ) -> list[Finding]:
-    """Check `scale_heads` and `add_skip` on values `[1, T, H, V]`."""
+    """Check `scale_heads` on values `[1, T, H, V]`."""
     draw = _Drawn(device, dtype)
-    x, y = (draw.activation(heads, value_dim) for _ in range(2))
-    return [
-        *_compare(scale_heads, {"x": x, "scale": draw.parameter(1, _TOKENS, heads)}, backend),
-        *_compare(add_skip, {"y": y, "x": x, "weight": draw.parameter(heads)}, backend),
-    ]
+    inputs = {"x": draw.activation(heads, value_dim), "scale": draw.parameter(1, _TOKENS, heads)}
+    return _compare(scale_heads, inputs, backend)
+
+
+def check_skip(
+    device: torch.device, dtype: torch.dtype, *, heads: int, value_dim: int, backend: LayerBackend = "auto"
+) -> list[Finding]:
+    """Check `add_skip` on values `[1, T, H, V]`."""
+    draw = _Drawn(device, dtype)
+    y, x = (draw.activation(heads, value_dim) for _ in range(2))
+    return _compare(add_skip, {"y": y, "x": x, "weight": draw.parameter(heads)}, backend)
 
 
 def check_softplus(

@@ -68,14 +68,10 @@ def check_op(
         return _reading(inputs, _plan_by_position(kind, shape, tokens, cu_seqlens, device), cu_seqlens, backend)
     inputs, plan, sure = _sure_inputs(shape, tokens, dtype, device, cu_seqlens)
     plan = replace(plan, gate=(plan.shift != JOIN).float(), final=None)
-    return [
-        *_decisions(inputs, plan, sure, cu_seqlens, backend),
-        *_reading(inputs, plan, cu_seqlens, backend),
-        *(
-            _gates(shape, device, dtype, min(tokens, 300), backend) if shape.slots > 1 else []
-        ),  # one slot has no boundary
-        *_decoding(shape, device, dtype, min(tokens, 72), backend),
-    ]
+    found = _decisions(inputs, plan, sure, cu_seqlens, backend) + _reading(inputs, plan, cu_seqlens, backend)
+    if shape.slots > 1:  # one slot has no boundary
+        found += _gates(shape, device, dtype, min(tokens, 300), backend)
+    return found + _decoding(shape, device, dtype, min(tokens, 72), backend)
 
 
 def _plan_by_position(
