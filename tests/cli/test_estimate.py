@@ -56,7 +56,7 @@ def test_what_does_not_fit_says_so_and_what_to_do(cli):
         in cli(*("estimate", "--recipe", "mamba2-dla-780m", "training.micro_batch=8")).out
     )
     assert "does not fit" not in cli("estimate", "--recipe", "mamba2-130m").out
-    near = cli("estimate", "--recipe", "mamba2-dla-130m", "--device", "a100-40gb", "data.window=6784").out
+    near = cli("estimate", "--recipe", "mamba2-dla-130m", "--device", "a100-40gb", "data.window=7040").out
     assert "93% of a100-40gb" in near
     assert "This may not fit into the 40.00 GB of a100-40gb: what is left is hardly enough for CUDA itself" in near
     assert "may not fit" not in cli("estimate", "--recipe", "mamba2-130m").out
