@@ -5,9 +5,10 @@ import os
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 
 from dla_train.distributed.config import DDPConfig, DeepSpeedConfig, FSDPConfig, SingleStrategy, StrategyConfig
+from dla_train.distributed.ddp_strategy import ReplicatedStrategy
 from dla_train.distributed.deepspeed_config import deepspeed_config
 from dla_train.distributed.placement import Placement
 from dla_train.training.config import TrainingConfig
@@ -24,7 +25,7 @@ def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate:
         case SingleStrategy():
             return "auto"
         case DDPConfig():
-            return DDPStrategy(gradient_as_bucket_view=True)
+            return ReplicatedStrategy()
         case DeepSpeedConfig():
             device_type = "cuda" if training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
             # Must be set before the import, or DeepSpeed would look for a GPU. Importing it takes seconds.
