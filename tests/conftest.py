@@ -1,6 +1,7 @@
 """A micro experiment: real corpus, tokenizer, model, Trainer and command line; twenty steps take a second or two."""
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -48,6 +49,11 @@ class Finished:
     code: int
     out: str
     err: str
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections need not look through what was imported and collected: it lives as long as the process."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

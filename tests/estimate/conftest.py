@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import triton
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,7 +34,8 @@ class Live(TorchDispatchMode):
 
     def bytes(self, besides: set[int]) -> int:
         """Of those that are alive, without `besides`."""
-        gc.collect()  # Triton's interpreter leaves what its last kernel was given in a cycle
+        if triton.knobs.runtime.interpret:
+            gc.collect()  # the interpreter leaves what its last kernel was given in a cycle
         alive = {key: size for key, (storage, size) in self.storages.items() if not storage.expired()}
         return sum(size for key, size in alive.items() if key not in besides)
 
