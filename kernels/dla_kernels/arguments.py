@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Literal
@@ -183,17 +184,24 @@ def _obstacle_to_triton(k: Tensor, v: Tensor, capacity: int) -> str | None:
 def _obstacle_on(name: str, device: torch.device) -> str | None:
     """Why no Triton kernel can run on `device`, where the argument `name` is, or None."""
     if device.type == "cuda":
-        from torch.utils._triton import has_triton
-
-        if not has_triton():
-            return "Triton has no working driver here (Linux with a CUDA or ROCm GPU is needed)"
-        capability = torch.cuda.get_device_capability(device)
-        if torch.version.hip is None and capability < OLDEST:
-            return f"{device} is an sm_{capability[0]}{capability[1]}; it needs a GPU of sm_80 (Ampere) or later"
-    elif device.type != "cpu" or not _interpreting():
+        return _obstacle_on_gpu(device)
+    if device.type != "cpu" or not _interpreting():
         return (
             f"{name} is on {device}; it needs a GPU (on the CPU: start Python with TRITON_INTERPRET=1, for tests only)"
         )
+    return None
+
+
+@cache
+def _obstacle_on_gpu(device: torch.device) -> str | None:
+    """The same for a GPU. Remembered, because every call of every operation asks, which generation would wait for."""
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        return "Triton has no working driver here (Linux with a CUDA or ROCm GPU is needed)"
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < OLDEST:
+        return f"{device} is an sm_{capability[0]}{capability[1]}; it needs a GPU of sm_80 (Ampere) or later"
     return None
 
 

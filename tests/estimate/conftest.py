@@ -8,10 +8,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import triton
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from triton import knobs
 
 from dla_train.models import LanguageModel, ModelConfig, context, initialize
 from dla_train.models.context import Context
@@ -34,7 +34,7 @@ class Live(TorchDispatchMode):
 
     def bytes(self, besides: set[int]) -> int:
         """Of those that are alive, without `besides`."""
-        if triton.knobs.runtime.interpret:
+        if knobs.runtime.interpret:
             gc.collect()  # the interpreter leaves what its last kernel was given in a cycle
         alive = {key: size for key, (storage, size) in self.storages.items() if not storage.expired()}
         return sum(size for key, size in alive.items() if key not in besides)

@@ -44,7 +44,7 @@ def test_memory_with_plain_decay(heads, key_dim, value_dim, window, shared, slot
     q, v, weight = meta(1, window, 1, key_dim), meta(1, window, heads, value_dim), meta(1, window, heads, slots)
     shift, decay = meta(1, window, heads, dtype=torch.int32), meta(1, window, heads, dtype=torch.float32)
     with PeakMemory() as peak:
-        read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, slots == 30)
+        read_plain_backward.run(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, slots == 30)
     assert stated(mixer, window, shared) == pytest.approx(peak.bytes, rel=0.15)
 
 
@@ -60,7 +60,5 @@ def test_memory_with_the_delta_rule(heads, key_dim, value_dim, window, slots):
     k, v, weight = meta(1, window, heads, key_dim), meta(1, window, heads, value_dim), meta(1, window, heads, slots)
     shift, scalar = meta(1, window, heads, dtype=torch.int32), meta(1, window, heads)
     with PeakMemory() as peak:
-        read_delta_backward._init_fn(
-            v, None, k, k, v, weight, shift, scalar, scalar, None, None, 1.0, False, slots == 30
-        )
+        read_delta_backward.run(v, None, k, k, v, weight, shift, scalar, scalar, None, None, 1.0, False, slots == 30)
     assert stated(mixer, window) == pytest.approx(peak.bytes, rel=0.15)

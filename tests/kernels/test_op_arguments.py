@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from dla_kernels import dynamic_linear_attention, fenwick_plan, fixed_plan, multi_state_attention, segment, single_plan
+from dla_kernels import (
+    arguments,
+    dynamic_linear_attention,
+    fenwick_plan,
+    fixed_plan,
+    multi_state_attention,
+    segment,
+    single_plan,
+)
 from dla_kernels.arguments import resolve_backend
 
 B, T, G, H, K, V, M = 2, 6, 2, 4, 5, 3, 4
@@ -293,8 +301,16 @@ def test_the_torch_backend_differentiates_under_autocast(draw_inputs):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def unknown_gpus():
+    """Nothing is known yet of this machine's GPUs, and nothing afterwards."""
+    arguments._obstacle_on_gpu.cache_clear()
+    yield
+    arguments._obstacle_on_gpu.cache_clear()
+
+
 @pytest.mark.parametrize(("capability", "backend"), [((7, 5), "torch"), ((8, 0), "triton"), ((12, 0), "triton")])
-def test_auto_takes_triton_on_gpus_that_it_compiles_for(monkeypatch, capability, backend):
+def test_auto_takes_triton_on_gpus_that_it_compiles_for(unknown_gpus, monkeypatch, capability, backend):
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     on_gpu: Any = SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.bfloat16, shape=(1, 8, 2, 16))

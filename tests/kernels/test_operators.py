@@ -48,15 +48,117 @@ def test_the_gpu_of_the_tensors_is_current_meanwhile(current, monkeypatch):
 
     with FakeTensorMode():
         there = torch.empty(3, device="cuda:2")
-    on_its_gpu._init_fn(False, None, there)
+    on_its_gpu.run(False, None, there)
     assert (seen, current["gpu"]) == ([2], 0)
     with pytest.raises(RuntimeError, match="inside"):
-        on_its_gpu._init_fn(True, None, there)
+        on_its_gpu.run(True, None, there)
     assert (seen, current["gpu"]) == ([2, 2], 0)
     assert assembled_for == [2, 2]
     assert torch.equal(on_its_gpu(False, None, torch.ones(3)), torch.ones(3))
-    assert on_its_gpu(False, None, x=torch.ones(2)).numel() == 2
+    with torch.no_grad():
+        assert on_its_gpu(False, None, torch.ones(2)).numel() == 2
     assert seen == [2, 2, 0, 0]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """An operator that adds 1 to its second tensor, and how its calls went: past the dispatcher or through it."""
+    went = []
+
+    @operator("dla_test::added", changes=("y",))
+    def added(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        went.append("launch")
+        y += 1
+        return 2 * x
+
+    added.register_fake(lambda x, y: torch.empty_like(x))
+    through = added.definition
+
+    def counted(*args):
+        went.append("dispatcher")
+        return through(*args)
+
+    monkeypatch.setattr(added, "definition", counted)
+    return added, went
+
+
+def test_where_nobody_looks_the_dispatcher_is_left_out(calls):
+    added, went = calls
+    x, y = torch.ones(2, requires_grad=True), torch.zeros(2)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            made = added(x, y)
+        assert torch.equal(made, torch.full((2,), 2.0))
+        assert not made.requires_grad
+    assert went == ["launch", "launch"]
+    assert y.tolist() == [2, 2]
+
+
+def test_what_is_changed_is_known_to_be(calls):
+    """A backward that needs the tensor as it was must refuse to run."""
+    added, went = calls
+    x, y = torch.ones(2, requires_grad=True), torch.ones(2)
+    product = (x * y).sum()
+    with torch.no_grad():
+        added(torch.ones(2), y)
+    assert went == ["launch"]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_inference_tensors_can_be_changed(calls):
+    added, went = calls
+    with torch.inference_mode():
+        y = torch.zeros(2)
+        added(torch.ones(2), y)
+    assert went == ["launch"]
+    assert y.tolist() == [1, 1]
+
+
+class Seen(TorchDispatchMode):
+    """Remembers operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_who_looks_is_told(calls):
+    added, went = calls
+    with torch.enable_grad():
+        added(torch.ones(2), torch.zeros(2))
+    with Seen() as seen:
+        added(torch.ones(2), torch.zeros(2))
+    assert "dla_test::added" in seen.names
+    traced = torch.jit.trace(lambda x, y: added(x, y), (torch.ones(2), torch.zeros(2)), check_trace=False)
+    assert "dla_test::added" in str(traced.graph)
+    assert went == ["dispatcher", "launch"] * 3
+    went.clear()
+    assert added(torch.ones(2, device="meta"), torch.ones(2, device="meta")).is_meta
+    with FakeTensorMode():
+        fake = torch.ones(2)
+    assert added(fake, fake.clone()).shape == (2,)
+    assert went == ["dispatcher"] * 2, "nothing is launched"
+    with pytest.raises(RuntimeError, match="Batching rule"):
+        torch.vmap(added)(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_compiled_code_has_the_operator(calls):
+    added, _ = calls
+    graphs = []
+
+    def look(graph, inputs):
+        graphs.append(graph.code)
+        return graph.forward
+
+    with torch.no_grad():
+        torch.compile(lambda x, y: added(x, y) + 1, backend=look, fullgraph=True)(torch.ones(2), torch.zeros(2))
+    assert "dla_test" in graphs[0]
 
 
 def test_without_a_gpu_none_is_asked_for(monkeypatch):

@@ -108,15 +108,15 @@ def test_opcheck():
 
     x, gate = (torch.randn(1, 6, 8).requires_grad_() for _ in range(2))
     weight, bias, scale = (torch.randn(shape).requires_grad_() for shape in ((8, 4), (8,), (8,)))
-    torch.library.opcheck(convolution, (x, weight, bias, torch.arange(6), None, True))
-    torch.library.opcheck(convolution, (x, weight, None, None, None, False))
-    torch.library.opcheck(gated_norm, (x, gate, scale, 1e-5, True, 2))
-    torch.library.opcheck(gated_halves, (x,))
-    torch.library.opcheck(unit_rows, (x, 1e-6))
-    torch.library.opcheck(softplus, (x, 0.5))
+    torch.library.opcheck(convolution.definition, (x, weight, bias, torch.arange(6), None, True))
+    torch.library.opcheck(convolution.definition, (x, weight, None, None, None, False))
+    torch.library.opcheck(gated_norm.definition, (x, gate, scale, 1e-5, True, 2))
+    torch.library.opcheck(gated_halves.definition, (x,))
+    torch.library.opcheck(unit_rows.definition, (x, 1e-6))
+    torch.library.opcheck(softplus.definition, (x, 0.5))
     heads, others = (torch.randn(1, 6, 4, 2).requires_grad_() for _ in range(2))
-    torch.library.opcheck(scaled_heads, (heads, torch.rand(1, 6, 4).requires_grad_()))
-    torch.library.opcheck(skip, (heads, others, torch.rand(4).requires_grad_()))
+    torch.library.opcheck(scaled_heads.definition, (heads, torch.rand(1, 6, 4).requires_grad_()))
+    torch.library.opcheck(skip.definition, (heads, others, torch.rand(4).requires_grad_()))
 
 
 def test_compiled():

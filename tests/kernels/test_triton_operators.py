@@ -28,10 +28,10 @@ def test_opcheck_of_the_reader(rule):
         q, k, decay = leaf(1, 20, 1, 16), leaf(1, 20, 1, 16), torch.full((1, 20, 2), -0.1, requires_grad=True)
         options = gate, state, None, 0.25, False, True
         if rule == "plain":
-            torch.library.opcheck(read_plain, (q, k, v, weight, shift, decay, *options))
+            torch.library.opcheck(read_plain.definition, (q, k, v, weight, shift, decay, *options))
         else:
             beta = torch.full((1, 20, 2), 0.5, requires_grad=True)
-            torch.library.opcheck(read_delta, (q, k, v, weight, shift, decay, beta, *options))
+            torch.library.opcheck(read_delta.definition, (q, k, v, weight, shift, decay, beta, *options))
 
 
 @pytest.mark.interpret
@@ -44,12 +44,14 @@ def test_opcheck_of_the_segmentation():
     tau, open_sum = torch.full((2,), 1.3), torch.zeros(1, 2, 16, 16)
     start = open_sum, torch.zeros(1, 2, 3), torch.zeros(1, 2, 3, dtype=torch.int32)
     with configs.override(tile=16):
-        torch.library.opcheck(segment_operator, (k, v, tau, *start, None))
+        torch.library.opcheck(segment_operator.definition, (k, v, tau, *start, None))
         shift, score, norm, *_ = segment_operator(k, v, tau, *start, None)
         first = torch.zeros(1, 20, 2, dtype=torch.bool)
         first[:, 0] = True
         leaves = [x.clone().requires_grad_() for x in (k, v, tau)]
-        torch.library.opcheck(straight_through_gate, (*leaves, shift, score, norm, first, open_sum, None, 0.1))
+        torch.library.opcheck(
+            straight_through_gate.definition, (*leaves, shift, score, norm, first, open_sum, None, 0.1)
+        )
 
 
 @pytest.mark.interpret
@@ -228,9 +230,9 @@ def test_memory_of_forward_and_backward():
     shift, decay = meta(1, time, heads, dtype=torch.int32), meta(1, time, heads, dtype=torch.float32)
     with no_launches():
         with PeakMemory() as forward:
-            read_plain._init_fn(q, q, v, weight, shift, decay, None, None, None, 1.0, False, False)
+            read_plain.run(q, q, v, weight, shift, decay, None, None, None, 1.0, False, False)
         with PeakMemory() as backward:
-            read_plain_backward._init_fn(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, True)
+            read_plain_backward.run(v, None, q, q, v, weight, shift, decay, None, None, 1.0, False, True)
     assert 0.5e9 < forward.bytes < 2.5e9
     assert 1.5e9 < backward.bytes < 4e9
 
@@ -245,9 +247,9 @@ def delta_memory(time, document=None):
     cu = None if document is None else torch.tensor([*range(0, time, document), time])
     with no_launches():
         with PeakMemory() as forward:
-            read_delta._init_fn(k, k, v, weight, shift, scalar, scalar, None, None, cu, 1.0, False, False)
+            read_delta.run(k, k, v, weight, shift, scalar, scalar, None, None, cu, 1.0, False, False)
         with PeakMemory() as backward:
-            read_delta_backward._init_fn(
+            read_delta_backward.run(
                 v, None, k, k, v, weight, shift, scalar, scalar, None, cu, 1.0, False, document is None
             )
     return forward.bytes, backward.bytes

@@ -50,20 +50,20 @@ def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> lis
     tau, sums, opened = meta(HEADS, dtype=torch.float32), meta(n, HEADS, SLOTS, dtype=torch.float32), state[:, :, 0]
     ends = documents, 1.0, False
     with recorded_launches() as launches:
-        segment_operator._init_fn(k, v, tau, opened, sums, count, documents)
-        score_gradient._init_fn(k, v, shift, scalar, scalar, scalar, opened, documents)
+        segment_operator.run(k, v, tau, opened, sums, count, documents)
+        score_gradient.run(k, v, shift, scalar, scalar, scalar, opened, documents)
         one = [x[:1, 0].expand(n, *x.shape[2:]) for x in (k, k, v, weight, scalar)]
         token = *one, one[-1] if delta else None, tau, state, count, opened, sums, count
-        decode_operator._init_fn(*token, 1.0)
-        decode_in_place._init_fn(*token, None if delta else meta(n, HEADS, SLOTS, 2, dtype=torch.float32), 1.0)
+        decode_operator.run(*token, 1.0)
+        decode_in_place.run(*token, None if delta else meta(n, HEADS, SLOTS, 2, dtype=torch.float32), 1.0)
         for past in (None, state):
             keeps = past is not None
             if delta:
-                read_delta._init_fn(k, k, v, weight, shift, scalar, scalar, None, past, *ends, keeps)
-                read_delta_backward._init_fn(v, past, k, k, v, weight, shift, scalar, scalar, past, *ends, True)
+                read_delta.run(k, k, v, weight, shift, scalar, scalar, None, past, *ends, keeps)
+                read_delta_backward.run(v, past, k, k, v, weight, shift, scalar, scalar, past, *ends, True)
             else:
-                read_plain._init_fn(k, k, v, weight, shift, scalar, None, past, *ends, keeps)
-                read_plain_backward._init_fn(v, past, k, k, v, weight, shift, scalar, past, *ends, True)
+                read_plain.run(k, k, v, weight, shift, scalar, None, past, *ends, keeps)
+                read_plain_backward.run(v, past, k, k, v, weight, shift, scalar, past, *ends, True)
         if documents is None:
             around_the_op(batch, time, dtype, delta=delta)
     return launches
@@ -82,28 +82,28 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     x = torch.empty_strided((batch, time, channels), (time * 2**16, 2**16, 1), dtype=dtype, device="meta")
     weight, bias = meta(channels, 4, dtype=torch.float32), meta(channels, dtype=torch.float32)
     positions = meta(time, dtype=torch.int64)
-    convolution._init_fn(x, weight, bias, None, x[:, :3], True)
-    convolution._init_fn(x, weight, bias, positions, None, True)
-    convolution_backward._init_fn(x, x, weight, bias, positions, True)
+    convolution.run(x, weight, bias, None, x[:, :3], True)
+    convolution.run(x, weight, bias, positions, None, True)
+    convolution_backward.run(x, x, weight, bias, positions, True)
     v = x[..., : HEADS * VALUE_DIM].unflatten(-1, (HEADS, VALUE_DIM))
     if not delta:
         dt, skipped = meta(*v.shape[:3], dtype=torch.float32), meta(HEADS, dtype=torch.float32)
-        scaled_heads._init_fn(v, dt)
-        scaled_heads_backward._init_fn(v, v, dt)
-        skip._init_fn(v, v, skipped)
-        skip_backward._init_fn(v, v, skipped)
+        scaled_heads.run(v, dt)
+        scaled_heads_backward.run(v, v, dt)
+        skip.run(v, v, skipped)
+        skip_backward.run(v, v, skipped)
         v = x[..., :4096]
     norm = v, meta(v.shape[-1], dtype=torch.float32), 1e-5, not delta, 1
-    gated_norm._init_fn(v, *norm)
-    gated_norm_backward._init_fn(v, v, *norm)
-    unit_rows._init_fn(v, 1e-6)
-    unit_rows_backward._init_fn(v, v, 1e-6)
+    gated_norm.run(v, *norm)
+    gated_norm_backward.run(v, v, *norm)
+    unit_rows.run(v, 1e-6)
+    unit_rows_backward.run(v, v, 1e-6)
     projected = meta(batch, time, HEADS * SLOTS, dtype=dtype)
-    softplus._init_fn(projected, 0.5)
-    softplus_backward._init_fn(projected.float(), projected.float(), projected)
+    softplus.run(projected, 0.5)
+    softplus_backward.run(projected.float(), projected.float(), projected)
     wide = meta(batch, time, 2**15, dtype=dtype)
-    gated_halves._init_fn(wide)
-    gated_halves_backward._init_fn(wide[..., : 2**14], wide)
+    gated_halves.run(wide)
+    gated_halves_backward.run(wide[..., : 2**14], wide)
 
 
 @pytest.mark.parametrize(
