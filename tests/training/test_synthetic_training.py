@@ -9,6 +9,7 @@ import torch
 
 from dla_data.order import WindowOrder
 from dla_data.synthetic import IGNORED, Examples, Mqar
+from dla_train.data.consumed import Consumed
 from dla_train.data.synthetic import VALIDATION_SEED, SyntheticDataModule
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.models import LanguageModel, Mamba2Config, ModelConfig, SingleMemory, initialize
@@ -46,6 +47,18 @@ def test_step_s_has_the_examples_of_its_global_indices_also_after_a_resume():
     assert [batch.inputs.tolist() for batch in rest] == [batch.inputs.tolist() for batch in batches[6:]]
     with_workers = list(_module(3, examples=7, workers=2).train_dataloader())
     assert [batch.inputs.tolist() for batch in with_workers] == [batch.inputs.tolist() for batch in rest]
+
+
+def test_a_branch_with_another_batch_counts_the_answers_of_the_examples_it_reads():
+    module = _module(3)
+    module.begun = Consumed(step=2, windows=5, tokens=60)
+    batches = list(module.train_dataloader())
+    for step in (3, 4):
+        first, second = batches[2 * (step - 3) :][:2]
+        answers = sum(int((batch.targets != IGNORED).sum()) for batch in (first, second))
+        assert module.answers_of_step(step) == answers
+    expected = TASK.examples(16, 12, 3, module.order.windows(5 + 4, 8))
+    assert torch.equal(torch.cat([batch.targets for batch in batches]), expected.targets)
 
 
 def test_validation_examples_are_the_same_for_every_seed_and_never_trained_on():
