@@ -63,11 +63,11 @@ def recipe(tokens, micro_recipe, tmp_path):
     return tmp_path / "prepared.yaml"
 
 
-def _batches(tokens, documents="joined", workers=0, rank=0, world_size=1, first_step=0, begun=None):
+def _batches(tokens, documents="joined", workers=0, rank=0, world_size=1, first_step=0, begun=None, seed=5):
     """The micro-batches of one rank from `first_step` on; `begun` is what another run had read before."""
     config = PreparedData(path=str(tokens), vocab_size=300, window=24, workers=workers, documents=documents)
     training = TrainingConfig(steps=STEPS, global_batch=8, micro_batch=2, validation_windows=4)
-    data = PreparedDataModule(open_prepared(config), config, training, seed=5)
+    data = PreparedDataModule(open_prepared(config), config, training, seed=seed)
     data.begun = begun or data.begun
     data.trainer = SimpleNamespace(
         global_step=first_step,
@@ -123,6 +123,11 @@ def test_the_windows_of_a_step_do_not_depend_on_the_ranks(tokens, world_size):
     ranks = [torch.cat(_batches(tokens, rank=rank, world_size=world_size)) for rank in range(world_size)]
     together = torch.cat([rank.unflatten(0, (STEPS, -1)) for rank in ranks], dim=1)
     assert torch.equal(together, alone)
+
+
+def test_another_seed_is_another_order(tokens):
+    one, other = (torch.cat(_batches(tokens, seed=seed)) for seed in (5, 6))
+    assert not torch.equal(other, one)
 
 
 def test_a_later_start_gives_the_rest(tokens):

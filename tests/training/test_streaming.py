@@ -142,6 +142,12 @@ def test_the_order_of_the_sources_in_the_recipe_does_not_matter(recipe):
     torch.testing.assert_close(same, windows, rtol=0, atol=0)
 
 
+def test_another_seed_is_another_order_and_the_same_validation(recipe):
+    (_, first, validated), (_, other, same) = _opened(recipe), _opened(recipe, "seed=1")
+    assert not torch.equal(other, first)
+    assert torch.equal(same, validated)
+
+
 def test_validation_does_not_depend_on_the_number_of_streams(recipe):
     (few, two, validated), (many, eight, same) = _opened(recipe, "data.streams=2"), _opened(recipe)
     assert few.text.sources[1].text.shards != many.text.sources[1].text.shards, "files are cut for many streams"
