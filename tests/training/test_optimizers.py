@@ -36,6 +36,20 @@ def test_every_parameter_is_trained_once(model, config):
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
 
 
+def test_every_setting_reaches_the_parameters_that_it_is_for(model):
+    adamw = {"lr": 3e-3, "betas": (0.7, 0.8), "eps": 1e-5}
+    decay, rest = build_optimizer(AdamWConfig(weight_decay=0.3, **adamw), model).param_groups
+    for group, weight_decay in ((decay, 0.3), (rest, 0.0)):
+        assert {name: group[name] for name in (*adamw, "weight_decay")} == {**adamw, "weight_decay": weight_decay}
+
+    matrices, decay, rest = build_optimizer(MuonConfig(momentum=0.6, weight_decay=0.3, **adamw), model).param_groups
+    assert (matrices["lr"], matrices["momentum"], matrices["weight_decay"]) == (3e-3, 0.6, 0.3)
+    for group, weight_decay in ((decay, 0.3), (rest, 0.0)):
+        assert {name: group[name] for name in (*adamw, "weight_decay")} == {**adamw, "weight_decay": weight_decay}
+    ids = {id(parameter) for parameter in matrices["params"]}
+    assert ids == {id(parameter) for parameter in model.blocks.parameters() if parameter.ndim == 2}
+
+
 def test_muon_moves_matrices_along_orthogonal_directions(model):
     optimizer = build_optimizer(MuonConfig(lr=1e-2, weight_decay=0.0), model)
     name, weight = next((n, p) for n, p in model.blocks.named_parameters() if p.ndim == 2)
