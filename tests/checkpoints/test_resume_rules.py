@@ -336,6 +336,13 @@ def test_going_back_within_a_folder_is_refused(cli, micro_recipe, run):
     assert "to branch off at this one, give a new folder with --run-dir" in done.err
 
 
+def test_the_newest_checkpoint_of_the_folder_may_be_named(cli, micro_recipe, run):
+    newest = run / "checkpoints/step-00000006"
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=7", "--resume", newest)
+    assert done.code == 0, done.err
+    assert "going on from step 6" in done.err
+
+
 @pytest.mark.parametrize("resume", ["auto", "never", "auto:elsewhere"])
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(cli, micro_recipe, run, resume):
     """They may be where a clean-up or another mount has left them, and the record of the run is not written over."""
