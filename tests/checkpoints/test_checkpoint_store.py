@@ -227,6 +227,10 @@ DAMAGE = {
         _edit_manifest(files={"../x": {"bytes": 1, "sha256": ""}}),
         r"names the file ../x, which lies outside",
     ),
+    "file anywhere": (
+        _edit_manifest(files={"/etc/x": {"bytes": 1, "sha256": ""}}),
+        r"names the file /etc/x, which lies outside",
+    ),
 }
 
 

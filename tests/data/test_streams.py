@@ -116,6 +116,16 @@ def test_steps_of_another_batch_go_on_where_the_others_ended(text, world_size, w
     assert torch.equal(windows, straight.flatten(0, 1))
 
 
+def test_ranks_share_what_follows_a_number_of_windows_that_they_do_not_divide(text):
+    straight, _ = _run(text, None, 0, 6)
+    before, states = _run(text, None, 0, 3, micro_batch=1, global_batch=5)
+    after, _ = _run(text, states, 3, 6, world_size=2, global_batch=8, before=15)
+    expected = straight.flatten(0, 1)[15 : 15 + 3 * 8].unflatten(0, (3, 8))
+    assert torch.equal(before.flatten(0, 1), straight.flatten(0, 1)[:15])
+    for found, wanted in zip(after.tolist(), expected.tolist(), strict=True):
+        assert sorted(found) == sorted(wanted), "window 15 is the second rank's, which comes last here"
+
+
 def test_workers_that_are_not_forked_give_the_same_windows(tokenizer):
     """Such a worker has a pickled copy of the tokenizer; Python 3.14 starts them so by default."""
     documents = [[f"before <|endoftext|> after {number}" for number in range(8)] for _ in range(4)]
