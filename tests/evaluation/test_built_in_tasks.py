@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dla_data.synthetic import Mqar
 from dla_data.synthetic.needles import NEEDLE_TASKS, longest_needle_prompt
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
@@ -29,6 +30,7 @@ from dla_train.evaluation.recall import recall
 from dla_train.evaluation.trained import Trained
 from dla_train.models import LanguageModel, generate, initialize
 from dla_train.runs.folder import RunFolder
+from dla_train.training.answers import answer
 
 TASKS = {
     "mqar": [
@@ -200,6 +202,20 @@ def test_needles_are_asked_of_the_model_itself(asked_of: Any, monkeypatch: pytes
     wanted = max(6, 2 * count(made.answers[0]))
     ids = generate(asked.trained.model, prompt, wanted, temperature=0).tolist()
     assert answer == tokenizer.decode(ids[: ids.index(0)] if 0 in ids else ids)
+
+
+def test_recall_counts_answers_alike_in_batches_of_any_size(asked_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asked_of(*TASKS["mqar"])
+    model, data = asked.trained.model, asked.trained.recipe.data
+    task = Mqar(pairs=(2,))
+    made = task.examples(data.vocab_size, 16, VALIDATION_SEED, np.arange(37))
+    rows = answer(model, made)
+    expected = {2: float(rows.is_right.double().mean())}
+    assert 0 < expected[2] < 1
+    for batch in (64, 36, 5):
+        monkeypatch.setattr("dla_train.evaluation.recall._BATCH", batch)
+        found = recall(model, task, vocab_size=data.vocab_size, window=16, examples=37)
+        assert found == pytest.approx(expected), batch
 
 
 @pytest.mark.parametrize("name", TASKS)
