@@ -111,12 +111,18 @@ def test_decay_over_many_steps_loses_nothing_to_rounding(draw_inputs, calls):
     assert (settled - math.exp(-1 - 40 * 2e-8)).abs().max() < 1.5e-7 * math.exp(-1), "one rounding, of the product"
 
 
-def test_what_needs_a_gradient_takes_the_recurrence(draw_inputs, make_plan, read, calls):
+@pytest.mark.parametrize("what", ["v", "state", "gate"])
+def test_what_needs_a_gradient_takes_the_recurrence(draw_inputs, make_plan, read, calls, what):
     inputs = draw_inputs(41, 5, batch=2)
     past, now = inputs.tokens(0, 40), inputs.tokens(40, 41)
     _, cache = read(past, make_plan("dynamic", past), return_cache=True)
     plan = make_plan("dynamic", now, cache=cache)
-    now = replace(now, v=now.v.requires_grad_())
+    if what == "v":
+        now = replace(now, v=now.v.requires_grad_())
+    elif what == "state":
+        cache = replace(cache, state=cache.state.requires_grad_())
+    else:
+        plan = replace(plan, gate=plan.boundary.double().requires_grad_())
     o, _ = read(now, plan, cache=cache)
     assert o.requires_grad
     with torch.no_grad():
