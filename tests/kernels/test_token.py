@@ -111,6 +111,21 @@ def test_decay_over_many_steps_loses_nothing_to_rounding(draw_inputs, calls):
     assert (settled - math.exp(-1 - 40 * 2e-8)).abs().max() < 1.5e-7 * math.exp(-1), "one rounding, of the product"
 
 
+@pytest.mark.parametrize("donates", [False, True], ids=["kept", "donated"])
+def test_where_a_plan_sees_room_and_there_is_none_the_oldest_slots_are_added(draw_inputs, make_plan, read, donates):
+    """As by the definition: a plan that was not told how many tokens came before is no reason to lose any."""
+    inputs = draw_inputs(41, 3, batch=2).to(torch.float32)
+    past, now = inputs.tokens(0, 40), inputs.tokens(40, 41)
+    _, cache = read(past, make_plan("fixed", past), return_cache=True)
+    assert cache.state_by_age()[:, :, 2].abs().sum() > 0, "all slots are in use"
+    plan = make_plan("fixed", now)
+    assert (plan.shift == 3).all()
+    o, after = read(now, plan, cache=cache, return_cache=True, backend="reference")
+    found, ended = read(now, plan, cache=cache.donated() if donates else cache, return_cache=True)
+    torch.testing.assert_close(found, o)
+    torch.testing.assert_close(ended.state_by_age(), after.state_by_age())
+
+
 @pytest.mark.parametrize("what", ["v", "state", "gate"])
 def test_what_needs_a_gradient_takes_the_recurrence(draw_inputs, make_plan, read, calls, what):
     inputs = draw_inputs(41, 5, batch=2)
