@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dla_kernels import dynamic_linear_attention, segment
+from dla_kernels import dynamic_linear_attention, multi_state_attention, segment
 from dla_kernels.plan import SegmentState
 
 BACKENDS = ["reference", "torch"]
@@ -103,6 +103,21 @@ def test_torch_equals_reference(draw_inputs, thresholds, error, time, capacity, 
         through_scores = name in ("k", "v", "threshold")
         assert error(fast[name], exact) < (5e-5 if through_scores else 1e-13), name
     assert (reference["threshold"].abs().max() > 1e-3) == (time > 1 and capacity > 1)
+
+
+def test_both_steps_at_once_are_the_two_after_one_another(draw_inputs, thresholds):
+    inputs = draw_inputs(40, 4)
+    gradients = []
+    for is_one_call in (True, False):
+        leaves, tau = inputs.leaves(), thresholds.clone().requires_grad_()
+        gate = {"gate": "straight_through", "gate_width": WIDTH}
+        if is_one_call:
+            o, _ = dynamic_linear_attention(**leaves.named(), capacity=4, threshold=tau, scale=0.7, **gate)
+        else:
+            plan = segment(leaves.k, leaves.v, 4, tau, **gate)
+            o, _ = multi_state_attention(**leaves.named(), plan=plan, scale=0.7)
+        gradients.append(torch.autograd.grad(o.square().sum(), [*leaves.named().values(), tau]))
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("backend", "time"), [("reference", 24), ("torch", 150)])
