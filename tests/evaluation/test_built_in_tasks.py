@@ -108,6 +108,18 @@ def test_validation_text_of_windows_is_the_text_they_were_cut_from(asked_of: Any
     assert (few.validation_tokens(100) == text).all(), "of all the text, not of some windows"
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(1, [0]), (3, [0, 40, 90]), (100, list(range(0, 140, 10)))])
+def test_fewer_windows_than_there_are_lie_evenly_in_the_text(
+    asked_of: Any, monkeypatch: pytest.MonkeyPatch, limit: int, expected: list[int]
+) -> None:
+    task = open_task("perplexity-by-position", asked_of(lengths=(10,), limit=limit))
+    task.tokens = task.tokens[:145]  # 14 windows and their last target
+    read, inner = [], position.loss_by_position
+    monkeypatch.setattr(position, "loss_by_position", lambda *given: (read.append(given[2:4]), inner(*given))[1])
+    task.run()
+    assert read == [(10, expected)]
+
+
 def test_windows_are_spread_over_the_text_and_may_be_longer_than_in_training(asked_of: Any, tmp_path: Path) -> None:
     task = open_task("perplexity-by-position", asked_of(lengths=(10, 60), limit=2))
     result = task.run()
