@@ -113,6 +113,7 @@ def test_fewer_windows_than_there_are_lie_evenly_in_the_text(
     asked_of: Any, monkeypatch: pytest.MonkeyPatch, limit: int, expected: list[int]
 ) -> None:
     task = open_task("perplexity-by-position", asked_of(lengths=(10,), limit=limit))
+    assert isinstance(task, position.PerplexityByPosition)
     task.tokens = task.tokens[:145]  # 14 windows and their last target
     read, inner = [], position.loss_by_position
     monkeypatch.setattr(position, "loss_by_position", lambda *given: (read.append(given[2:4]), inner(*given))[1])

@@ -21,6 +21,7 @@ from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
 from dla_train.config.load import load
 from dla_train.data.corpus import open_data
+from dla_train.data.streaming import StreamingDataModule
 from dla_train.runs.metrics_file import read_rows
 from dla_train.training import fit as fit_module
 from tests.training.exact_rows import exact_rows
@@ -128,6 +129,7 @@ def test_three_resumes_with_other_workers_and_batches_see_the_same_tokens(train,
 def _opened(path, *settings):
     """The data of a recipe, the first windows of its training and all of its validation."""
     data = open_data(load(find(str(path)), settings))
+    assert isinstance(data, StreamingDataModule)
     data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
     first = itertools.islice(iter(data.train_dataloader()), 8)
     return data, torch.cat(list(first)), torch.stack([*data.validation_windows])
