@@ -1,13 +1,17 @@
 import json
+import os
 import shutil
 import signal
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
+from dla_train import atomic_files
 from dla_train.checkpoints.config import CheckpointConfig
 from dla_train.checkpoints.manifest import DamagedCheckpoint, RunIdentity, checksum
 from dla_train.checkpoints.resume import newest_sound
+from dla_train.checkpoints.state_file import write_shards
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.errors import RunError
 
@@ -48,6 +52,51 @@ def test_a_checkpoint_is_invisible_until_it_is_complete(store):
         assert store.all() == []
         assert folder.parent == store.folder, "a rename within one file system"
     assert _steps(store) == [20]
+
+
+def test_everything_reaches_the_disk_before_the_name_does(store, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (events.append(Path(os.readlink(f"/proc/self/fd/{number}"))), fsync(number))
+    )
+    monkeypatch.setattr(os, "rename", lambda old, new: (events.append("rename"), rename(old, new)))
+    with store.new(20, IDENTITY) as folder:
+        (folder / "shards").mkdir()
+        for name in ("state.ckpt", "shards/rank-0"):
+            (folder / name).write_bytes(b"weights")
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert {folder / "state.ckpt", folder / "shards" / "rank-0", folder / "shards", folder} <= {*before}
+    assert before[-2].name.startswith(".manifest.json"), "the manifest last, and then that it is there"
+    assert after == [store.folder]
+
+
+def test_each_state_file_reaches_the_disk_where_it_is_written(tmp_path, monkeypatch):
+    """A rank on another node cannot sync it."""
+    synced = []
+    monkeypatch.setattr(atomic_files, "sync", synced.append)
+    write_shards({"state_dict": {}}, tmp_path / "state.ckpt", 0, 2)
+    write_shards({"state_dict": {}}, tmp_path / "state.ckpt", 1, 2)
+    assert [path.name for path in synced] == ["shard-00000-of-00002.ckpt", "state.ckpt", "shard-00001-of-00002.ckpt"]
+
+
+def test_a_store_that_is_not_held_any_more_is_not_changed(tmp_path):
+    """Another process has taken over the run folder, and may keep other checkpoints."""
+    is_held = [True]
+
+    def require_held():
+        if not is_held[0]:
+            raise RunError("taken over")
+
+    store = CheckpointStore(tmp_path / "checkpoints", require_held)
+    for step in (10, 20):
+        _write(store, step)
+    with pytest.raises(RunError, match="taken over"), store.new(30, IDENTITY):
+        is_held[0] = False
+    for change in (lambda: store.prune(CheckpointConfig(keep_last=1)), lambda: store.require_room(1)):
+        with pytest.raises(RunError, match="taken over"):
+            change()
+    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000010", "step-00000020"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -177,6 +226,10 @@ DAMAGE = {
     "file outside": (
         _edit_manifest(files={"../x": {"bytes": 1, "sha256": ""}}),
         r"names the file ../x, which lies outside",
+    ),
+    "file anywhere": (
+        _edit_manifest(files={"/etc/x": {"bytes": 1, "sha256": ""}}),
+        r"names the file /etc/x, which lies outside",
     ),
 }
 

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,11 @@ import pytest
 import torch
 
 from dla_train.checkpoints.manifest import Manifest
+from dla_train.checkpoints.resume import forbidden_changes
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.data.corpus import open_data
+from dla_train.data.windows import WindowsDataModule
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,45 @@ def test_what_does_not_change_the_experiment_may_change(cli, micro_recipe, run, 
     assert done.code == 0, done.err
     assert "going on from step 6" in done.err
     assert (run / "checkpoints" / "step-00000008").is_dir()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "seed",
+        "initial_weights",
+        "model.mixer.memory.threshold",
+        "model.norm_eps",
+        "optimizer.weight_decay",
+        "optimizer.betas",
+        "schedule.kind",
+        "schedule.warmup",
+        "training.global_batch",
+        "training.clip",
+        "training.z_loss",
+        "training.precision",
+        "data.kind",
+        "data.window",
+        "data.vocab_size",
+        "data.documents",
+        "data.curriculum",
+        "data.streams",
+        "data.held_out",
+        "data.examples",
+        "data.task.pairs",
+        "data.sources.edu.weight",
+        "data.sources.edu.text_field",
+        "data.sources.edu.split",
+        "data.sources.edu.at_end",
+    ],
+)
+def test_what_decides_what_is_learned_from_which_windows_may_not_change(key):
+    def recipe(value):
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        return value
+
+    assert list(forbidden_changes(recipe(1), recipe(2))) == [key]
 
 
 def test_a_finished_run_shows_its_report_again_and_changes_nothing_of_it(cli, micro_recipe, run):
@@ -291,6 +336,13 @@ def test_going_back_within_a_folder_is_refused(cli, micro_recipe, run):
     assert "to branch off at this one, give a new folder with --run-dir" in done.err
 
 
+def test_the_newest_checkpoint_of_the_folder_may_be_named(cli, micro_recipe, run):
+    newest = run / "checkpoints/step-00000006"
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=7", "--resume", newest)
+    assert done.code == 0, done.err
+    assert "going on from step 6" in done.err
+
+
 @pytest.mark.parametrize("resume", ["auto", "never", "auto:elsewhere"])
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(cli, micro_recipe, run, resume):
     """They may be where a clean-up or another mount has left them, and the record of the run is not written over."""
@@ -381,6 +433,16 @@ def test_other_text_under_the_same_name_is_refused(cli, micro_recipe, run, tmp_p
     assert done.code == 2
     assert "changed since runs/micro/checkpoints/step-00000006 was written" in done.err
     assert "the text is another one" in done.err
+
+
+def test_the_text_that_is_compared_is_the_training_text(micro_recipe):
+    data = open_data(load(find(str(micro_recipe))))
+    assert isinstance(data, WindowsDataModule)
+    trained, validated = (
+        hashlib.sha256((part.path / "tokens.bin").read_bytes()).hexdigest()
+        for part in (data.corpus.train, data.corpus.validation)
+    )
+    assert data.fingerprints["training text"] == trained != validated
 
 
 def test_a_branch_may_read_other_text_if_a_setting_says_so(cli, micro_recipe, run, tmp_path, text_corpus):

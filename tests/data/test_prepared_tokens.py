@@ -1,5 +1,7 @@
 """Prepared folders read again: shards as one row of tokens, windows with their documents, and damage that is named."""
 
+import copy
+import dataclasses
 import json
 import shutil
 from itertools import pairwise
@@ -15,6 +17,7 @@ from dla_data.separate_windows import SeparateWindows, lay_in_a_row
 from dla_data.shards import sharded_tokens
 from dla_data.shards.prepare import PrepareOptions, prepare_shards
 from dla_data.shards.prepared import PreparedTokens
+from dla_data.shards.shard import PARTS
 from dla_data.token_file import TokenFile
 from dla_data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from dla_data.windows import PackedWindows
@@ -68,6 +71,19 @@ def test_shards_read_as_one_row(made: Path, part: str, monkeypatch: pytest.Monke
         np.testing.assert_array_equal(source.document_starts(start, stop), expected)
     with pytest.raises(DataError, match=r"tokens 3 to \d+ asked for, but the .* part of .* has tokens 0 to"):
         source.read(3, len(tokens) + 1)
+
+
+def test_a_fingerprint_is_that_of_the_tokens_of_every_shard_of_its_part(made: Path) -> None:
+    prepared = PreparedTokens.open(made)
+    shards = prepared.manifest.shards
+    for number, shard in enumerate(shards):
+        for changed in shard.parts:
+            parts = copy.deepcopy(shard.parts)
+            parts[changed]["sha256"]["tokens.bin"] = "0" * 64
+            others = [*shards[:number], dataclasses.replace(shard, parts=parts), *shards[number + 1 :]]
+            other = dataclasses.replace(prepared, manifest=dataclasses.replace(prepared.manifest, shards=others))
+            noticed = [part for part in PARTS if other.fingerprint(part) != prepared.fingerprint(part)]
+            assert noticed == [changed], shard.name
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, 64])

@@ -116,6 +116,16 @@ def test_steps_of_another_batch_go_on_where_the_others_ended(text, world_size, w
     assert torch.equal(windows, straight.flatten(0, 1))
 
 
+def test_ranks_share_what_follows_a_number_of_windows_that_they_do_not_divide(text):
+    straight, _ = _run(text, None, 0, 6)
+    before, states = _run(text, None, 0, 3, micro_batch=1, global_batch=5)
+    after, _ = _run(text, states, 3, 6, world_size=2, global_batch=8, before=15)
+    expected = straight.flatten(0, 1)[15 : 15 + 3 * 8].unflatten(0, (3, 8))
+    assert torch.equal(before.flatten(0, 1), straight.flatten(0, 1)[:15])
+    for found, wanted in zip(after.tolist(), expected.tolist(), strict=True):
+        assert sorted(found) == sorted(wanted), "window 15 is the second rank's, which comes last here"
+
+
 def test_workers_that_are_not_forked_give_the_same_windows(tokenizer):
     """Such a worker has a pickled copy of the tokenizer; Python 3.14 starts them so by default."""
     documents = [[f"before <|endoftext|> after {number}" for number in range(8)] for _ in range(4)]
@@ -253,6 +263,19 @@ def test_a_mixture_holds_its_weights_everywhere(text):
     by_stream = chosen.reshape(-1, STREAMS)[:20]
     for source, share in enumerate(mixture.shares):
         assert ((by_stream == source).sum(axis=0) == share).all(), "every stream sees all sources by their weights"
+
+
+def test_golden_values_of_mixtures_and_parts_hold_in_every_version():
+    # A change here changes which text every streaming run reads next: none could be resumed any more.
+    assert Mixture([0.5, 0.3, 0.2], 4).sources(0, 24).tolist() == [
+        0, 1, 2, 0, 2, 1, 0, 0, 0, 1, 0, 2, 1, 2, 0, 0, 1, 0, 0, 1, 1, 0, 2, 1,
+    ]  # fmt: skip
+    assert Mixture([1, 1, 2], 1).sources(0, 8).tolist() == [2, 0, 1, 2, 2, 0, 1, 2], "of equal ones, the first"
+    assert Mixture([1 / 3, 1 / 7, 0.5], 1).shares == [3415, 1463, 5122], "rounded to a cycle of 10,000"
+    parts = StreamParts(3, streams=4, seed=5)
+    assert parts.cut == 4
+    dealt = [[tuple(parts.part(stream, epoch, 0)) for stream in range(4)] for epoch in range(2)]
+    assert dealt == [[(0, 2), (2, 1), (2, 3), (0, 3)], [(1, 3), (1, 1), (0, 2), (2, 2)]]
 
 
 @pytest.mark.parametrize("streams", [1, 7, 64])

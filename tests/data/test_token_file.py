@@ -1,11 +1,13 @@
 """A token file gives back what was written, and whatever happened to it on disk is noticed and named."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dla_data import token_file
 from dla_data.errors import DataError
 from dla_data.token_file import TokenFile, write_token_file
 from dla_data.tokenizer import Encoded
@@ -122,7 +124,21 @@ def test_nothing_at_the_path(tmp_path: Path) -> None:
         TokenFile.open(tmp_path)
 
 
-def test_tokens_beyond_the_vocabulary_are_noticed_even_with_right_checksums(write_tokens) -> None:
+@pytest.mark.parametrize("starts", [[0, 4, 4, 8], [0, 4, 5, 10], [1, 4, 5, 8], [0, 5, 4, 8]])
+def test_starts_that_do_not_rise_are_noticed_even_with_right_checksums(write_tokens, starts: list[int]) -> None:
+    path = write_tokens(DOCUMENTS).path
+    np.save(path / "offsets.npy", np.array(starts, "<i8"))
+    digest = hashlib.sha256((path / "offsets.npy").read_bytes()).hexdigest()
+    change_manifest(path, lambda content: content["files"]["offsets.npy"].update(sha256=digest))
+    with pytest.raises(DataError, match="document starts do not rise from 0 to below 10"):
+        TokenFile.open(path, verify=True)
+
+
+@pytest.mark.parametrize("together", [1, 4, 100])
+def test_tokens_beyond_the_vocabulary_are_noticed_even_with_right_checksums(
+    write_tokens, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(token_file, "_SCAN_TOKENS", together)  # token 299 is the sixth
     path = write_tokens(DOCUMENTS).path
     change_manifest(path, lambda content: content.update(vocab_size=299))
     with pytest.raises(DataError, match="holds token 299, but the manifest says a vocabulary of 299"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dla_data.synthetic import Mqar
 from dla_data.synthetic.needles import NEEDLE_TASKS, longest_needle_prompt
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
@@ -29,6 +30,7 @@ from dla_train.evaluation.recall import recall
 from dla_train.evaluation.trained import Trained
 from dla_train.models import LanguageModel, generate, initialize
 from dla_train.runs.folder import RunFolder
+from dla_train.training.answers import answer
 
 TASKS = {
     "mqar": [
@@ -104,6 +106,19 @@ def test_validation_text_of_windows_is_the_text_they_were_cut_from(asked_of: Any
         assert (RecipeData.validation_tokens(data, count) == text).all()
     few = open_data(asked_of("training.validation_windows=2").trained.loaded)
     assert (few.validation_tokens(100) == text).all(), "of all the text, not of some windows"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, [0]), (3, [0, 40, 90]), (100, list(range(0, 140, 10)))])
+def test_fewer_windows_than_there_are_lie_evenly_in_the_text(
+    asked_of: Any, monkeypatch: pytest.MonkeyPatch, limit: int, expected: list[int]
+) -> None:
+    task = open_task("perplexity-by-position", asked_of(lengths=(10,), limit=limit))
+    assert isinstance(task, position.PerplexityByPosition)
+    task.tokens = task.tokens[:145]  # 14 windows and their last target
+    read, inner = [], position.loss_by_position
+    monkeypatch.setattr(position, "loss_by_position", lambda *given: (read.append(given[2:4]), inner(*given))[1])
+    task.run()
+    assert read == [(10, expected)]
 
 
 def test_windows_are_spread_over_the_text_and_may_be_longer_than_in_training(asked_of: Any, tmp_path: Path) -> None:
@@ -200,6 +215,20 @@ def test_needles_are_asked_of_the_model_itself(asked_of: Any, monkeypatch: pytes
     wanted = max(6, 2 * count(made.answers[0]))
     ids = generate(asked.trained.model, prompt, wanted, temperature=0).tolist()
     assert answer == tokenizer.decode(ids[: ids.index(0)] if 0 in ids else ids)
+
+
+def test_recall_counts_answers_alike_in_batches_of_any_size(asked_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asked_of(*TASKS["mqar"])
+    model, data = asked.trained.model, asked.trained.recipe.data
+    task = Mqar(pairs=(2,))
+    made = task.examples(data.vocab_size, 16, VALIDATION_SEED, np.arange(37))
+    rows = answer(model, made)
+    expected = {2: float(rows.is_right.double().mean())}
+    assert 0 < expected[2] < 1
+    for batch in (64, 36, 5):
+        monkeypatch.setattr("dla_train.evaluation.recall._BATCH", batch)
+        found = recall(model, task, vocab_size=data.vocab_size, window=16, examples=37)
+        assert found == pytest.approx(expected), batch
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dla_kernels import dynamic_linear_attention
+from dla_kernels import documents, dynamic_linear_attention
 
 BACKENDS = ["reference", "torch"]
 CU_SEQLENS = torch.tensor([0, 1, 20, 64, 65, 66, 129, 260])
@@ -124,3 +124,17 @@ def test_documents_of_a_numpy_array_that_is_filled_anew(draw_inputs):
         found, _ = dynamic_linear_attention(**inputs.named(), capacity=4, cu_seqlens=shared)
         expected, _ = dynamic_linear_attention(**inputs.named(), capacity=4, cu_seqlens=torch.tensor([0, second, 9]))
         assert torch.equal(found, expected)
+
+
+def test_documents_on_a_gpu_are_fetched_once_and_again_when_they_change(monkeypatch):
+    monkeypatch.setattr(documents, "_is_near", lambda x: False)
+    cu_seqlens = torch.tensor([0, 3, 9])
+    fetched = []
+    fetch = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: fetched.append(x) or fetch(x))
+    assert documents.ends_of(cu_seqlens) == documents.ends_of(cu_seqlens) == (0, 3, 9)
+    assert len(fetched) == 1
+    cu_seqlens[1] = 5
+    assert documents.ends_of(cu_seqlens) == (0, 5, 9)
+    assert documents.token_counts(cu_seqlens) == [5, 4]
+    assert len(fetched) == 2

@@ -89,6 +89,18 @@ MAKERS = [
 
 
 @pytest.mark.parametrize("make", MAKERS)
+def test_a_shift_is_what_plan_says_it_may_be(make):
+    """Readers take the same results from others, but decoding relies on M to mean that a slot is free."""
+    plan = make(1, 60, 1)
+    shift, slots = plan.shift.flatten(), plan.capacity
+    before = torch.cat((torch.zeros(1, dtype=torch.int64), plan.slots_in_use().flatten()[:-1]))
+    assert set(shift.tolist()) <= {-1, *range(slots - 1), slots}
+    assert (before[shift == slots] < slots).all()
+    if not plan.collapse:
+        assert (before[(shift >= 0) & (shift < slots)] == slots).all(), "slots merge only where there is no room"
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_start_continues_the_plan(make):
     whole = make(1, 60, 2).shift
     for start in (0, 1, 5, 17, 32):

@@ -118,6 +118,13 @@ def test_packed_documents(draw_inputs, make_plan, assert_same, kind, delta, retu
     assert_same(inputs, plan, cu_seqlens=cu_seqlens, return_cache=return_cache)
 
 
+def test_more_slots_than_a_byte_counts(draw_inputs, make_plan, read):
+    inputs = draw_inputs(200, 150, groups=1, heads=1, key_dim=2, value_dim=2)
+    plan = make_plan("dynamic", inputs, threshold=0.0)
+    expected, o = (read(inputs, plan, backend=backend)[0] for backend in ("reference", "torch"))
+    torch.testing.assert_close(o, expected, rtol=0, atol=1e-12)
+
+
 def test_scale(draw_inputs, make_plan, read):
     """None stands for `K ** -0.5`; a number multiplies the queries."""
     inputs = draw_inputs(70, 4)

@@ -1,9 +1,12 @@
 """`gate="straight_through"`: the hard decision forward, the derivative of `sigmoid((I_t - tau) / width)` backward."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from dla_kernels import dynamic_linear_attention, segment
+from dla_kernels import dynamic_linear_attention, multi_state_attention, segment
+from dla_kernels.plan import SegmentState
 
 BACKENDS = ["reference", "torch"]
 WIDTH = 0.3
@@ -100,6 +103,69 @@ def test_torch_equals_reference(draw_inputs, thresholds, error, time, capacity, 
         through_scores = name in ("k", "v", "threshold")
         assert error(fast[name], exact) < (5e-5 if through_scores else 1e-13), name
     assert (reference["threshold"].abs().max() > 1e-3) == (time > 1 and capacity > 1)
+
+
+def test_both_steps_at_once_are_the_two_after_one_another(draw_inputs, thresholds):
+    inputs = draw_inputs(40, 4)
+    gradients = []
+    for is_one_call in (True, False):
+        leaves, tau = inputs.leaves(), thresholds.clone().requires_grad_()
+        gate = {"gate": "straight_through", "gate_width": WIDTH}
+        if is_one_call:
+            o, _ = dynamic_linear_attention(**leaves.named(), capacity=4, threshold=tau, scale=0.7, **gate)
+        else:
+            plan = segment(leaves.k, leaves.v, 4, tau, **gate)
+            o, _ = multi_state_attention(**leaves.named(), plan=plan, scale=0.7)
+        gradients.append(torch.autograd.grad(o.square().sum(), [*leaves.named().values(), tau]))
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("backend", "time"), [("reference", 24), ("torch", 150)])
+def test_rows_of_a_batch_are_differentiated_as_each_alone(draw_inputs, thresholds, backend, time):
+    """Through both steps; the thresholds, which all rows share, get the sum."""
+    inputs = draw_inputs(time, 4, batch=3)
+    options = {"capacity": 4, "gate": "straight_through", "gate_width": WIDTH, "backend": backend}
+    do = torch.randn(inputs.v.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = []
+    for rows in (slice(0, 3), *(slice(row, row + 1) for row in range(3))):
+        leaves, tau = inputs.map(lambda x, rows=rows: x[rows]).leaves(), thresholds.clone().requires_grad_()
+        o, _ = dynamic_linear_attention(**leaves.named(), threshold=tau, **options)
+        named = leaves.named() | {"threshold": tau}
+        found.append(dict(zip(named, torch.autograd.grad(o, list(named.values()), do[rows]), strict=True)))
+    together, *alone = found
+    for name, gradient in together.items():
+        parts = [one[name] for one in alone]
+        expected = sum(parts) if name == "threshold" else torch.cat(parts)
+        assert all(part.abs().max() > 1e-4 for part in parts), name
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_documents_that_go_on_from_a_cache(draw_inputs, thresholds, error, backend):
+    """Of two packed documents the second is cut in two; the first one is new, and its first token decides nothing."""
+    inputs, cu_seqlens = draw_inputs(70, 5), torch.tensor([0, 30, 70])
+    options = {"gate": "straight_through", "gate_width": WIDTH, "backend": backend}
+    upstream = torch.randn(1, 70, 4, generator=torch.Generator().manual_seed(1))
+    upstream[:, 30:50] = 0
+    whole = inputs.leaves()
+    gates = segment(whole.k, whole.v, 5, thresholds, cu_seqlens, **options).gate
+    expected = torch.autograd.grad(gates, (whole.k, whole.v), upstream)
+    past = inputs.tokens(30, 50)
+    _, cache = dynamic_linear_attention(
+        **past.named(), capacity=5, threshold=thresholds, return_cache=True, backend=backend
+    )
+    assert cache.segment is not None
+    nothing = {name: torch.zeros_like(value) for name, value in vars(cache.segment).items()}
+    segments = SegmentState(**{name: torch.cat((nothing[name], value)) for name, value in vars(cache.segment).items()})
+    both = replace(cache, segment=segments)
+    left = torch.tensor([*range(30), *range(50, 70)])
+    now = inputs.map(lambda x: x[:, left]).leaves()
+    gates = segment(now.k, now.v, 5, thresholds, torch.tensor([0, 30, 50]), cache=both, **options).gate
+    gradients = torch.autograd.grad(gates, (now.k, now.v), upstream[:, left])
+    for gradient, exact in zip(gradients, expected, strict=True):
+        assert exact[:, 50].abs().max() > 0
+        assert not exact[:, 0].any()
+        assert error(gradient, exact[:, left]) < 1e-5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

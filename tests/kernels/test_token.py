@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from dla_kernels import host_jobs
+from dla_kernels import dynamic_linear_attention, host_jobs
 from dla_kernels.reader import op, token_loop
 
 KINDS = [("dynamic", 1), ("dynamic", 2), ("dynamic", 5), ("fenwick", 4), ("fenwick", 1), ("fixed", 3), ("single", 1)]
@@ -89,12 +90,54 @@ def test_a_cache_that_lags_is_settled_where_it_must_not_change(draw_inputs, make
     assert after.lag is None
 
 
-def test_what_needs_a_gradient_takes_the_recurrence(draw_inputs, make_plan, read, calls):
+def test_decay_over_many_steps_loses_nothing_to_rounding(draw_inputs, calls):
+    """A slot that is only read for long lags by a sum of small numbers, each below what float32 would still see."""
+    inputs = draw_inputs(2, 2, batch=1, heads=1, groups=1).to(torch.float32)
+    options = {"capacity": 2, "return_cache": True}
+    _, cache = dynamic_linear_attention(**inputs.named(), **options, threshold=0.0, backend="reference")
+    old = int(cache.age[0, 0].argmax())
+    lag = torch.zeros(1, 1, 2, 2)
+    lag[0, 0, old, 0] = -1.0
+    before = cache.state[0, 0, old].double()
+    cache = replace(cache, lag=lag).donated()
+    token = inputs.tokens(1, 2).named() | {"log_decay": torch.full((1, 1, 1), -2e-8)}
+    with torch.no_grad():
+        for _ in range(40):
+            _, cache = dynamic_linear_attention(**token, **options, threshold=2.0, cache=cache, backend="torch")
+    assert len(calls) == 40
+    assert cache.lag[0, 0, old].double().sum().item() == pytest.approx(-1 - 40 * 2e-8, abs=1e-11)
+    assert (cache.lag[0, 0, 1 - old] == 0).all(), "the open slot is written"
+    settled = cache.settled().state[0, 0, old].double() / before
+    assert (settled - math.exp(-1 - 40 * 2e-8)).abs().max() < 1.5e-7 * math.exp(-1), "one rounding, of the product"
+
+
+@pytest.mark.parametrize("donates", [False, True], ids=["kept", "donated"])
+def test_where_a_plan_sees_room_and_there_is_none_the_oldest_slots_are_added(draw_inputs, make_plan, read, donates):
+    """As by the definition: a plan that was not told how many tokens came before is no reason to lose any."""
+    inputs = draw_inputs(41, 3, batch=2).to(torch.float32)
+    past, now = inputs.tokens(0, 40), inputs.tokens(40, 41)
+    _, cache = read(past, make_plan("fixed", past), return_cache=True)
+    assert cache.state_by_age()[:, :, 2].abs().sum() > 0, "all slots are in use"
+    plan = make_plan("fixed", now)
+    assert (plan.shift == 3).all()
+    o, after = read(now, plan, cache=cache, return_cache=True, backend="reference")
+    found, ended = read(now, plan, cache=cache.donated() if donates else cache, return_cache=True)
+    torch.testing.assert_close(found, o)
+    torch.testing.assert_close(ended.state_by_age(), after.state_by_age())
+
+
+@pytest.mark.parametrize("what", ["v", "state", "gate"])
+def test_what_needs_a_gradient_takes_the_recurrence(draw_inputs, make_plan, read, calls, what):
     inputs = draw_inputs(41, 5, batch=2)
     past, now = inputs.tokens(0, 40), inputs.tokens(40, 41)
     _, cache = read(past, make_plan("dynamic", past), return_cache=True)
     plan = make_plan("dynamic", now, cache=cache)
-    now = replace(now, v=now.v.requires_grad_())
+    if what == "v":
+        now = replace(now, v=now.v.requires_grad_())
+    elif what == "state":
+        cache = replace(cache, state=cache.state.requires_grad_())
+    else:
+        plan = replace(plan, gate=plan.boundary.double().requires_grad_())
     o, _ = read(now, plan, cache=cache)
     assert o.requires_grad
     with torch.no_grad():

@@ -135,6 +135,14 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32() -> None:
         assert (gradient - reference).norm() < 0.02 * reference.norm()
 
 
+def test_losses_of_bfloat16_states_add_up_in_float32() -> None:
+    h, weight, targets = inputs(1000, 8, 50, torch.bfloat16)
+    loss = linear_cross_entropy(h, weight, targets, rows=3)
+    assert loss.dtype == torch.float32
+    expected = token_losses(h, weight, targets).double().mean().float()
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=0)
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     h, weight, targets = inputs(10, 8, 50)
     with pytest.raises(ValueError, match=r"targets has shape \(9,\); it must be that of the tokens, \(10,\)"):

@@ -82,14 +82,16 @@ def test_a_threshold_per_head_acts_on_its_head_alone(make_model: Any, tokens: An
 def test_the_gate_changes_gradients_and_not_outputs(make_model: Any, tokens: Any, kind: str) -> None:
     x = tokens(2, 40)
     results = []
-    for gate in ("hard", "straight_through"):
-        model = make_model(kind, DynamicMemory(capacity=4, threshold=1.2, gate=gate))
+    for gate in ({"gate": "hard"}, {"gate": "straight_through"}, {"gate": "straight_through", "gate_width": 0.3}):
+        model = make_model(kind, DynamicMemory(capacity=4, threshold=1.2, **gate))
         logits = model(x)[0]
         logits.square().mean().backward()
         results.append((logits.detach(), model.blocks[0].mixer.in_proj.weight.grad))
-    (hard, hard_gradient), (soft, soft_gradient) = results
+    (hard, hard_gradient), (soft, soft_gradient), (wide, wide_gradient) = results
     torch.testing.assert_close(soft, hard)
-    assert (soft_gradient - hard_gradient).abs().max() > 1e-6 * hard_gradient.abs().max()
+    torch.testing.assert_close(wide, hard)
+    for one, other in ((soft_gradient, hard_gradient), (wide_gradient, soft_gradient)):
+        assert (one - other).abs().max() > 1e-6 * hard_gradient.abs().max()
 
 
 def test_no_gate_where_no_gradient_can_be_asked_for(make_model: Any, tokens: Any) -> None:

@@ -66,3 +66,9 @@ def test_torch_gets_input_and_weight_of_one_type_which_its_fused_kernel_needs(ki
         monkeypatch.setattr(module_of_norms, "F", type("Functional", (), functions))
     module(*inputs)
     assert seen == [{torch.float32}]
+
+
+def test_every_norm_has_the_epsilon_of_the_model(make_model: Any, any_case: tuple[str, str]) -> None:
+    norms = [module for module in make_model(*any_case, norm_eps=0.25).modules() if hasattr(module, "eps")]
+    assert len(norms) >= 2 * 2 + 1, "two in each block, one before the head"
+    assert {norm.eps for norm in norms} == {0.25}

@@ -5,7 +5,7 @@ import torch
 
 from dla_train.models import AttentionConfig, LanguageModel, ModelConfig, initialize
 from dla_train.training.config import AdamWConfig, MuonConfig
-from dla_train.training.muon import MuonWithAdamW
+from dla_train.training.muon import MuonWithAdamW, orthogonalized
 from dla_train.training.optimizers import build_optimizer
 
 
@@ -34,6 +34,20 @@ def test_every_parameter_is_trained_once(model, config):
     first, last = _train(model, optimizer, 1), _train(model, optimizer, 20)
     assert last < 0.7 * first
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
+
+
+def test_every_setting_reaches_the_parameters_that_it_is_for(model):
+    adamw = {"lr": 3e-3, "betas": (0.7, 0.8), "eps": 1e-5}
+    decay, rest = build_optimizer(AdamWConfig(weight_decay=0.3, **adamw), model).param_groups
+    for group, weight_decay in ((decay, 0.3), (rest, 0.0)):
+        assert {name: group[name] for name in (*adamw, "weight_decay")} == {**adamw, "weight_decay": weight_decay}
+
+    matrices, decay, rest = build_optimizer(MuonConfig(momentum=0.6, weight_decay=0.3, **adamw), model).param_groups
+    assert (matrices["lr"], matrices["momentum"], matrices["weight_decay"]) == (3e-3, 0.6, 0.3)
+    for group, weight_decay in ((decay, 0.3), (rest, 0.0)):
+        assert {name: group[name] for name in (*adamw, "weight_decay")} == {**adamw, "weight_decay": weight_decay}
+    ids = {id(parameter) for parameter in matrices["params"]}
+    assert ids == {id(parameter) for parameter in model.blocks.parameters() if parameter.ndim == 2}
 
 
 def test_muon_moves_matrices_along_orthogonal_directions(model):
@@ -70,6 +84,16 @@ def test_muon_moves_as_pytorchs_does():
         assert (moved - expected).norm() < 2e-2 * expected.norm()
         state, their_state = our_optimizer.state[our_matrix], their_optimizer.state[their_matrix]
         torch.testing.assert_close(state["momentum_buffer"], their_state["momentum_buffer"])
+
+
+def test_muon_decays_the_weight_as_it_was_and_not_the_update():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 12, generator=generator))
+    weight.grad = torch.randn(8, 12, generator=generator)
+    expected = 0.5 * weight.detach() - 0.2 * 12**0.5 * 0.01 * orthogonalized(weight.grad)
+    others = [{"params": [torch.nn.Parameter(torch.zeros(1))]}]
+    MuonWithAdamW([weight], others, lr=0.01, momentum=0.9, weight_decay=50.0, betas=(0.9, 0.9), eps=1e-8).step()
+    torch.testing.assert_close(weight.detach(), expected)
 
 
 def test_muon_refuses_what_is_no_matrix():

@@ -16,6 +16,7 @@ from dla_data.shards.prepared import PreparedTokens
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
 from dla_train.config.load import load
+from dla_train.data.consumed import Consumed
 from dla_train.data.prepared import PreparedDataModule, open_prepared
 from dla_train.data.prepared_config import PreparedData, PreparedSourceConfig
 from dla_train.distributed.ranks import Ranks
@@ -62,11 +63,12 @@ def recipe(tokens, micro_recipe, tmp_path):
     return tmp_path / "prepared.yaml"
 
 
-def _batches(tokens, documents="joined", workers=0, rank=0, world_size=1, first_step=0):
-    """The micro-batches of one rank from `first_step` on."""
+def _batches(tokens, documents="joined", workers=0, rank=0, world_size=1, first_step=0, begun=None, seed=5):
+    """The micro-batches of one rank from `first_step` on; `begun` is what another run had read before."""
     config = PreparedData(path=str(tokens), vocab_size=300, window=24, workers=workers, documents=documents)
     training = TrainingConfig(steps=STEPS, global_batch=8, micro_batch=2, validation_windows=4)
-    data = PreparedDataModule(open_prepared(config), config, training, seed=5)
+    data = PreparedDataModule(open_prepared(config), config, training, seed=seed)
+    data.begun = begun or data.begun
     data.trainer = SimpleNamespace(
         global_step=first_step,
         global_rank=rank,
@@ -123,9 +125,37 @@ def test_the_windows_of_a_step_do_not_depend_on_the_ranks(tokens, world_size):
     assert torch.equal(together, alone)
 
 
+def test_another_seed_is_another_order(tokens):
+    one, other = (torch.cat(_batches(tokens, seed=seed)) for seed in (5, 6))
+    assert not torch.equal(other, one)
+
+
 def test_a_later_start_gives_the_rest(tokens):
     whole, rest = torch.cat(_batches(tokens)), torch.cat(_batches(tokens, first_step=7))
     assert torch.equal(rest, whole[7 * 8 :])
+
+
+def test_a_branch_of_a_run_with_another_batch_reads_on_where_that_one_stopped(tokens):
+    whole = torch.cat(_batches(tokens))
+    rest = torch.cat(_batches(tokens, first_step=7, begun=Consumed(step=6, windows=6 * 3, tokens=6 * 3 * 24)))
+    assert torch.equal(rest[: 3 * 8], whole[6 * 3 + 8 :][: 3 * 8]), "six steps of 3 windows, one of 8"
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 1000])
+def test_validation_windows_are_spread_evenly_over_the_text_of_each_source(tokens, more_tokens, count):
+    sources = {"a": PreparedSourceConfig(path=str(tokens)), "b": PreparedSourceConfig(path=str(more_tokens))}
+    config = PreparedData(sources=sources, vocab_size=300, window=24, documents="separate")
+    training = TrainingConfig(steps=1, global_batch=1, micro_batch=1, validation_windows=2 * count)
+    data = PreparedDataModule(open_prepared(config), config, training, seed=5)
+    expected = []
+    for source in data.sources:
+        there = len(source.plain_validation)
+        chosen = min(count, there)
+        expected += [source.plain_validation[number * there // chosen] for number in range(chosen)]
+    assert torch.equal(torch.stack([*data.validation_windows]), torch.stack(expected))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    read = torch.cat([batch.tokens for batch in data.val_dataloader()])
+    assert torch.equal(read, torch.stack(expected)), "and the run reads those that it shows"
 
 
 def test_a_run_in_pieces_is_bitwise_the_run_in_one(cli, recipe, tokens, tmp_path):
@@ -252,6 +282,11 @@ def test_several_folders_are_mixed_by_weight_in_batches_and_validation(tokens, m
     assert data.validation_tokens(8).tolist() == [*texts[0].read(0, 6), *texts[1].read(0, 2)]
     assert data.extent.endswith("shards of a, b")
 
+    data.begun = Consumed(step=40, windows=100, tokens=7000, by_source={"a": 5000, "b": 2000})  # of shorter windows
+    assert data.consumed(42) == Consumed(
+        step=42, windows=116, tokens=7000 + 16 * 24, by_source={"a": 5000 + 12 * 24, "b": 2000 + 4 * 24}
+    )
+
 
 def sum_of_training_tokens(folder):
     return sum(path.stat().st_size // 2 for path in folder.glob("shards/*/train/tokens.bin"))
@@ -332,19 +367,33 @@ def test_a_curriculum_that_takes_the_whole_run_is_told(cli, recipe):
 @pytest.mark.parametrize("documents", ["joined", "separate"])
 def test_a_curriculum_cuts_windows_and_keeps_a_step_s_tokens(cli, recipe, monkeypatch, tmp_path, documents):
     seen = {}
-    original = LanguageModelTraining.training_step
+    original, validation = LanguageModelTraining.training_step, LanguageModelTraining.validation_step
 
     def step(self, batch, batch_idx):
         seen.setdefault(self.global_step, []).append(batch)
         return original(self, batch, batch_idx)
 
+    def validation_step(self, batch, batch_idx):
+        seen.setdefault("validation", []).append(batch)
+        return validation(self, batch, batch_idx)
+
     monkeypatch.setattr(LanguageModelTraining, "training_step", step)
-    common = ["fit", "--recipe", recipe, f"data.documents={documents}", "training.steps=6", ATTENTION]
+    monkeypatch.setattr(LanguageModelTraining, "validation_step", validation_step)
+    common = [
+        "fit",
+        "--recipe",
+        recipe,
+        f"data.documents={documents}",
+        "training.steps=6",
+        "training.validate_every=2",
+        ATTENTION,
+    ]
     assert cli(*common, "--run-dir", "whole").code == 0
     whole, seen = seen, {}
     done = cli(*common, "--run-dir", "cut", "data.curriculum={windows: [6, 12], steps: [2, 2]}")
     assert done.code == 0, done.err
     assert re.findall(r"windows of (\d+) tokens from step (\d) on", done.err) == [("6", "1"), ("12", "3"), ("24", "5")]
+    torch.testing.assert_close(seen.pop("validation"), whole.pop("validation"), rtol=0, atol=0)  # whole in all phases
     model = load(find(str(tmp_path / "cut" / "recipe.yaml"))).recipe.model
     rows = [row for row in read_rows(tmp_path / "cut" / "metrics.csv") if row["split"] == "train"]
     for number, length in enumerate([6, 6, 12, 12, 24, 24]):

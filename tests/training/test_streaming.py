@@ -1,11 +1,13 @@
 """Kind `streaming` through the real Trainer and command line: the same tokens however the run is stopped and read."""
 
 import hashlib
+import itertools
 import json
 import random
 import re
 import signal
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -16,6 +18,10 @@ import zstandard
 from lightning.pytorch.callbacks import Callback
 
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
+from dla_train.config.catalog import find
+from dla_train.config.load import load
+from dla_train.data.corpus import open_data
+from dla_train.data.streaming import StreamingDataModule
 from dla_train.runs.metrics_file import read_rows
 from dla_train.training import fit as fit_module
 from tests.training.exact_rows import exact_rows
@@ -118,6 +124,37 @@ def test_three_resumes_with_other_workers_and_batches_see_the_same_tokens(train,
     epochs = [source[0] for stream in state["StreamingDataModule"]["streams"].values() for source in stream]
     assert len(epochs) == 16
     assert max(epochs) >= 1, "the test must go beyond the first epoch"
+
+
+def _opened(path, *settings):
+    """The data of a recipe, the first windows of its training and all of its validation."""
+    data = open_data(load(find(str(path)), settings))
+    assert isinstance(data, StreamingDataModule)
+    data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    first = itertools.islice(iter(data.train_dataloader()), 8)
+    return data, torch.cat(list(first)), torch.stack([*data.validation_windows])
+
+
+def test_the_order_of_the_sources_in_the_recipe_does_not_matter(recipe):
+    text = recipe.read_text()
+    one, other = (line for line in text.splitlines() if line.startswith(("    tale:", "    list:")))
+    recipe.with_name("turned.yaml").write_text(text.replace(f"{one}\n{other}", f"{other}\n{one}"))
+    (data, *windows), (turned, *same) = _opened(recipe), _opened(recipe.with_name("turned.yaml"))
+    assert [*turned.config.sources] == [*data.config.sources][::-1]
+    torch.testing.assert_close(same, windows, rtol=0, atol=0)
+
+
+def test_another_seed_is_another_order_and_the_same_validation(recipe):
+    (_, first, validated), (_, other, same) = _opened(recipe), _opened(recipe, "seed=1")
+    assert not torch.equal(other, first)
+    assert torch.equal(same, validated)
+
+
+def test_validation_does_not_depend_on_the_number_of_streams(recipe):
+    (few, two, validated), (many, eight, same) = _opened(recipe, "data.streams=2"), _opened(recipe)
+    assert few.text.sources[1].text.shards != many.text.sources[1].text.shards, "files are cut for many streams"
+    assert not torch.equal(two, eight)
+    assert torch.equal(same, validated)
 
 
 def test_metrics_count_the_tokens_of_each_source(train, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ import torch
 
 from dla_data.order import WindowOrder
 from dla_data.synthetic import IGNORED, Examples, Mqar
+from dla_train.data.consumed import Consumed
 from dla_train.data.synthetic import VALIDATION_SEED, SyntheticDataModule
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.models import LanguageModel, Mamba2Config, ModelConfig, SingleMemory, initialize
 from dla_train.runs.metrics_file import TIMES, read_rows
 from dla_train.training.answers import answer
-from dla_train.training.config import TrainingConfig
+from dla_train.training.config import AdamWConfig, TrainingConfig
+from dla_train.training.module import LanguageModelTraining
+from dla_train.training.schedules import ConstantSchedule
 
 SYNTHETIC = [
     "data={kind: synthetic, task: {kind: mqar, pairs: [1, 2]}, vocab_size: 16, window: 12}",
@@ -46,6 +50,18 @@ def test_step_s_has_the_examples_of_its_global_indices_also_after_a_resume():
     assert [batch.inputs.tolist() for batch in rest] == [batch.inputs.tolist() for batch in batches[6:]]
     with_workers = list(_module(3, examples=7, workers=2).train_dataloader())
     assert [batch.inputs.tolist() for batch in with_workers] == [batch.inputs.tolist() for batch in rest]
+
+
+def test_a_branch_with_another_batch_counts_the_answers_of_the_examples_it_reads():
+    module = _module(3)
+    module.begun = Consumed(step=2, windows=5, tokens=60)
+    batches = list(module.train_dataloader())
+    for step in (3, 4):
+        first, second = batches[2 * (step - 3) :][:2]
+        answers = sum(int((batch.targets != IGNORED).sum()) for batch in (first, second))
+        assert module.answers_of_step(step) == answers
+    expected = TASK.examples(16, 12, 3, module.order.windows(5 + 4, 8))
+    assert torch.equal(torch.cat([batch.targets for batch in batches]), expected.targets)
 
 
 def test_validation_examples_are_the_same_for_every_seed_and_never_trained_on():
@@ -123,6 +139,30 @@ def test_micro_batches_count_by_their_answers(cli, micro_recipe, tmp_path):
         for column in ("loss", "grad_norm"):
             here, whole = ([row[column] for row in found[number]] for number in (micro_batch, 16))
             assert here == pytest.approx(whole, rel=1e-5), (micro_batch, column)
+
+
+def test_the_loss_of_every_step_is_the_mean_over_its_own_answers():
+    """Not over as many as another step had."""
+    config = ModelConfig(
+        vocab_size=16, hidden=16, layers=1, mixer=Mamba2Config(heads=2, head_dim=8, state_dim=8, memory=SingleMemory())
+    )
+    model = initialize(LanguageModel(config), 0)
+    module = LanguageModelTraining(model, AdamWConfig(lr=1e-3), ConstantSchedule(), TRAINING, seed=0)
+    data, counts = _module(), []
+    batches = [*data.train_dataloader()]
+    for step in range(TRAINING.steps):
+        module.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=0, global_step=step, accumulate_grad_batches=2, optimizers=[SimpleNamespace(param_groups=[])],
+            datamodule=data,
+        )  # fmt: skip
+        losses = []
+        for number in (2 * step, 2 * step + 1):
+            module.on_train_batch_start(batches[number], number)
+            losses.append(module.training_step(batches[number], number).item())
+        inputs, targets = (torch.cat(parts) for parts in zip(*batches[2 * step : 2 * step + 2], strict=True))
+        counts.append(int((targets != IGNORED).sum()))
+        assert sum(losses) / 2 == pytest.approx(model.loss(inputs, targets).item(), rel=1e-5)
+    assert len(set(counts)) > 1, "steps differ in their answers"
 
 
 @pytest.mark.parametrize(

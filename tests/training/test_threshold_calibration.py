@@ -73,6 +73,30 @@ def test_a_steered_run_keeps_the_rate_and_goes_on_as_if_nothing_had_happened(cli
     assert exact_rows(tmp_path / "again") == exact_rows(tmp_path / "straight")
 
 
+def test_a_steered_threshold_moves_by_the_part_that_the_recipe_sets(cli, micro_recipe, tmp_path):
+    settings = ["model.mixer.memory.calibrate_rate=0.3", "training.steps=2", "training.validate_every=null"]
+    settings += ["checkpoint.every=1", "schedule.warmup=1"]
+    moved = []
+    for part in ("null", 0.1, 0.4):
+        folder = tmp_path / f"by {part}"
+        steer = f"model.mixer.memory.steer={part}"
+        assert cli("fit", "--recipe", micro_recipe, *settings, steer, "--run-dir", folder).code == 0
+        first, second = (thresholds(folder / f"checkpoints/step-{step:08d}") for step in (1, 2))
+        moved.append(torch.stack([second[name] - tau for name, tau in first.items()]))
+    assert not moved[0].any(), "calibrated in the first step alone"
+    torch.testing.assert_close(moved[2], 4 * moved[1], rtol=1e-3, atol=1e-6)
+    assert moved[1].abs().max() > 1e-4
+
+
+def test_what_validation_reads_steers_nothing(cli, micro_recipe, tmp_path):
+    memory = ["model.mixer.memory.calibrate_rate=0.3", "model.mixer.memory.steer=0.4"]
+    for every in ("null", 1):
+        settings = [*memory, "training.steps=3", "schedule.warmup=1", f"training.validate_every={every}"]
+        assert cli("fit", "--recipe", micro_recipe, *settings, "--run-dir", f"every {every}").code == 0
+    never, always = (thresholds(tmp_path / f"every {every}/checkpoints/step-00000003") for every in ("null", 1))
+    assert all(torch.equal(always[name], tau) for name, tau in never.items())
+
+
 def test_without_it_thresholds_stay(cli, micro_recipe, tmp_path):
     assert cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.steps=4").code == 0
     assert all((tau == 0.9).all() for tau in thresholds(tmp_path / "run" / "checkpoints" / "step-00000004").values())

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import lightning
@@ -100,6 +101,18 @@ def test_the_random_state_is_a_function_of_the_step(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "manual_seed", seeds.append)
     _train(tmp_path, 4, steps=3)
     assert seeds == [1009 * step + place for step in range(3) for place in range(3)]
+
+
+def test_the_random_state_is_another_one_on_every_rank_and_in_every_micro_batch(tmp_path, monkeypatch):
+    module, seeds = _train(tmp_path, 4, steps=1), []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    for rank in range(3):
+        module.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank, global_step=1, accumulate_grad_batches=2, optimizers=[SimpleNamespace(param_groups=[])]
+        )
+        for batch_idx in (10, 11):
+            module.on_train_batch_start(WINDOWS[:4], batch_idx)
+    assert seeds == [1009 + place for place in range(6)]
 
 
 class Validation(RecipeData):

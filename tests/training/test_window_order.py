@@ -49,6 +49,11 @@ def test_every_step_sees_its_global_batch(straight):
     assert len({window for batch in straight.values() for window in batch}) == 36, "no window twice within an epoch"
 
 
+def test_another_seed_is_another_order(recorded, straight):
+    other = recorded("--run-dir", "other", "training.steps=9", "schedule.warmup=1", "seed=1")
+    assert [*other.values()] != [*straight.values()]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_in_three_pieces_neither_skips_nor_repeats(recorded, straight, workers):
     pieces = {}

@@ -86,10 +86,9 @@ def read_token(
         elif move >= 0 and slots > 1:
             if move < slots - 1:
                 freed, into = _slot_of_age(a, move), _slot_of_age(a, move + 1)
-            else:  # there is room: the slot of the highest age holds nothing
+            else:  # there is room: the slot of the highest age holds nothing (else the oldest two are added)
                 freed, into = _slot_of_age(a, slots - 1), _slot_of_age(a, slots - 2)
             _merge(s, into, freed, factor)
-            behind[freed, :] = np.float32(0)
             behind[into, :] = np.float32(0)
             limit = a[freed]
             for p in range(slots):
