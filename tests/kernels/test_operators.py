@@ -3,6 +3,7 @@ it."""
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_who_looks_is_told(calls):
     with Seen() as seen:
         added(torch.ones(2), torch.zeros(2))
     assert "dla_test::added" in seen.names
-    traced = torch.jit.trace(lambda x, y: added(x, y), (torch.ones(2), torch.zeros(2)), check_trace=False)
+    traced: Any = torch.jit.trace(lambda x, y: added(x, y), (torch.ones(2), torch.zeros(2)), check_trace=False)
     assert "dla_test::added" in str(traced.graph)
     assert went == ["dispatcher", "launch"] * 3
     went.clear()
