@@ -27,7 +27,7 @@ class RunIdentity:
 
     Attributes:
         recipe: the resolved recipe as plain values; its `model` section is the architecture.
-        data: fingerprints of the tokenizer and of the training tokens.
+        data: fingerprints of the tokenizer, the training tokens and the validation tokens.
         world_size: number of processes that trained.
         strategy: how the state is laid out on disk; `single` is one file.
     """

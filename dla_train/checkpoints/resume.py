@@ -10,6 +10,7 @@ from typing import Any
 from dla_train.checkpoints.manifest import DamagedCheckpoint, Manifest
 from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.config.show import differences
+from dla_train.data.fingerprints import changed_data
 from dla_train.errors import RunError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
@@ -195,12 +196,6 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
             f"the {part} changed since {point.checkpoint.folder} was written (fingerprint {before[:16]}, now "
             f"{(now or 'none')[:16]}): the text is another one. Restore it, or start a new run with --run-dir."
         )
-
-
-def changed_data(there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
-    """The parts of a checkpoint's data that differ, with the fingerprints there and here. A part that the checkpoint
-    does not record, because an older version wrote it, does not count as different."""
-    return {part: (before, here.get(part)) for part, before in there.items() if here.get(part) != before}
 
 
 def forbidden_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -11,6 +11,7 @@ from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateWindows, lay_in_a_row
 from dla_data.shards.prepared import PreparedTokens
 from dla_data.windows import PackedWindows
+from dla_train.data.fingerprints import VALIDATION_TEXT
 from dla_train.data.ordered import NoWindows, OrderedSource, OrderedWindows
 from dla_train.data.prepared_config import PreparedData
 from dla_train.training.config import TrainingConfig
@@ -55,7 +56,11 @@ class PreparedDataModule(OrderedWindows):
             f"text of data.sources.{name}" if name else "training text": folder.fingerprint("train")
             for name, folder in self.tokens.items()
         }
-        return {"tokenizer": self._first.manifest.tokenizer, **texts}
+        validated = {
+            f"{VALIDATION_TEXT} of data.sources.{name}" if name else VALIDATION_TEXT: folder.fingerprint("validation")
+            for name, folder in self.tokens.items()
+        }
+        return {"tokenizer": self._first.manifest.tokenizer, **texts, **validated}
 
     @property
     def extent(self) -> str:

@@ -54,7 +54,8 @@ class RecipeData(lightning.LightningDataModule, ABC):
     @property
     @abstractmethod
     def fingerprints(self) -> Mapping[str, str]:
-        """What must not change between a stop of the run and its continuation, by the name used in messages."""
+        """What must not change between a stop of the run and its continuation, by the name used in messages. What
+        begins as `fingerprints.VALIDATION_TEXT` may change, and the run then says so."""
 
     @property
     @abstractmethod

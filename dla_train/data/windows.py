@@ -9,6 +9,7 @@ import numpy.typing as npt
 from dla_data.prepare import PreparedCorpus
 from dla_data.windows import PackedWindows
 from dla_train.data.config import StdlibData, TextData
+from dla_train.data.fingerprints import VALIDATION_TEXT
 from dla_train.data.ordered import NoWindows, OrderedSource, OrderedWindows
 from dla_train.training.config import TrainingConfig
 
@@ -41,7 +42,12 @@ class WindowsDataModule(OrderedWindows):
     @property
     def fingerprints(self) -> Mapping[str, str]:
         manifest = self.corpus.train.manifest
-        return {"tokenizer": manifest.tokenizer, "training text": manifest.files["tokens.bin"].sha256}
+        validated = self.corpus.validation.manifest
+        return {
+            "tokenizer": manifest.tokenizer,
+            "training text": manifest.files["tokens.bin"].sha256,
+            VALIDATION_TEXT: validated.files["tokens.bin"].sha256,
+        }
 
     @property
     def extent(self) -> str:

@@ -11,7 +11,6 @@ from dla_train.checkpoints.begun import require_no_checkpoint, require_nothing_l
 from dla_train.checkpoints.resume import (
     AUTO_FROM,
     ResumePoint,
-    changed_data,
     forbidden_changes,
     from_path,
     newest_sound,
@@ -25,6 +24,7 @@ from dla_train.config.load import LoadedRecipe
 from dla_train.config.show import differences
 from dla_train.config.typed import plain
 from dla_train.data.corpus import open_data
+from dla_train.data.fingerprints import changed_data, changed_validation
 from dla_train.data.prepared_config import PreparedData
 from dla_train.data.recipe_data import RecipeData
 from dla_train.data.revisions import held_revisions, revisions_in
@@ -111,6 +111,13 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         require_same_data(point, data.fingerprints)
     if point:
         _say_revisions(point, data)
+        for part in changed_validation(point.manifest.identity.data, data.fingerprints):
+            _LOGGER.warning(
+                "the %s changed since %s was written: validation losses from here on are not comparable with those "
+                "before",
+                part,
+                point.checkpoint.folder,
+            )
     return Start(point, branch, weights, data)
 
 

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 
 from dla_data.errors import DataError
 from dla_data.tokenizer import END_OF_DOCUMENT, tokenizer_fingerprint
-from dla_train.checkpoints.resume import changed_data
 from dla_train.data.corpus import open_data
+from dla_train.data.fingerprints import changed_data, changed_validation
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.task import Asked
@@ -67,5 +67,10 @@ def tokens_to_read(asked: Asked, tokenizer: Tokenizer, at_most: int) -> npt.NDAr
         asked.say(
             f"warning: {asked.trained.folder} was trained on another {' and '.join(changed)}, so the validation text "
             "may be another one, too, and hold documents that the model has seen. --text FILE reads a text of your own."
+        )
+    elif changed_validation(asked.trained.data, data.fingerprints):
+        asked.say(
+            f"warning: the validation text is not the one that {asked.trained.folder} had when it saved this "
+            "checkpoint, so losses are not comparable with those in its metrics.csv."
         )
     return tokens
