@@ -111,13 +111,8 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         require_same_data(point, data.fingerprints)
     if point:
         _say_revisions(point, data)
-        for part in changed_validation(point.manifest.identity.data, data.fingerprints):
-            _LOGGER.warning(
-                "the %s changed since %s was written: validation losses from here on are not comparable with those "
-                "before",
-                part,
-                point.checkpoint.folder,
-            )
+        if recipe.training.validates:
+            _say_validation_text(point, data)
     return Start(point, branch, weights, data)
 
 
@@ -161,6 +156,15 @@ def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Bra
     is_other_order = any(key == "seed" or key.startswith("data.") for key in changed)
     is_other_text = bool(changed_data(point.manifest.identity.data, data.fingerprints))
     return Branch(changed, data.begin_anew(point.checkpoint.step) if is_other_order or is_other_text else None)
+
+
+def _say_validation_text(point: ResumePoint, data: RecipeData) -> None:
+    for part in changed_validation(point.manifest.identity.data, data.fingerprints):
+        _LOGGER.warning(
+            "the %s changed since %s was written: validation losses from here on are not comparable with those before",
+            part,
+            point.checkpoint.folder,
+        )
 
 
 def _say_revisions(point: ResumePoint, data: RecipeData) -> None:
