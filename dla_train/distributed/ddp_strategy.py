@@ -6,7 +6,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 
-class ReplicatedStrategy(DDPStrategy):
+class DataParallelStrategy(DDPStrategy):
     """Every process holds everything, and gradients are averaged in buckets that do not depend on when a process began.
 
     DDP puts all gradients of a process's first backward pass into one bucket, and for later ones divides them among

@@ -8,7 +8,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import Strategy
 
 from dla_train.distributed.config import DDPConfig, DeepSpeedConfig, FSDPConfig, SingleStrategy, StrategyConfig
-from dla_train.distributed.ddp_strategy import ReplicatedStrategy
+from dla_train.distributed.ddp_strategy import DataParallelStrategy
 from dla_train.distributed.deepspeed_config import deepspeed_config
 from dla_train.distributed.placement import Placement
 from dla_train.training.config import TrainingConfig
@@ -25,7 +25,7 @@ def build_strategy(config: StrategyConfig, training: TrainingConfig, accumulate:
         case SingleStrategy():
             return "auto"
         case DDPConfig():
-            return ReplicatedStrategy()
+            return DataParallelStrategy()
         case DeepSpeedConfig():
             device_type = "cuda" if training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
             # Must be set before the import, or DeepSpeed would look for a GPU. Importing it takes seconds.

@@ -20,8 +20,16 @@ def test_other_text_under_the_same_name_is_refused(cli, micro_recipe, run, tmp_p
 
 
 @pytest.fixture
+def rewrite(text_corpus):
+    """Write another text in place of the corpus, until the test ends."""
+    original = text_corpus.read_text()
+    yield text_corpus.write_text
+    text_corpus.write_text(original)
+
+
+@pytest.fixture
 def other_validation_text(tmp_path, text_corpus):
-    """A text whose last tenth or so is another one, which is not trained on."""
+    """A text that differs in its last words, which are validated and not trained on."""
     text = text_corpus.read_text()
     other = tmp_path / "other.txt"
     other.write_text(text[:-500] + text[-500:].replace("alpha", "omega"))
@@ -46,15 +54,11 @@ def test_other_validation_text_is_named_and_read(cli, micro_recipe, run, other_v
     assert "another one than there" not in done.err, "training reads on where the run would have"
 
 
-def test_evaluation_names_other_validation_text(cli, micro_recipe, run, other_validation_text, text_corpus):
+def test_evaluation_names_other_validation_text(cli, micro_recipe, run, other_validation_text, rewrite):
     asked = ["eval", "--checkpoint", "runs/micro", "--tasks", "perplexity-by-position", "--lengths", "24"]
     assert "comparable" not in cli(*asked, "--out", "same").err
-    original = text_corpus.read_text()
-    try:
-        text_corpus.write_text(other_validation_text.read_text())
-        done = cli(*asked, "--out", "other")
-    finally:
-        text_corpus.write_text(original)
+    rewrite(other_validation_text.read_text())
+    done = cli(*asked, "--out", "other")
     assert done.code == 0, done.err
     assert (
         "warning: the validation text is not the one that runs/micro had when it saved this checkpoint, so losses are "
@@ -72,7 +76,7 @@ def test_the_text_that_is_compared_is_the_training_text(micro_recipe):
     assert data.fingerprints["training text"] == trained != validated
 
 
-def test_a_branch_may_read_other_text_if_a_setting_says_so(cli, micro_recipe, run, tmp_path, text_corpus):
+def test_a_branch_may_read_other_text_if_a_setting_says_so(cli, micro_recipe, run, tmp_path, text_corpus, rewrite):
     other = tmp_path / "other.txt"
     other.write_text(text_corpus.read_text() + "\nomega alpha token state\n" * 3)
     branch = ["fit", "--recipe", micro_recipe, "training.steps=8", "--resume", run]
@@ -86,11 +90,7 @@ def test_a_branch_may_read_other_text_if_a_setting_says_so(cli, micro_recipe, ru
     assert done.code == 0, done.err
     assert "seed 0 there and 1 here" in done.err
     assert "the windows are those of the new order from number 25 on." in done.err
-    original = text_corpus.read_text()
-    try:
-        text_corpus.write_text(other.read_text())
-        done = cli(*branch, "--run-dir", "edited")
-    finally:
-        text_corpus.write_text(original)
+    rewrite(other.read_text())
+    done = cli(*branch, "--run-dir", "edited")
     assert done.code == 2
     assert "the text is another one" in done.err

@@ -17,6 +17,7 @@ from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
 from dla_train.config.load import load
 from dla_train.data.consumed import Consumed
+from dla_train.data.fingerprints import changed_data, changed_validation
 from dla_train.data.prepared import PreparedDataModule, open_prepared
 from dla_train.data.prepared_config import PreparedData, PreparedSourceConfig
 from dla_train.distributed.ranks import Ranks
@@ -251,6 +252,27 @@ def test_an_evaluation_says_that_the_text_is_no_longer_that_of_the_run(cli, reci
     asked = cli("eval", "--checkpoint", "run", "--tasks", "perplexity-by-position", "--limit", "2")
     assert asked.code == 0
     assert "warning: run was trained on another training text, so the validation text may be another" in asked.err
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_validated_is_told_from_what_is_trained_on(tokens, more_tokens, several):
+    """A run that goes on may have other text only where it is validated."""
+    folders = {"a": tokens, "b": more_tokens} if several else {"": tokens}
+    sources = {name: PreparedSourceConfig(path=str(path), weight=1) for name, path in folders.items()}
+    paths = {"sources": sources} if several else {"path": str(tokens)}
+    config = PreparedData(vocab_size=300, window=24, **paths)
+    training = TrainingConfig(steps=STEPS, global_batch=8, micro_batch=2)
+    there = {**PreparedDataModule(open_prepared(config), config, training, seed=5).fingerprints}
+    texts = {f"text of data.sources.{name}" if name else "text": name for name in folders}
+    for text, name in texts.items():
+        folder = PreparedTokens.open(folders[name])
+        trained, validated = text if name else f"training {text}", f"validation {text}"
+        assert there[trained] == folder.fingerprint("train")
+        assert there[validated] == folder.fingerprint("validation")
+        assert changed_validation(there, there | {validated: "another"}) == [validated]
+        assert not changed_data(there, there | {validated: "another"})
+        assert list(changed_data(there, there | {trained: "another"})) == [trained]
+    assert len(there) == 1 + 2 * len(folders)
 
 
 def _windows(dataset):
