@@ -10,20 +10,20 @@ from torch import Tensor
 from dla_kernels import Plan
 from dla_train.models.context import Context
 
-LARGEST_SIZE = 2**24
+_OCTAVES = 20
+LARGEST_SIZE = 16 * 2**_OCTAVES
 """Slots with more tokens than this are counted as having this many."""
 SHARES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
-def _size_limits() -> tuple[int, ...]:
-    limits = list(range(1, 17))
-    while limits[-1] < LARGEST_SIZE:
-        octave = limits[-1]
-        limits += [octave + octave // 8 * eighth for eighth in range(1, 9)]
-    return tuple(limits)
+def _size_limits(device: torch.device | str) -> Tensor:
+    """Made where they are needed: the host would wait for their copy to a GPU."""
+    octaves = 16 * 2 ** torch.arange(_OCTAVES, device=device)
+    eighths = octaves[:, None] // 8 * torch.arange(9, 17, device=device)
+    return torch.cat([torch.arange(1, 17, device=device), eighths.flatten()])
 
 
-SIZE_LIMITS = _size_limits()
+SIZE_LIMITS = tuple(_size_limits("cpu").tolist())
 """Largest number of tokens in each bucket of slot sizes: every number up to 16, then eight to an octave."""
 
 
@@ -94,8 +94,9 @@ def count(plan: Plan, cu_seqlens: Tensor | None = None, heads: int | None = None
     held = torch.zeros(1, dtype=torch.int64, device=device)
     if plan.final is not None:
         size = plan.final.count[:, :heads].long()
-        limits = torch.tensor(SIZE_LIMITS, dtype=torch.int64, device=device)
-        bucket = torch.bucketize(size.clamp(max=LARGEST_SIZE), limits) + 1  # 0 is for slots that do not exist
+        bucket = (
+            torch.bucketize(size.clamp(max=LARGEST_SIZE), _size_limits(device)) + 1
+        )  # 0 is for slots that do not exist
         sizes = _histogram(bucket.where(size > 0, 0), len(SIZE_LIMITS) + 1)[1:]
         held = size.sum().reshape(1)
     tokens = torch.full((1,), plan.shift.shape[0] * plan.shift.shape[1], dtype=torch.int64, device=device)

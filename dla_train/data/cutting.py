@@ -1,9 +1,9 @@
 """Cuts full windows into the shorter ones of a curriculum's phase."""
 
-import torch
 from torch import Tensor
 
 from dla_data.separate_windows import SeparateBatch
+from dla_kernels.documents import cu_seqlens_of, ends_of
 
 
 def cut_batch(batch: Tensor | SeparateBatch, window: int) -> Tensor | SeparateBatch:
@@ -14,8 +14,9 @@ def cut_batch(batch: Tensor | SeparateBatch, window: int) -> Tensor | SeparateBa
     """
     if isinstance(batch, Tensor):
         return _cut(batch, window)
-    cuts = torch.arange(0, int(batch.cu_seqlens[-1]), window, dtype=torch.int32, device=batch.cu_seqlens.device)
-    return SeparateBatch(_cut(batch.tokens, window), torch.cat([batch.cu_seqlens, cuts]).unique())
+    ends = ends_of(batch.cu_seqlens)
+    cuts = range(0, ends[-1], window)
+    return SeparateBatch(_cut(batch.tokens, window), cu_seqlens_of(sorted({*ends, *cuts}), batch.cu_seqlens.device))
 
 
 def _cut(tokens: Tensor, window: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from dla_data.errors import DataError
 from dla_data.separate_windows import SeparateBatch
 from dla_data.synthetic import Examples
+from dla_kernels.documents import cu_seqlens_of
 from dla_train.data.consumed import Consumed
 from dla_train.data.curriculum import CurriculumConfig
 from dla_train.data.cutting import cut_batch
@@ -158,6 +159,13 @@ class RecipeData(lightning.LightningDataModule, ABC):
     def window_at(self, step: int) -> int | None:
         """Length of the training windows of optimizer step `step` (from 0); None if they have their full length."""
         return None if self.curriculum is None else self.curriculum.window_at(step)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; the host remembers where documents begin, and need not wait for the GPU to learn it."""
+        if not isinstance(batch, SeparateBatch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        tokens = super().transfer_batch_to_device(batch.tokens, device, dataloader_idx)
+        return SeparateBatch(tokens, cu_seqlens_of(batch.cu_seqlens.tolist(), device))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Cut training windows to the length of the step's phase."""

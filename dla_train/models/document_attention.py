@@ -79,9 +79,9 @@ def _groups(lengths: tuple[int, ...], device: torch.device) -> Groups:
         is_own = place < length[:, None]
         order[tokens[is_own]] = done + is_own.flatten().nonzero().flatten()
         done += tokens.numel()
-        together.append(tokens.to(device))
+        together.append(tokens.to(device, non_blocking=True))
     for number in alone:
         order[starts[number] : starts[number] + lengths[number]] = torch.arange(done, done + lengths[number])
         done += lengths[number]
     spans = tuple((starts[number], starts[number] + lengths[number]) for number in alone)
-    return Groups(tuple(together), spans, order.to(device))
+    return Groups(tuple(together), spans, order.to(device, non_blocking=True))

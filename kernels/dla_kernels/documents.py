@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -17,7 +18,7 @@ def ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
     From a GPU they are fetched once and remembered, because all layers share the tensor and each fetch makes the host
     wait for the GPU. A tensor changed in place by torch is fetched again. One on the CPU is read each time, as it may
     share its memory with a numpy array, of whose changes torch knows nothing. Under torch.compile this is a graph
-    break, as `tolist` is.
+    break, as `tolist` is. One that `cu_seqlens_of` has made is known from the start.
     """
     if _is_near(cu_seqlens) or cu_seqlens.is_inference():  # inference tensors have no version counter
         return tuple(cu_seqlens.tolist())
@@ -25,6 +26,19 @@ def ends_of(cu_seqlens: Tensor) -> tuple[int, ...]:
     if known is None or known[0] != cu_seqlens._version:
         known = _ends[cu_seqlens] = cu_seqlens._version, tuple(cu_seqlens.tolist())
     return known[1]
+
+
+def cu_seqlens_of(ends: Sequence[int], device: torch.device) -> Tensor:
+    """`cu_seqlens` `[N + 1]` int32 on `device`, with numbers that the host need not fetch from there.
+
+    Args:
+        ends: where documents begin in their row, and where the last one ends.
+    """
+    with torch.inference_mode(False):  # where tensors have a version counter
+        made = torch.tensor(ends, dtype=torch.int32).to(device, non_blocking=True)
+        if not _is_near(made):
+            _ends[made] = made._version, tuple(ends)
+    return made
 
 
 def _is_near(x: Tensor) -> bool:
@@ -49,8 +63,8 @@ def first_tokens(cu_seqlens: Tensor | None, time: int, device: torch.device) -> 
     first = torch.zeros(time, dtype=torch.bool, device=device)
     if cu_seqlens is None:
         first[:1] = True
-    else:
-        first[cu_seqlens[:-1].long().to(device)] = True
+    else:  # assigned by index, the number would be copied to the GPU, and the host would wait
+        first.index_fill_(0, cu_seqlens[:-1].long().to(device), True)
     return first
 
 

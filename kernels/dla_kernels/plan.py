@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dla_kernels.documents import first_tokens
+
 JOIN = -1
 """The value of `Plan.shift` at a token that joins the open slot."""
 
@@ -70,22 +72,19 @@ class Plan:
             cu_seqlens: `[N + 1]` document boundaries, if the plan was made with them. A plan that continues a cache
                 counts from its own first token.
         """
-        starts = torch.zeros(self.shift.shape[1], dtype=torch.bool, device=self.shift.device)
-        starts[0] = True
-        if cu_seqlens is not None:
-            starts[cu_seqlens[:-1].long()] = True
+        starts = first_tokens(cu_seqlens, self.shift.shape[1], self.shift.device)
         opened = torch.where(starts[:, None], True, self.boundary)
         if self.collapse:
             level = torch.where(starts[:, None], 0, torch.clamp(self.shift.long() + 1, max=self.capacity - 1))
-            return _cummax_since(level, starts) + 1
+            return _cummax_since(level, starts, self.capacity) + 1
         count = opened.long().cumsum(1)
         before = count - opened.long()
         base = torch.where(starts[:, None], before, 0).cummax(1).values
         return torch.clamp(count - base, max=self.capacity)
 
 
-def _cummax_since(values: Tensor, starts: Tensor) -> Tensor:
-    """Running maximum of `values >= 0` `[B, T, H]` over dimension 1 that begins anew where `starts` `[T]` is set."""
-    document = starts.long().cumsum(0)[:, None]
-    stride = int(values.max()) + 1 if values.numel() else 1
-    return (values + document * stride).cummax(1).values - document * stride
+def _cummax_since(values: Tensor, starts: Tensor, limit: int) -> Tensor:
+    """Running maximum of `values` `[B, T, H]` in [0, `limit`) over dimension 1 that begins anew where `starts` `[T]` is
+    set."""
+    before = starts.long().cumsum(0)[:, None] * limit
+    return (values + before).cummax(1).values - before

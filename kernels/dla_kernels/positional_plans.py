@@ -116,6 +116,8 @@ def _absolute_positions(
         device = start.device if isinstance(start, Tensor) else torch.get_default_device()
     device = torch.device(device)
     position = positions(cu_seqlens, time, device)[None].expand(batch, -1)
+    if isinstance(start, int) and not isinstance(start, bool):  # as a tensor, the host would wait for its copy to a GPU
+        return position + start
     offset = torch.as_tensor(start, device=device)
     if offset.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"start has type {offset.dtype}; it must be int32 or int64")

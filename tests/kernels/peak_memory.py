@@ -14,26 +14,45 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class PeakMemory(TorchDispatchMode):
-    """The peak, in bytes, of live meta tensors that were made within the context, inside our operators as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.bytes = 0
+class InsideOperators(TorchDispatchMode):
+    """Sees what our operators do on a GPU instead of their fakes."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "dla":  # what it does on a GPU, not its fake
+        if func.namespace == "dla":
             with self:
                 return OPDEFS[func._schema.name]._init_fn(*args, **(kwargs or {}))
         made = func(*args, **(kwargs or {}))
+        self.see(func.name(), args, kwargs or {}, made)
+        return made
+
+    def see(self, name: str, args: Any, kwargs: dict[str, Any], made: Any) -> None:
+        """An operation of torch, and its results."""
+        raise NotImplementedError
+
+
+class PeakMemory(InsideOperators):
+    """The peak, in bytes, of live tensors of one kind of device that were made within the context.
+
+    Attributes:
+        bytes: the peak so far; it may be set to 0 to begin anew.
+    """
+
+    def __init__(self, device: str = "meta") -> None:
+        super().__init__()
+        self.device = device
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.bytes = 0
+
+    def see(self, name: str, args: Any, kwargs: dict[str, Any], made: Any) -> None:
+        """Count the storages of the results."""
+        known = len(self.live)
         for x in tree_leaves(made):
-            if isinstance(x, torch.Tensor) and x.device.type == "meta":
+            if isinstance(x, torch.Tensor) and x.device.type == self.device:
                 storage = x.untyped_storage()
                 self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
-        self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
-        return made
+        if len(self.live) > known:
+            self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
+            self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
 
 
 @contextmanager

@@ -86,15 +86,29 @@ def _pieces(batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long
     chunk_sequence, chunk_number, first_chunk = _cut(lengths, long)
     tile_sequence, tile_number, first_tile = _cut(lengths, tile)
     counts, by_length = first_chunk.diff().sort(descending=True, stable=True)
+    # CUDA has taken its own copy of such memory by the time a call returns, so nothing has to wait for the transfer.
+    cu, chunk_sequence, chunk_number, tile_sequence, tile_number, first_chunk, first_tile, by_length = (
+        x.to(device, non_blocking=True)
+        for x in (
+            cu,
+            chunk_sequence,
+            chunk_number,
+            tile_sequence,
+            tile_number,
+            first_chunk,
+            first_tile,
+            by_length.int(),
+        )
+    )
     return Pieces(
-        cu=cu.to(device),
-        chunk_sequence=chunk_sequence.to(device),
-        chunk_number=chunk_number.to(device),
-        tile_sequence=tile_sequence.to(device),
-        tile_number=tile_number.to(device),
-        first_chunk=first_chunk.to(device),
-        first_tile=first_tile.to(device),
-        by_length=by_length.int().to(device),
+        cu=cu,
+        chunk_sequence=chunk_sequence,
+        chunk_number=chunk_number,
+        tile_sequence=tile_sequence,
+        tile_number=tile_number,
+        first_chunk=first_chunk,
+        first_tile=first_tile,
+        by_length=by_length,
         chunks_by_length=tuple(counts.tolist()),
         tokens=batch * time,
         tile=tile,

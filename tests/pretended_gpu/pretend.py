@@ -1,0 +1,57 @@
+"""Makes torch believe in a GPU; fake tensors can then be differentiated there."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).with_name("gpu.cpp")
+
+
+def _torch_folder() -> Path:
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def compile_library(path: Path) -> None:
+    """Compile what `pretend` loads. It fits the installed torch alone."""
+    torch = _torch_folder()
+    subprocess.run(
+        [
+            "g++", "-shared", "-fPIC", "-std=c++20", f"-I{torch / 'include'}", str(_SOURCE), "-o", str(path),
+            f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu",
+        ],
+        check=True,
+    )  # fmt: skip
+
+
+def pretend(library: Path) -> None:
+    """Must come before torch is imported: it asks once what GPUs there are."""
+    for name in ("libc10.so", "libtorch_cpu.so"):
+        ctypes.CDLL(str(_torch_folder() / "lib" / name), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    import torch
+    from torch.cuda.amp import common
+
+    from dla_kernels import arguments, operators
+
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
+    torch.cuda.is_bf16_supported = lambda *_: True
+    common.amp_definitely_not_available = lambda: False
+    arguments._obstacle_on_gpu = lambda device: None
+    operators.gpu_of = lambda arguments: contextlib.nullcontext()
+    # torch takes an operation apart that has no kernel for a device. On GPUs these have one.
+    kernels = torch.library.Library("aten", "IMPL")
+    for name in ("_fused_rms_norm", "_fused_rms_norm_backward"):
+        kernels.impl(name, _never, "CUDA")
+    globals()["_kernels"] = kernels  # they are forgotten with it
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("fake tensors reach no kernel")

@@ -1,0 +1,103 @@
+"""What shipped recipes would do on a GPU: see `tests.pretended_gpu`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.pretended_gpu.pretend import compile_library
+
+pytestmark = pytest.mark.xdist_group("pretended GPU")
+
+RECIPES = {
+    "mamba2-dla-130m": (["model.layers=2"], "plain"),
+    "mamba2-130m": (["model.layers=2", "training.precision=bf16-true"], "plain"),
+    "mamba2-loglinear-780m": (["model.layers=2"], "plain"),
+    "mqar-mamba2-fixed": (["model.layers=2"], "plain"),
+    "gdn-dla-130m": (["model.layers=2", "optimizer={kind: muon, lr: 1e-3}"], "delta"),
+    "gdn-130m": (["model.layers=2"], "delta"),
+    "gdn-loglinear-790m": (["model.layers=2"], "delta"),
+    "mqar-gdn-fixed": (["model.layers=2"], "delta"),
+    "gdn-dla-hybrid-130m": (["model.layers=3", "model.hybrid.every=3"], "delta"),
+    "transformer-130m": (["model.layers=2"], None),
+}
+"""Settings, and the rule by which states are written. Each has two layers with linear attention, or none."""
+TRAINED = [
+    (what, name, settings, documents)
+    for what in ("train", "validate")
+    for name, (settings, _) in RECIPES.items()
+    for documents in (False, True)
+]
+GENERATED = [("generate", name, settings) for name, (settings, _) in RECIPES.items()]
+BACKWARD = {"segment": "score_gradient"}
+PEAKS = [
+    [("peak", name, [f"model.layers={layers}", f"training.activation_checkpointing={how}"], 16384) for layers in (2, 4)]
+    for name in ("mamba2-dla-780m", "gdn-dla-790m")
+    for how in ("none", "selective", "full")
+]
+CALLS = [*TRAINED, *GENERATED, *(call for pair in PEAKS for call in pair)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What a call of `CALLS` found. All are made in one process, which pretends there is a GPU."""
+    library = tmp_path_factory.mktemp("pretended") / "gpu.so"
+    compile_library(library)
+    command = [sys.executable, "-m", "tests.pretended_gpu", str(library)]
+    done = subprocess.run(command, input=json.dumps(CALLS), text=True, check=True, stdout=subprocess.PIPE)
+    results = json.loads(done.stdout)
+
+    def of(*call: Any) -> dict[str, Any]:
+        result = results[CALLS.index(call)]
+        assert "failure" not in result, result["failure"]
+        return result
+
+    return of
+
+
+def name_of(call: tuple[Any, ...]) -> str:
+    return " ".join(str(part) for part in call if not isinstance(part, list))
+
+
+@pytest.mark.parametrize("call", [*TRAINED, *GENERATED], ids=name_of)
+def test_the_host_never_waits_for_the_gpu(found, call):
+    assert not found(*call)["waits"]
+
+
+@pytest.mark.parametrize("call", TRAINED, ids=name_of)
+def test_every_layer_takes_the_kernels(found, call):
+    what, name, _, _ = call
+    rule = RECIPES[name][1]
+    expected: dict[str, int] = {}
+    if rule is not None:
+        expected[f"read_{rule}"] = 2
+        if "dla" in name:
+            expected["segment"] = 2
+    if what == "train":  # two steps
+        expected = {kernel: 4 for one in expected for kernel in (one, BACKWARD.get(one, f"{one}_backward"))}
+    kernels = {operator.removeprefix("dla::"): number for operator, number in found(*call)["calls"].items()}
+    assert {
+        name: number for name, number in kernels.items() if name.startswith(("read", "segment", "score"))
+    } == expected
+    assert not found(*call).get("without gradient")
+
+
+@pytest.mark.parametrize("call", GENERATED, ids=name_of)
+def test_a_token_of_a_dynamic_memory_is_one_launch(found, call):
+    calls, name = found(*call)["calls"], call[1]
+    assert calls.get("dla::decode_in_place", 0) == (4 if "dla" in name else 0)
+    if "dla" in name:
+        assert calls[f"dla::read_{RECIPES[name][1]}"] == 2, "of the prompt"
+
+
+@pytest.mark.parametrize("pair", PEAKS, ids=lambda pair: f"{pair[0][1]} {pair[0][2][1]}")
+def test_the_estimate_is_what_a_step_holds(found, pair):
+    """What the head and the op take, which come at different times, is estimated as if they came at once."""
+    few, many = (found(*call) for call in pair)
+    assert many["found"] - few["found"] == pytest.approx(many["estimated"] - few["estimated"], rel=0.02)
+    assert 0.75 < many["found"] / many["estimated"] < 1
