@@ -123,6 +123,11 @@ def _parts(counts: Tensor, capacity: int) -> tuple[Tensor, ...]:
 
 
 def _histogram(values: Tensor, size: int) -> Tensor:
-    """How often each of 0 .. size - 1 occurs. Of a fixed shape, unlike `bincount`, so it compiles."""
-    flat = values.flatten()
-    return torch.zeros(size, dtype=torch.int64, device=values.device).scatter_add_(0, flat, torch.ones_like(flat))
+    """How often each of 0 .. size - 1 occurs in `[..., H]`. Of a fixed shape, unlike `bincount`, so it compiles.
+
+    Each of the H has counters of its own at first, because a GPU adds to one counter one at a time.
+    """
+    own = size * torch.arange(values.shape[-1], device=values.device)
+    index = (values + own).flatten()
+    counters = torch.zeros(size * len(own), dtype=torch.int64, device=values.device)
+    return counters.scatter_add_(0, index, torch.ones_like(index)).view(-1, size).sum(0)

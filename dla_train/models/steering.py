@@ -101,6 +101,7 @@ def wanted_threshold(plan: Plan, rate: float) -> Tensor:
     First tokens of documents open a slot whatever tau is, so they count as above it.
     """
     opens_anyway = plan.boundary & (plan.score == 0)
-    scores = torch.where(opens_anyway, torch.inf, plan.score).flatten(0, 1)  # [B T, H]
-    above = max(1, round(rate * scores.shape[0]))
-    return scores.kthvalue(scores.shape[0] - above + 1, dim=0).values.clamp(max=2.0)
+    scores = torch.where(opens_anyway, torch.inf, plan.score).flatten(0, 1).t().contiguous()  # [H, B T]
+    tokens = scores.shape[1]
+    above = max(1, round(rate * tokens))
+    return scores.kthvalue(tokens - above + 1).values.clamp(max=2.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dla_kernels.documents import first_tokens
+from dla_kernels.documents import first_tokens, positions
 
 JOIN = -1
 """The value of `Plan.shift` at a token that joins the open slot."""
@@ -72,19 +72,20 @@ class Plan:
             cu_seqlens: `[N + 1]` document boundaries, if the plan was made with them. A plan that continues a cache
                 counts from its own first token.
         """
-        starts = first_tokens(cu_seqlens, self.shift.shape[1], self.shift.device)
-        opened = torch.where(starts[:, None], True, self.boundary)
+        # Heads come first, because torch's running sum over any but the last dimension goes token by token on a GPU.
+        time = self.shift.shape[1]
+        starts = first_tokens(cu_seqlens, time, self.shift.device)
         if self.collapse:
-            level = torch.where(starts[:, None], 0, torch.clamp(self.shift.long() + 1, max=self.capacity - 1))
-            return _cummax_since(level, starts, self.capacity) + 1
-        count = opened.long().cumsum(1)
-        before = count - opened.long()
-        base = torch.where(starts[:, None], before, 0).cummax(1).values
-        return torch.clamp(count - base, max=self.capacity)
+            level = torch.clamp(self.shift.long() + 1, max=self.capacity - 1).transpose(1, 2)
+            level = torch.where(starts, 0, level).contiguous()
+            return (_cummax_since(level, starts, self.capacity) + 1).transpose(1, 2)
+        count = torch.where(starts, True, self.boundary.transpose(1, 2)).long().contiguous().cumsum(2)
+        first = torch.arange(time, device=starts.device) - positions(cu_seqlens, time, starts.device)
+        in_document = count - count.index_select(2, first) + 1
+        return torch.clamp(in_document, max=self.capacity).transpose(1, 2)
 
 
 def _cummax_since(values: Tensor, starts: Tensor, limit: int) -> Tensor:
-    """Running maximum of `values` `[B, T, H]` in [0, `limit`) over dimension 1 that begins anew where `starts` `[T]` is
-    set."""
-    before = starts.long().cumsum(0)[:, None] * limit
-    return (values + before).cummax(1).values - before
+    """Running maximum of `values` `[..., T]` in [0, `limit`) that begins anew where `starts` `[T]` is set."""
+    before = starts.long().cumsum(0) * limit
+    return (values + before).cummax(-1).values - before

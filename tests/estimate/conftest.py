@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -11,7 +10,6 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from triton import knobs
 
 from dla_train.models import LanguageModel, ModelConfig, context, initialize
 from dla_train.models.context import Context
@@ -34,8 +32,6 @@ class Live(TorchDispatchMode):
 
     def bytes(self, besides: set[int]) -> int:
         """Of those that are alive, without `besides`."""
-        if knobs.runtime.interpret:
-            gc.collect()  # the interpreter leaves what its last kernel was given in a cycle
         alive = {key: size for key, (storage, size) in self.storages.items() if not storage.expired()}
         return sum(size for key, size in alive.items() if key not in besides)
 

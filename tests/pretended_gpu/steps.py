@@ -28,33 +28,32 @@ from dla_train.training.gradient_norm import gradient_norm
 from dla_train.training.optimizers import build_optimizer
 from tests.kernels.peak_memory import PeakMemory, no_launches
 from tests.operator_calls import Calls
-from tests.pretended_gpu.waits import Waits
+from tests.pretended_gpu.slow import Slow
 
 GPU = torch.device("cuda")
 
 
 def train(name: str, settings: Sequence[str], documents: bool) -> dict[str, object]:
-    """Two steps with all that looks on; the waits, the operators by number, and parameters without gradient."""
+    """A step with all that looks on; what is slow, the operators by number, and parameters without gradient."""
     recipe = _recipe(name, settings)
     with _fake():
         model = _model(recipe)
         optimizer = build_optimizer(recipe.optimizer, model)
         watch, steering = MemoryWatch(model), ThresholdSteering(model, rate=0.1, part=0.1)
         watch.is_active = steering.is_active = True
-        with Waits() as waits, Calls() as calls:
-            for _ in range(2):
-                tokens, cu_seqlens = _batch(documents)
-                with _autocast(recipe):
-                    loss = model.loss(tokens, tokens, cu_seqlens, z_loss=1e-4)
-                loss.backward()
-                steering.is_active = False
-                parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-                norm = gradient_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-                torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
-                optimizer.step()
-                steering.move()
+        with Slow() as slow, Calls() as calls:
+            tokens, cu_seqlens = _batch(documents)
+            with _autocast(recipe):
+                loss = model.loss(tokens, tokens, cu_seqlens, z_loss=1e-4)
+            watch.is_active = steering.is_active = False
+            loss.backward()
+            parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+            norm = gradient_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+            torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
+            optimizer.step()
+            steering.move()
         without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    return {"waits": waits.found, "calls": calls.number, "without gradient": without}
+    return {"slow": slow.found, "calls": calls.number, "without gradient": without}
 
 
 def validate(name: str, settings: Sequence[str], documents: bool) -> dict[str, object]:
@@ -64,10 +63,10 @@ def validate(name: str, settings: Sequence[str], documents: bool) -> dict[str, o
         model = _model(recipe)
         watch = MemoryWatch(model)
         watch.is_active = True
-        with Waits() as waits, Calls() as calls, torch.inference_mode(), _autocast(recipe):
+        with Slow() as slow, Calls() as calls, torch.inference_mode(), _autocast(recipe):
             tokens, cu_seqlens = _batch(documents)
             model.loss(tokens, tokens, cu_seqlens)
-    return {"waits": waits.found, "calls": calls.number}
+    return {"slow": slow.found, "calls": calls.number}
 
 
 def generate(name: str, settings: Sequence[str]) -> dict[str, object]:
@@ -75,24 +74,21 @@ def generate(name: str, settings: Sequence[str]) -> dict[str, object]:
     recipe = _recipe(name, settings)
     with _fake(), torch.no_grad():
         model = _model(recipe)
-        with Waits() as waits, Calls() as calls:
+        with Slow() as slow, Calls() as calls:
             tokens = torch.zeros(2, 70, dtype=torch.int64, device=GPU)
             cache = None
             for _ in range(3):
                 past = None if cache is None else cache.donated()
                 hidden, cache = model.hidden_states(tokens, cache=past, return_cache=True)
                 tokens = model.head(hidden[:, -1]).argmax(-1)[:, None]
-    return {"waits": waits.found, "calls": calls.number}
+    return {"slow": slow.found, "calls": calls.number}
 
 
 def peak(name: str, settings: Sequence[str], window: int) -> dict[str, object]:
     """The most bytes at any time of a step's second micro-batch, and what is estimated."""
     recipe = _recipe(name, settings)
-    how = recipe.training.activation_checkpointing
     with _fake(), PeakMemory("cuda") as held:
         model = _model(recipe)
-        if how != "none":
-            model.recompute_blocks(selective=how == "selective")
         optimizer = build_optimizer(recipe.optimizer, model)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -110,8 +106,8 @@ def peak(name: str, settings: Sequence[str], window: int) -> dict[str, object]:
         precision=recipe.training.precision,
         path="triton",
         is_gpu=True,
-        recompute_every=None if how == "none" else 1,
-        selective=how == "selective",
+        recompute_every=recipe.training.recompute_every,
+        selective=recipe.training.recompute_selectively,
     )
     return {"found": held.bytes, "estimated": footprint(recipe, outline, 1, setting).total}
 
@@ -121,13 +117,16 @@ def _recipe(name: str, settings: Sequence[str]) -> Recipe:
 
 
 def _model(recipe: Recipe) -> LanguageModel:
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if recipe.training.precision == "bf16-true" else default)
+    default, training = torch.get_default_dtype(), recipe.training
+    torch.set_default_dtype(torch.bfloat16 if training.precision == "bf16-true" else default)
     try:
         with GPU:
-            return LanguageModel(recipe.model)
+            model = LanguageModel(recipe.model)
     finally:
         torch.set_default_dtype(default)
+    if training.recompute_every is not None:
+        model.recompute_blocks(training.recompute_every, selective=training.recompute_selectively)
+    return model
 
 
 def _batch(documents: bool) -> tuple[Tensor, Tensor | None]:
