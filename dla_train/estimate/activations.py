@@ -19,6 +19,7 @@ from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.slots import STRIDE
 from dla_train.estimate.flops import has_gate
 from dla_train.models.config import ModelConfig
+from dla_train.models.joined_linear import FEW, MULTIPLE
 from dla_train.models.memory_config import DynamicMemory
 from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 
@@ -285,19 +286,23 @@ def capacity_of(mixer: LinearMixer) -> int:
 
 def _cast_weights(config: ModelConfig, mixer: MixerConfig, setting: Setting) -> int:
     """Bytes of the weight copies of a block: under autocast of every matrix; otherwise only of the slot weights' matrix
-    times its scale."""
+    times its scale, and of a joined matrix that has got longer rows."""
     hidden = config.hidden
-    slots = 0
+    joined = slots = 0
     if not isinstance(mixer, AttentionConfig) and mixer.memory.kind != "single":
-        slots = hidden * mixer.heads * capacity_of(mixer)
+        slots = mixer.heads * capacity_of(mixer)
     match mixer:
         case AttentionConfig():
-            matrices = hidden * (2 * hidden + mixer.keys_and_values(hidden))
+            others = 2 * hidden + mixer.keys_and_values(hidden)
         case Mamba2Config():
-            inner = mixer.heads * mixer.head_dim
-            matrices = hidden * (3 * inner + 2 * mixer.groups * mixer.state_dim + mixer.heads)
+            others = mixer.heads * mixer.head_dim
+            joined = 2 * others + 2 * mixer.groups * mixer.state_dim + mixer.heads
         case GatedDeltaNetConfig():
-            keys, values = mixer.heads * mixer.key_dim, mixer.heads * mixer.value_dim
-            matrices = hidden * (2 * keys + 3 * values + 2 * mixer.heads)
-    matrices += 3 * hidden * config.mlp_hidden
-    return 2 * (matrices + slots) if setting.is_autocast else setting.parameter * slots
+            others = mixer.heads * mixer.value_dim
+            joined = 2 * others + 2 * mixer.heads * (mixer.key_dim + 1)
+    longer = joined
+    if setting.is_gpu and setting.a < WIDE and setting.tokens >= FEW:
+        longer, slots = (width + -width % MULTIPLE for width in (joined, slots))
+    if setting.is_autocast:
+        return 2 * hidden * (longer + others + 3 * config.mlp_hidden + slots)
+    return setting.parameter * hidden * (slots + (longer if longer > joined else 0))

@@ -12,6 +12,7 @@ from dla_train.models.cache import LinearCache
 from dla_train.models.context import Heads, InContext
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
+from dla_train.models.joined_linear import JoinedLinear
 from dla_train.models.memory import make_memory
 from dla_train.models.mixer_config import Mamba2Config
 from dla_train.models.norm import GatedRMSNormMamba2
@@ -34,18 +35,18 @@ class Mamba2(InContext):
     def __init__(self, config: Mamba2Config, *, hidden: int, norm_eps: float) -> None:
         super().__init__()
         self.heads = config.heads
-        self.inner = config.heads * config.head_dim
+        inner = config.heads * config.head_dim
         keys = Heads(config.groups, config.state_dim, serve_many=config.groups < config.heads)
         self.convolved = (Heads(config.heads, config.head_dim), keys, keys)
-        self.channels = sum(run.channels for run in self.convolved)
-        self.in_proj = nn.Linear(hidden, self.inner + self.channels + config.heads, bias=False)
+        channels = sum(run.channels for run in self.convolved)
+        self.in_proj = JoinedLinear(hidden, (inner, channels, config.heads))
         self.conv = ShortConvolution(self.convolved, config.conv_width, bias=True, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.D = nn.Parameter(torch.empty(config.heads))
         self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
-        self.norm = GatedRMSNormMamba2(self.inner, groups=config.groups, eps=norm_eps)
-        self.out_proj = nn.Linear(self.inner, hidden, bias=False)
+        self.norm = GatedRMSNormMamba2(inner, groups=config.groups, eps=norm_eps)
+        self.out_proj = nn.Linear(inner, hidden, bias=False)
 
     def forward(
         self,
@@ -64,7 +65,7 @@ class Mamba2(InContext):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        z, xbc, dt = self.in_proj(x).split((self.inner, self.channels, self.heads), -1)
+        z, xbc, dt = self.in_proj(x)
         xbc, dt = self.context.to_heads((xbc, self.convolved), (dt, (Heads(self.heads, 1),)))
         xbc, history = self.conv(
             xbc, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dla_kernels import shifted_softplus
 from dla_train.models.context import Heads, InContext
+from dla_train.models.joined_linear import padded_linear
 
 UNIT_OFFSET = math.log(math.e - 1)
 """`softplus(UNIT_OFFSET) = 1`: with a projection of zero the model is exactly its single-state backbone."""
@@ -40,7 +40,8 @@ class SlotWeight(InContext):
         convolution keeps for its backward; here they are let go of once the softplus has read them.
         """
         # L is multiplied into the matrix, which has far fewer entries than the projected tokens.
-        projected = F.linear(x, self.weight * self.scale.view(-1, 1))
+        weight = self.weight * self.scale.view(-1, 1)
+        projected = padded_linear(x, weight)[..., : len(weight)]
         (projected,) = self.context.to_heads((projected, (Heads(self.heads, self.capacity),)))
         return shifted_softplus(projected, UNIT_OFFSET).unflatten(-1, (-1, self.capacity))
 

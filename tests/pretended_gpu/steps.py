@@ -130,8 +130,8 @@ def _model(recipe: Recipe) -> LanguageModel:
 
 
 def _batch(documents: bool) -> tuple[Tensor, Tensor | None]:
-    tokens = torch.zeros(1 if documents else 2, 320, dtype=torch.int64, device=GPU)
-    return tokens, cu_seqlens_of((0, 5, 100, 320), GPU) if documents else None
+    tokens = torch.zeros(1 if documents else 2, 1200, dtype=torch.int64, device=GPU)
+    return tokens, cu_seqlens_of((0, 5, 100, 1200), GPU) if documents else None
 
 
 def _autocast(recipe: Recipe) -> contextlib.AbstractContextManager[object]:

@@ -55,7 +55,7 @@ PEAKS = [
         ("mamba2-dla-780m", "bf16-true", "selective"),
         ("mamba2-loglinear-780m", "32-true", "none"),
         ("gdn-dla-790m", "bf16-mixed", "selective"),
-        ("gdn-dla-790m", "32-true", "none"),
+        ("gdn-dla-790m", "bf16-true", "none"),
     ]
 ]
 CALLS = [*TRAINED, *RECOMPUTED, *GENERATED, *(call for pair in PEAKS for call in pair)]
@@ -127,5 +127,5 @@ def test_a_token_of_a_dynamic_memory_is_one_launch(found, call):
 def test_the_estimate_is_what_a_step_holds(found, pair):
     """What the head and the op take, which come at different times, is estimated as if they came at once."""
     few, many = (found(*call) for call in pair)
-    assert many["found"] - few["found"] == pytest.approx(many["estimated"] - few["estimated"], rel=0.02)
+    assert many["found"] - few["found"] == pytest.approx(many["estimated"] - few["estimated"], rel=0.01)
     assert 0.75 < many["found"] / many["estimated"] < 1
