@@ -109,7 +109,8 @@ def examinations(recipe: Recipe) -> list[Examination]:
     model = recipe.model
     documents = isinstance(recipe.data, PreparedData) and recipe.data.documents == "separate"
     linear = [mixer for mixer in dict.fromkeys(model.mixers) if not isinstance(mixer, AttentionConfig)]
-    around = [part for mixer in linear for part in _around(mixer)]
+    weights = torch.bfloat16 if recipe.training.precision == "bf16-true" else torch.float32
+    around = [part for mixer in linear for part in _around(mixer, weights)]
     around += [("SwiGLU", partial(check_swiglu, width=model.mlp_hidden))] if model.mlp_hidden else []
     found = [_op(mixer, documents=documents) for mixer in linear]
     if around:
@@ -141,26 +142,28 @@ def _op(mixer: LinearMixer, *, documents: bool) -> Examination:
     )
 
 
-def _around(mixer: LinearMixer) -> list[tuple[str, Examine]]:
+def _around(mixer: LinearMixer, weights: torch.dtype) -> list[tuple[str, Examine]]:
     """What one linear mixer computes besides the op and products with weights."""
     parts: list[tuple[str, Examine]]
+    convolution = partial(check_convolution, width=mixer.conv_width, weights=weights)
+    norm = partial(check_gated_norm, weights=weights)
     match mixer:
         case Mamba2Config():
             inner = mixer.heads * mixer.head_dim
             channels = inner + 2 * mixer.groups * mixer.state_dim
             parts = [
-                ("convolution", partial(check_convolution, channels=channels, width=mixer.conv_width, bias=True)),
+                ("convolution", partial(convolution, channels=channels, bias=True)),
                 ("scaled heads", partial(check_scaled_heads, heads=mixer.heads, value_dim=mixer.head_dim)),
-                ("skip", partial(check_skip, heads=mixer.heads, value_dim=mixer.head_dim)),
-                ("gated norm", partial(check_gated_norm, row=(inner,), gate_first=True, groups=mixer.groups)),
+                ("skip", partial(check_skip, heads=mixer.heads, value_dim=mixer.head_dim, weights=weights)),
+                ("gated norm", partial(norm, row=(inner,), gate_first=True, groups=mixer.groups)),
             ]
         case GatedDeltaNetConfig():
             channels = mixer.heads * (2 * mixer.key_dim + mixer.value_dim)
             row = mixer.heads, mixer.value_dim
             parts = [
-                ("convolution", partial(check_convolution, channels=channels, width=mixer.conv_width, bias=False)),
+                ("convolution", partial(convolution, channels=channels, bias=False)),
                 ("L2 norm", partial(check_l2_norm, heads=mixer.heads, key_dim=mixer.key_dim)),
-                ("gated norm", partial(check_gated_norm, row=row, gate_first=False)),
+                ("gated norm", partial(norm, row=row, gate_first=False)),
             ]
     if mixer.memory.kind != "single":
         parts.append(("slot weights", partial(check_softplus, slots=mixer.heads * capacity_of(mixer))))

@@ -91,6 +91,21 @@ def test_layers_in_torch_are_right(check, sizes, dtype):
     assert not wrong(found)
 
 
+@pytest.mark.parametrize(
+    ("check", "sizes"), [one for one in LAYERS if one[0] in (check_convolution, check_gated_norm, check_skip)]
+)
+def test_layers_are_right_with_narrow_weights(check, sizes, monkeypatch):
+    types = []
+    compare = layers._compare
+    monkeypatch.setattr(
+        layers,
+        "_compare",
+        lambda function, inputs, *rest: types.append(inputs["weight"].dtype) or compare(function, inputs, *rest),
+    )
+    assert not wrong(check(CPU, torch.bfloat16, weights=torch.bfloat16, **sizes))
+    assert types == [torch.bfloat16]
+
+
 @pytest.mark.interpret
 @pytest.mark.parametrize("shape", [PLAIN, DELTA], ids=["plain", "delta"])
 def test_interpreted_kernels_are_right(shape):

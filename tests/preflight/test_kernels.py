@@ -53,6 +53,19 @@ def test_all_is_well_on_the_cpu(precision, type_name):
     assert len(said) == 2
 
 
+@pytest.mark.parametrize(
+    ("precision", "weights"),
+    [("32-true", torch.float32), ("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)],
+)
+@pytest.mark.parametrize("recipe", ["mamba2-dla-130m", "gdn-dla-130m"])
+def test_layers_get_weights_of_the_recipe_s_type(monkeypatch, recipe, precision, weights):
+    given = []
+    for name in ("check_convolution", "check_gated_norm", "check_skip"):
+        monkeypatch.setattr(kernels, name, lambda device, dtype, **options: given.append(options["weights"]) or [])
+    examinations(load(find(recipe), [f"training.precision={precision}"]).recipe)[-1].how(CPU, torch.float32)
+    assert given == [weights] * (3 if "mamba2" in recipe else 2)
+
+
 def test_packed_documents_are_given_to_the_op(monkeypatch):
     given = []
 
@@ -80,7 +93,7 @@ def test_what_is_off_is_named_with_its_device(monkeypatch):
     monkeypatch.setattr(kernels, "check_op", wrong_on_the_second)
     recipe = load(find("tiny"), [*SMALL, "model.mlp_ratio=null"]).recipe
     devices = [torch.device("meta", index) for index in (0, 1)]
-    monkeypatch.setattr(kernels, "_around", lambda mixer: [])
+    monkeypatch.setattr(kernels, "_around", lambda mixer, weights: [])
     monkeypatch.setattr(kernels, "resolve_backend", lambda *arguments: "triton")
     [found] = check_kernels(recipe, devices, lambda text: None)
     assert found.is_right is False

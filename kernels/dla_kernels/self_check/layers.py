@@ -27,24 +27,35 @@ _TOKENS = 300
 class _Drawn:
     """Random inputs, the same on every device."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
+    def __init__(self, device: torch.device, dtype: torch.dtype, weights: torch.dtype = torch.float32) -> None:
+        self._device, self._dtype, self._weights = device, dtype, weights
         self._generator = torch.Generator().manual_seed(0)
 
     def activation(self, *row: int) -> Tensor:
         """`[1, T, *row]` in the type of activations."""
-        return self.parameter(1, _TOKENS, *row).to(self._dtype)
+        return self.wide(1, _TOKENS, *row).to(self._dtype)
 
     def parameter(self, *shape: int) -> Tensor:
-        """`shape` in float32, the type of parameters."""
+        """`shape` in the type of parameters."""
+        return self.wide(*shape).to(self._weights)
+
+    def wide(self, *shape: int) -> Tensor:
+        """`shape` in float32."""
         return torch.randn(shape, generator=self._generator).to(self._device)
 
 
 def check_convolution(
-    device: torch.device, dtype: torch.dtype, *, channels: int, width: int, bias: bool, backend: LayerBackend = "auto"
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    channels: int,
+    width: int,
+    bias: bool,
+    weights: torch.dtype = torch.float32,
+    backend: LayerBackend = "auto",
 ) -> list[Finding]:
-    """Check `short_convolution` with SiLU: `channels` channels, `width` taps."""
-    draw = _Drawn(device, dtype)
+    """Check `short_convolution` with SiLU: `channels` channels, `width` taps. `weights`: type of the parameters."""
+    draw = _Drawn(device, dtype, weights)
     inputs = {"x": draw.activation(channels), "weight": draw.parameter(channels, width)}
     if bias:
         inputs["bias"] = draw.parameter(channels)
@@ -62,10 +73,11 @@ def check_gated_norm(
     row: tuple[int, ...],
     gate_first: bool,
     groups: int = 1,
+    weights: torch.dtype = torch.float32,
     backend: LayerBackend = "auto",
 ) -> list[Finding]:
-    """Check `gated_rms_norm` on rows `[1, T, *row]`; the other arguments are its own."""
-    draw = _Drawn(device, dtype)
+    """Check `gated_rms_norm` on rows `[1, T, *row]`. `weights`: type of the weight; the other arguments are its own."""
+    draw = _Drawn(device, dtype, weights)
     inputs = {"x": draw.activation(*row), "gate": draw.activation(*row), "weight": draw.parameter(row[-1])}
 
     def function(x: Tensor, gate: Tensor, weight: Tensor, *, backend: LayerBackend) -> Tensor:
@@ -86,15 +98,21 @@ def check_scaled_heads(
 ) -> list[Finding]:
     """Check `scale_heads` on values `[1, T, H, V]`."""
     draw = _Drawn(device, dtype)
-    inputs = {"x": draw.activation(heads, value_dim), "scale": draw.parameter(1, _TOKENS, heads)}
+    inputs = {"x": draw.activation(heads, value_dim), "scale": draw.wide(1, _TOKENS, heads)}
     return _compare(scale_heads, inputs, backend)
 
 
 def check_skip(
-    device: torch.device, dtype: torch.dtype, *, heads: int, value_dim: int, backend: LayerBackend = "auto"
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    heads: int,
+    value_dim: int,
+    weights: torch.dtype = torch.float32,
+    backend: LayerBackend = "auto",
 ) -> list[Finding]:
-    """Check `add_skip` on values `[1, T, H, V]`."""
-    draw = _Drawn(device, dtype)
+    """Check `add_skip` on values `[1, T, H, V]`. `weights`: type of the weight."""
+    draw = _Drawn(device, dtype, weights)
     y, x = (draw.activation(heads, value_dim) for _ in range(2))
     return _compare(add_skip, {"y": y, "x": x, "weight": draw.parameter(heads)}, backend)
 
