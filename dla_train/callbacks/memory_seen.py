@@ -94,9 +94,8 @@ def count(plan: Plan, cu_seqlens: Tensor | None = None, heads: int | None = None
     held = torch.zeros(1, dtype=torch.int64, device=device)
     if plan.final is not None:
         size = plan.final.count[:, :heads].long()
-        bucket = (
-            torch.bucketize(size.clamp(max=LARGEST_SIZE), _size_limits(device)) + 1
-        )  # 0 is for slots that do not exist
+        # 0 is for slots that do not exist.
+        bucket = torch.bucketize(size.clamp(max=LARGEST_SIZE), _size_limits(device)) + 1
         sizes = _histogram(bucket.where(size > 0, 0), len(SIZE_LIMITS) + 1)[1:]
         held = size.sum().reshape(1)
     tokens = torch.full((1,), plan.shift.shape[0] * plan.shift.shape[1], dtype=torch.int64, device=device)

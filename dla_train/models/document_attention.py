@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dla_kernels.compiled_graphs import outside_compiled_graphs
+from dla_kernels.sending import sent
 from dla_train.models.documents import Documents
 from dla_train.models.sliding_window import attend
 
@@ -79,9 +80,9 @@ def _groups(lengths: tuple[int, ...], device: torch.device) -> Groups:
         is_own = place < length[:, None]
         order[tokens[is_own]] = done + is_own.flatten().nonzero().flatten()
         done += tokens.numel()
-        together.append(tokens.to(device, non_blocking=True))
+        together.append(sent(tokens, device))
     for number in alone:
         order[starts[number] : starts[number] + lengths[number]] = torch.arange(done, done + lengths[number])
         done += lengths[number]
     spans = tuple((starts[number], starts[number] + lengths[number]) for number in alone)
-    return Groups(tuple(together), spans, order.to(device, non_blocking=True))
+    return Groups(tuple(together), spans, sent(order, device))

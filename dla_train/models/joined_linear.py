@@ -13,8 +13,6 @@ from dla_train.models.product_type import product_type
 MULTIPLE = 16
 """Numbers. Kernels load whole vectors from rows of which Triton knows that their stride is a multiple of it, and the
 tensor cores' matrices are fetched at full speed if rows begin at multiples of 16 bytes."""
-
-
 FEW = 1024
 """Tokens. For fewer, a product takes no longer than the longer copy of its weights."""
 

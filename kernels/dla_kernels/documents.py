@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dla_kernels.sending import sent
+
 _ends: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -35,7 +37,7 @@ def cu_seqlens_of(ends: Sequence[int], device: torch.device) -> Tensor:
         ends: where documents begin in their row, and where the last one ends.
     """
     with torch.inference_mode(False):  # where tensors have a version counter
-        made = torch.tensor(ends, dtype=torch.int32).to(device, non_blocking=True)
+        made = sent(torch.tensor(ends, dtype=torch.int32), device)
         if not _is_near(made):
             _ends[made] = made._version, tuple(ends)
     return made

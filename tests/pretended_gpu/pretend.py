@@ -46,11 +46,18 @@ def pretend(library: Path) -> None:
     common.amp_definitely_not_available = lambda: False
     arguments._obstacle_on_gpu = lambda device: None
     operators.gpu_of = lambda arguments: contextlib.nullcontext()
+    torch.Tensor.pin_memory = _pinned  # fake tensors have no such memory
     # torch takes an operation apart that has no kernel for a device. On GPUs these have one.
     kernels = torch.library.Library("aten", "IMPL")
     for name in ("_fused_rms_norm", "_fused_rms_norm_backward"):
         kernels.impl(name, _never, "CUDA")
     globals()["_kernels"] = kernels  # they are forgotten with it
+
+
+def _pinned(x: Any) -> Any:
+    copy = x.clone()
+    copy.is_in_pinned_memory = True
+    return copy
 
 
 def _never(*_: Any) -> Any:

@@ -18,7 +18,8 @@ class Slow(InsideOperators):
     """Operations for which the host would wait until the GPU has done all it was told to, and those that do not use
     what a GPU has.
 
-    The first are copies to or from the GPU, unless they were asked not to wait, and what makes such a copy on its way.
+    The first are copies to or from the GPU, except those from pinned memory that were asked not to wait, and what makes
+    such a copy on its way.
     A number of the host beside tensors of the GPU goes along with the launch. (What would need the content of a tensor
     of the GPU raises an error by itself, because fake tensors have none.) The others are running sums over any but the
     last dimension, which go element by element, and products of large 16-bit matrices with rows that do not all begin
@@ -44,9 +45,9 @@ def _waits(name: str, tensors: list[Tensor], args: Any, kwargs: dict[str, Any]) 
     if not {x.device.type for x in tensors} >= {"cpu", "cuda"}:
         return False
     if name.startswith(("aten::_to_copy", "aten::to.")):
-        return not kwargs.get("non_blocking", False)
+        return not (kwargs.get("non_blocking", False) and getattr(args[0], "is_in_pinned_memory", False))
     if name == "aten::copy_":
-        return not (len(args) > 2 and args[2])
+        return True
     return "index_put" in name or any(x.ndim for x in tensors if x.device.type == "cpu")
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from dla_kernels.documents import cu_seqlens_of
 from dla_kernels.reader.fused import pieces
+from dla_kernels.sending import sent
 from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.config.catalog import find
 from dla_train.config.load import load
@@ -150,7 +151,7 @@ def _fake() -> Iterator[None]:
             with unset_fake_temporarily():
                 found = compute(*arguments[:-1], torch.device("cpu"))
             fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-            there = tree_map_only(Tensor, lambda x: mode.from_tensor(x).to(arguments[-1], non_blocking=True), fields)
+            there = tree_map_only(Tensor, lambda x: sent(mode.from_tensor(x), arguments[-1]), fields)
             return type(found)(**there)
 
         return patch.object(module, name, computed)

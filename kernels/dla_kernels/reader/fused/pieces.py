@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.documents import ends_of
+from dla_kernels.sending import sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,29 +87,18 @@ def _pieces(batch: int, time: int, ends: tuple[int, ...] | None, tile: int, long
     chunk_sequence, chunk_number, first_chunk = _cut(lengths, long)
     tile_sequence, tile_number, first_tile = _cut(lengths, tile)
     counts, by_length = first_chunk.diff().sort(descending=True, stable=True)
-    # CUDA has taken its own copy of such memory by the time a call returns, so nothing has to wait for the transfer.
-    cu, chunk_sequence, chunk_number, tile_sequence, tile_number, first_chunk, first_tile, by_length = (
-        x.to(device, non_blocking=True)
-        for x in (
-            cu,
-            chunk_sequence,
-            chunk_number,
-            tile_sequence,
-            tile_number,
-            first_chunk,
-            first_tile,
-            by_length.int(),
-        )
-    )
+    made = {
+        "cu": cu,
+        "chunk_sequence": chunk_sequence,
+        "chunk_number": chunk_number,
+        "tile_sequence": tile_sequence,
+        "tile_number": tile_number,
+        "first_chunk": first_chunk,
+        "first_tile": first_tile,
+        "by_length": by_length.int(),
+    }
     return Pieces(
-        cu=cu,
-        chunk_sequence=chunk_sequence,
-        chunk_number=chunk_number,
-        tile_sequence=tile_sequence,
-        tile_number=tile_number,
-        first_chunk=first_chunk,
-        first_tile=first_tile,
-        by_length=by_length,
+        **{name: sent(x, device) for name, x in made.items()},
         chunks_by_length=tuple(counts.tolist()),
         tokens=batch * time,
         tile=tile,
