@@ -51,8 +51,12 @@ class PeakMemory(InsideOperators):
                 storage = x.untyped_storage()
                 self.live.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
         if len(self.live) > known:
-            self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
-            self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
+            self.count()
+
+    def count(self) -> None:
+        """Forget what is gone, and note the rest if it is more than ever."""
+        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
+        self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.config.catalog import find
 from dla_train.config.load import load
 from dla_train.config.recipe import Recipe
+from dla_train.distributed.fsdp_strategy import device_mesh, shard
 from dla_train.estimate.activations import Setting
 from dla_train.estimate.footprint import footprint
 from dla_train.models import LanguageModel, document_attention
@@ -29,6 +30,7 @@ from dla_train.training.gradient_norm import gradient_norm
 from dla_train.training.optimizers import build_optimizer
 from tests.kernels.peak_memory import PeakMemory, no_launches
 from tests.operator_calls import Calls
+from tests.pretended_gpu.ranks import PeakOfShards, rank_0_of
 from tests.pretended_gpu.slow import Slow
 
 GPU = torch.device("cuda")
@@ -89,16 +91,35 @@ def peak(name: str, settings: Sequence[str], window: int) -> dict[str, object]:
     """The most bytes at any time of a step's second micro-batch, and what is estimated."""
     recipe = _recipe(name, settings)
     with _fake(), PeakMemory("cuda") as held:
-        model = _model(recipe)
-        optimizer = build_optimizer(recipe.optimizer, model)
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes its states
-        held.bytes = 0
-        tokens = torch.zeros(1, window, dtype=torch.int64, device=GPU)
-        with _autocast(recipe):
-            loss = model.loss(tokens, tokens)
-        loss.backward()
+        _second_micro_batch(recipe, _model(recipe), window, held)
+    return {"found": held.bytes, "estimated": _estimated(recipe, window, 1)}
+
+
+def sharded_peak(name: str, settings: Sequence[str], window: int, ranks: int) -> dict[str, object]:
+    """The same for a rank of several with FSDP."""
+    recipe = _recipe(name, [*settings, "strategy=fsdp"])
+    with rank_0_of(ranks):
+        mesh = device_mesh("cuda", 1, ranks)
+        with _fake(), PeakOfShards("cuda") as held, held.knowing_gathered_weights():
+            model = _model(recipe, torch.device("meta"))
+            shard(model, mesh, reshard_after_forward=True)
+            _second_micro_batch(recipe, model.to_empty(device=GPU), window, held)
+    return {"found": held.bytes, "estimated": _estimated(recipe, window, ranks)}
+
+
+def _second_micro_batch(recipe: Recipe, model: LanguageModel, window: int, held: PeakMemory) -> None:
+    optimizer = build_optimizer(recipe.optimizer, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # makes its states
+    held.bytes = 0
+    tokens = torch.zeros(1, window, dtype=torch.int64, device=GPU)
+    with _autocast(recipe):
+        loss = model.loss(tokens, tokens)
+    loss.backward()
+
+
+def _estimated(recipe: Recipe, window: int, ranks: int) -> int:
     with torch.device("meta"):
         outline = LanguageModel(recipe.model)
     setting = Setting(
@@ -110,18 +131,18 @@ def peak(name: str, settings: Sequence[str], window: int) -> dict[str, object]:
         recompute_every=recipe.training.recompute_every,
         selective=recipe.training.recompute_selectively,
     )
-    return {"found": held.bytes, "estimated": footprint(recipe, outline, 1, setting).total}
+    return footprint(recipe, outline, ranks, setting).total
 
 
 def _recipe(name: str, settings: Sequence[str]) -> Recipe:
     return load(find(name), settings).recipe
 
 
-def _model(recipe: Recipe) -> LanguageModel:
+def _model(recipe: Recipe, device: torch.device = GPU) -> LanguageModel:
     default, training = torch.get_default_dtype(), recipe.training
     torch.set_default_dtype(torch.bfloat16 if training.precision == "bf16-true" else default)
     try:
-        with GPU:
+        with device:
             model = LanguageModel(recipe.model)
     finally:
         torch.set_default_dtype(default)

@@ -58,7 +58,14 @@ PEAKS = [
         ("gdn-dla-790m", "bf16-true", "none"),
     ]
 ]
-CALLS = [*TRAINED, *RECOMPUTED, *GENERATED, *(call for pair in PEAKS for call in pair)]
+SHARDED = [
+    [
+        ("sharded_peak", name, [f"model.layers={layers}", f"training.activation_checkpointing={how}"], 16384, ranks)
+        for layers in (4, 6)
+    ]
+    for name, how, ranks in [("gdn-dla-1.3b", "none", 8), ("mamba2-dla-780m", "full", 4)]
+]
+CALLS = [*TRAINED, *RECOMPUTED, *GENERATED, *(call for pair in (*PEAKS, *SHARDED) for call in pair)]
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +130,10 @@ def test_a_token_of_a_dynamic_memory_is_one_launch(found, call):
         assert calls[f"dla::read_{RECIPES[name][1]}"] == 2, "of the prompt"
 
 
-@pytest.mark.parametrize("pair", PEAKS, ids=lambda pair: " ".join([pair[0][1], *pair[0][2][1:]]))
+@pytest.mark.parametrize("pair", [*PEAKS, *SHARDED], ids=lambda pair: " ".join([pair[0][1], *pair[0][2][1:]]))
 def test_the_estimate_is_what_a_step_holds(found, pair):
-    """What the head and the op take, which come at different times, is estimated as if they came at once."""
+    """What the head and the op take, and what FSDP gathers and exchanges, comes at different times, and is estimated as
+    if it came at once."""
     few, many = (found(*call) for call in pair)
     assert many["found"] - few["found"] == pytest.approx(many["estimated"] - few["estimated"], rel=0.01)
-    assert 0.75 < many["found"] / many["estimated"] < 1
+    assert 0.7 < many["found"] / many["estimated"] < 1
