@@ -44,7 +44,7 @@ class MemoryWatch:
         for index, block in enumerate(model.blocks):
             for memory in (module for module in block.modules() if isinstance(module, Memory) and module.capacity > 1):
                 self._watched[index] = _Watched(self, memory)
-                self._hooks.append(memory.register_forward_hook(self._watched[index].look))
+                self._hooks.append(memory.register_forward_hook(self._watched[index].look, with_kwargs=True))
         self.layers = list(self._watched)
 
     @property
@@ -109,13 +109,12 @@ class _Watched:
         self.counts: Tensor | None = None
 
     @torch.no_grad()
-    def look(self, module: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> None:
+    def look(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], plan: Plan) -> None:
         """The hook."""
         if not self.watch.is_active:
             return
-        cu_seqlens = inputs[2] if len(inputs) > 2 else None  # see `Memory.forward`
         memory = self.memory
-        seen = count(plan, cu_seqlens, memory.context.real(Heads(memory.slot_weight.heads, 1)))
+        seen = count(plan, named.get("cu_seqlens"), memory.context.real(Heads(memory.slot_weight.heads, 1)))
         self.counts = seen if self.counts is None else self.counts + seen
 
 

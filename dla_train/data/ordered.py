@@ -156,7 +156,7 @@ class OrderedWindows(RecipeData):
             worker_init_fn=ignore_interrupts,
             collate_fn=OrError(self._collate),
             persistent_workers=False,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pins_memory,
             **batches,
         )
 

@@ -112,6 +112,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
         return self.trainer.global_rank // self.context_parallel
 
     @property
+    def pins_memory(self) -> bool:
+        """Whether batches go to a GPU. Without one, pinning would open it for nothing."""
+        return self.training.accelerator != "cpu" and torch.cuda.is_available()
+
+    @property
     def validation_share(self) -> ValidationShare:
         """Which of the validation windows this rank reads."""
         return ValidationShare(len(self.validation_windows), self.training.micro_batch, self.reader, self.readers)

@@ -159,7 +159,7 @@ class StreamingDataModule(RecipeData):
             windows_before=self.windows_before(step),
             first_step=step,
             last_step=max(step, self.training.steps),
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pins_memory,
         )
 
     def val_dataloader(self) -> DataLoader[torch.Tensor]:
@@ -167,7 +167,7 @@ class StreamingDataModule(RecipeData):
         return DataLoader(
             self._validation_windows,  # type: ignore[arg-type]
             batch_sampler=self.validation_share.batches,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pins_memory,
         )
 
     def state_dict(self) -> dict[str, Any]:

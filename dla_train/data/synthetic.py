@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch.utils.data import DataLoader
 
 from dla_data.counted import counted
@@ -95,6 +94,6 @@ class SyntheticDataModule(RecipeData):
             examples,
             num_workers=self.config.workers,
             worker_init_fn=ignore_interrupts,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pins_memory,
             **batches,  # type: ignore[arg-type]
         )

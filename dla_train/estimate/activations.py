@@ -18,8 +18,8 @@ from dla_kernels.reader.chunk import CHUNK
 from dla_kernels.reader.fused.configs import tiles_by_rule
 from dla_kernels.reader.slots import STRIDE
 from dla_train.estimate.flops import has_gate
+from dla_train.models.aligned_linear import FEW, MULTIPLE
 from dla_train.models.config import ModelConfig
-from dla_train.models.joined_linear import FEW, MULTIPLE
 from dla_train.models.memory_config import DynamicMemory
 from dla_train.models.mixer_config import AttentionConfig, GatedDeltaNetConfig, Mamba2Config, MixerConfig
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dla_train.models import AttentionConfig, LanguageModel
 from dla_train.models.cache import ModelCache
-from dla_train.models.generation import sample
+from dla_train.models.generation import sample_each
 
 PIECE = 4096
 """Tokens of a prompt that are read at once."""
@@ -159,10 +159,8 @@ class Continuations:
 
     @torch.no_grad()
     def _draw(self, hidden: Tensor, sources: list[torch.Generator]) -> list[int]:
-        logits = self.model.head(hidden)
         how = {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
-        rows = zip(logits.split(1), sources, strict=True)
-        return [int(sample(row, generator=source, **how)) for row, source in rows]
+        return sample_each(self.model.head(hidden), sources, **how)
 
 
 def _source(seed: int, number: int) -> torch.Generator:

@@ -99,12 +99,12 @@ def _layer(index: int, memory: Memory, plan: Plan, ends: Sequence[int], weight: 
 
 def _existing(plan: Plan, ends: Sequence[int]) -> Tensor:
     """Whether there is a slot of each age after each token, `[T, H, M]` bool; levels of a Fenwick plan may be empty."""
-    age = torch.arange(plan.capacity, device=plan.shift.device)
     if not plan.collapse:
-        return age < _slots_in_use(plan, ends)[..., None]
+        return torch.arange(plan.capacity, device=plan.shift.device) < _slots_in_use(plan, ends)[..., None]
+    age, levels = torch.arange(plan.capacity), plan.shift[0].cpu()  # some launches for every token otherwise
     starts, found = {0, *ends}, []
-    exists = torch.zeros(plan.shift.shape[2], plan.capacity, dtype=torch.bool, device=age.device)  # [H, M]
-    for now, level in enumerate(plan.shift[0, :, :, None]):  # [H, 1]
+    exists = torch.zeros(plan.shift.shape[2], plan.capacity, dtype=torch.bool)  # [H, M]
+    for now, level in enumerate(levels[..., None]):  # [H, 1]
         exists = exists & (now not in starts)
         collapsed = (exists & (age <= level)).any(-1, keepdim=True)
         exists = (exists & (age > level)) | (collapsed & (age == level + 1)) | (age == 0)

@@ -86,7 +86,7 @@ def threshold_at(
     """
     heads = v.shape[2] if heads is None else heads
     low, high = (torch.full((heads,), bound, dtype=torch.float32, device=v.device) for bound in (0.0, 2.0))
-    total = add_up(torch.tensor(v.shape[0] * v.shape[1], dtype=torch.float64, device=v.device)) / context.size
+    total = add_up(torch.full((), v.shape[0] * v.shape[1], dtype=torch.float64, device=v.device)) / context.size
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         plan = segment(k, v, capacity=capacity, threshold=context.own(middle), cu_seqlens=cu_seqlens, gate="hard")

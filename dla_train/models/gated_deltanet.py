@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from dla_kernels import l2_normalize
 from dla_kernels.layers.precision import at_least_float32
+from dla_train.models.aligned_linear import AlignedLinear
 from dla_train.models.cache import LinearCache
 from dla_train.models.context import Heads, InContext
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
-from dla_train.models.joined_linear import JoinedLinear
 from dla_train.models.memory import make_memory
 from dla_train.models.mixer_config import GatedDeltaNetConfig
 from dla_train.models.norm import GatedRMSNormDeltaNet
@@ -36,15 +36,16 @@ class GatedDeltaNet(InContext):
         super().__init__()
         self.heads = config.heads
         keys, values = Heads(config.heads, config.key_dim), Heads(config.heads, config.value_dim)
+        self.values = values.channels
         self.convolved = (keys, keys, values)
-        channels = sum(run.channels for run in self.convolved)
-        self.in_proj = JoinedLinear(hidden, (channels, values.channels, 2 * config.heads))
+        self.channels = sum(run.channels for run in self.convolved)
+        self.in_proj = AlignedLinear(hidden, self.channels + self.values + 2 * config.heads)
         self.conv = ShortConvolution(self.convolved, config.conv_width, bias=False, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
         self.norm = GatedRMSNormDeltaNet(config.value_dim, eps=norm_eps)
-        self.out_proj = nn.Linear(values.channels, hidden, bias=False)
+        self.out_proj = nn.Linear(self.values, hidden, bias=False)
 
     def forward(
         self,
@@ -63,7 +64,7 @@ class GatedDeltaNet(InContext):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        qkv, gate, ba = self.in_proj(x)
+        qkv, gate, ba = self.in_proj(x).split((self.channels, self.values, 2 * self.heads), -1)
         qkv, ba = self.context.to_heads((qkv, self.convolved), (ba, (Heads(self.heads, 1),) * 2))
         b, a = ba.chunk(2, -1)  # [B, T, H]; where ranks share windows, H counts this rank's heads
         qkv, history = self.conv(

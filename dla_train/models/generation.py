@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -81,13 +81,34 @@ def sample(
     _check_sampling(temperature, top_p)
     if temperature == 0:
         return logits.argmax(-1)
+    probabilities = _probabilities(logits, temperature, top_p)
+    source = probabilities if generator is None else probabilities.to(generator.device)
+    return torch.multinomial(source, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def sample_each(
+    logits: Tensor, generators: Sequence[torch.Generator], *, temperature: float = 1.0, top_p: float = 1.0
+) -> list[int]:
+    """One token per row of `logits` `[B, vocab]`, each by a generator of its own; the rest is as in `sample`.
+
+    A generator, on the CPU, gives a single number, from which all rows are drawn at once, on the device of the logits.
+    """
+    _check_sampling(temperature, top_p)
+    if temperature == 0:
+        return logits.argmax(-1).tolist()
+    drawn = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators])
+    reached = _probabilities(logits, temperature, top_p).double().cumsum(-1)
+    # The first token that the sums of probabilities go beyond the number with; one of probability zero never is.
+    chosen = torch.searchsorted(reached, drawn.to(reached.device) * reached[:, -1:], right=True)
+    return chosen[:, 0].clamp(max=logits.shape[-1] - 1).tolist()
+
+
+def _probabilities(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """`[B, vocab]` float32; of the likeliest tokens alone, not adding up to one, if `top_p` is below 1."""
     # The largest logit is subtracted first: divided by a temperature near 0 it would be infinite.
     below = logits.float() - logits.float().amax(-1, keepdim=True)
     probabilities = torch.softmax(below / max(temperature, torch.finfo(torch.float32).tiny), -1)
-    if top_p < 1:
-        probabilities = _nucleus(probabilities, top_p)
-    source = probabilities if generator is None else probabilities.to(generator.device)
-    return torch.multinomial(source, 1, generator=generator)[:, 0].to(logits.device)
+    return _nucleus(probabilities, top_p) if top_p < 1 else probabilities
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dla_train.models.aligned_linear import AlignedLinear
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.gated_deltanet import GatedDeltaNet
 from dla_train.models.head import Head
-from dla_train.models.joined_linear import JoinedLinear
 from dla_train.models.language_model import LanguageModel
 from dla_train.models.mamba2 import Mamba2
 from dla_train.models.memory import Dynamic
@@ -104,7 +104,7 @@ def _threshold(x: Tensor, generator: torch.Generator, model: LanguageModel) -> N
 RULES: dict[tuple[type[nn.Module], str], Rule] = {
     (nn.Embedding, "weight"): _normal,
     (nn.Linear, "weight"): _normal,
-    (JoinedLinear, "weight"): _normal,
+    (AlignedLinear, "weight"): _normal,
     (Head, "weight"): _normal,
     (SlotWeight, "weight"): _normal,  # lambda's projection, a linear layer like the others
     (SlotWeight, "scale"): _one,  # Log-Linear: L = 1

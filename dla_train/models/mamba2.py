@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from dla_kernels import add_skip, scale_heads
 from dla_kernels.layers.precision import at_least_float32
+from dla_train.models.aligned_linear import AlignedLinear
 from dla_train.models.cache import LinearCache
 from dla_train.models.context import Heads, InContext
 from dla_train.models.convolution import ShortConvolution
 from dla_train.models.documents import Documents
-from dla_train.models.joined_linear import JoinedLinear
 from dla_train.models.memory import make_memory
 from dla_train.models.mixer_config import Mamba2Config
 from dla_train.models.norm import GatedRMSNormMamba2
@@ -35,18 +35,18 @@ class Mamba2(InContext):
     def __init__(self, config: Mamba2Config, *, hidden: int, norm_eps: float) -> None:
         super().__init__()
         self.heads = config.heads
-        inner = config.heads * config.head_dim
+        self.inner = config.heads * config.head_dim
         keys = Heads(config.groups, config.state_dim, serve_many=config.groups < config.heads)
         self.convolved = (Heads(config.heads, config.head_dim), keys, keys)
-        channels = sum(run.channels for run in self.convolved)
-        self.in_proj = JoinedLinear(hidden, (inner, channels, config.heads))
+        self.channels = sum(run.channels for run in self.convolved)
+        self.in_proj = AlignedLinear(hidden, self.inner + self.channels + config.heads)
         self.conv = ShortConvolution(self.convolved, config.conv_width, bias=True, activation="silu")
         self.A_log = nn.Parameter(torch.empty(config.heads))
         self.dt_bias = nn.Parameter(torch.empty(config.heads))
         self.D = nn.Parameter(torch.empty(config.heads))
         self.memory = make_memory(config.memory, hidden=hidden, heads=config.heads)
-        self.norm = GatedRMSNormMamba2(inner, groups=config.groups, eps=norm_eps)
-        self.out_proj = nn.Linear(inner, hidden, bias=False)
+        self.norm = GatedRMSNormMamba2(self.inner, groups=config.groups, eps=norm_eps)
+        self.out_proj = nn.Linear(self.inner, hidden, bias=False)
 
     def forward(
         self,
@@ -65,7 +65,7 @@ class Mamba2(InContext):
         Returns:
             `[B, T, hidden]`, and the new cache or None.
         """
-        z, xbc, dt = self.in_proj(x)
+        z, xbc, dt = self.in_proj(x).split((self.inner, self.channels, self.heads), -1)
         xbc, dt = self.context.to_heads((xbc, self.convolved), (dt, (Heads(self.heads, 1),)))
         xbc, history = self.conv(
             xbc, documents=documents, history=None if cache is None else cache.conv, return_history=return_cache

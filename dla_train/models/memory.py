@@ -65,7 +65,9 @@ class Memory(InContext):
     ) -> tuple[Tensor, Cache | None]:
         """Reads the slots with weights from the layer's input `x` `[B, T, hidden]`; the rest is as in
         `multi_state_attention`."""
-        plan = self(k, v, cu_seqlens, cache)
+        # By name: ZeRO 3 makes new tensors of those that a module gets by place, and where documents begin is known of
+        # the old one.
+        plan = self(k, v, cu_seqlens=cu_seqlens, cache=cache)
         slot_weight = self.slot_weight(x)
         return multi_state_attention(
             q, k, v, slot_weight, plan, log_decay=log_decay, beta=beta, scale=scale, cu_seqlens=cu_seqlens, cache=cache,

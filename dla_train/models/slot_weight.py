@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dla_kernels import shifted_softplus
+from dla_train.models.aligned_linear import aligned_linear
 from dla_train.models.context import Heads, InContext
-from dla_train.models.joined_linear import padded_linear
 
 UNIT_OFFSET = math.log(math.e - 1)
 """`softplus(UNIT_OFFSET) = 1`: with a projection of zero the model is exactly its single-state backbone."""
@@ -40,8 +40,7 @@ class SlotWeight(InContext):
         convolution keeps for its backward; here they are let go of once the softplus has read them.
         """
         # L is multiplied into the matrix, which has far fewer entries than the projected tokens.
-        weight = self.weight * self.scale.view(-1, 1)
-        projected = padded_linear(x, weight)[..., : len(weight)]
+        projected = aligned_linear(x, self.weight * self.scale.view(-1, 1))
         (projected,) = self.context.to_heads((projected, (Heads(self.heads, self.capacity),)))
         return shifted_softplus(projected, UNIT_OFFSET).unflatten(-1, (-1, self.capacity))
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 # Coefficients of the quintic that pushes singular values towards 1 (Jordan et al., 2024). It is steep at zero, so that
@@ -100,7 +101,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     wide = wide / wide.norm().clamp(min=_SMALLEST_NORM)  # no singular value above 1
     # Columns of zeros stay zeros. Tensor cores are fed at full speed if rows begin at multiples of 16 bytes.
     columns = wide.shape[1]
-    wide = F.pad(wide, (0, -columns % 8))
+    if columns % 8 and not isinstance(wide, DTensor):  # one that ranks share would be divided otherwise
+        wide = F.pad(wide, (0, -columns % 8))
     a, b, c = _QUINTIC
     for _ in range(_ROUNDS):
         gram = wide @ wide.T

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
@@ -36,14 +36,17 @@ from tests.pretended_gpu.slow import Slow
 GPU = torch.device("cuda")
 
 
-def train(name: str, settings: Sequence[str], documents: bool) -> dict[str, object]:
-    """A step with all that looks on; what is slow, the operators by number, and parameters without gradient."""
+def train(name: str, settings: Sequence[str], documents: bool, renewed: bool = False) -> dict[str, object]:
+    """A step with all that looks on; `renewed`: modules get new tensors for those given by place, as with ZeRO 3; what is slow, the operators by number, and parameters without gradient."""
     recipe = _recipe(name, settings)
     with _fake():
         model = _model(recipe)
         optimizer = build_optimizer(recipe.optimizer, model)
         watch, steering = MemoryWatch(model), ThresholdSteering(model, rate=0.1, part=0.1)
         watch.is_active = steering.is_active = True
+        if renewed:
+            for module in model.modules():
+                module.register_forward_pre_hook(_renewing)
         with Slow() as slow, Calls() as calls:
             tokens, cu_seqlens = _batch(documents)
             with _autocast(recipe):
@@ -57,6 +60,10 @@ def train(name: str, settings: Sequence[str], documents: bool) -> dict[str, obje
             steering.move()
         without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     return {"slow": slow.found, "calls": calls.number, "without gradient": without}
+
+
+def _renewing(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.view_as(x) if isinstance(x, Tensor) else x for x in inputs)
 
 
 def validate(name: str, settings: Sequence[str], documents: bool) -> dict[str, object]:

@@ -36,9 +36,11 @@ TRAINED = [
 GENERATED = [("generate", name, settings) for name, (settings, _) in RECIPES.items()]
 BACKWARD = {"segment": "score_gradient"}
 RECOMPUTED = [
-    ("train", name, ["model.layers=2", "training.activation_checkpointing=selective"], False)
+    ("train", name, ["model.layers=2", "training.activation_checkpointing=selective"], documents)
     for name in ("mamba2-dla-130m", "gdn-dla-130m")
+    for documents in (False, True)
 ]
+RENEWED = [("train", name, settings, True, True) for name, (settings, _) in RECIPES.items()]
 PEAKS = [
     [
         (
@@ -65,7 +67,7 @@ SHARDED = [
     ]
     for name, how, ranks in [("gdn-dla-1.3b", "none", 8), ("mamba2-dla-780m", "full", 4)]
 ]
-CALLS = [*TRAINED, *RECOMPUTED, *GENERATED, *(call for pair in (*PEAKS, *SHARDED) for call in pair)]
+CALLS = [*TRAINED, *RECOMPUTED, *RENEWED, *GENERATED, *(call for pair in (*PEAKS, *SHARDED) for call in pair)]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def name_of(call: tuple[Any, ...]) -> str:
     return " ".join(str(part) for part in call if not isinstance(part, list))
 
 
-@pytest.mark.parametrize("call", [*TRAINED, *GENERATED], ids=name_of)
+@pytest.mark.parametrize("call", [*TRAINED, *RECOMPUTED, *RENEWED, *GENERATED], ids=name_of)
 def test_nothing_makes_the_host_wait_or_goes_step_by_step(found, call):
     assert not found(*call)["slow"]
 
@@ -114,7 +116,7 @@ def test_every_layer_takes_the_kernels(found, call):
 
 @pytest.mark.parametrize("call", RECOMPUTED, ids=name_of)
 def test_what_is_costly_does_not_run_again(found, call):
-    calls, plain = (found(*one)["calls"] for one in (call, ("train", call[1], RECIPES[call[1]][0], False)))
+    calls, plain = (found(*one)["calls"] for one in (call, ("train", call[1], RECIPES[call[1]][0], call[3])))
     assert calls["dla::short_convolution"] == calls["dla::gated_rms_norm"] == 4, "in the forward and again"
     costly = {"dla::segment", "dla::score_gradient", *(name for name in plain if name.startswith("dla::read"))}
     assert len(costly) == 4

@@ -1,8 +1,6 @@
-"""Several projections of the same input in one product, in rows that GPUs read quickly."""
+"""Projections whose rows GPUs read quickly."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +21,17 @@ def missing_columns(width: int, x: Tensor) -> int:
     return -width % MULTIPLE if is_narrow and x.shape[:-1].numel() >= FEW else 0
 
 
-def padded_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`x` `[..., hidden]` times `weight` `[width, hidden]`: `[..., width + missing_columns(width, x)]`."""
+def aligned_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """`x` `[..., hidden]` times `weight` `[width, hidden]`: `[..., width]`, of a tensor with `missing_columns` more."""
     missing = missing_columns(weight.shape[0], x)
-    return F.linear(x, F.pad(weight.to(product_type(x)), (0, 0, 0, missing)) if missing else weight)
+    if not missing:
+        return F.linear(x, weight)
+    longer = F.linear(x, F.pad(weight.to(product_type(x)), (0, 0, 0, missing)))
+    return longer.split([weight.shape[0], missing], -1)[0]  # its backward makes one copy, that of a slice two
 
 
-class JoinedLinear(nn.Linear):
-    """One matrix for several results.
+class AlignedLinear(nn.Linear):
+    """For a mixer's projections, which are one matrix.
 
     A mixer's heads have a time scale each, which makes the sum of all widths odd: 6,924 for the Gated DeltaNet of 790M.
     In bfloat16 no matrix with such rows (the results and their gradient, which three products write or read) can be
@@ -38,16 +39,12 @@ class JoinedLinear(nn.Linear):
     longer; the weights are not.
 
     Args:
-        hidden: width of the input. widths: of the results.
+        hidden: width of the input. width: of the results.
     """
 
-    def __init__(self, hidden: int, widths: Sequence[int]) -> None:
-        super().__init__(hidden, sum(widths), bias=False)
-        self.widths = tuple(widths)
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__(hidden, width, bias=False)
 
-    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-        """`[B, T, hidden]` -> a tensor `[B, T, width]` for each width, views of one."""
-        joined = padded_linear(input, self.weight)
-        missing = joined.shape[-1] - self.out_features
-        # Split off and not cut off: the gradients are then put together in rows of the same length at once.
-        return joined.split([*self.widths, missing] if missing else self.widths, -1)[: len(self.widths)]
+    def forward(self, input: Tensor) -> Tensor:
+        """`[..., hidden]` -> `[..., width]`."""
+        return aligned_linear(input, self.weight)

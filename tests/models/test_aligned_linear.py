@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dla_train.models import joined_linear
-from dla_train.models.joined_linear import JoinedLinear, missing_columns
+from dla_train.models import aligned_linear
+from dla_train.models.aligned_linear import AlignedLinear, missing_columns
 from dla_train.models.slot_weight import SlotWeight
 
 
@@ -18,26 +18,25 @@ def autocast(request):
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     def on_or_off(on):
-        monkeypatch.setattr(joined_linear, "missing_columns", lambda width, x: -width % 16 if on else 0)
+        monkeypatch.setattr(aligned_linear, "missing_columns", lambda width, x: -width % 16 if on else 0)
 
     return on_or_off
 
 
 def made(module, x, autocast):
-    """Results and gradients, each result weighted otherwise."""
+    """Result and gradients."""
     module.zero_grad()
     x = x.clone().requires_grad_()
     with autocast:
-        results = module(x)
-    results = results if isinstance(results, tuple) else (results,)
-    torch.stack([((number + 1) * y.double().square()).sum() for number, y in enumerate(results)]).sum().backward()
-    return [*results, x.grad, *(parameter.grad for parameter in module.parameters())]
+        y = module(x)
+    y.double().square().sum().backward()
+    return [y, x.grad, *(parameter.grad for parameter in module.parameters())]
 
 
-@pytest.mark.parametrize("kind", ["joined", "slot weights"])
+@pytest.mark.parametrize("kind", ["projection", "slot weights"])
 def test_longer_rows_give_the_same(as_on_a_gpu, autocast, kind):
     generator = torch.Generator().manual_seed(0)
-    module = JoinedLinear(24, (16, 40, 3)) if kind == "joined" else SlotWeight(24, heads=3, capacity=5)
+    module = AlignedLinear(24, 59) if kind == "projection" else SlotWeight(24, heads=3, capacity=5)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
     x = torch.randn(2, 7, 24, generator=generator)
@@ -45,16 +44,16 @@ def test_longer_rows_give_the_same(as_on_a_gpu, autocast, kind):
     for on in (False, True):
         as_on_a_gpu(on)
         found.append(made(module, x, autocast))
-    assert len(found[0]) == (5 if kind == "joined" else 4)
+    assert len(found[0]) == (3 if kind == "projection" else 4)
     for plain, longer in zip(*found, strict=True):
         torch.testing.assert_close(longer, plain, rtol=0, atol=0)
 
 
 def test_rows_are_a_multiple_of_16_numbers(as_on_a_gpu):
     as_on_a_gpu(True)
-    results = JoinedLinear(8, (16, 32, 12))(torch.zeros(1, 5, 8))
-    assert [y.shape[-1] for y in results] == [16, 32, 12]
-    assert {y.stride(1) for y in results} == {64}
+    y = AlignedLinear(8, 60)(torch.zeros(1, 5, 8))
+    assert y.shape == (1, 5, 60)
+    assert y.stride() == (5 * 64, 64, 1)
 
 
 def test_nothing_is_added_on_the_cpu_or_in_float32():
