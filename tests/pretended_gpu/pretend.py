@@ -46,7 +46,7 @@ def pretend(library: Path) -> None:
     common.amp_definitely_not_available = lambda: False
     arguments._obstacle_on_gpu = lambda device: None
     operators.gpu_of = lambda arguments: contextlib.nullcontext()
-    torch.Tensor.pin_memory = _pinned  # fake tensors have no such memory
+    torch.Tensor.pin_memory = _pinned  # pyright: ignore[reportAttributeAccessIssue]  # fake tensors have no such memory
     # torch takes an operation apart that has no kernel for a device. On GPUs these have one.
     kernels = torch.library.Library("aten", "IMPL")
     for name in ("_fused_rms_norm", "_fused_rms_norm_backward"):

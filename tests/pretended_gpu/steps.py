@@ -37,7 +37,10 @@ GPU = torch.device("cuda")
 
 
 def train(name: str, settings: Sequence[str], documents: bool, renewed: bool = False) -> dict[str, object]:
-    """A step with all that looks on; `renewed`: modules get new tensors for those given by place, as with ZeRO 3; what is slow, the operators by number, and parameters without gradient."""
+    """A step with all that looks on: what is slow, the operators by number, and parameters without gradient.
+
+    renewed: modules get new tensors in place of those given by place, as with ZeRO 3.
+    """
     recipe = _recipe(name, settings)
     with _fake():
         model = _model(recipe)
