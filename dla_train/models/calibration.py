@@ -57,16 +57,11 @@ def calibrate_thresholds(
 def _calibrating(rate: float, add_up: Callable[[Tensor], Tensor]) -> Any:
     def calibrate(memory: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         assert isinstance(memory, Dynamic)
-        k, v, cu_seqlens = _arguments(*inputs, **named)
-        memory.threshold.copy_(
-            threshold_at(rate, k, v, memory.capacity, cu_seqlens, add_up, memory.context, memory.slot_weight.heads)
-        )
+        k, v = inputs
+        documents, heads = named.get("cu_seqlens"), memory.slot_weight.heads
+        memory.threshold.copy_(threshold_at(rate, k, v, memory.capacity, documents, add_up, memory.context, heads))
 
     return calibrate
-
-
-def _arguments(k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: None = None) -> tuple[Any, ...]:
-    return k, v, cu_seqlens
 
 
 def threshold_at(

@@ -45,7 +45,7 @@ class Memory(InContext):
     capacity: int
     slot_weight: SlotWeight | UnitSlotWeight
 
-    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+    def forward(self, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """The plan for `k` `[B, T, G, K]` and `v` `[B, T, H, V]`, which go on from `cache` if one is given."""
         raise NotImplementedError
 
@@ -87,7 +87,7 @@ class Single(Memory):
         self.capacity = 1
         self.slot_weight = UnitSlotWeight(heads)
 
-    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+    def forward(self, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""
         return single_plan(*v.shape[:3], device=v.device)
 
@@ -105,7 +105,7 @@ class Fixed(Memory):
         self.block = config.block
         self.slot_weight = SlotWeight(hidden, heads, config.capacity)
 
-    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+    def forward(self, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""
         start = 0 if cache is None else cache.tokens
         return fixed_plan(
@@ -125,7 +125,7 @@ class Fenwick(Memory):
         self.capacity = config.capacity
         self.slot_weight = SlotWeight(hidden, heads, config.capacity)
 
-    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+    def forward(self, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""
         start = 0 if cache is None else cache.tokens
         return fenwick_plan(*v.shape[:3], capacity=self.capacity, cu_seqlens=cu_seqlens, start=start, device=v.device)
@@ -165,7 +165,7 @@ class Dynamic(Memory):
             self.threshold = before.to(self.threshold.device)
         return self
 
-    def forward(self, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
+    def forward(self, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Plan:
         """See `Memory.forward`."""
         # A copy: on the CPU the op shares its memory with numpy for good, and FSDP frees parameters between layers.
         threshold = self.threshold.clone() if isinstance(self.threshold, nn.Parameter) else self.threshold

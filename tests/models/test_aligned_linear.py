@@ -61,3 +61,16 @@ def test_nothing_is_added_on_the_cpu_or_in_float32():
     assert missing_columns(60, x) == 0
     with torch.autocast("cpu", torch.bfloat16):
         assert missing_columns(60, x) == 0
+
+
+@pytest.mark.parametrize("mixer", ["mamba2", "gated_deltanet"])
+def test_a_projection_can_be_replaced_by_any_linear_layer(make_model, tokens, mixer):
+    """As tools that adapt or quantize models do."""
+    model, given = make_model(mixer, "dynamic"), tokens(2, 9)
+    expected, _ = model(given)
+    for block in model.blocks:
+        own = block.mixer.in_proj
+        plain = torch.nn.Linear(own.in_features, own.out_features, bias=False, dtype=own.weight.dtype)
+        plain.load_state_dict(own.state_dict())
+        block.mixer.in_proj = plain
+    torch.testing.assert_close(model(given)[0], expected, rtol=0, atol=0)

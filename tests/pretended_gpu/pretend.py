@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).with_name("gpu.cpp")
+_KEPT: list[Any] = []
 
 
 def _torch_folder() -> Path:
@@ -51,7 +52,7 @@ def pretend(library: Path) -> None:
     kernels = torch.library.Library("aten", "IMPL")
     for name in ("_fused_rms_norm", "_fused_rms_norm_backward"):
         kernels.impl(name, _never, "CUDA")
-    globals()["_kernels"] = kernels  # they are forgotten with it
+    _KEPT.append(kernels)  # they are forgotten with it
 
 
 def _pinned(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The host knows where documents begin without asking a device, on the way there and after a curriculum's cuts."""
+"""Batches on their way to a device: the host knows where documents begin, and pins memory for a GPU alone."""
 
 import pytest
 import torch
@@ -33,6 +33,14 @@ def test_the_ends_are_known_on_arrival_and_after_a_cut(inference):
     assert cut.cu_seqlens.dtype == torch.int32
     assert ends_of(cut.cu_seqlens) == (0, 5, 6, 12, 18, 24)
     assert plain.cu_seqlens.tolist() == [0, 5, 6, 12, 18, 24]
+
+
+@pytest.mark.parametrize(("accelerator", "pins"), [("auto", True), ("gpu", True), ("cpu", False)])
+def test_batches_are_pinned_for_a_gpu_that_is_used(monkeypatch, accelerator, pins):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    training = TrainingConfig(steps=1, global_batch=2, micro_batch=2, accelerator=accelerator)
+    data = SyntheticDataModule(SyntheticData(task=Mqar(pairs=(1,)), vocab_size=16, window=12), training, seed=0)
+    assert data.pins_memory is pins
 
 
 def test_ends_that_nobody_knows_are_asked_for():

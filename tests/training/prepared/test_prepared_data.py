@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from dla_data.errors import DataError
-from dla_data.readers import Source
 from dla_data.separate_windows import SeparateBatch
-from dla_data.shards.prepare import PrepareOptions, prepare_shards
 from dla_data.shards.prepared import PreparedTokens
 from dla_data.tokenizer import save_tokenizer, train_tokenizer
 from dla_train.config.catalog import find
@@ -21,47 +19,13 @@ from dla_train.data.fingerprints import changed_data, changed_validation
 from dla_train.data.prepared import PreparedDataModule, open_prepared
 from dla_train.data.prepared_config import PreparedData, PreparedSourceConfig
 from dla_train.distributed.ranks import Ranks
-from dla_train.estimate.flops import training_flops
 from dla_train.runs.metrics_file import read_rows
-from dla_train.training.batch import model_inputs
 from dla_train.training.config import TrainingConfig
-from dla_train.training.module import LanguageModelTraining
 from dla_train.training.start import _open_data
 from tests.training.exact_rows import exact_rows
 
 STEPS = 12
 ATTENTION = "model.mixer={kind: attention, heads: 2}"
-
-
-@pytest.fixture(scope="module")
-def tokens(text_corpus, tmp_path_factory):
-    """Prepared tokens of 300 short documents in several shards."""
-    root = tmp_path_factory.mktemp("prepared")
-    lines = text_corpus.read_text().splitlines()
-    texts = ["\n".join(lines[begin : begin + 2]) for begin in range(0, len(lines), 2)]
-    (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    options = PrepareOptions(train_tokenizer=300, shard_tokens=1000, validation_share=0.1)
-    prepare_shards([Source(path=str(root / "texts.jsonl"))], root / "tokens", options)
-    return root / "tokens"
-
-
-@pytest.fixture(scope="module")
-def more_tokens(tokens, tmp_path_factory):
-    """Other tokens by the same tokenizer, fewer than in `tokens`."""
-    root = tmp_path_factory.mktemp("more")
-    texts = [f"{number}: " + "kappa omega " * (number % 9 + 2) for number in range(60)]
-    (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    options = PrepareOptions(tokenizer=tokens / "tokenizer.json", shard_tokens=1000, validation_share=0.2)
-    prepare_shards([Source(path=str(root / "texts.jsonl"))], root / "tokens", options)
-    return root / "tokens"
-
-
-@pytest.fixture
-def recipe(tokens, micro_recipe, tmp_path):
-    section = f"data: {{kind: prepared, path: {tokens}, vocab_size: 300, window: 24, documents: separate}}"
-    lines = [section if line.startswith("data:") else line for line in micro_recipe.read_text().splitlines()]
-    (tmp_path / "prepared.yaml").write_text("\n".join(lines))
-    return tmp_path / "prepared.yaml"
 
 
 def _batches(tokens, documents="joined", workers=0, rank=0, world_size=1, first_step=0, begun=None, seed=5):
@@ -273,161 +237,3 @@ def test_what_is_validated_is_told_from_what_is_trained_on(tokens, more_tokens, 
         assert not changed_data(there, there | {validated: "another"})
         assert list(changed_data(there, there | {trained: "another"})) == [trained]
     assert len(there) == 1 + 2 * len(folders)
-
-
-def _windows(dataset):
-    return {tuple(dataset[number].tolist()) for number in range(len(dataset))}
-
-
-def test_several_folders_are_mixed_by_weight_in_batches_and_validation(tokens, more_tokens):
-    sources = {
-        "b": PreparedSourceConfig(path=str(more_tokens), weight=1),
-        "a": PreparedSourceConfig(path=str(tokens), weight=3),
-    }
-    config = PreparedData(sources=sources, vocab_size=300, window=24)
-    training = TrainingConfig(steps=40, global_batch=8, micro_batch=2, validation_windows=8)
-    data = PreparedDataModule(open_prepared(config), config, training, seed=5)
-    alone = SimpleNamespace(global_step=0, global_rank=0, world_size=1, accumulate_grad_batches=4)
-    data.trainer = alone  # type: ignore[assignment]
-    steps = torch.cat(list(data.train_dataloader())).unflatten(0, (40, 8)).tolist()
-    one, other = (_windows(source.train) for source in data.sources)
-    assert not one & other
-    for step in steps:
-        assert sum(tuple(window) in one for window in step) == 6
-        assert sum(tuple(window) in other for window in step) == 2
-    assert len({tuple(window) for step in steps for window in step} & other) == len(other), "several epochs of all"
-    assert data.consumed(40).by_source == {"a": 40 * 6 * 24, "b": 40 * 2 * 24}
-    validation = _windows(data.validation_windows)
-    assert sum(window in _windows(data.sources[0].plain_validation) for window in validation) == 6
-    assert sum(window in _windows(data.sources[1].plain_validation) for window in validation) == 2
-    texts = [folder.validation for folder in data.tokens.values()]
-    assert data.validation_tokens(8).tolist() == [*texts[0].read(0, 6), *texts[1].read(0, 2)]
-    assert data.extent.endswith("shards of a, b")
-
-    data.begun = Consumed(step=40, windows=100, tokens=7000, by_source={"a": 5000, "b": 2000})  # of shorter windows
-    assert data.consumed(42) == Consumed(
-        step=42, windows=116, tokens=7000 + 16 * 24, by_source={"a": 5000 + 12 * 24, "b": 2000 + 4 * 24}
-    )
-
-
-def sum_of_training_tokens(folder):
-    return sum(path.stat().st_size // 2 for path in folder.glob("shards/*/train/tokens.bin"))
-
-
-def _mixed(one, other, weight=""):
-    sources = f"{{a: {{path: {one}{weight}}}, b: {{path: {other}}}}}"
-    return f"data={{kind: prepared, vocab_size: 300, window: 24, sources: {sources}}}"
-
-
-def test_a_mixture_trains_counts_its_tokens_and_goes_on_after_a_move(cli, recipe, tokens, more_tokens, tmp_path):
-    mixed = _mixed(tokens, more_tokens, ", weight: 3")
-    common = ["fit", "--recipe", recipe, "--run-dir", "run", mixed, "training.threads=1"]
-    assert cli(*common, "training.max_minutes=1e-9").code == 0
-    moved = shutil.copytree(more_tokens, tmp_path / "moved")
-    goes_on = cli(*common, f"data.sources.b.path={moved}", "--resume", "auto")
-    assert goes_on.code == 0, goes_on.err
-    rows = [row for row in exact_rows(tmp_path / "run") if row["split"] == "train"]
-    assert float(rows[-1]["tokens.a"]) == 3 * float(rows[-1]["tokens.b"]) == 20 * 96 * 3 / 4
-    sizes = {name: (sum_of_training_tokens(folder) - 1) // 24 for name, folder in (("a", tokens), ("b", more_tokens))}
-    said = re.search(r"20 steps of 96 tokens \(epochs: a (\S+), b (\S+)\); ", goes_on.err)
-    assert said, goes_on.err
-    assert float(said[1]) == pytest.approx(60 / sizes["a"], abs=0.005)
-    assert float(said[2]) == pytest.approx(20 / sizes["b"], abs=0.005)
-    other = cli(*common, "data.sources.b.weight=2", "--resume", "auto", "training.steps=21")
-    assert other.code == 2
-    assert "data.sources.b.weight 1.0 there and 2.0 here" in other.err
-
-
-@pytest.mark.parametrize("kind", ["prepared", "streaming"])
-def test_a_source_without_any_validation_window_is_told(cli, recipe, tokens, more_tokens, kind):
-    data = _mixed(tokens, more_tokens, ", weight: 30")
-    if kind == "streaming":
-        one, other = (folder.parent / "texts.jsonl" for folder in (tokens, more_tokens))
-        data = (
-            "data={kind: streaming, vocab_size: 300, window: 24, streams: 2, held_out: 0.2, "
-            f"tokenizer: {tokens / 'tokenizer.json'}, "
-            f"sources: {{a: {{path: {one}, weight: 30}}, b: {{path: {other}}}}}}}"
-        )
-    fit = ["fit", "--recipe", recipe, data, "training.max_minutes=1e-9"]
-    said = "training.validation_windows is 9, of which data.sources.b gets none by its weight: the validation loss says"
-    assert said in cli(*fit, "training.validation_windows=9", "--run-dir", "nine").err
-    assert "by its weight" not in cli(*fit, "training.validation_windows=31", "--run-dir", "more").err
-
-
-def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tmp_path):
-    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "abc abd " * 40}) + "\n")
-    made = cli("prepare", "texts.jsonl", "--out", "other", "--train-tokenizer", "259")
-    assert made.code == 0, made.err
-    base = _mixed(tokens, more_tokens)
-    for settings, said in [
-        ([base, f"data.path={tokens}"], "data.path is one folder and sources are several; both are given"),
-        (["data={kind: prepared, vocab_size: 300, window: 24}"], "neither is given, and there must be one of the two"),
-        ([base, "data.sources={}"], "data.sources must be a section with at least one named section"),
-        ([base, "data.sources.a.weight=0"], "data.sources.a.weight is 0.0; it must be above 0"),
-        ([base, "data.sources.c d.path=x"], "sources has the name 'c d'; use letters"),
-        ([base, "data.sources.b.path=nowhere"], "data.sources.b: no prepared tokens at nowhere"),
-        ([base, "data.sources.b.path=other"], "data.sources.b: the tokens in other were made by tokenizer"),
-        ([base, "data.sources.b.weight=1e-6"], "so its source would not be read"),
-        ([base, "data.curriculum={windows: [7], steps: [1]}"], "curriculum.windows has 7, of which window 24 is"),
-    ]:
-        finished = cli("fit", "--recipe", recipe, "--run-dir", "run", *settings)
-        assert finished.code == 2
-        assert said in finished.err.replace("\n", " "), finished.err
-        assert not (tmp_path / "run" / "metrics.csv").exists()
-
-
-def test_a_curriculum_that_takes_the_whole_run_is_told(cli, recipe):
-    fit = ["fit", "--recipe", recipe, "training.max_minutes=1e-9", "training.steps=6"]
-    all_steps, fewer = (f"data.curriculum={{windows: [6, 12], steps: [2, {last}]}}" for last in (4, 3))
-    said = (
-        "data.curriculum takes all of training.steps, 6: no window gets its full length of 24, the last ones have 12."
-    )
-    assert said in cli(*fit, all_steps, "--run-dir", "all").err
-    assert "data.curriculum" not in cli(*fit, fewer, "--run-dir", "fewer").err
-
-
-@pytest.mark.parametrize("documents", ["joined", "separate"])
-def test_a_curriculum_cuts_windows_and_keeps_a_step_s_tokens(cli, recipe, monkeypatch, tmp_path, documents):
-    seen = {}
-    original, validation = LanguageModelTraining.training_step, LanguageModelTraining.validation_step
-
-    def step(self, batch, batch_idx):
-        seen.setdefault(self.global_step, []).append(batch)
-        return original(self, batch, batch_idx)
-
-    def validation_step(self, batch, batch_idx):
-        seen.setdefault("validation", []).append(batch)
-        return validation(self, batch, batch_idx)
-
-    monkeypatch.setattr(LanguageModelTraining, "training_step", step)
-    monkeypatch.setattr(LanguageModelTraining, "validation_step", validation_step)
-    common = [
-        "fit",
-        "--recipe",
-        recipe,
-        f"data.documents={documents}",
-        "training.steps=6",
-        "training.validate_every=2",
-        ATTENTION,
-    ]
-    assert cli(*common, "--run-dir", "whole").code == 0
-    whole, seen = seen, {}
-    done = cli(*common, "--run-dir", "cut", "data.curriculum={windows: [6, 12], steps: [2, 2]}")
-    assert done.code == 0, done.err
-    assert re.findall(r"windows of (\d+) tokens from step (\d) on", done.err) == [("6", "1"), ("12", "3"), ("24", "5")]
-    torch.testing.assert_close(seen.pop("validation"), whole.pop("validation"), rtol=0, atol=0)  # whole in all phases
-    model = load(find(str(tmp_path / "cut" / "recipe.yaml"))).recipe.model
-    rows = [row for row in read_rows(tmp_path / "cut" / "metrics.csv") if row["split"] == "train"]
-    for number, length in enumerate([6, 6, 12, 12, 24, 24]):
-        flops = rows[number]["flops_per_second"] / rows[number]["tokens_per_second"]
-        assert flops == pytest.approx(training_flops(model, length)), "attention costs less in short windows"
-        for plain, cut in zip(whole[number], seen[number], strict=True):
-            before, after = model_inputs(plain), model_inputs(cut)
-            assert torch.equal(after.inputs.flatten(), before.inputs.flatten())
-            assert torch.equal(after.targets.flatten(), before.targets.flatten())
-            if documents == "separate":
-                starts = {*before.cu_seqlens.tolist(), *range(0, 48, length)}
-                assert after.cu_seqlens.tolist() == sorted(starts)
-                assert after.cu_seqlens.dtype == torch.int32
-            else:
-                assert cut.shape == (48 // length, length + 1)
