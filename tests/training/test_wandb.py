@@ -80,9 +80,9 @@ def records(path):
 
 
 def offline_starts(folder):
-    """(rows, what was said of the run) of each start, in order."""
+    """(rows, what was said of the run) of each start, in order (names of W&B's folders tell only the second)."""
     starts = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+    for path in folder.glob("wandb/offline-run-*/*.wandb"):
         found = list(records(path))
         rows = [
             {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
@@ -90,7 +90,7 @@ def offline_starts(folder):
             if record.HasField("history")
         ]
         starts.append((rows_of(rows), next(record.run for record in found if record.HasField("run"))))
-    return starts
+    return sorted(starts, key=lambda start: start[1].start_time.ToNanoseconds())
 
 
 def test_without_the_package_a_run_is_refused_before_anything_is_made(cli, micro_recipe, monkeypatch):
