@@ -16,30 +16,21 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
-from dla_data.counted import counted
 from dla_train.config.show import differences
 from dla_train.distributed.children import Children
-from dla_train.distributed.placement import Launcher, Placement
+from dla_train.distributed.meeting import LEAVE_TIME, LEAVE_TIME_AFTER_FAILURE, in_words, meet, take_leave
+from dla_train.distributed.placement import Placement
 from dla_train.errors import RelayedError, RunError, UsageError
 from dla_train.runs.exit_code_file import announce_exit
 
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)  # rank 0 may be preparing a corpus
-_JOIN_TIME = timedelta(minutes=10)  # until all processes of a job have started
-_LEAVE_TIME = timedelta(minutes=1)  # until all have read the last decision
-_LEAVE_TIME_AFTER_FAILURE = timedelta(seconds=5)
 _SHARED_FOLDER_SECONDS = 30.0
-_POLL_SECONDS = 0.05
 
 _SAME_FILES = "Make the same files visible on all nodes, and start all processes with the same settings."
-_OTHER_PORT: dict[Launcher, str] = {
-    "dla-train": "Start again, which takes another one.",
-    "torchrun": "Give torchrun another one: --master-port NUMBER.",
-    "Slurm": "Choose another one for all processes: export MASTER_PORT=NUMBER before srun.",
-}
 
 
 class Ranks:
@@ -248,89 +239,23 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
     with Children(arguments, placement) if placement.has_to_launch else _nothing():
         # Tensors on GPUs go through NCCL, those in main memory through gloo.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        try:
-            store = _store(placement)
+        with in_words(placement):
+            store = meet(placement)
             torch.distributed.init_process_group(
                 backend,
                 store=PrefixStore("collectives", store),
                 rank=placement.rank,
                 world_size=placement.world_size,
             )
-        except torch.distributed.DistError as error:
-            if "EADDRINUSE" in str(error):
-                raise RunError(
-                    f"port {placement.port} of {socket.gethostname()}, where the processes were to meet, is in use by "
-                    f"another program. {_OTHER_PORT[placement.launcher]}"
-                ) from error
-            raise RunError(
-                f"rank {placement.rank} did not meet {counted(placement.world_size - 1, 'other process')} at "
-                f"{placement.address}:{placement.port} ({error}). Look for the failure of another rank above, and "
-                "check that the nodes reach each other."
-            ) from error
         store.set_timeout(_PATIENCE)
         try:
             yield Ranks(placement.rank, placement.world_size, store, placement.local_rank)
-            _take_leave(store, placement, _LEAVE_TIME)
+            take_leave(store, placement, LEAVE_TIME)
         except Exception:
-            _take_leave(store, placement, _LEAVE_TIME_AFTER_FAILURE)
+            take_leave(store, placement, LEAVE_TIME_AFTER_FAILURE)
             raise
         finally:
             torch.distributed.destroy_process_group()
-
-
-def _take_leave(store: Store, placement: Placement, patience: timedelta) -> None:
-    """Let rank 0, which runs the store, wait for the others: they may still be reading the last decision there."""
-    others = [f"left/{rank}" for rank in range(1, placement.world_size)]
-    deadline = time.monotonic() + patience.total_seconds()
-    with suppress(torch.distributed.DistError):  # a lost rank does not answer
-        if placement.rank:
-            store.set(f"left/{placement.rank}", "")
-            return
-        # Asked again and again, because the store's own `wait` writes to the console that it timed out.
-        while not store.check(others) and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-
-
-def _store(placement: Placement) -> Store:
-    if placement.launcher == "torchrun":
-        store, _, _ = next(iter(rendezvous("env://", timeout=_JOIN_TIME)))
-        return own_part(store, placement.rank, placement.world_size)
-    store = TCPStore(
-        placement.address,
-        placement.port,
-        placement.world_size,
-        is_master=placement.rank == 0,
-        timeout=_JOIN_TIME,
-    )
-    return PrefixStore("run", store)
-
-
-def own_part(store: Store, rank: int, world_size: int) -> Store:
-    """A part of `store` in which nothing is written yet, the same for all ranks.
-
-    torchrun's agent runs the store, and keeps it when it starts the processes again after a failure: what the lost ones
-    wrote is still there. It counts restarts for each node separately, so rank 0 names the part, and tells each rank
-    that asks. A question may be that of a lost process, so rank 0 answers until the rank itself confirms.
-
-    Raises:
-        DistStoreError: not all ranks have arrived within 10 minutes.
-    """
-    if rank:
-        question = uuid.uuid4().hex
-        store.set(f"asks/{rank}", question)
-        name = store.get(f"answer/{question}").decode()
-        store.set(f"{name}/knows/{rank}", "")
-        return PrefixStore(name, store)
-    name = f"run-{uuid.uuid4().hex}"
-    deadline = time.monotonic() + _JOIN_TIME.total_seconds()
-    for other in range(1, world_size):
-        while not store.check([f"{name}/knows/{other}"]):
-            if time.monotonic() > deadline:
-                raise torch.distributed.DistStoreError(f"rank {other} has not arrived")
-            if store.check([f"asks/{other}"]):
-                store.set(f"answer/{store.get(f'asks/{other}').decode()}", name)
-            time.sleep(_POLL_SECONDS)
-    return PrefixStore(name, store)
 
 
 @contextmanager

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from dla_train import atomic_files
 from dla_train.config.load import LoadedRecipe
 from dla_train.distributed.placement import Placement, find_placement
 from dla_train.errors import RelayedError, UsageError
@@ -22,6 +19,7 @@ from dla_train.estimate.estimate import estimate
 from dla_train.preflight.check import Check
 from dla_train.preflight.judge import judge
 from dla_train.preflight.kernels import check_kernels
+from dla_train.preflight.meeting import FirstHasEnded, Meeting, met
 from dla_train.preflight.stopped import Stopped, stoppable
 from dla_train.preflight.trial import REFUSED, Trial, accompany, how_it_ended, run_trial
 from dla_train.runs.compilations import told_of_compilations
@@ -50,6 +48,7 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
     Raises:
         UsageError: recipe and machine do not fit together, or the folder is in use.
         RelayedError: `fit` has refused the recipe, or a signal has ended the preflight; why has been said.
+        RunError: the processes have not met.
     """
     quiet_lightning()
     placement = find_placement(loaded)
@@ -66,7 +65,13 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
     )
     if placement.rank:
         mute_console()
-        return _beside(loaded, placement, trial)
+    with met(placement) as meeting:
+        return _beside(loaded, trial, meeting) if placement.rank else _first(loaded, trial, meeting)
+
+
+def _first(loaded: LoadedRecipe, trial: Trial, meeting: Meeting) -> list[Check]:
+    """What the first process does: all that is written and said."""
+    folder = trial.folder
     if trial.first.path.exists() or trial.again.path.exists():
         raise UsageError(
             f"{folder} holds the runs of another preflight, which has failed or is under way. Remove it, or give "
@@ -75,7 +80,7 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with stoppable():
         try:
-            checks = _looked_at(loaded, placement, trial)
+            checks = _looked_at(loaded, trial, meeting)
         except (KeyboardInterrupt, Stopped, RelayedError):
             _remove(trial, made)
             raise
@@ -84,11 +89,13 @@ def preflight(loaded: LoadedRecipe, arguments: Sequence[str], folder: Path, step
     return checks
 
 
-def _looked_at(loaded: LoadedRecipe, placement: Placement, trial: Trial) -> list[Check]:
+def _looked_at(loaded: LoadedRecipe, trial: Trial, meeting: Meeting) -> list[Check]:
     """Everything that the first process finds, and what the others tell it."""
+    placement = trial.placement
     first, again = run_trial(trial, _LOGGER.info)
     if first.code == REFUSED:
         raise RelayedError(REFUSED)
+    meeting.end_runs()
     on_cpu = not _uses_gpus(loaded)
     checks = judge(
         loaded.recipe,
@@ -103,7 +110,7 @@ def _looked_at(loaded: LoadedRecipe, placement: Placement, trial: Trial) -> list
     if placement.launcher != "dla-train":
         deadline = time.monotonic() + _PATIENCE_SECONDS
         for rank in range(1, placement.world_size):
-            checks += _of_rank(trial.folder, rank, deadline)
+            checks += _of_rank(meeting, rank, deadline)
     return checks
 
 
@@ -111,8 +118,6 @@ def _remove(trial: Trial, made: Sequence[Path]) -> None:
     """Remove both runs, and of the directories above them those that were not there before."""
     for path in (trial.first.path, trial.again.path):
         shutil.rmtree(path, ignore_errors=True)
-    for rank in range(1, trial.placement.world_size):
-        _said_by(trial.folder, rank).unlink(missing_ok=True)
     for path in made:
         with contextlib.suppress(OSError):  # somebody else has put something there
             path.rmdir()
@@ -145,36 +150,28 @@ def _kernels(loaded: LoadedRecipe, placement: Placement) -> list[Check]:
         return check_kernels(loaded.recipe, devices, _LOGGER.info)
 
 
-def _beside(loaded: LoadedRecipe, placement: Placement, trial: Trial) -> list[Check]:
+def _beside(loaded: LoadedRecipe, trial: Trial, meeting: Meeting) -> list[Check]:
     """What a process does that is not the first: its part of both runs, and its own kernels.
 
     It ends as if all were well, whatever it finds: at the first failure launchers end all other processes, and so the
     one that is about to say what is wrong.
     """
-    said = _said_by(trial.folder, placement.rank)
-    said.unlink(missing_ok=True)
-    with stoppable():
-        code = accompany(trial)
+    placement = trial.placement
+    with stoppable(), contextlib.suppress(FirstHasEnded):
+        code = accompany(trial, meeting)
         if code == REFUSED:
             return []
         checks = [check for check in _kernels(loaded, placement) if check.is_right is False]
-    if code:
-        checks.insert(0, Check(what="run", found=how_it_ended(code), is_right=False))
-    said.parent.mkdir(parents=True, exist_ok=True)
-    atomic_files.write_text(said, json.dumps([asdict(check) for check in checks]))
+        if code:
+            checks.insert(0, Check(what="run", found=how_it_ended(code), is_right=False))
+        meeting.tell(placement.rank, checks)
     return []
 
 
-def _said_by(folder: Path, rank: int) -> Path:
-    return folder / f"rank-{rank}.json"
-
-
-def _of_rank(folder: Path, rank: int, deadline: float) -> list[Check]:
+def _of_rank(meeting: Meeting, rank: int, deadline: float) -> list[Check]:
     """What another process found wrong."""
-    path = _said_by(folder, rank)
-    while not path.is_file():
+    while (found := meeting.told(rank)) is None:
         if time.monotonic() > deadline:
             return [Check(what=f"rank {rank}", found="has not said what its kernels compute", is_right=False)]
         time.sleep(_POLL_SECONDS)
-    found = [Check(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
     return [Check(what=f"rank {rank}: {check.what}", found=check.found, is_right=check.is_right) for check in found]

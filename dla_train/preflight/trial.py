@@ -18,6 +18,7 @@ from typing import Any
 
 from dla_train.distributed.children import die_with_parent
 from dla_train.distributed.placement import Placement
+from dla_train.preflight.meeting import Meeting
 from dla_train.runs.exit_code_file import VARIABLE
 from dla_train.runs.folder import RunFolder
 from dla_train.runs.metrics_file import TRAIN, read_rows
@@ -25,6 +26,7 @@ from dla_train.runs.program import this_program
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 60.0
+_GRACE_SECONDS = 20.0  # time for a rank to notice by itself that the first one has failed, and to say so
 _STOPPED = 128 + signal.SIGUSR1
 REFUSED = 2
 """Exit code of a run whose recipe, data or folder are wrong, and which has said so."""
@@ -100,18 +102,39 @@ def run_trial(trial: Trial, say: Callable[[str], None]) -> tuple[Ran, Ran | None
     return ran, _until(again, trial, trial.again, lambda: _trained(trial.again, last))
 
 
-def accompany(trial: Trial) -> int:
-    """The same on a process that is not the first: its rank of both runs; returns an exit code."""
+def accompany(trial: Trial, meeting: Meeting) -> int:
+    """The same on a process that is not the first: its rank of both runs; returns an exit code.
+
+    A run that the first process has no part in, because its own has failed or was not begun, is not waited for.
+
+    Raises:
+        FirstHasEnded: nobody waits for this process any more.
+    """
     for folder, resume, offset in ((trial.first, "never", 1), (trial.again, str(trial.checkpoint.absolute()), 2)):
         process = _start(trial, folder, [f"--resume={resume}"], port_offset=offset)
         try:
-            code = process.wait()
+            code = _until_over(process, meeting)
         except BaseException:
             _end(process)
             raise
+        if code is None:
+            _end(process)
+            return 0
         if code not in (0, _STOPPED):
             return code
     return 0
+
+
+def _until_over(process: subprocess.Popen[bytes], meeting: Meeting) -> int | None:
+    """The run's exit code; None if it has not ended by itself some time after the first process has done its part."""
+    deadline = None
+    while (code := process.poll()) is None:
+        if deadline is None and meeting.are_runs_over():
+            deadline = time.monotonic() + _GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            return None
+        time.sleep(_POLL_SECONDS)
+    return code
 
 
 def how_it_ended(code: int) -> str:

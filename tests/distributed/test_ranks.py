@@ -11,8 +11,9 @@ import pytest
 from torch.distributed import HashStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dla_train.distributed import ranks as ranks_module
+from dla_train.distributed.meeting import own_part, take_leave
 from dla_train.distributed.placement import Placement
-from dla_train.distributed.ranks import Ranks, own_part
+from dla_train.distributed.ranks import Ranks
 from dla_train.errors import RelayedError, RunError, UsageError
 
 
@@ -165,6 +166,6 @@ def test_a_lost_rank_is_not_waited_for_and_the_store_does_not_complain(capfd):
     )
     store = TCPStore(place.address, place.port, 2, is_master=True, wait_for_workers=False)
     began = time.monotonic()
-    ranks_module._take_leave(store, place, timedelta(seconds=0.5))
+    take_leave(store, place, timedelta(seconds=0.5))
     assert 0.5 <= time.monotonic() - began < 5
     assert capfd.readouterr().err == ""

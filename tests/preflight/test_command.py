@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from datetime import timedelta
 
 import pytest
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from dla_train.distributed.placement import Placement
-from dla_train.preflight import preflight, trial
+from dla_train.preflight import meeting, preflight, trial
 from dla_train.preflight.check import Check
 from dla_train.preflight.trial import Ran, Trial
 
@@ -160,7 +162,9 @@ def test_a_signal_while_kernels_are_compared_leaves_nothing(in_steps, tmp_path, 
 
 @pytest.fixture
 def as_rank(cli, micro_recipe, monkeypatch):
-    """A preflight as one of two ranks of torchrun, whose `fit` ends with `code`."""
+    """A preflight as one of two ranks of torchrun, whose `fit` ends with `code`; one after the other, as they only wait
+    for what the test is about."""
+    store = HashStore()
 
     def run(rank, code=0, kernels=list):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 2}.items():
@@ -168,7 +172,9 @@ def as_rank(cli, micro_recipe, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", "29500")
-        monkeypatch.setattr(preflight, "accompany", lambda trial: code)
+        monkeypatch.setattr(meeting, "meet", lambda placement: store)
+        monkeypatch.setattr(meeting, "LEAVE_TIME", timedelta(0))
+        monkeypatch.setattr(preflight, "accompany", lambda trial, meeting: code)
         monkeypatch.setattr(preflight, "run_trial", lambda trial, say: (Ran(rows=[], code=0, stop_seconds=None), None))
         monkeypatch.setattr(preflight, "judge", lambda *one, **more: [Check(what="run", found="", is_right=True)])
         monkeypatch.setattr(preflight, "check_kernels", lambda *one: kernels())
@@ -193,12 +199,13 @@ def test_all_is_well_on_two_ranks(as_rank, tmp_path):
     assert as_rank(1).code == 0
     done = as_rank(0)
     assert done.code == 0, done.err
-    assert not list(tmp_path.rglob("rank-*"))
-
-
-def test_a_rank_that_is_refused_says_nothing(as_rank, tmp_path):
-    assert as_rank(1, code=2).code == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_that_is_refused_says_nothing(as_rank, monkeypatch):
+    assert as_rank(1, code=2).code == 0
+    monkeypatch.setattr(preflight, "_PATIENCE_SECONDS", 0.1)
+    assert "rank 1: has not said" in as_rank(0).out.replace(" | ", ": ")
 
 
 def test_a_rank_that_never_says_what_it_found_is_wrong(as_rank, monkeypatch):
