@@ -32,8 +32,9 @@ class Checkpointing(Callback):
     The steps that follow do not wait for the disk, only for a copy in main memory (`checkpoint.background`); the end of
     the run waits for the disk.
 
-    A signal during a validation does not wait for its end: the checkpoint then notes that the validation is due, and a
-    run that continues from it begins with that. Only the last validation is finished, because nothing else is left.
+    Only the last step is saved before its validation: whatever befalls that, no step is trained again. And a signal
+    during another validation does not wait for its end. Such a checkpoint notes that the validation is due, and a run
+    that continues from it begins with that. A signal does not end the last one, because nothing else is left.
 
     Args:
         store: where to. config: when, and what to keep. identity: of this run.
@@ -41,6 +42,7 @@ class Checkpointing(Callback):
         saved_step: the step that training continues from, if `store` has it (or it is 0). None if only another run's
             store has it: it is then saved before the first step, so that `store` has something to continue from.
         ranks: all of them; they save together, and rank 0 manages the store.
+        is_validated: whether a validation that is due by the checkpoint that the run goes on from was done since.
     Attributes:
         seconds: how long training has stood still for saving so far.
     """
@@ -53,6 +55,7 @@ class Checkpointing(Callback):
         stop: StopSignal,
         saved_step: int | None,
         ranks: Ranks,
+        is_validated: bool = False,
     ) -> None:
         self.store = store
         self.config = config
@@ -61,6 +64,7 @@ class Checkpointing(Callback):
         self.ranks = ranks
         self.seconds = 0.0
         self._saved_step = saved_step
+        self._is_validated = is_validated
         self._validation_is_due = False
         self._writing: Writing | None = None
         self._is_slow_disk_known = False
@@ -71,7 +75,19 @@ class Checkpointing(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._validation_is_due = state_dict["validation_is_due"]
+        self._validation_is_due = state_dict["validation_is_due"] and not self._is_validated
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """See to it that a run whose steps are all done has the validation that is due; Lightning would do nothing."""
+        loop = trainer.fit_loop
+        run = loop.run
+
+        def validate_and_run() -> None:
+            if self._validation_is_due and trainer.global_step >= trainer.max_steps:
+                self._validate(trainer)
+            run()
+
+        loop.run = validate_and_run  # type: ignore[method-assign]
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
@@ -87,11 +103,21 @@ class Checkpointing(Callback):
             return
         self._finish_if_written(trainer)
         if self._validation_is_due:
-            _validate(trainer)
-            self._validation_is_due = False
+            self._validate(trainer)
         self._stop_if_told(trainer)
         if self._saved_step is None or (self.config.every and trainer.global_step % self.config.every == 0):
             self.save(trainer)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save before the last validation, and wait for the disk.
+
+        Raises:
+            RunError: the checkpoint cannot be written.
+        """
+        self._validation_is_due = True
+        if trainer.global_step >= trainer.max_steps or trainer.should_stop:
+            self.save(trainer)
+            self._finish()
 
     def on_validation_batch_start(
         self,
@@ -108,7 +134,6 @@ class Checkpointing(Callback):
         """
         self._finish_if_written(trainer)
         if trainer.global_step < trainer.max_steps:
-            self._validation_is_due = True
             self._stop_if_told(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -116,7 +141,7 @@ class Checkpointing(Callback):
         self._validation_is_due = False
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the last step."""
+        """Save the last step, unless that was done before its validation."""
         self.save(trainer)
         self._finish()
 
@@ -129,6 +154,15 @@ class Checkpointing(Callback):
                 self._finish()
             except RunError as error:
                 _LOGGER.warning("%s", error)
+
+    def _validate(self, trainer: lightning.Trainer) -> None:
+        """As Lightning does it between two steps."""
+        is_first = trainer._logger_connector._first_loop_iter
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        trainer._logger_connector._first_loop_iter = is_first
+        self._validation_is_due = False  # also where the recipe has none any more
 
     def _stop_if_told(self, trainer: lightning.Trainer) -> None:
         told = self.stop.agreed(trainer)
@@ -203,12 +237,3 @@ class Checkpointing(Callback):
         if isinstance(trainer.strategy, ShardedState):
             return sum(self.ranks.collect(trainer.strategy.own_bytes()))
         return state_bytes(trainer.lightning_module, trainer.optimizers)
-
-
-def _validate(trainer: lightning.Trainer) -> None:
-    """As Lightning does it between two steps."""
-    is_first = trainer._logger_connector._first_loop_iter
-    trainer.validating = True
-    trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training = True
-    trainer._logger_connector._first_loop_iter = is_first

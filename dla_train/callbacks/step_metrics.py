@@ -198,9 +198,9 @@ class StepMetrics(Callback):
             "seconds": self._seconds(),
             **means(seen),
         }
-        self._write(trainer, self.validation)
         if seen:
             self.memories.write(trainer.global_step, VALIDATION, seen, trainer.logger)
+        self._write(trainer, self.validation)  # last: a run that goes on takes it to have been validated
         self._validating += self._clock()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dla_train import atomic_files
 from dla_train.runs.appended_file import AppendedFile
+from dla_train.runs.metrics_file import RowKey, key_of
 
 
 class MemoryFile:
@@ -18,11 +19,11 @@ class MemoryFile:
 
     Args:
         path: the file.
-        step: the step that training continues from; later lines are dropped.
+        last: the row of `metrics.csv` that the run goes on after; lines of later ones are dropped.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
+    def __init__(self, path: Path, last: RowKey) -> None:
+        kept = [line for line in read_lines(path) if key_of(line) <= last] if last[0] else []
         atomic_files.write_text(path, _text(kept))
         self._file = AppendedFile(path)
 
@@ -55,7 +56,8 @@ def _parsed(line: str) -> dict[str, Any] | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+    is_line = isinstance(found, dict) and isinstance(found.get("step"), int) and isinstance(found.get("split"), str)
+    return found if is_line else None
 
 
 def _text(lines: list[dict[str, Any]]) -> str:

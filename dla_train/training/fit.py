@@ -51,7 +51,8 @@ from dla_train.runs.environment import computing_packages, record_start
 from dla_train.runs.event_files import EventFiles
 from dla_train.runs.folder import RunFolder, occupied
 from dla_train.runs.memory_file import MemoryFile
-from dla_train.runs.metrics_file import ANSWER_ACCURACY, MetricsFile
+from dla_train.runs.metrics_file import ANSWER_ACCURACY, TRAIN, VALIDATION, MetricsFile
+from dla_train.runs.saved_recipe import saved_recipe
 from dla_train.runs.wandb_mirror import FAILED, FINISHED, STOPPED, WandbMirror
 from dla_train.training.announcement import announce
 from dla_train.training.fused import use_liger, use_torch
@@ -117,7 +118,7 @@ def fit(loaded: LoadedRecipe, folder: RunFolder, resume: str, arguments: Sequenc
         allow_open_files()
         store = CheckpointStore(folder.checkpoints, folder.require_held)
         start = prepare_start(loaded, folder, store, resume, ranks)
-        _require_validation_that_was(loaded, start)
+        _require_validation_that_was(loaded, folder, start)
         ranks.first(folder.require_held)  # to prepare the data may have taken long
         folder.is_started = True
         log = start_log(folder.log if ranks.is_first else folder.log_of(ranks.rank))
@@ -175,13 +176,22 @@ def _run(
         strategy=recipe.strategy.kind,
     )
     saved_step = None if start.branch else start.step
-    checkpointing = Checkpointing(store, recipe.checkpoint, identity, stop := StopSignal(), saved_step, ranks)
+    checkpointing = Checkpointing(
+        store,
+        recipe.checkpoint,
+        identity,
+        stop := StopSignal(),
+        saved_step,
+        ranks,
+        is_validated=start.is_validated,
+    )
     mirror = _wandb(recipe, folder, file, start)
+    last_row = own_step, VALIDATION if start.is_validated else TRAIN
     metrics = StepMetrics(
         file,
         mirror,
         watch,
-        MemoryLog(MemoryFile(folder.memory, own_step) if ranks.is_first and watch.layers else None),
+        MemoryLog(MemoryFile(folder.memory, last_row) if ranks.is_first and watch.layers else None),
         recipe.logging,
         _throughput(recipe, start.data),
         checkpointing,
@@ -264,15 +274,19 @@ def _run(
     return Outcome(None, trainer.global_step, trainer.global_step, report, is_told=ranks.is_first)
 
 
-def _require_validation_that_was(loaded: LoadedRecipe, start: Start) -> None:
+def _require_validation_that_was(loaded: LoadedRecipe, folder: RunFolder, start: Start) -> None:
     """Refuse other validation windows for a finished run: it does not validate again, and its report compares the model
-    with a bigram on the windows it used."""
+    with a bigram on the windows it used. If its last validation has failed, it is still to come."""
     if start.point is None or start.step < loaded.recipe.training.steps:
         return
-    changed = differences(start.point.manifest.identity.recipe, plain(loaded.recipe))
+    # Not the checkpoint's recipe: after a validation that failed, the one that succeeded may have had other windows.
+    then = plain(saved_recipe(folder).recipe) if folder.is_run() else start.point.manifest.identity.recipe
+    changed = differences(then, plain(loaded.recipe))
     if (values := changed.get("training.validation_windows")) is None:
         return
     before, now = ("null" if value is None else value for value in values)
+    if before != 0 and not start.is_validated:
+        return
     raise loaded.problem(
         "training.validation_windows",
         f"it is {now}, but this run is finished, and was {before} when it was validated last. Leave it at {before}, or "

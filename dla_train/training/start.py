@@ -18,7 +18,7 @@ from dla_train.checkpoints.resume import (
     require_same_data,
     require_same_experiment,
 )
-from dla_train.checkpoints.store import CheckpointStore
+from dla_train.checkpoints.store import Checkpoint, CheckpointStore
 from dla_train.config.extras import require_extras
 from dla_train.config.load import LoadedRecipe
 from dla_train.config.show import differences
@@ -33,6 +33,7 @@ from dla_train.distributed.ranks import Ranks
 from dla_train.errors import UsageError
 from dla_train.runs.environment import last_start
 from dla_train.runs.folder import RunFolder
+from dla_train.runs.metrics_file import VALIDATION, key_of, read_rows
 from dla_train.training.fused import require_liger
 from dla_train.training.initial_weights import InitialWeights, find_initial_weights, require_same_tokenizer
 
@@ -48,12 +49,15 @@ class Start:
         branch: how the run differs from the run whose checkpoint that is; None if the checkpoint is its own.
         weights: those with which step 0 begins; None if they are random, or if there is a checkpoint.
         data: the recipe's data.
+        is_validated: whether the run that wrote the checkpoint has the result of a validation of its step, also one
+            that was still to come when it was written.
     """
 
     point: ResumePoint | None
     branch: "Branch | None"
     weights: InitialWeights | None
     data: RecipeData
+    is_validated: bool
 
     @property
     def step(self) -> int:
@@ -113,7 +117,8 @@ def prepare_start(loaded: LoadedRecipe, folder: RunFolder, store: CheckpointStor
         _say_revisions(point, data)
         if recipe.training.validates:
             _say_validation_text(point, data)
-    return Start(point, branch, weights, data)
+    is_validated = point is not None and ranks.first(lambda: _is_validated(point.checkpoint, folder, branch))
+    return Start(point, branch, weights, data, is_validated)
 
 
 def check_beginning(loaded: LoadedRecipe, store: CheckpointStore, branch_from: Path | None) -> None:
@@ -156,6 +161,11 @@ def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Bra
     is_other_order = any(key == "seed" or key.startswith("data.") for key in changed)
     is_other_text = bool(changed_data(point.manifest.identity.data, data.fingerprints))
     return Branch(changed, data.begin_anew(point.checkpoint.step) if is_other_order or is_other_text else None)
+
+
+def _is_validated(checkpoint: Checkpoint, folder: RunFolder, branch: Branch | None) -> bool:
+    run = folder if branch is None else RunFolder(checkpoint.folder.absolute().parent.parent)
+    return (checkpoint.step, VALIDATION) in map(key_of, read_rows(run.metrics))
 
 
 def _say_validation_text(point: ResumePoint, data: RecipeData) -> None:

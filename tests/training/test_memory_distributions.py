@@ -13,6 +13,7 @@ from dla_train.callbacks.memory_watch import MemoryWatch
 from dla_train.models import DynamicMemory, FixedMemory, LanguageModel, Mamba2Config, ModelConfig, initialize
 from dla_train.models.memory import Memory
 from dla_train.runs.memory_file import MemoryFile, read_lines
+from dla_train.runs.metrics_file import TRAIN, VALIDATION, key_of
 
 DOCUMENTS = [0, 7, 8, 40, 96]
 
@@ -166,15 +167,17 @@ def test_the_page_names_every_number(seen_and_plans):
         assert f"`{name}`" in page or is_listed, name
 
 
-def test_lines_after_the_step_to_go_on_from_and_torn_ones_are_dropped(tmp_path):
+@pytest.mark.parametrize("split", [TRAIN, VALIDATION])
+def test_lines_after_the_row_to_go_on_after_and_torn_ones_are_dropped(tmp_path, split):
     path = tmp_path / "memory.jsonl"
-    file = MemoryFile(path, 0)
-    for step in (1, 4, 7):
-        file.append(step, "train", {0: {"boundary_rate": 0.1}})
+    rows = [(1, TRAIN), (4, TRAIN), (4, VALIDATION), (7, TRAIN)]
+    file = MemoryFile(path, (0, TRAIN))
+    for row in rows:
+        file.append(*row, {0: {"boundary_rate": 0.1}})
     file.close()
-    path.write_text(path.read_text() + "\0\0\0lit\n" + '{"split": "train"}\n7\n' + '{"step": 7, "sp')
-    MemoryFile(path, 4).close()
-    assert [line["step"] for line in read_lines(path)] == [1, 4]
+    path.write_text(path.read_text() + "\0\0\0lit\n" + '{"split": "train"}\n{"step": 2}\n7\n' + '{"step": 7, "sp')
+    MemoryFile(path, (4, split)).close()
+    assert [key_of(line) for line in read_lines(path)] == rows[: 2 if split == TRAIN else 3]
 
 
 def test_models_without_slots_have_no_file(cli, micro_recipe, tmp_path):
