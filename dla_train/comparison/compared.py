@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from dla_train.callbacks.memory_watch import BOUNDARY_RATE, SLOTS_IN_USE
+from dla_train.config.catalog import find
 from dla_train.config.typed import plain
+from dla_train.config.yaml_tree import parse_tree
 from dla_train.data.synthetic_config import SyntheticData
 from dla_train.errors import UsageError
 from dla_train.models import LanguageModel
 from dla_train.report.facts import LAST
 from dla_train.runs.folder import RunFolder
 from dla_train.runs.metrics_file import ANSWER_ACCURACY, TRAIN, VALIDATION, read_rows
-from dla_train.runs.saved_recipe import saved_recipe
+from dla_train.runs.saved_recipe import recipe_in
 
 Points = list[tuple[int, float]]
 
@@ -29,6 +31,8 @@ class Compared:
 
     Attributes:
         name: its folder, as the user wrote it. recipe: its values by dotted key. parameters: of the model.
+        unread: why this version cannot read the recipe, or None. If it cannot, the recipe's values are those written
+            there, none if not even they can be read, and what follows from a recipe is None if it does not say so.
         unit: what a loss is the mean over, `token` or `answer`.
         step, planned_steps: done, and planned. tokens: seen in training.
         training: (tokens, loss) of every step. validation: likewise of every validation.
@@ -40,10 +44,11 @@ class Compared:
 
     name: str
     recipe: dict[str, Any]
-    parameters: int
+    parameters: int | None
+    unread: str | None
     unit: str
     step: int
-    planned_steps: int
+    planned_steps: int | None
     tokens: int
     training: Points
     validation: Points
@@ -65,26 +70,35 @@ def read_run(folder: RunFolder) -> Compared:
     """Read a run's recipe and metrics.
 
     Raises:
-        UsageError: the folder holds no run, or its recipe cannot be read.
+        UsageError: the folder holds no run.
     """
     if not folder.is_run():
         what = "an exported model, which has no history" if folder.is_export() else "no run"
         inside = " Those inside it: " + shlex.quote(str(folder)) + "/*." if _has_runs(folder) else ""
         raise UsageError(f"{folder} holds {what}. Give run folders, such as runs/tiny.{inside}")
-    recipe = saved_recipe(folder).recipe
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in LanguageModel(recipe.model).parameters())
+    parameters, unread = None, None
+    try:
+        recipe = recipe_in(folder).recipe
+    except UsageError as error:
+        unread = str(error)
+        values = _written(folder)
+    else:
+        values = flat(plain(recipe))
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in LanguageModel(recipe.model).parameters())
+    planned_steps = values.get("training.steps")
     rows = read_rows(folder.metrics)
     whole = [row for row in rows if _is_number(row.get("tokens")) and _is_number(row.get("loss"))]
     train = [row for row in whole if row["split"] == TRAIN]
     validations = [row for row in whole if row["split"] == VALIDATION]
     return Compared(
         name=str(folder),
-        recipe=flat(plain(recipe)),
+        recipe=values,
         parameters=parameters,
-        unit="answer" if isinstance(recipe.data, SyntheticData) else "token",
+        unread=unread,
+        unit="answer" if values.get("data.kind") == SyntheticData.kind or _has_answers(rows) else "token",
         step=max((row["step"] for row in rows if row["split"] == TRAIN), default=0),
-        planned_steps=recipe.training.steps,
+        planned_steps=planned_steps if isinstance(planned_steps, int) else None,
         tokens=train[-1]["tokens"] if train else 0,
         training=[(row["tokens"], row["loss"]) for row in train],
         validation=[(row["tokens"], row["loss"]) for row in validations],
@@ -95,6 +109,20 @@ def read_run(folder: RunFolder) -> Compared:
         slots_in_use=_mean_of_layers(rows, SLOTS_IN_USE),
         left_out=len(rows) - len(whole),
     )
+
+
+def _written(folder: RunFolder) -> dict[str, Any]:
+    """The values in the file of a recipe that is none for this version; empty if they cannot be read."""
+    try:
+        file = find(str(folder.recipe))
+        values = parse_tree(file.text, file.shown_as).values
+    except UsageError:
+        return {}
+    return flat(values) if isinstance(values, dict) else {}
+
+
+def _has_answers(rows: list[dict[str, Any]]) -> bool:
+    return any(ANSWER_ACCURACY in row for row in rows)
 
 
 def _has_runs(folder: RunFolder) -> bool:

@@ -18,7 +18,7 @@ _NOT_COMPARED = ("description",)
 def render(runs: Sequence[Compared]) -> str:
     """What the runs reached, and what their recipes differ in."""
     parts = ["# Comparison", _results(runs)]
-    if any(run.step < run.planned_steps for run in runs):
+    if any(run.planned_steps is not None and run.step < run.planned_steps for run in runs):
         parts.append("Runs with a step like 3 of 4 are not finished.")
     parts += [
         f"{_in_a_cell(run.name)}: {counted(run.left_out, 'row')} of metrics.csv left out, without tokens or loss to "
@@ -26,23 +26,25 @@ def render(runs: Sequence[Compared]) -> str:
         for run in runs
         if run.left_out
     ]
+    parts += [_unread(run) for run in runs if run.unread is not None]
     changed = differing(runs)
     if changed:
         rows = [(key, *(_short(run.recipe.get(key, NOTHING)) for run in runs)) for key in changed]
         parts.append(table(("key", *(_in_a_cell(run.name) for run in runs)), rows, frozenset()))
-    else:
+    elif all(run.recipe for run in runs):
         parts.append("Their recipes are the same.")
     return "\n\n".join(parts) + "\n"
 
 
 def differing(runs: Sequence[Compared]) -> list[str]:
-    """The keys that do not have the same value in all recipes, in their order there."""
-    keys = dict.fromkeys(key for run in runs for key in run.recipe)
+    """The keys that do not have the same value in all recipes that can be read, in their order there."""
+    recipes = [run.recipe for run in runs if run.recipe]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [
         key
         for key in keys
         if key not in _NOT_COMPARED
-        and any(run.recipe.get(key, NOTHING) != runs[0].recipe.get(key, NOTHING) for run in runs)
+        and any(recipe.get(key, NOTHING) != recipes[0].get(key, NOTHING) for recipe in recipes)
     ]
 
 
@@ -57,7 +59,7 @@ def _results(runs: Sequence[Compared]) -> str:
     per = f", nats per {runs[0].unit}" if len(units) == 1 else ", nats"
     columns: dict[str, list[str]] = {
         "run": [_in_a_cell(run.name) for run in runs],
-        "parameters": [parameter_count(run.parameters) for run in runs],
+        "parameters": [NOTHING if run.parameters is None else parameter_count(run.parameters) for run in runs],
         "step": [_step(run) for run in runs],
         "tokens": [f"{run.tokens:,}" for run in runs],
         f"training loss{per}": [_number(run.training_loss, ".4f") for run in runs],
@@ -80,8 +82,17 @@ def _results(runs: Sequence[Compared]) -> str:
     return table(tuple(columns), rows, frozenset(range(1, len(columns))))
 
 
+def _unread(run: Compared) -> str:
+    keys = "its keys are compared as they are written there" if run.recipe else "its keys are not compared"
+    return (
+        f"{_in_a_cell(run.name)}: this version cannot read the recipe, so its parameters are not counted, and {keys}. "
+        f"The version that trained it can. ({_in_a_cell(run.unread or '')})"
+    )
+
+
 def _step(run: Compared) -> str:
-    return f"{run.step:,}" if run.step == run.planned_steps else f"{run.step:,} of {run.planned_steps:,}"
+    is_all = run.planned_steps in (None, run.step)
+    return f"{run.step:,}" if is_all else f"{run.step:,} of {run.planned_steps:,}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -225,6 +225,34 @@ def test_an_export_has_no_history(cli, make_run, tmp_path):
     assert "a holds an exported model, which has no history" in done.err
 
 
+@pytest.mark.parametrize(
+    ("written", "steps", "keys", "said"),
+    [
+        (("\nseed: 0\n", "\nsead: 3\n"), "3 of 4", {"seed", "sead"}, "its keys are compared as they are written there"),
+        (("model:", "model: ["), "3", set(), "its keys are not compared"),
+    ],
+    ids=["another key", "no YAML"],
+)
+def test_a_recipe_that_this_version_cannot_read(cli, make_run, tmp_path, written, steps, keys, said):
+    make_run("a")
+    make_run("b", steps=3)
+    recipe = tmp_path / "b" / "recipe.yaml"
+    text = recipe.read_text()
+    assert written[0] in text
+    recipe.write_text(text.replace(*written))
+    done = cli("compare", "a", "b", "--out", "there")
+    assert done.code == 0, done.err
+    results, *differing = tables(done.out)
+    assert (results["b"]["parameters"], results["b"]["step"]) == ("-", steps)
+    assert results["b"]["validation loss, nats per token"] == "8.8000"
+    assert {key for table in differing for key in table} == keys
+    assert "Their recipes are the same." not in done.out
+    assert f"b: this version cannot read the recipe, so its parameters are not counted, and {said}. The" in done.out
+    assert "(b/recipe.yaml:" in done.out
+    assert "fit" not in done.out
+    assert json.loads((tmp_path / "there" / "comparison.json").read_text())[1]["unread"]
+
+
 def test_a_long_value_is_cut_and_a_bar_does_not_break_the_table(cli, make_run):
     make_run("a", 'report.prompt="x | y"')
     make_run("b", f"report.prompt={'long ' * 20}")
