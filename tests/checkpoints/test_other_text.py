@@ -54,6 +54,13 @@ def test_other_validation_text_is_named_and_read(cli, micro_recipe, run, other_v
     assert "another one than there" not in done.err, "training reads on where the run would have"
 
 
+def test_other_validation_text_means_nothing_to_a_run_without_validation(cli, micro_recipe, run, other_validation_text):
+    none = ["training.validation_windows=0", "training.validate_every=null", f"data.path={other_validation_text}"]
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=8", *none, "--resume", "auto")
+    assert done.code == 0, done.err
+    assert "comparable" not in done.err
+
+
 def test_evaluation_names_other_validation_text(cli, micro_recipe, run, other_validation_text, rewrite):
     asked = ["eval", "--checkpoint", "runs/micro", "--tasks", "perplexity-by-position", "--lengths", "24"]
     assert "comparable" not in cli(*asked, "--out", "same").err
