@@ -99,6 +99,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     request = _request(options)
     runs = [_checked(recipe, options, settings, request) for recipe in options.recipe]
     _require_different(runs)
+    _warn_of_drawbacks(runs)
     if not options.dry_run:
         require_sbatch()
 
@@ -133,10 +134,12 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Run:
-    """One of the submitted runs; `command` trains in `folder`."""
+    """One of the submitted runs; `command` trains the recipe `name` in `folder`, `drawbacks` slow it down."""
 
+    name: str
     folder: "RunFolder"
     command: list[str]
+    drawbacks: list[str]
 
     @property
     def script(self) -> Path:
@@ -171,6 +174,7 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
     from dla_train.checkpoints.resume import AUTO_FROM
     from dla_train.config.catalog import find
     from dla_train.config.extras import require_extras
+    from dla_train.distributed.drawbacks import drawbacks
     from dla_train.runs.folder import RunFolder
     from dla_train.slurm.script import require_printable
 
@@ -196,7 +200,9 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
 
         check_beginning(loaded, CheckpointStore(folder.checkpoints), options.resume)
     fit = [*this_program(), "fit", f"--recipe={recipe}"]
-    return _Run(folder, [*fit, f"--run-dir={folder}", "--resume", resume, *settings])
+    command = [*fit, f"--run-dir={folder}", "--resume", resume, *settings]
+    slow = drawbacks(loaded.recipe.strategy, loaded.recipe.model, request.nodes, request.tasks_per_node)
+    return _Run(loaded.name, folder, command, list(slow))
 
 
 def _require_different(runs: "list[_Run]") -> None:
@@ -206,6 +212,13 @@ def _require_different(runs: "list[_Run]") -> None:
             f"two of the recipes would train in {twice[0]}. Each run needs a folder of its own: give each recipe once, "
             "under a name of its own."
         )
+
+
+def _warn_of_drawbacks(runs: "list[_Run]") -> None:
+    """Each one once; of several runs, with the recipes that have it."""
+    for drawback in dict.fromkeys(drawback for run in runs for drawback in run.drawbacks):
+        names = ", ".join(run.name for run in runs if drawback in run.drawbacks)
+        print(f"warning: {f'{names}: ' if len(runs) > 1 else ''}{drawback}", file=sys.stderr)
 
 
 def _say_submitted(job: str, script: Path, runs: "list[_Run]") -> None:
@@ -258,9 +271,8 @@ def _checked_recipe(
 
 def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     """Check here what the job would otherwise find out on the cluster: whether its processes can train this recipe
-    together, and what slows them down."""
+    together."""
     from dla_data.counted import counted
-    from dla_train.distributed.drawbacks import drawbacks
     from dla_train.distributed.shares import check_replicas, check_shares
 
     strategy = loaded.recipe.strategy
@@ -284,5 +296,3 @@ def _check_processes(loaded: "LoadedRecipe", request: "JobRequest") -> None:
     processes = f"the {counted(request.world_size, 'process')} of the job"
     check_shares(loaded, request.world_size, processes)
     check_replicas(loaded, request.world_size, processes)
-    for drawback in drawbacks(strategy, loaded.recipe.model, request.nodes, request.tasks_per_node):
-        print(f"warning: {drawback}", file=sys.stderr)

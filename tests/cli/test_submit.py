@@ -170,6 +170,21 @@ def test_what_slows_windows_down_that_are_shared_is_said(cli, sbatch, micro_reci
     assert bool(done.err) == bool(said)
 
 
+def test_what_slows_several_recipes_down_is_said_once_with_their_names(cli, sbatch, micro_recipe, tmp_path):
+    recipes = []
+    for name, heads in (("even", 8), ("odd", 3), ("also-odd", 3)):
+        text = micro_recipe.read_text().replace("heads: 2", f"heads: {heads}").replace("hidden: 16", "hidden: 12")
+        (tmp_path / f"{name}.yaml").write_text(text)
+        recipes += ["--recipe", f"{name}.yaml"]
+    strategy = ["strategy={kind: ddp, context_parallel: 4}", "training.micro_batch=1", "training.accelerator=gpu"]
+    done = cli("submit", *recipes, "--nodes", 2, "--gpus-per-node", 2, *strategy)
+    assert done.code == 0, done.err
+    assert [line.split(" is 4, and ")[0] for line in done.err.splitlines()] == [
+        "warning: even, odd, also-odd: strategy.context_parallel",
+        "warning: odd, also-odd: strategy.context_parallel",
+    ]
+
+
 def test_no_sbatch(cli, micro_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0)
