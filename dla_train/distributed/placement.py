@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -104,9 +105,12 @@ def _launched() -> Placement | None:
             slurm = SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:  # --ntasks without --ntasks-per-node
             raise UsageError(f"srun started this in a way that Lightning does not take: {error}") from error
+        rank, local_rank = _number("SLURM_PROCID", "Slurm"), _number("SLURM_LOCALID", "Slurm")
+        if processes % nodes == 0:
+            _require_blocks(rank, local_rank, processes // nodes)
         return Placement(
-            rank=_number("SLURM_PROCID", "Slurm"),
-            local_rank=_number("SLURM_LOCALID", "Slurm"),
+            rank=rank,
+            local_rank=local_rank,
             devices=processes // nodes,
             nodes=nodes,
             address=slurm.main_address,
@@ -114,6 +118,23 @@ def _launched() -> Placement | None:
             launcher="Slurm",
         )
     return None
+
+
+def _require_blocks(rank: int, local_rank: int, devices: int) -> None:
+    """Refuse ranks that Slurm has dealt out to the nodes in turn, as some clusters do by default. Lightning takes those
+    of a node to follow each other, and so do groups of ranks that should be on one node.
+
+    Raises:
+        UsageError: says what to ask of srun.
+    """
+    on_this_node = os.environ.get("SLURM_GTIDS", "")  # like `0,2`: there, every rank sees it
+    ranks = [int(number) for number in on_this_node.split(",") if number.isdecimal()]
+    if rank % devices == local_rank and all(after - before == 1 for before, after in pairwise(ranks)):
+        return
+    raise UsageError(
+        f"srun has started the ranks {on_this_node or rank} on this node, but those of a node must follow each other, "
+        f"{devices} on each. Start them with srun --distribution=block; the cluster's default may be another one."
+    )
 
 
 def _number(name: str, launcher: Launcher | None, least: int = 0, most: int | None = None) -> int:

@@ -81,7 +81,8 @@ rm -f -- "$state_folder/exit-code-$job-"*
 say "start $((restarts + 1)) on ${SLURM_JOB_NODELIST:-?}"
 # One process fails: the others have a minute to notice, say so and end by themselves. Ended by srun at once, they would
 # look like processes that were told to stop.
-srun --kill-on-bad-exit=0 --wait=60 "${command[@]}" &
+# Ranks of a node must follow each other, whatever the cluster's default.
+srun --distribution=block --kill-on-bad-exit=0 --wait=60 "${command[@]}" &
 while :; do
   received=
   wait $!

@@ -38,6 +38,23 @@ def test_undisturbed(jobs, ends_as):
     ends_as(jobs.submit("--nodes", "2", "strategy=ddp"), is_resumed=False)
 
 
+@pytest.mark.parametrize("distribution", ["block", "cyclic"])
+def test_ranks_of_a_node_follow_each_other_whatever_the_default(jobs, distribution):
+    changes = {
+        "--ntasks-per-node=1": "--ntasks-per-node=2\n#SBATCH --distribution=cyclic",
+        "--distribution=block": f"--distribution={distribution}",
+    }
+    job = jobs.submit_changed(changes, "--nodes", "2", "strategy={kind: ddp, context_parallel: 2}", "training.steps=4")
+    end, log = jobs.wait_for_end(job), jobs.log(job)
+    if distribution == "block":
+        assert end == "COMPLETED", log
+        assert "ddp on 4 processes (2 per node, started by Slurm), each window shared by 2" in log
+    else:
+        assert end == "FAILED", log
+        assert "srun has started the ranks 0,2 on this node, but those of a node must follow each other" in log
+        assert "refused: recipe, data or folder are wrong" in log
+
+
 @pytest.mark.parametrize(
     ("event", "strategy"),
     [

@@ -108,6 +108,22 @@ def test_srun_with_ntasks_alone_is_refused_plainly(place):
 
 
 @pytest.mark.parametrize(
+    ("rank", "local_rank", "on_this_node"),
+    [(0, 0, "0,2,4,6"), (5, 2, "1,3,5,7"), (7, 3, "1,3,5,7"), (3, 1, None), (2, 2, "0,1,2,4"), (6, 2, "2,3,6,7")],
+)
+def test_ranks_that_slurm_has_dealt_out_to_the_nodes_in_turn_are_refused(place, rank, local_rank, on_this_node):
+    env = SLURM | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local_rank)}
+    named = on_this_node or rank
+    env |= {} if on_this_node is None else {"SLURM_GTIDS": on_this_node}
+    with pytest.raises(UsageError, match=rf"the ranks {named} on this node, .* 4 on each\. .* --distribution=block;"):
+        place(env, "strategy=ddp")
+
+
+def test_ranks_in_blocks_are_taken(place):
+    assert place(SLURM | {"SLURM_GTIDS": "4,5,6,7"}, "strategy=ddp").rank == 5
+
+
+@pytest.mark.parametrize(
     ("env", "name", "value", "message"),
     [
         (SLURM, "MASTER_PORT", "abc", "'abc'; it must be a whole number from 1 to 65535. Choose one, or unset it."),
