@@ -139,6 +139,7 @@ def _tokenizer_config(end: int | None) -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": torch.iinfo(torch.int64).max,
+        "split_special_tokens": True,  # what looks like one in a text is text, as in training and for `generate`
         **special,
     }
 

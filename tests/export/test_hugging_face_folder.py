@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from dla_data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_fingerprint, train_tokenizer
 from dla_train import load_model
@@ -162,11 +162,15 @@ def test_transformers_reads_texts_as_training_does(models, tmp_path):
         step=3,
         recipe="model: {}",
     )
-    text = "alpha béta\n\n gamma"
-    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path / "made")
-    assert theirs(text)["input_ids"] == tokenizer.encode(text, add_special_tokens=False).ids
-    assert theirs.decode(theirs(text)["input_ids"]) == text
     kept = load_tokenizer(tmp_path / "made/tokenizer.json")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "made")
+    texts = ["alpha béta\n\n gamma", "", " a", "a<|endoftext|>b", "<|endoftext|>", "<s> <s>\u2581\r\n<|endoftext|> "]
+    for text in texts:
+        found = theirs(text)["input_ids"]
+        assert found == theirs.encode(text) == kept.encode(text, add_special_tokens=False).ids
+        assert theirs.decode(found) == text
+        assert not {tokenizer.token_to_id("<s>"), theirs.eos_token_id} & set(found), "text is never taken for more"
+    assert theirs(texts)["input_ids"] == [theirs(text)["input_ids"] for text in texts]
     assert tokenizer_fingerprint(kept) == tokenizer_fingerprint(tokenizer), "it is the same one for dla-train"
 
 
