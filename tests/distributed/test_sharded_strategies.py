@@ -162,3 +162,11 @@ def test_fsdp_saves_after_a_validation_of_answers(fit_on, tmp_path):
     """Whose forward no backward follows, which left the weights of embedding and head gathered."""
     fit_on(2, "two", FSDP, ANSWERS, "training.validate_every=2", "checkpoint.every=1", "checkpoint.keep_last=9")
     assert (tmp_path / "two/checkpoints/step-00000008").is_dir()
+
+
+def test_the_norm_of_sharded_bfloat16_gradients_is_that_of_one_process(cli, fit_on, fit_arguments, tmp_path):
+    settings = ("training.precision=bf16-true", "training.steps=3")
+    assert cli(*fit_arguments("one", *settings)).code == 0
+    fit_on(2, "two", FSDP, *settings)
+    found, expected = (numbers(tmp_path / name, name="grad_norm") for name in ("two", "one"))
+    assert found == pytest.approx(expected, rel=2e-2), "other micro-batches are added up in bfloat16"

@@ -8,6 +8,7 @@ from dla_train.training.config import AdamWConfig, TrainingConfig
 from dla_train.training.gradient_norm import gradient_norm
 from dla_train.training.module import LanguageModelTraining
 from dla_train.training.schedules import ConstantSchedule
+from tests.operator_calls import Calls
 
 SHAPES = [(300, 200), (64,), (7, 5, 3), (1,)]
 MODEL = ModelConfig(vocab_size=40, hidden=16, layers=1, mixer=AttentionConfig(heads=2))
@@ -34,6 +35,19 @@ def test_the_norm_is_as_exact_as_that_of_float32_gradients(dtypes):
     assert norm.dtype == torch.float32
     assert norm.item() == pytest.approx(in_float32.item(), rel=1e-7)
     assert norm.item() == pytest.approx(exact(gradients), rel=1e-5), "a sum of 60,000 squares in float32"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_tensors_are_read_by_one_call(dtype):
+    """Whether there are few or many; on a GPU these are few kernels."""
+    gradients = drawn(*[dtype] * 4)
+    numbers = []
+    for some in (gradients, gradients * 5):
+        with Calls() as calls:
+            gradient_norm(some)
+        numbers.append(calls.number)
+    assert numbers[0] == numbers[1]
+    assert numbers[0]["aten::_foreach_norm.Scalar"] == 1
 
 
 def test_in_float32_it_is_torchs_own_to_the_last_bit_and_float64_keeps_its_digits():
