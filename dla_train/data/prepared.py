@@ -1,6 +1,6 @@
 """Windows over shards of tokens that `dla-train prepare` made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from dla_data.windows import PackedWindows
 from dla_train.data.fingerprints import VALIDATION_TEXT
 from dla_train.data.ordered import NoWindows, OrderedSource, OrderedWindows
 from dla_train.data.prepared_config import PreparedData
+from dla_train.data.validated_text import validated_and_trained_on
 from dla_train.training.config import TrainingConfig
 
 # Counting bigrams of more tokens takes seconds and gigabytes, and hardly changes the yardstick.
@@ -68,6 +69,11 @@ class PreparedDataModule(OrderedWindows):
         shards = sum(len(folder.manifest.shards) for folder in self.tokens.values())
         names = f" of {', '.join(self.tokens)}" if len(self.tokens) > 1 else ""
         return f"{count:,} training tokens in {counted(shards, 'shard')}{names}"
+
+    @property
+    def validated_and_trained_on(self) -> Sequence[str]:
+        """See `RecipeData`."""
+        return list(validated_and_trained_on(self.tokens)) if self.training.validates else []
 
     def verify_validation(self) -> None:
         """See `RecipeData`."""

@@ -126,6 +126,11 @@ class RecipeData(lightning.LightningDataModule, ABC):
         """The sources that get none of the recipe's validation windows, because their weights are small."""
         return ()
 
+    @property
+    def validated_and_trained_on(self) -> Sequence[str]:
+        """Sentences about sources that train on what others validate, as far as that is known."""
+        return ()
+
     def begin_anew(self, step: int) -> str:
         """Continue after `step` steps from a checkpoint of other data, or of another order, whose position means
         nothing here; returns, for the log, where reading begins."""

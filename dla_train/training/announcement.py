@@ -70,6 +70,8 @@ def announce(
             wanted,
             " and ".join(f"data.sources.{name}" for name in names),
         )
+    for sentence in start.data.validated_and_trained_on:
+        _LOGGER.warning("%s", sentence)
     if (last := start.data.window_at(recipe.training.steps - 1)) is not None:
         _LOGGER.warning(
             "data.curriculum takes all of training.steps, %d: no window gets its full length of %s, the last ones have "

@@ -94,6 +94,33 @@ def test_a_source_without_any_validation_window_is_told(cli, recipe, tokens, mor
     assert "by its weight" not in cli(*fit, "training.validation_windows=31", "--run-dir", "more").err
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_mixture_that_trains_on_what_it_validates_is_told(cli, recipe, tokens, tmp_path, is_moved):
+    text = tokens.parent / "texts.jsonl"
+    if is_moved:
+        text = shutil.copy2(text, tmp_path / text.name)
+    shares = {"same": 0.1, "small": 0.05}
+    for name, share in shares.items():
+        given = ("--tokenizer", tokens / "tokenizer.json", "--validation-share", share)
+        assert cli("prepare", text, "--out", name, *given).code == 0
+    fit = ["fit", "--recipe", recipe, "training.max_minutes=1e-9"]
+    done = cli(*fit, _mixed("small", tokens), "--run-dir", "told")
+    assert done.code == 0, done.err
+    assert (
+        f"data.sources.a trains on documents that data.sources.b validates: both were prepared from {text}, with "
+        "--validation-share 0.05 and 0.1." in done.err
+    )
+    without = ("training.validation_windows=0", "training.validate_every=null")
+    assert "validates" not in cli(*fit, _mixed("small", tokens), *without, "--run-dir", "blind").err
+    assert "validates" not in cli(*fit, _mixed("same", tokens), "--run-dir", "same-share").err
+
+
+def test_mixtures_of_other_files_are_not_told(cli, recipe, tokens, more_tokens):
+    done = cli("fit", "--recipe", recipe, "training.max_minutes=1e-9", _mixed(tokens, more_tokens))
+    assert done.code == 0, done.err
+    assert "validates" not in done.err
+
+
 def test_what_cannot_be_mixed_names_its_key(cli, recipe, tokens, more_tokens, tmp_path):
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "abc abd " * 40}) + "\n")
     made = cli("prepare", "texts.jsonl", "--out", "other", "--train-tokenizer", "259")
