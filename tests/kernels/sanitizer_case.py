@@ -14,6 +14,7 @@ from dla_kernels import (
     dynamic_linear_attention,
     gated_rms_norm,
     l2_normalize,
+    rms_norm,
     scale_heads,
     shifted_softplus,
     short_convolution,
@@ -72,6 +73,7 @@ def around_the_op(v: torch.Tensor, cu: torch.Tensor) -> None:
         weight[: v.shape[2], 0],
         backend="triton",
     )
+    y = rms_norm(y, weight[: y.shape[-1], 0], 1e-5, dtype=torch.float32, backend="triton")
     y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton").to(v.dtype)
     swiglu(torch.cat((y, v), -1), backend="triton").float().sum().backward()
     with torch.no_grad():
