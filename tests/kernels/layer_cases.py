@@ -106,9 +106,14 @@ def check_l2_norm(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> No
 
 
 def check_rms_norm(
-    device: str, dtype: torch.dtype, shape: tuple[int, ...], *, stream: torch.dtype, weights: torch.dtype = torch.float32
+    device: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    *,
+    stream: torch.dtype,
+    weights: torch.dtype = torch.float32,
 ) -> None:
-    """From a residual stream in `stream` to products in `dtype`; every result is as exact as its own type lets it be."""
+    """From a residual stream in `stream` to products in `dtype`; each result is as exact as its own type lets it be."""
     draw = Drawn(device, stream)
     x = draw.part(*shape).requires_grad_()
     draw.dtype = weights

@@ -94,7 +94,8 @@ def test_layers_in_torch_are_right(check, sizes, dtype):
 
 
 @pytest.mark.parametrize(
-    ("check", "sizes"), [one for one in LAYERS if one[0] in (check_convolution, check_gated_norm, check_rms_norm, check_skip)]
+    ("check", "sizes"),
+    [one for one in LAYERS if one[0] in (check_convolution, check_gated_norm, check_rms_norm, check_skip)],
 )
 def test_layers_are_right_with_narrow_weights(check, sizes, monkeypatch):
     types = []
