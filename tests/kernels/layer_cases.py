@@ -120,10 +120,10 @@ def check_rms_norm(
     weight = draw.tensor(shape[-1]).requires_grad_()
     draw.dtype = dtype
     dy = draw.part(*shape)
-    leaves, wide = [x, weight], [leaf.detach().double().requires_grad_() for leaf in (x, weight)]
+    wide = [leaf.detach().double().requires_grad_() for leaf in (x, weight)]
     y = rms_norm(x, weight, 1e-5, dtype=dtype, backend="triton")
-    exact = rms_norm(*wide, 1e-5, backend="torch")
-    found = [y, *torch.autograd.grad(y, leaves, dy)]
+    exact = rms_norm(wide[0], wide[1], 1e-5, backend="torch")
+    found = [y, *torch.autograd.grad(y, [x, weight], dy)]
     expected = [exact, *torch.autograd.grad(exact, wide, dy.double())]
     for name, kind, one, other in zip(("y", "dx", "dweight"), (dtype, stream, weights), found, expected, strict=True):
         assert (one.dtype, one.shape) == (kind, other.shape), name

@@ -58,11 +58,11 @@ def test_rms_norm():
     x, weight = drawn(3, 5, 8), drawn(8)
     expected = weight * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(rms_norm(x, weight, 1e-5), expected)
-    narrow = x.bfloat16(), weight.bfloat16()
-    assert rms_norm(*narrow, 1e-5).dtype == torch.bfloat16
+    x, weight = x.bfloat16(), weight.bfloat16()
+    assert rms_norm(x, weight, 1e-5).dtype == torch.bfloat16
+    exact = rms_norm(x.double(), weight.double(), 1e-5)
     for dtype in (torch.float32, torch.float16):
-        found = rms_norm(*narrow, 1e-5, dtype=dtype)
-        exact = rms_norm(*(one.double() for one in narrow), 1e-5)
+        found = rms_norm(x, weight, 1e-5, dtype=dtype)
         torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps * 4, atol=0)
 
 

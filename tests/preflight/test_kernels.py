@@ -67,6 +67,15 @@ def test_layers_get_weights_of_the_recipe_s_type(monkeypatch, recipe, precision,
     assert given == [weights] * (4 if "mamba2" in recipe else 3)
 
 
+@pytest.mark.parametrize(("precision", "stream"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_norms_read_the_stream_in_its_type(monkeypatch, precision, stream):
+    given = []
+    monkeypatch.setattr(kernels, "check_rms_norm", lambda device, dtype, **sizes: given.append((dtype, sizes)) or [])
+    recipe = load(find("tiny"), [*SMALL, f"training.precision={precision}"]).recipe
+    examinations(recipe)[-1].how(CPU, torch.bfloat16)
+    assert given == [(torch.bfloat16, {"width": 64, "stream": stream, "weights": stream})]
+
+
 def test_packed_documents_are_given_to_the_op(monkeypatch):
     given = []
 
