@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -71,11 +72,16 @@ def test_torch_gets_input_and_weight_of_one_type_which_its_fused_kernel_needs(ki
 @pytest.mark.parametrize("fused", [False, True], ids=["ours", "another kernel"])
 def test_norms_of_blocks_give_products_their_type(fused: bool, make_model: Any, tokens: Any) -> None:
     """The last one does not: the head multiplies the gradient of its input by a factor, in the type of the input."""
-    model, types = make_model("mamba2", "dynamic", dtype=torch.float32), {}
+    model = make_model("mamba2", "dynamic", dtype=torch.float32)
+    types: dict[str, torch.dtype] = {}
+
+    def noting(name: str) -> Callable[[Any, Any, Tensor], None]:
+        return lambda module, given, y: types.update({name: y.dtype})
+
     for name, module in model.named_modules():
         if isinstance(module, RMSNorm):
             module.kernel = (lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps)) if fused else None
-            module.register_forward_hook(lambda module, given, y, name=name: types.update({name: y.dtype}))
+            module.register_forward_hook(noting(name))
     model(tokens(1, 5))
     assert set(types.values()) == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
