@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dla_kernels import dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
+from dla_kernels import Cache, dynamic_linear_attention, fenwick_plan, multi_state_attention, segment
 from dla_kernels.arguments import GateKind
 
 DEVICE, TYPE = "cuda", torch.bfloat16
@@ -77,7 +77,11 @@ def cases() -> list[Case]:
             directions = ["segment", "step", "gated step"]
             directions += ["dense segment", "dense gated step"] if tokens == LENGTHS[0] else []
             found += [Case(method="dla30", shape=shape, tokens=tokens, direction=d) for d in directions]
-    return found + [Case(method="dla30", shape=shape, tokens=1, direction="decode") for shape in SHAPES]
+    return found + [
+        Case(method=method, shape=shape, tokens=1, direction="decode")
+        for shape in SHAPES
+        for method in ("dla30", "dla15", "fenwick15")
+    ]
 
 
 def draw(
@@ -112,6 +116,19 @@ def plan_of(method: str, inputs: dict[str, Any], gate: GateKind = "hard") -> Any
     return segment(inputs["k"], inputs["v"], slots, 0.6, gate=gate)
 
 
+def _continued(method: str, inputs: dict[str, Any], cache: Cache | None) -> tuple[Tensor, Cache]:
+    """The method's output, and the cache after it."""
+    batch, tokens, heads, slots = inputs["slot_weight"].shape
+    if method.startswith("fenwick"):
+        start = 0 if cache is None else cache.tokens
+        plan = fenwick_plan(batch, tokens, heads, capacity=slots, start=start, device=DEVICE)
+        o, after = multi_state_attention(**inputs, plan=plan, cache=cache, return_cache=True)
+    else:
+        o, after = dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
+    assert after is not None
+    return o, after
+
+
 def call_of(case: Case) -> Callable[[], Any] | str:
     """The call to time, or why it cannot be made."""
     shape, dtype = SHAPES[case.shape], TYPE
@@ -120,16 +137,13 @@ def call_of(case: Case) -> Callable[[], Any] | str:
     if case.direction == "decode":
         inputs = draw(shape, 1, slots, dtype, batch=16)
         prompt = draw(shape, 512, slots, dtype, batch=16)
-        _, after = dynamic_linear_attention(**prompt, capacity=slots, return_cache=True)
-        assert after is not None
+        _, after = _continued(case.method, prompt, None)
         cache = after.donated()
 
         def step() -> Any:
             nonlocal cache
             with torch.no_grad():
-                o, after = dynamic_linear_attention(**inputs, capacity=slots, cache=cache, return_cache=True)
-            assert after is not None
-            cache = after
+                o, cache = _continued(case.method, inputs, cache)
             return o
 
         return step

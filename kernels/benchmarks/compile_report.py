@@ -166,7 +166,9 @@ def on(target: str) -> Iterator[None]:
 
 def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
     """All distinct launches of forward and backward (with and without gate, cache and final state) and of decode."""
-    from dla_kernels.decode import decode_in_place, decode_operator
+    from dla_kernels.decode.dynamic import decode_in_place, decode_operator
+    from dla_kernels.decode.planned import decode_planned, decode_planned_in_place
+    from dla_kernels.decode.positions import plan_token
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
@@ -185,7 +187,13 @@ def launches_of(shape: Shape, dtype: torch.dtype, target: str) -> list[Launch]:
         token = k[:, 0], k[:, 0], v[:, 0], weight[:, 0], scalar[:, 0], scalar[:, 0] if shape.delta else None
         past = tau, state, count, state[:, :, 0], torch.zeros(1, h, m), count
         decode_operator(*token, *past, 1.0)
-        decode_in_place(*token, *past, None if shape.delta else torch.zeros(1, h, m, 2), 1.0)
+        lag = None if shape.delta else torch.zeros(1, h, m, 2)
+        decode_in_place(*token, *past, lag, 1.0)
+        planned = *token[:4], shift[:, 0], *token[4:], state, count
+        for collapse in (False, True):
+            decode_planned(*planned, collapse, 1.0)
+            decode_planned_in_place(*planned, lag, collapse, 1.0)
+            plan_token(torch.zeros(1, dtype=torch.int64), h, m, 0 if collapse else 512)
         for past in (None, state):
             keep = past is not None
             if shape.delta:

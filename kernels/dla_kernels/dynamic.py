@@ -37,7 +37,7 @@ def dynamic_linear_attention(
     """
     inputs = [q, k, v, slot_weight, log_decay, beta]
     if cache is not None and _decodes(inputs, threshold, cache, capacity, cu_seqlens, backend):
-        from dla_kernels.decode import decode_step  # imports triton, which only some platforms have
+        from dla_kernels.decode.dynamic import decode_step  # imports triton, which only some platforms have
 
         check_reader(q, k, v, slot_weight, log_decay, beta)
         check_gate(gate, gate_width)

@@ -11,7 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from dla_kernels.arguments import check_documents
+from dla_kernels.arguments import check_documents, torch_or_triton
 from dla_kernels.documents import positions
 from dla_kernels.plan import JOIN, Plan
 
@@ -58,6 +58,8 @@ def fixed_plan(
         ValueError: a size below 1, `start` or `cu_seqlens` that do not fit.
     """
     _check_sizes(batch=batch, time=time, heads=heads, block=block, capacity=capacity)
+    if isinstance(start, Tensor) and _is_next_token(batch, time, cu_seqlens, start, device):
+        return _next_token(start, heads, capacity, block=block)
     position = _absolute_positions(batch, time, cu_seqlens, start, device)
     opened = (position + block - 1) // block
     shift = torch.where(opened < capacity, capacity, capacity - 2)
@@ -84,6 +86,8 @@ def fenwick_plan(
     Args, Raises: as `fixed_plan`, without `block`.
     """
     _check_sizes(batch=batch, time=time, heads=heads, capacity=capacity)
+    if isinstance(start, Tensor) and _is_next_token(batch, time, cu_seqlens, start, device):
+        return _next_token(start, heads, capacity, block=0)
     position = _absolute_positions(batch, time, cu_seqlens, start, device)
     lowest_bit = position & -position
     trailing_zeros = torch.log2(lowest_bit.clamp(min=1).double()).long()
@@ -103,6 +107,24 @@ def _plan(shift: Tensor, heads: int, capacity: int, *, collapse: bool) -> Plan:
         capacity=capacity,
         collapse=collapse,
     )
+
+
+def _is_next_token(
+    batch: int, time: int, cu_seqlens: Tensor | None, start: Tensor, device: torch.device | str | None
+) -> bool:
+    """Whether the plan is that of one token of each sequence, as in decoding, and can be made by a kernel."""
+    if time != 1 or cu_seqlens is not None or start.shape != (batch,):
+        return False
+    if start.dtype not in (torch.int32, torch.int64) or (device is not None and torch.device(device) != start.device):
+        return False
+    return torch_or_triton("auto", "start", start) == "triton"
+
+
+def _next_token(start: Tensor, heads: int, capacity: int, *, block: int) -> Plan:
+    from dla_kernels.decode.positions import plan_token  # imports triton, which only some platforms have
+
+    shift, score = plan_token(start, heads, capacity, block)
+    return Plan(shift=shift, score=score, capacity=capacity, collapse=not block)
 
 
 def _absolute_positions(

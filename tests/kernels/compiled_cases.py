@@ -165,3 +165,31 @@ def check_decode(
             found.append(o)
     rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (3e-2, 3e-2)
     torch.testing.assert_close(torch.cat(found, 1).float(), whole[:, 60:], rtol=rtol, atol=atol)
+
+
+def check_planned_decode(
+    device: str, kind: str, capacity: int, delta: bool, dtype: torch.dtype = torch.float32, *, begin: int = 20,
+    tokens: int = 60, donated: bool = False,
+) -> None:  # fmt: skip
+    """The same for a plan by position, which is made token by token, too."""
+    sizes = {"batch": 3, "heads": 4, "groups": 2, "key_dim": 48, "value_dim": 40}
+    inputs = inputs_of(begin + tokens, capacity, delta=delta, **sizes).to(dtype)
+    wide = inputs.to(torch.float32)
+    whole, _ = multi_state_attention(**wide.named(), plan=plan_of(kind, wide), backend="reference")
+    inputs = inputs.map(lambda x: x.to(device))
+
+    def piece(first: int, last: int, cache: Cache | None) -> tuple[Tensor, Cache]:
+        given = inputs.tokens(first, last)
+        plan = plan_of(kind, given, cache=cache, device=device)
+        o, after = multi_state_attention(**given.named(), plan=plan, cache=cache, return_cache=True, backend="triton")
+        assert after is not None
+        return o, after
+
+    _, cache = piece(0, begin, None)
+    found = []
+    with torch.no_grad():
+        for t in range(begin, begin + tokens):
+            o, cache = piece(t, t + 1, cache.donated() if donated else cache)
+            found.append(o.cpu())
+    rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (3e-2, 3e-2)
+    torch.testing.assert_close(torch.cat(found, 1).float(), whole[:, begin:], rtol=rtol, atol=atol)

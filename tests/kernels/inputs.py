@@ -104,7 +104,7 @@ def plan_of(
         tau = torch.tensor(THRESHOLDS[: sizes[2]]) if threshold is None else threshold
         return segment(inputs.k, inputs.v, capacity, tau, cu_seqlens, cache=cache, **options)
     if kind == "single":
-        return single_plan(*sizes)
+        return single_plan(*sizes, **options)
     if kind == "fixed":
-        return fixed_plan(*sizes, block=7, capacity=capacity, cu_seqlens=cu_seqlens, start=start)
-    return fenwick_plan(*sizes, capacity=capacity, cu_seqlens=cu_seqlens, start=start)
+        return fixed_plan(*sizes, block=7, capacity=capacity, cu_seqlens=cu_seqlens, start=start, **options)
+    return fenwick_plan(*sizes, capacity=capacity, cu_seqlens=cu_seqlens, start=start, **options)

@@ -10,16 +10,21 @@ from typing import Any
 import torch
 
 from dla_kernels import (
+    Cache,
     add_skip,
     dynamic_linear_attention,
+    fenwick_plan,
+    fixed_plan,
     gated_rms_norm,
     l2_normalize,
+    multi_state_attention,
     rms_norm,
     scale_heads,
     shifted_softplus,
     short_convolution,
     swiglu,
 )
+from dla_kernels.decode.positions import plan_token
 from dla_kernels.documents import positions
 from dla_kernels.reader.fused import configs
 
@@ -49,12 +54,27 @@ def every_kernel(
             for t in range(2):
                 token = {name: x[:, t : t + 1].expand(len(cu) - 1, *x[:, :1].shape[1:]) for name, x in inputs.items()}
                 _, cache = dynamic_linear_attention(**token, **options, cache=cache)
+            _decode_for_plans(token, cache)
         options["gate"] = "straight_through"
         one, _ = dynamic_linear_attention(**inputs, **options)
         packed, after = dynamic_linear_attention(**inputs, **options, cu_seqlens=cu, cache=cache)
         assert after is not None
         ((one + packed).float().square().sum() + after.state.square().sum()).backward()
     around_the_op(v, cu)
+
+
+def _decode_for_plans(token: dict[str, torch.Tensor], cache: Cache) -> None:
+    """A token of each sequence of the cache, with all plans by position."""
+    (n, _, heads, slots), device = token["slot_weight"].shape, cache.state.device
+    start = cache.tokens.to(device)
+    for plan in (
+        fixed_plan(n, 1, heads, block=2, capacity=slots, start=start, device=device),
+        fenwick_plan(n, 1, heads, capacity=slots, start=start, device=device),
+    ):
+        for past in (cache.settled(), cache.settled().donated()):
+            multi_state_attention(**token, plan=plan, cache=past, backend="triton")
+    plan_token(start, heads, slots, 0)
+    plan_token(start, heads, slots, 2)
 
 
 def around_the_op(v: torch.Tensor, cu: torch.Tensor) -> None:

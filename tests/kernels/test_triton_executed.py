@@ -98,6 +98,16 @@ def test_decode(executed, delta, donated):
     assert "decode_kernel" in executed
 
 
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("donated", [False, True], ids=["kept", "donated"])
+@pytest.mark.parametrize(("kind", "capacity"), [("single", 1), ("fixed", 4), ("fenwick", 6)])
+@pytest.mark.parametrize("target", ["sm_90"], indirect=True)
+def test_decode_for_a_plan(executed, kind, capacity, delta, donated):
+    cases.check_planned_decode("cpu", kind, capacity, delta, torch.bfloat16, begin=26, tokens=11, donated=donated)
+    assert "decode_planned_kernel" in executed
+    assert ("plan_token_kernel" in executed) == (kind != "single")
+
+
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 def test_around_the_op(executed, dtype):
     layer_cases.check_convolution("cpu", dtype, batch=1, time=70, channels=136, documents=(1, 2, 30, 3, 1, 33))

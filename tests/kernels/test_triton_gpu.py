@@ -105,6 +105,14 @@ def test_decode(device, delta, dtype, donated):
     cases.check_decode(device, delta, dtype, donated=donated)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+@pytest.mark.parametrize("donated", [False, True], ids=["kept", "donated"])
+@pytest.mark.parametrize(("kind", "capacity"), [("single", 1), ("fixed", 4), ("fenwick", 8)])
+def test_decode_for_a_plan(device, kind, capacity, delta, dtype, donated):
+    cases.check_planned_decode(device, kind, capacity, delta, dtype, donated=donated)
+
+
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 def test_convolution(device, dtype):
     layer_cases.check_convolution(device, dtype, time=70, channels=136)

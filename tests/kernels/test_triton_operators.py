@@ -56,6 +56,33 @@ def test_opcheck_of_the_segmentation():
 
 @pytest.mark.interpret
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
+def test_opcheck_of_decoding(delta):
+    from dla_kernels.decode.dynamic import decode_in_place, decode_operator
+    from dla_kernels.decode.planned import decode_planned, decode_planned_in_place
+    from dla_kernels.decode.positions import plan_token
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return 0.1 * torch.randn(shape, generator=generator)
+
+    q, k, v, weight, decay = draw(2, 1, 16), draw(2, 1, 16), draw(2, 2, 16), draw(2, 2, 3), draw(2, 2)
+    beta = torch.full((2, 2), 0.5) if delta else None
+    state, age = draw(2, 2, 3, 16, 16), torch.tensor([2, 0, 1], dtype=torch.int32).expand(2, 2, 3).contiguous()
+    past = torch.full((2,), 0.6), state, age, draw(2, 2, 16, 16), torch.rand(2, 2, 3), torch.ones_like(age)
+    lag = None if delta else torch.zeros(2, 2, 3, 2)
+    shift = torch.tensor([[-1, 1], [3, 0]], dtype=torch.int32)
+    torch.library.opcheck(decode_operator.definition, (q, k, v, weight, decay, beta, *past, 0.25))
+    torch.library.opcheck(decode_in_place.definition, (q, k, v, weight, decay, beta, *past, lag, 0.25))
+    for collapse in (False, True):
+        planned = q, k, v, weight, shift, decay, beta, state, age
+        torch.library.opcheck(decode_planned.definition, (*planned, collapse, 0.25))
+        torch.library.opcheck(decode_planned_in_place.definition, (*planned, lag, collapse, 0.25))
+    torch.library.opcheck(plan_token.definition, (torch.tensor([0, 7]), 2, 3, 0))
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
 def test_compiled_model_code(delta):
     """torch.compile goes through the whole op, plan and read, forward and backward."""
     from dla_kernels.reader.fused import configs

@@ -21,6 +21,7 @@ TABLES = {
     "count_ptr": (0, TIME), "entry_ptr": (0, 64), "origin_ptr": (-1, 63), "opened_ptr": (0, 64),
     "final_slot_ptr": (0, SLOTS - 1), "entries_ptr": (0, 64 + 256 * 63),
     "positions_ptr": (0, TIME - 1), "reached_ptr": (-(2**63), 2**63 - 1), "token_ends_ptr": (0, 1024),
+    "start_ptr": (0, 2**63 - 2),
 }  # fmt: skip
 """The ranges of the integers that kernels load."""
 
@@ -34,7 +35,9 @@ def ttir(compile_report):
 def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> list[Launched]:
     """All launches of segmenting, of decoding, and of reading, forward and backward, with a gate, with and without
     initial states."""
-    from dla_kernels.decode import decode_in_place, decode_operator
+    from dla_kernels.decode.dynamic import decode_in_place, decode_operator
+    from dla_kernels.decode.planned import decode_planned, decode_planned_in_place
+    from dla_kernels.decode.positions import plan_token
     from dla_kernels.reader.fused.delta import read_delta, read_delta_backward
     from dla_kernels.reader.fused.plain import read_plain, read_plain_backward
     from dla_kernels.segmentation.fused.gated import score_gradient, segment_operator
@@ -55,7 +58,14 @@ def all_launches(dtype, *, delta, batch=BATCH, time=TIME, documents=None) -> lis
         one = [x[:1, 0].expand(n, *x.shape[2:]) for x in (k, k, v, weight, scalar)]
         token = *one, one[-1] if delta else None, tau, state, count, opened, sums, count
         decode_operator.run(*token, 1.0)
-        decode_in_place.run(*token, None if delta else meta(n, HEADS, SLOTS, 2, dtype=torch.float32), 1.0)
+        lag = None if delta else meta(n, HEADS, SLOTS, 2, dtype=torch.float32)
+        decode_in_place.run(*token, lag, 1.0)
+        planned = *token[:4], count[..., 0], *token[4:6], state, count
+        decode_planned.run(*planned, True, 1.0)
+        for collapse in (False, True):
+            decode_planned_in_place.run(*planned, lag, collapse, 1.0)
+        for block in (0, 2**18):
+            plan_token.run(meta(n, dtype=torch.int64), HEADS, SLOTS, block)
         for past in (None, state):
             keeps = past is not None
             if delta:

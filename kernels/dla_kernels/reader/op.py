@@ -14,7 +14,7 @@ from dla_kernels.compiled_graphs import outside_compiled_graphs
 from dla_kernels.documents import lengths_of, pack, unpack
 from dla_kernels.plan import JOIN, Plan
 from dla_kernels.reader import chunk, naive
-from dla_kernels.reader.token import read_token, takes_token
+from dla_kernels.reader.token import is_decoding, read_token, takes_token
 
 
 @without_autocast
@@ -77,7 +77,8 @@ def _in_torch(
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     q = q.to(dtype) * scale
     inputs = q, k, v, slot_weight, log_decay, beta
-    if not is_reference and cache is not None and takes_token(inputs, plan, cu_seqlens, cache, dtype):
+    decodes = cache is not None and is_decoding(inputs, plan, cu_seqlens, cache, dtype)
+    if not is_reference and cache is not None and decodes and takes_token(plan):
         _check_cache(cache, (batch, heads, plan.capacity, k.shape[3], v.shape[3]))
         o, after = read_token(q, k, v, slot_weight, plan, log_decay, beta, cache)
         return o.to(v.dtype), after if return_cache else None
@@ -122,13 +123,18 @@ def _fused(
     q: Tensor, k: Tensor, v: Tensor, slot_weight: Tensor, plan: Plan, log_decay: Tensor | None, beta: Tensor | None,
     scale: float, cu_seqlens: Tensor | None, cache: Cache | None, return_cache: bool,
 ) -> tuple[Tensor, Cache | None]:  # fmt: skip
-    from dla_kernels.reader.fused.op import read_sequences  # imports triton, which only some platforms have
+    # these import triton, which only some platforms have
+    from dla_kernels.decode.planned import decode_planned_step
+    from dla_kernels.reader.fused.op import read_sequences
 
-    state = None
-    if cache is not None:
-        sequences = v.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
-        shape = (sequences, v.shape[2], plan.capacity, k.shape[3], v.shape[3])
-        state = _starting_state(cache, shape, torch.float32, v.device)
+    sequences = v.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+    shape = (sequences, v.shape[2], plan.capacity, k.shape[3], v.shape[3])
+    inputs = q, k, v, slot_weight, log_decay, beta
+    if cache is not None and is_decoding(inputs, plan, cu_seqlens, cache, torch.float32):
+        _check_cache(cache, shape)
+        o, after = decode_planned_step(q, k, v, slot_weight, plan, log_decay, beta, scale, cache)
+        return o, after if return_cache else None
+    state = None if cache is None else _starting_state(cache, shape, torch.float32, v.device)
     o, state = read_sequences(
         q, k, v, slot_weight, plan, log_decay, beta, state, cu_seqlens, scale, return_state=return_cache
     )

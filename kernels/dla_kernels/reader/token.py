@@ -1,4 +1,7 @@
-"""One token of each sequence on the CPU, where a cache is at hand and no gradient is wanted: decoding."""
+"""One token of each sequence, where a cache is at hand and no gradient is wanted: decoding for a given plan.
+
+On the CPU it is done here, on a GPU by decode/planned.py.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,23 @@ from dla_kernels.host_jobs import array_of, run_jobs
 from dla_kernels.plan import Plan
 
 
-def takes_token(
+def is_decoding(
     inputs: tuple[Tensor | None, ...], plan: Plan, cu_seqlens: Tensor | None, cache: Cache, dtype: torch.dtype
 ) -> bool:
-    """Whether `read_token` applies: one token of each sequence, the CPU, numba, and no gradient wanted.
+    """Whether a call that continues `cache` is one token of each sequence, and no gradient is wanted.
 
     Args:
         inputs: q, k, v, slot_weight, log_decay, beta. dtype: that states are to have.
     """
-    if cu_seqlens is not None or plan.shift.shape[1] != 1 or plan.shift.device.type != "cpu":
+    if cu_seqlens is not None or plan.shift.shape[1] != 1 or plan.shift.numel() == 0 or cache.state.dtype != dtype:
         return False
     watched = [*inputs, cache.state, plan.gate]
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in watched):
-        return False
-    return cache.state.dtype == dtype and plan.shift.numel() > 0 and importlib.util.find_spec("numba") is not None
+    return not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in watched))
+
+
+def takes_token(plan: Plan) -> bool:
+    """Whether `read_token` can do what `is_decoding` tells: on the CPU, with numba."""
+    return plan.shift.device.type == "cpu" and importlib.util.find_spec("numba") is not None
 
 
 def read_token(

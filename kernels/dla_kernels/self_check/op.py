@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dla_kernels import (
+    Cache,
     Plan,
     dynamic_linear_attention,
     fenwick_plan,
@@ -65,24 +66,26 @@ def check_op(
         cu_seqlens = torch.tensor([*(start for start in _DOCUMENTS if start < tokens), tokens], device=device)
     if kind != "dynamic":
         inputs = draw(shape, tokens, dtype, device, seed=0)
-        return _reading(inputs, _plan_by_position(kind, shape, tokens, cu_seqlens, device), cu_seqlens, backend)
+        found = _reading(inputs, _plan_by_position(kind, shape, tokens, cu_seqlens, device), cu_seqlens, backend)
+        return found + _decoding(shape, device, dtype, kind, min(tokens, 72), backend)
     inputs, plan, sure = _sure_inputs(shape, tokens, dtype, device, cu_seqlens)
     plan = replace(plan, gate=(plan.shift != JOIN).float(), final=None)
     found = _decisions(inputs, plan, sure, cu_seqlens, backend) + _reading(inputs, plan, cu_seqlens, backend)
     if shape.slots > 1:  # one slot has no boundary
         found += _gates(shape, device, dtype, min(tokens, 300), backend)
-    return found + _decoding(shape, device, dtype, min(tokens, 72), backend)
+    return found + _decoding(shape, device, dtype, kind, min(tokens, 72), backend)
 
 
 def _plan_by_position(
-    kind: PlanKind, shape: OpShape, tokens: int, cu_seqlens: Tensor | None, device: torch.device
-) -> Plan:
+    kind: PlanKind, shape: OpShape, tokens: int, cu_seqlens: Tensor | None, device: torch.device,
+    start: int | Tensor = 0,
+) -> Plan:  # fmt: skip
     sizes = 1, tokens, shape.heads
     if kind == "single":
         return single_plan(*sizes, device=device)
     if kind == "fenwick":
-        return fenwick_plan(*sizes, capacity=shape.slots, cu_seqlens=cu_seqlens, device=device)
-    return fixed_plan(*sizes, block=_BLOCK, capacity=shape.slots, cu_seqlens=cu_seqlens, device=device)
+        return fenwick_plan(*sizes, capacity=shape.slots, cu_seqlens=cu_seqlens, start=start, device=device)
+    return fixed_plan(*sizes, block=_BLOCK, capacity=shape.slots, cu_seqlens=cu_seqlens, start=start, device=device)
 
 
 def _sure_inputs(
@@ -205,23 +208,30 @@ def _gates(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: int
 
 
 @torch.no_grad()
-def _decoding(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: int, backend: Backend) -> list[Finding]:
+def _decoding(
+    shape: OpShape, device: torch.device, dtype: torch.dtype, kind: PlanKind, tokens: int, backend: Backend
+) -> list[Finding]:
     """Token after token behind a prompt, against one call of the definition."""
-    inputs, _, sure = _sure_inputs(shape, tokens, dtype, device)
-    options: dict[str, Any] = {"capacity": shape.slots, "threshold": THRESHOLD}
-    whole, _ = dynamic_linear_attention(
-        **{name: x.float() for name, x in inputs.items()}, **options, backend="reference"
-    )
+    if kind == "dynamic":
+        inputs, _, sure = _sure_inputs(shape, tokens, dtype, device)
+    else:
+        inputs, sure = draw(shape, tokens, dtype, device, seed=0), torch.ones(shape.heads, dtype=torch.bool)
+
+    def read(given: dict[str, Any], cache: Cache | None, backend: Backend) -> tuple[Tensor, Cache | None]:
+        if kind == "dynamic":
+            return dynamic_linear_attention(
+                **given, capacity=shape.slots, threshold=THRESHOLD, cache=cache, return_cache=True, backend=backend
+            )
+        start = 0 if cache is None else cache.tokens
+        plan = _plan_by_position(kind, shape, given["v"].shape[1], None, device, start)
+        return multi_state_attention(**given, plan=plan, cache=cache, return_cache=True, backend=backend)
+
+    whole, _ = read({name: x.float() for name, x in inputs.items()}, None, "reference")
     prompt = tokens // 2
     cache, outputs = None, []
     for begin, end in (*([(0, prompt)] if prompt else []), *((t, t + 1) for t in range(prompt, tokens))):
-        o, cache = dynamic_linear_attention(
-            **{name: x[:, begin:end] for name, x in inputs.items()},
-            **options,
-            cache=None if cache is None else cache.donated(),
-            return_cache=True,
-            backend=backend,
-        )
+        piece = {name: x[:, begin:end] for name, x in inputs.items()}
+        o, cache = read(piece, None if cache is None else cache.donated(), backend)
         outputs.append(o)
     found = torch.cat(outputs, 1)[:, :, sure]
     return compared("output token by token", found, whole[:, :, sure], OP_ROUNDINGS[dtype], 1)

@@ -98,6 +98,7 @@ def executing(target: str) -> Iterator[set[str]]:
             "softplus",
         ):
             patches.enter_context(mock.patch(f"dla_kernels.layers.{module}.torch_or_triton", chosen))
+        patches.enter_context(mock.patch("dla_kernels.positional_plans.torch_or_triton", chosen))
         yield ran
 
 

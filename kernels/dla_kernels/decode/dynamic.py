@@ -1,15 +1,8 @@
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
 """One token of dynamic linear attention in one launch: score, boundary, merge, transition, write and read.
 
-Slots stay where they are (`Cache.age` says how old each is). At a boundary one physical slot becomes the new open slot:
-the younger member of the pair that merges, after its content was added to the older one; or, where there is room, the
-slot of the highest age, which is empty. Nothing is shifted, and nothing waits for the host.
-
-A step leaves the cache it is given unchanged and writes a new one, because the caller may still need the old one (beam
-search, a second prompt from one prefix). That costs one write of all states beside the one read. A caller that no
-longer needs the old cache donates it (`Cache.donated`), and the step updates its states in place. With plain decay it
-then leaves slots unwritten that it only reads: the decay since a slot's last write is kept as a number (`Cache.lag`).
-With the delta rule it writes all slots, because the transition changes each of them.
+At a boundary the younger member of the pair that merges becomes the open slot, after its content was added to the older
+one; or, where there is room, the slot of the highest age, which is empty.
 """
 
 from __future__ import annotations
@@ -20,13 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.cache import Cache
+from dla_kernels.decode.slots import AHEAD, advance, age_after, blocks_of, lag_after, lag_of, later
 from dla_kernels.operators import operator
 from dla_kernels.plan import SegmentState
 from dla_kernels.segmentation.fused.merges import age_slots, youngest_of_sparsest_pair
 from dla_kernels.segmentation.fused.paths import information
-
-AHEAD = 3
-"""Stages of the loops' pipelines: the loads of the next two steps are in flight while one is computed."""
 
 
 def decode_step(
@@ -46,9 +37,7 @@ def decode_step(
     segment = cache.segment.open_sum, cache.segment.score_sum, cache.segment.count
     lag = None
     if cache.is_donated:
-        state, lag = cache.state.contiguous(), cache.lag
-        if lag is None and beta is None:
-            lag = torch.zeros(*cache.age.shape, 2, dtype=torch.float32, device=state.device)
+        state, lag = cache.state.contiguous(), lag_of(cache, delta=beta is not None)
         o, age, open_sum, score_sum, count, following = decode_in_place(
             *tensors, threshold, state, cache.age, *segment, lag, scale
         )
@@ -97,8 +86,7 @@ def decode_in_place(
 
 @decode_in_place.register_fake
 def _(q, k, v, slot_weight, log_decay, beta, threshold, state, age, open_sum, score_sum, count, lag, scale):
-    following = age.new_empty(0 if lag is None else lag.shape, dtype=torch.float32)
-    return *(x.new_empty(x.shape) for x in (v, age, open_sum, score_sum, count)), following
+    return *(x.new_empty(x.shape) for x in (v, age, open_sum, score_sum, count)), lag_after(lag, age)
 
 
 def _launch(
@@ -113,26 +101,18 @@ def _launch(
         x.contiguous() for x in (q, k, v, slot_weight, threshold, age, open_sum, score_sum, count)
     )
     after = [torch.empty_like(x) for x in (v, age, open_sum, score_sum, count)]
-    o, age_after, open_after, score_after, count_after = after
-    lag_after = age.new_empty(0 if lag is None else lag.shape, dtype=torch.float32)
-    # all of K in one block, for the delta rule's k^T S; several tiles of K x BV float32 live in registers
-    block_k = triton.next_power_of_2(key_dim)
-    block_v = 32 if block_k <= 128 and value_dim > 16 else 16
+    o, new_age, new_open, new_sums, new_count = after
+    new_lag = lag_after(lag, age)
+    block_k, block_v = blocks_of(key_dim, value_dim)
     decode_kernel[(sequences * heads, triton.cdiv(value_dim, block_v))](
         q, k, v, slot_weight, v if log_decay is None else log_decay.contiguous(), v if beta is None else beta.contiguous(),
         threshold, state, age, open_sum, score_sum, count, v if lag is None else lag.contiguous(),
-        o, state_after, age_after, open_after, score_after, count_after, v if lag is None else lag_after, scale,
+        o, state_after, new_age, new_open, new_sums, new_count, v if lag is None else new_lag, scale,
         H=heads, G=groups, K=key_dim, V=value_dim, M=slots, MP=max(2, triton.next_power_of_2(slots)),
         BK=block_k, BV=block_v, HAS_DECAY=log_decay is not None, HAS_BETA=beta is not None, LAZY=lag is not None,
         AHEAD=AHEAD, num_warps=4,
     )  # fmt: skip
-    return o, age_after, open_after, score_after, count_after, lag_after
-
-
-@triton.jit
-def age_after(age, opens, freed):
-    """Eq. 17 for physical slots: at a boundary the slot of age `freed` becomes the youngest, and younger ones age by 1."""
-    return tl.where(opens, tl.where(age < freed, age + 1, tl.where(age == freed, 0, age)), age)
+    return o, new_age, new_open, new_sums, new_count, new_lag
 
 
 @triton.jit
@@ -205,16 +185,13 @@ def decode_kernel(
     s = tl.load(open_ptr + nh * (K * V) + block, mask=inside, other=0.0)
     tl.store(new_open_ptr + nh * (K * V) + block, tl.where(opens, 0.0, s) + k[:, None] * v[None, :], mask=inside)
     log_decay, decay = 0.0, 1.0
+    lagging = weight  # not read unless LAZY
     if HAS_DECAY:
         log_decay = tl.load(log_decay_ptr + nh).to(tl.float32)
         decay = tl.exp(log_decay)
     if LAZY:
-        # the sum may run over very many steps: what rounding takes from it is kept and added at the next one (Kahan)
         at = (nh * M + slot) * 2
-        sum_before = tl.load(lag_ptr + at, mask=slot < M, other=0.0)
-        added = tl.load(lag_ptr + at + 1, mask=slot < M, other=0.0) + log_decay
-        lag = sum_before + added
-        lost = added - (lag - sum_before)
+        lag, lost = later(lag_ptr, at, slot < M, log_decay)
         lagging = tl.exp(lag)
         if tl.program_id(1) == 0:
             is_written = (slot == newest) | (merges & (slot == older))
@@ -224,23 +201,10 @@ def decode_kernel(
     beta = 0.0
     if HAS_BETA:
         beta = tl.load(beta_ptr + nh).to(tl.float32)
-    seen = tl.zeros((BK, BV), tl.float32)  # the sum over K comes after the loop: the read needs no reduction within it
     base = nh * M * (K * V) + block
     merged = tl.load(state_ptr + base + source * (K * V), mask=inside & merges, other=0.0) * decay
-    for p in tl.range(0, M, num_stages=AHEAD):
-        if LAZY:
-            decay = tl.sum(tl.where(slot == p, lagging, 0.0))
-        # slots differ by scalar factors; `tl.where` on a state would cost one more instruction per element
-        kept = tl.where(opens & (p == source), 0.0, decay)
-        state = kept * tl.load(state_ptr + base + p * (K * V), mask=inside, other=0.0)
-        state += tl.where(p == older, 1.0, 0.0) * merged
-        written = tl.where(p == newest, 1.0, 0.0) * v
-        if HAS_BETA:
-            written = beta * (written - tl.sum(k[:, None] * state, 0))
-        state += k[:, None] * written[None, :]
-        if LAZY:  # all other slots stay as they are and lag further behind
-            tl.store(new_state_ptr + base + p * (K * V), state, mask=inside & ((p == newest) | (merges & (p == older))))
-        else:
-            tl.store(new_state_ptr + base + p * (K * V), state, mask=inside)
-        seen += tl.sum(tl.where(slot == p, weight, 0.0)) * state
+    seen = advance(
+        state_ptr, new_state_ptr, age_ptr, base, inside, k, v, beta, decay, lagging, weight, merged, slot,
+        opens, source, 0, older, newest, merges, K, V, M, BK, BV, HAS_BETA, LAZY, False, AHEAD,
+    )  # fmt: skip
     tl.store(o_ptr + nh * V + j, tl.sum(q[:, None] * seen, 0).to(o_ptr.dtype.element_ty), mask=in_v)
