@@ -36,7 +36,7 @@ class Setting:
 
     Attributes:
         batch, window: rows, and tokens per row, that go through the model at once.
-        precision: of the recipe. path: of the op. is_gpu: whether it is a GPU, where a norm is one fused kernel.
+        precision: of the recipe. path: of the op. is_gpu: whether it is a GPU.
         shared: number of devices that share each window.
         recompute_every: of the recipe; one in this many blocks keeps only its input and is recomputed.
         selective: of the recipe; recomputed blocks also keep the results of what takes long.
@@ -126,8 +126,8 @@ def _kept(
         "inputs of blocks computed again": tokens * inputs * hidden * setting.parameter,
         "their costly results": tokens
         * sum(_costly_results(config, mixer, setting) for mixer in results if setting.selective),
-        # one or two norms a layer and one at the end, each with its input
-        "residual stream": tokens * (norms * layers + 1) * (hidden * WIDE + _norm(hidden, setting)),
+        # one or two norms a layer and one at the end
+        "residual stream": tokens * (norms * layers + 1) * _norm(hidden, setting),
         # Input, projection, and the product that is projected down; in torch also the silu.
         "mlp": tokens * layers * setting.a * mlp if has_mlp else 0,
         "mixers": tokens * sum(_mixer(config, mixer, setting) for mixer in whole),
@@ -162,8 +162,15 @@ def _costly_results(config: ModelConfig, mixer: MixerConfig, setting: Setting) -
 
 
 def _norm(width: int, setting: Setting) -> int:
-    """What a norm keeps beside its input: one number, and off the GPU, where there is no fused kernel, the normalized
-    input."""
+    """What a norm keeps: as a kernel the stream as it is; in torch that in float32, and `_normed`."""
+    if setting.is_fused and width <= WIDEST:
+        return setting.parameter * width
+    return WIDE * width + _normed(width, setting)
+
+
+def _normed(width: int, setting: Setting) -> int:
+    """What a norm in torch keeps beside its input: one number, and off the GPU, where it is no fused kernel, the
+    normalized input."""
     return WIDE if setting.is_gpu else WIDE + WIDE * width
 
 
@@ -223,7 +230,7 @@ def _gated_norm(channels: int, width: int, setting: Setting) -> float:
     if setting.is_fused and width <= WIDEST:
         return setting.a * channels
     copy = WIDE if setting.a < WIDE else 0
-    return (3 * WIDE + copy) * channels + channels // width * _norm(width, setting)
+    return (3 * WIDE + copy) * channels + channels // width * _normed(width, setting)
 
 
 def _slot_weight(mixer: LinearMixer, setting: Setting) -> int:

@@ -41,13 +41,12 @@ class Block(nn.Module):
         return_cache: bool = False,
     ) -> tuple[Tensor, MixerCache | None]:
         """`[B, T, hidden]` -> the same shape, and the mixer's new cache or None. Arguments as in the mixers."""
-        # Rounded here, once: under autocast, each product that reads it would make, and keep, a copy of its own.
-        normed = self.mixer_norm(x)
-        normed = normed.to(product_type(normed))
+        # Rounded in the norm, once: under autocast, each product that reads it would make, and keep, a copy of its own.
+        normed = self.mixer_norm(x, product_type(x))
         mixed, cache = self.mixer(normed, documents=documents, cache=cache, return_cache=return_cache)
         x = x + mixed
         if self.mlp is not None:
-            x = x + self.mlp(self.mlp_norm(x))
+            x = x + self.mlp(self.mlp_norm(x, product_type(x)))
         return x, cache
 
 

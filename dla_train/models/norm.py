@@ -1,7 +1,6 @@
 """RMSNorm, plain and gated. The two backbones gate in opposite order; both are kept as published.
 
-Everything is computed in float32 or wider, and only the result is rounded. 16-bit weights are widened, too, because
-torch's fused kernel needs input and weight of the same type; otherwise it warns and computes the norm in many steps.
+Everything is computed in float32 or wider, and only the result is rounded.
 """
 
 from __future__ import annotations
@@ -9,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dla_kernels import gated_rms_norm
-from dla_kernels.layers.precision import at_least_float32
+from dla_kernels import gated_rms_norm, rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +20,7 @@ class RMSNorm(nn.Module):
         width: size of the last dimension.
         eps: added to the mean square.
     Attributes:
-        kernel: None, or a function that computes the norm instead of torch: `kernel(x, weight, eps)`.
+        kernel: None, or a function that computes the norm instead of ours: `kernel(x, weight, eps)`, in the type of x.
     """
 
     def __init__(self, width: int, *, eps: float) -> None:
@@ -32,12 +29,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
         self.kernel: Callable[[Tensor, Tensor, float], Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., width]` -> the same shape and type."""
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`[..., width]` -> the same shape, in type `dtype` (that of `x` if None)."""
         if self.kernel is not None:
-            return self.kernel(x, self.weight, self.eps)
-        weight = at_least_float32(self.weight)
-        return F.rms_norm(at_least_float32(x), weight.shape, weight, self.eps).to(x.dtype)
+            return self.kernel(x, self.weight, self.eps).to(dtype or x.dtype)
+        # A compiler fuses a norm in torch with the sum in front of it, which it cannot do with a kernel.
+        backend = "torch" if torch.compiler.is_compiling() else "auto"
+        return rms_norm(x, self.weight, self.eps, dtype=dtype, backend=backend)
 
 
 class GatedRMSNormMamba2(nn.Module):

@@ -19,6 +19,7 @@ from dla_kernels.self_check import (
     check_gated_norm,
     check_l2_norm,
     check_op,
+    check_rms_norm,
     check_scaled_heads,
     check_skip,
     check_softplus,
@@ -111,12 +112,11 @@ def examinations(recipe: Recipe) -> list[Examination]:
     linear = [mixer for mixer in dict.fromkeys(model.mixers) if not isinstance(mixer, AttentionConfig)]
     weights = torch.bfloat16 if recipe.training.precision == "bf16-true" else torch.float32
     around = [part for mixer in linear for part in _around(mixer, weights)]
+    around.append(("RMSNorm", partial(check_rms_norm, width=model.hidden, stream=weights, weights=weights)))
     around += [("SwiGLU", partial(check_swiglu, width=model.mlp_hidden))] if model.mlp_hidden else []
     found = [_op(mixer, documents=documents) for mixer in linear]
-    if around:
-        names = ", ".join(dict.fromkeys(name for name, _ in around))
-        found.append(Examination(what=names, how=partial(_all, around), backend=_backend_of_layers))
-    return found
+    names = ", ".join(dict.fromkeys(name for name, _ in around))
+    return [*found, Examination(what=names, how=partial(_all, around), backend=_backend_of_layers)]
 
 
 def _op(mixer: LinearMixer, *, documents: bool) -> Examination:

@@ -34,7 +34,7 @@ class TrainingConfig:
             minute for `tiny`); losses agree to rounding, not to the last bit.
         fused: `liger` computes the loss (with its matrix product) and RMSNorm by the Triton kernels of liger-kernel; it
             needs a CUDA GPU and the extra `fused`, and the loss agrees to rounding. Compiled blocks keep their own
-            norms, which the compiler fuses. `none` is plain torch, which never holds all logits either.
+            norms, which the compiler fuses. With `none` the loss is plain torch, which never holds all logits either.
         activation_checkpointing: what the forward keeps for the backward, which computes the rest again: the same
             results with less memory. `selective` keeps of a block its input and the results of what takes long
             (products with weights, attention, the Triton op), so that little is computed twice; `full` only the input,

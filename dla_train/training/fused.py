@@ -1,4 +1,4 @@
-"""Liger's Triton kernels in place of plain torch for RMSNorm and the loss: `training.fused: liger`.
+"""Liger's Triton kernels in place of our RMSNorm and of plain torch for the loss: `training.fused: liger`.
 
 https://github.com/linkedin/Liger-Kernel, the extra `fused`. Modules keep their parameters and call the kernels inside
 their own `forward`, so sharded weights are there when a kernel reads them.

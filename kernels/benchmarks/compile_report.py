@@ -72,6 +72,8 @@ PAPER = {
     "mamba2": Shape(heads=48, groups=1, key_dim=128, value_dim=64, slots=30, delta=False),
     "gdn": Shape(heads=6, groups=6, key_dim=192, value_dim=384, slots=30, delta=True),
 }
+HIDDEN = 1536
+"""Width of the residual stream of the paper's models; it is in float32 or in the type of the products."""
 EXTREMES = {
     f"{name}{'-delta' if delta else ''}": Shape(
         heads=2, groups=2, key_dim=key_dim, value_dim=value_dim, slots=slots, delta=delta
@@ -211,6 +213,7 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
     from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
+    from dla_kernels.layers.fused.rms_norm import normed_rows, normed_rows_backward
     from dla_kernels.layers.fused.scaled_heads import scaled_heads, scaled_heads_backward, skip, skip_backward
     from dla_kernels.layers.fused.softplus import softplus, softplus_backward
 
@@ -237,6 +240,10 @@ def _around_the_op(shape: Shape, dtype: torch.dtype) -> None:
     k = torch.zeros(1, 64, shape.groups, shape.key_dim, dtype=dtype)
     unit_rows(k, 1e-6)
     unit_rows_backward(k, k, 1e-6)
+    for width, stream in (HIDDEN, dtype), (HIDDEN, torch.float32), (4096, torch.float32):
+        rows, scale = torch.zeros(1, 64, width, dtype=stream), torch.zeros(width)
+        normed_rows(rows, scale, 1e-5, dtype)
+        normed_rows_backward(rows.to(dtype), rows, scale, 1e-5)
     weights = torch.zeros(64, shape.heads * shape.slots, dtype=dtype)
     softplus(weights, 0.5)
     softplus_backward(weights.float(), weights.float(), weights)

@@ -12,7 +12,7 @@ import torch
 from dla_train.models import DynamicMemory, GatedDeltaNetConfig, Mamba2Config, ModelConfig
 from dla_train.models.block import Block
 
-AROUND = ("convolution", "gated_activation", "gated_norm", "l2_norm", "scaled_heads", "softplus")
+AROUND = ("convolution", "gated_activation", "gated_norm", "l2_norm", "rms_norm", "scaled_heads", "softplus")
 """Modules of `dla_kernels.layers`, each of which chooses its backend."""
 
 

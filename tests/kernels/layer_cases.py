@@ -8,7 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dla_kernels import add_skip, gated_rms_norm, l2_normalize, scale_heads, shifted_softplus, short_convolution, swiglu
+from dla_kernels import (
+    add_skip,
+    gated_rms_norm,
+    l2_normalize,
+    rms_norm,
+    scale_heads,
+    shifted_softplus,
+    short_convolution,
+    swiglu,
+)
 from dla_kernels.self_check.finding import LAYER_ROUNDINGS, relative_error
 
 
@@ -94,6 +103,31 @@ def check_norm(
 def check_l2_norm(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     draw = Drawn(device, dtype)
     compare(l2_normalize, [draw.part(*shape)], draw.tensor(*shape), LAYER_ROUNDINGS[dtype])
+
+
+def check_rms_norm(
+    device: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    *,
+    stream: torch.dtype,
+    weights: torch.dtype = torch.float32,
+) -> None:
+    """From a residual stream in `stream` to products in `dtype`; each result is as exact as its own type lets it be."""
+    draw = Drawn(device, stream)
+    x = draw.part(*shape).requires_grad_()
+    draw.dtype = weights
+    weight = draw.tensor(shape[-1]).requires_grad_()
+    draw.dtype = dtype
+    dy = draw.part(*shape)
+    wide = [leaf.detach().double().requires_grad_() for leaf in (x, weight)]
+    y = rms_norm(x, weight, 1e-5, dtype=dtype, backend="triton")
+    exact = rms_norm(wide[0], wide[1], 1e-5, backend="torch")
+    found = [y, *torch.autograd.grad(y, [x, weight], dy)]
+    expected = [exact, *torch.autograd.grad(exact, wide, dy.double())]
+    for name, kind, one, other in zip(("y", "dx", "dweight"), (dtype, stream, weights), found, expected, strict=True):
+        assert (one.dtype, one.shape) == (kind, other.shape), name
+        assert relative_error(one, other) < LAYER_ROUNDINGS[kind], f"{name}: {relative_error(one, other):.1e}"
 
 
 def check_softplus(device: str, dtype: torch.dtype, *, numbers: int) -> None:

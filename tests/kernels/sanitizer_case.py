@@ -18,6 +18,7 @@ from dla_kernels import (
     gated_rms_norm,
     l2_normalize,
     multi_state_attention,
+    rms_norm,
     scale_heads,
     shifted_softplus,
     short_convolution,
@@ -92,6 +93,7 @@ def around_the_op(v: torch.Tensor, cu: torch.Tensor) -> None:
         weight[: v.shape[2], 0],
         backend="triton",
     )
+    y = rms_norm(y, weight[: y.shape[-1], 0], 1e-5, dtype=torch.float32, backend="triton")
     y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton").to(v.dtype)
     swiglu(torch.cat((y, v), -1), backend="triton").float().sum().backward()
     with torch.no_grad():

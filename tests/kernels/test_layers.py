@@ -8,6 +8,7 @@ from dla_kernels import (
     add_skip,
     gated_rms_norm,
     l2_normalize,
+    rms_norm,
     scale_heads,
     shifted_softplus,
     short_convolution,
@@ -51,6 +52,18 @@ def test_l2_norm():
     x[0, 0] = 0
     torch.testing.assert_close(l2_normalize(x), F.normalize(x, dim=-1), rtol=1e-6, atol=0)
     assert not l2_normalize(x)[0, 0].any()
+
+
+def test_rms_norm():
+    x, weight = drawn(3, 5, 8), drawn(8)
+    expected = weight * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5), expected)
+    x, weight = x.bfloat16(), weight.bfloat16()
+    assert rms_norm(x, weight, 1e-5).dtype == torch.bfloat16
+    exact = rms_norm(x.double(), weight.double(), 1e-5)
+    for dtype in (torch.float32, torch.float16):
+        found = rms_norm(x, weight, 1e-5, dtype=dtype)
+        torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps * 4, atol=0)
 
 
 def test_swiglu():
@@ -118,6 +131,10 @@ def test_autocast_does_not_reach_in():
         (lambda: add_skip(X, X, X[0, 0]), r"weight has shape \(8,\) .* \(6,\), as x is"),
         (lambda: add_skip(X[:, 1:], X, X[0, :, 0]), r"y has shape \(1, 5, 8\) .* \(1, 6, 8\) and torch.float32"),
         (lambda: add_skip(X.half(), X, X[0, :, 0]), "y has .* type torch.float16 .* it must be as x is"),
+        (lambda: rms_norm(X.long(), X[0, 0], 1e-5), "x has .* it must be floating point"),
+        (lambda: rms_norm(X, X[0], 1e-5), r"weight has shape \(6, 8\); it must be the last size of x, \(8,\)"),
+        (lambda: rms_norm(X, X[0, 0].to("meta"), 1e-5), "weight is on meta and x on cpu"),
+        (lambda: rms_norm(X, X[0, 0], 1e-5, dtype=torch.int8), "dtype is torch.int8; it must be float64, float32"),
         (lambda: swiglu(X[..., :7]), r"x has shape \(1, 6, 7\) .* its last size even"),
     ],
 )  # fmt: skip
@@ -131,3 +148,5 @@ def test_rows_too_wide_for_the_kernel_are_refused_by_name(monkeypatch):
     x = torch.zeros(1, 1, 5000)
     with pytest.raises(ValueError, match="rows have 5000 channels; it takes up to 4096"):
         gated_rms_norm(x, x, x[0, 0], 1e-5, gate_first=True, backend="triton")
+    with pytest.raises(ValueError, match="rows have 5000 channels; it takes up to 4096"):
+        rms_norm(x, x[0, 0], 1e-5, backend="triton")

@@ -14,6 +14,7 @@ from dla_kernels.self_check import (
     check_gated_norm,
     check_l2_norm,
     check_op,
+    check_rms_norm,
     check_scaled_heads,
     check_skip,
     check_softplus,
@@ -30,6 +31,7 @@ LAYERS = [
     (check_gated_norm, {"row": (48,), "gate_first": True, "groups": 2}),
     (check_gated_norm, {"row": (3, 24), "gate_first": False}),
     (check_l2_norm, {"heads": 3, "key_dim": 24}),
+    (check_rms_norm, {"width": 40}),
     (check_scaled_heads, {"heads": 3, "value_dim": 24}),
     (check_skip, {"heads": 3, "value_dim": 24}),
     (check_softplus, {"slots": 12}),
@@ -93,7 +95,8 @@ def test_layers_in_torch_are_right(check, sizes, dtype):
 
 
 @pytest.mark.parametrize(
-    ("check", "sizes"), [one for one in LAYERS if one[0] in (check_convolution, check_gated_norm, check_skip)]
+    ("check", "sizes"),
+    [one for one in LAYERS if one[0] in (check_convolution, check_gated_norm, check_rms_norm, check_skip)],
 )
 def test_layers_are_right_with_narrow_weights(check, sizes, monkeypatch):
     types = []

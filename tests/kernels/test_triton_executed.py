@@ -116,6 +116,8 @@ def test_around_the_op(executed, dtype):
     layer_cases.check_norm("cpu", dtype, (1, 9, 2, 384), gate_first=False)
     layer_cases.check_swiglu("cpu", dtype, tokens=9, width=300)
     layer_cases.check_l2_norm("cpu", dtype, (1, 9, 2, 192))
+    layer_cases.check_rms_norm("cpu", dtype, (1, 9, 1536), stream=torch.float32)
+    layer_cases.check_rms_norm("cpu", dtype, (2, 3, 200), stream=dtype, weights=dtype)
     layer_cases.check_scaled_heads("cpu", dtype, (2, 9, 3, 64))
     layer_cases.check_softplus("cpu", dtype, numbers=3000)
-    assert len(executed) == 15
+    assert len(executed) == 17

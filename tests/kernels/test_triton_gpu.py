@@ -142,6 +142,13 @@ def test_l2_norm(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
+def test_rms_norm(device, dtype):
+    for shape in ((2, 37, 96), (1, 9, 3, 40), (1, 1100, 1536), (1, 5, 4096)):
+        layer_cases.check_rms_norm(device, dtype, shape, stream=torch.float32)
+        layer_cases.check_rms_norm(device, dtype, shape, stream=dtype, weights=dtype)
+
+
+@pytest.mark.parametrize("dtype", cases.TYPES, ids=str)
 def test_softplus(device, dtype):
     layer_cases.check_softplus(device, dtype, numbers=5000)
 

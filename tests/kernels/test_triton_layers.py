@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from dla_kernels import add_skip, gated_rms_norm, l2_normalize, scale_heads, shifted_softplus, short_convolution, swiglu
+from dla_kernels import (
+    add_skip,
+    gated_rms_norm,
+    l2_normalize,
+    rms_norm,
+    scale_heads,
+    shifted_softplus,
+    short_convolution,
+    swiglu,
+)
 from tests.kernels import layer_cases as cases
 from tests.kernels.poisoned_memory import poisoned_memory
 
@@ -75,6 +84,19 @@ def test_l2_norm(dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("stream", TYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 7), (2, 5, 96), (1, 9, 3, 40), (1, 37, 130), (1, 3, 3072)], ids=str)
+def test_rms_norm(dtype, stream, shape):
+    cases.check_rms_norm("cpu", dtype, shape, stream=stream, weights=stream)
+
+
+def test_rms_norm_of_more_rows_than_programs(monkeypatch):
+    monkeypatch.setattr("dla_kernels.layers.fused.rms_norm.PROGRAMS", 3)
+    monkeypatch.setattr("dla_kernels.layers.fused.rows.NUMBERS", 32)
+    cases.check_rms_norm("cpu", torch.float16, (2, 41, 12), stream=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 7), (2, 5, 3, 40), (1, 3, 2, 64)], ids=str)
 def test_scaled_heads(dtype, shape):
     cases.check_scaled_heads("cpu", dtype, shape)
@@ -103,6 +125,7 @@ def test_opcheck():
     from dla_kernels.layers.fused.gated_activation import gated_halves
     from dla_kernels.layers.fused.gated_norm import gated_norm
     from dla_kernels.layers.fused.l2_norm import unit_rows
+    from dla_kernels.layers.fused.rms_norm import normed_rows
     from dla_kernels.layers.fused.scaled_heads import scaled_heads, skip
     from dla_kernels.layers.fused.softplus import softplus
 
@@ -113,6 +136,8 @@ def test_opcheck():
     torch.library.opcheck(gated_norm.definition, (x, gate, scale, 1e-5, True, 2))
     torch.library.opcheck(gated_halves.definition, (x,))
     torch.library.opcheck(unit_rows.definition, (x, 1e-6))
+    for dtype in TYPES:
+        torch.library.opcheck(normed_rows.definition, (x, scale, 1e-5, dtype))
     torch.library.opcheck(softplus.definition, (x, 0.5))
     heads, others = (torch.randn(1, 6, 4, 2).requires_grad_() for _ in range(2))
     torch.library.opcheck(scaled_heads.definition, (heads, torch.rand(1, 6, 4).requires_grad_()))
@@ -126,7 +151,8 @@ def test_compiled():
     def call(x):
         y = short_convolution(x, weight, activation="silu", backend="triton")
         y = gated_rms_norm(y, x, scale, 1e-5, gate_first=True, backend="triton")
-        y = shifted_softplus(l2_normalize(y, backend="triton"), 0.5, backend="triton")
+        y = l2_normalize(rms_norm(y, scale, 1e-5, dtype=torch.float16, backend="triton"), backend="triton")
+        y = shifted_softplus(y, 0.5, backend="triton")
         y = scale_heads(y.unflatten(-1, (2, 4)), x[..., :2], backend="triton")
         y = add_skip(y, x.unflatten(-1, (2, 4)), scale[:2], backend="triton").flatten(-2)
         return swiglu(y, backend="triton").square().sum()

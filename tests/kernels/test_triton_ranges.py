@@ -85,6 +85,7 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     from dla_kernels.layers.fused.gated_activation import gated_halves, gated_halves_backward
     from dla_kernels.layers.fused.gated_norm import gated_norm, gated_norm_backward
     from dla_kernels.layers.fused.l2_norm import unit_rows, unit_rows_backward
+    from dla_kernels.layers.fused.rms_norm import normed_rows, normed_rows_backward
     from dla_kernels.layers.fused.scaled_heads import scaled_heads, scaled_heads_backward, skip, skip_backward
     from dla_kernels.layers.fused.softplus import softplus, softplus_backward
 
@@ -106,6 +107,8 @@ def around_the_op(batch, time, dtype, *, delta) -> None:
     norm = v, meta(v.shape[-1], dtype=torch.float32), 1e-5, not delta, 1
     gated_norm.run(v, *norm)
     gated_norm_backward.run(v, v, *norm)
+    normed_rows.run(v, norm[1], 1e-5, dtype)
+    normed_rows_backward.run(v, v, norm[1], 1e-5)
     unit_rows.run(v, 1e-6)
     unit_rows_backward.run(v, v, 1e-6)
     projected = meta(batch, time, HEADS * SLOTS, dtype=dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -9,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dla_kernels.layers import gated_norm
 from dla_train.models import norm
 from dla_train.models.norm import GatedRMSNormDeltaNet, GatedRMSNormMamba2, RMSNorm
 
@@ -61,11 +62,47 @@ def test_torch_gets_input_and_weight_of_one_type_which_its_fused_kernel_needs(ki
         seen.append({tensor.dtype for tensor in (x, weight) if tensor is not None})
         return F.rms_norm(x, shape, weight, eps)
 
-    for module_of_norms in (norm, gated_norm):
+    for name in ("rms_norm", "gated_norm"):
         functions = {"rms_norm": staticmethod(watched), "silu": F.silu}
-        monkeypatch.setattr(module_of_norms, "F", type("Functional", (), functions))
+        monkeypatch.setattr(import_module(f"dla_kernels.layers.{name}"), "F", type("Functional", (), functions))
     module(*inputs)
     assert seen == [{torch.float32}]
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["ours", "another kernel"])
+def test_norms_of_blocks_give_products_their_type(fused: bool, make_model: Any, tokens: Any) -> None:
+    """The last one does not: the head multiplies the gradient of its input by a factor, in the type of the input."""
+    model = make_model("mamba2", "dynamic", dtype=torch.float32)
+    types: dict[str, torch.dtype] = {}
+
+    def noting(name: str) -> Callable[[Any, Any, Tensor], None]:
+        return lambda module, given, y: types.update({name: y.dtype})
+
+    for name, module in model.named_modules():
+        if isinstance(module, RMSNorm):
+            module.kernel = (lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps)) if fused else None
+            module.register_forward_hook(noting(name))
+    model(tokens(1, 5))
+    assert set(types.values()) == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        model(tokens(1, 5))
+    assert types.pop("norm") == torch.float32
+    assert set(types.values()) == {torch.bfloat16}
+
+
+def test_a_compiler_gets_the_norm_in_torch(monkeypatch: Any) -> None:
+    """It fuses that with what is around it."""
+    backends = []
+
+    def watched(x: Tensor, weight: Tensor, eps: float, *, dtype: torch.dtype | None, backend: str) -> Tensor:
+        backends.append(backend)
+        return x * weight
+
+    monkeypatch.setattr(norm, "rms_norm", watched)
+    module, [x], _ = made("plain")
+    module(x)
+    torch.compile(module, backend="eager", fullgraph=True)(x)
+    assert backends == ["auto", "torch"]
 
 
 def test_every_norm_has_the_epsilon_of_the_model(make_model: Any, any_case: tuple[str, str]) -> None:

@@ -52,7 +52,7 @@ def test_a_recipe_that_trains_here(start, tmp_path):
         "stop": "ok",
         "going on": "ok",
         "op of mamba2, dynamic memory": "ok",
-        "convolution, scaled heads, skip, gated norm, slot weights, SwiGLU": "ok",
+        "convolution, scaled heads, skip, gated norm, slot weights, RMSNorm, SwiGLU": "ok",
     }
     assert "the same to the last bit" in out
     assert out.splitlines()[0] == "# Preflight of micro"

@@ -23,6 +23,7 @@ def test_every_recipe_has_what_is_to_be_compared(recipe):
     found = names(recipe)
     linear = {mixer for mixer in model.mixers if mixer.kind != "attention"}
     assert len([name for name in found if name.startswith("op of")]) == len(linear)
+    assert "RMSNorm" in found[-1]
     assert ("SwiGLU" in found[-1]) == (model.mlp_ratio is not None)
     assert ("L2 norm" in found[-1]) == any(mixer.kind == "gated_deltanet" for mixer in linear)
     assert ("slot weights" in found[-1]) == any(mixer.memory.kind != "single" for mixer in linear)
@@ -33,13 +34,13 @@ def test_a_hybrid_of_two_memories_has_both():
     assert names("tiny", hybrid) == [
         "op of mamba2, dynamic memory",
         "op of mamba2, fenwick memory",
-        "convolution, scaled heads, skip, gated norm, slot weights, SwiGLU",
+        "convolution, scaled heads, skip, gated norm, slot weights, RMSNorm, SwiGLU",
     ]
 
 
-def test_softmax_attention_alone_has_its_mlp():
-    assert names("tiny", "model.mixer={kind: attention, heads: 4}", "model.mlp_ratio=null") == []
-    assert names("tiny", "model.mixer={kind: attention, heads: 4}") == ["SwiGLU"]
+def test_softmax_attention_alone_has_its_norms_and_its_mlp():
+    assert names("tiny", "model.mixer={kind: attention, heads: 4}", "model.mlp_ratio=null") == ["RMSNorm"]
+    assert names("tiny", "model.mixer={kind: attention, heads: 4}") == ["RMSNorm, SwiGLU"]
 
 
 @pytest.mark.parametrize(("precision", "type_name"), [("32-true", "float32"), ("bf16-mixed", "bfloat16")])
@@ -60,10 +61,19 @@ def test_all_is_well_on_the_cpu(precision, type_name):
 @pytest.mark.parametrize("recipe", ["mamba2-dla-130m", "gdn-dla-130m"])
 def test_layers_get_weights_of_the_recipe_s_type(monkeypatch, recipe, precision, weights):
     given = []
-    for name in ("check_convolution", "check_gated_norm", "check_skip"):
+    for name in ("check_convolution", "check_gated_norm", "check_rms_norm", "check_skip"):
         monkeypatch.setattr(kernels, name, lambda device, dtype, **options: given.append(options["weights"]) or [])
     examinations(load(find(recipe), [f"training.precision={precision}"]).recipe)[-1].how(CPU, torch.float32)
-    assert given == [weights] * (3 if "mamba2" in recipe else 2)
+    assert given == [weights] * (4 if "mamba2" in recipe else 3)
+
+
+@pytest.mark.parametrize(("precision", "stream"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_norms_read_the_stream_in_its_type(monkeypatch, precision, stream):
+    given = []
+    monkeypatch.setattr(kernels, "check_rms_norm", lambda device, dtype, **sizes: given.append((dtype, sizes)) or [])
+    recipe = load(find("tiny"), [*SMALL, f"training.precision={precision}"]).recipe
+    examinations(recipe)[-1].how(CPU, torch.bfloat16)
+    assert given == [(torch.bfloat16, {"width": 64, "stream": stream, "weights": stream})]
 
 
 def test_packed_documents_are_given_to_the_op(monkeypatch):
@@ -94,8 +104,10 @@ def test_what_is_off_is_named_with_its_device(monkeypatch):
     recipe = load(find("tiny"), [*SMALL, "model.mlp_ratio=null"]).recipe
     devices = [torch.device("meta", index) for index in (0, 1)]
     monkeypatch.setattr(kernels, "_around", lambda mixer, weights: [])
+    monkeypatch.setattr(kernels, "check_rms_norm", lambda *given, **sizes: [Finding(what="d x", error=0, allowed=1)])
     monkeypatch.setattr(kernels, "resolve_backend", lambda *arguments: "triton")
-    [found] = check_kernels(recipe, devices, lambda text: None)
+    found, layers = check_kernels(recipe, devices, lambda text: None)
+    assert layers.is_right is True
     assert found.is_right is False
     assert found.found == "d v on meta:1 off by 4.0e-01, allowed 3.0e-02; d q on meta:1 off by nan, allowed 3.0e-02"
 

@@ -114,6 +114,15 @@ def test_every_layer_takes_the_kernels(found, call):
     assert not found(*call).get("without gradient")
 
 
+@pytest.mark.parametrize("call", TRAINED, ids=name_of)
+def test_every_norm_is_a_kernel(found, call):
+    """Two in a layer and the last one; torch's would make a copy in float32, or one in 16 bits."""
+    calls, layers = found(*call)["calls"], next(int(one[-1]) for one in call[2] if one.startswith("model.layers"))
+    assert calls["dla::rms_norm"] == 2 * layers + 1
+    assert calls.get("dla::rms_norm_backward", 0) == (2 * layers + 1) * (call[0] == "train")
+    assert not [name for name in calls if "rms_norm" in name and name.startswith("aten")]
+
+
 @pytest.mark.parametrize("call", RECOMPUTED, ids=name_of)
 def test_what_is_costly_does_not_run_again(found, call):
     calls, plain = (found(*one)["calls"] for one in (call, ("train", call[1], RECIPES[call[1]][0], call[3])))

@@ -12,6 +12,7 @@ from dla_kernels.layers import (
     add_skip,
     gated_rms_norm,
     l2_normalize,
+    rms_norm,
     scale_heads,
     shifted_softplus,
     short_convolution,
@@ -93,6 +94,24 @@ def check_l2_norm(
     return _compare(l2_normalize, {"x": _Drawn(device, dtype).activation(heads, key_dim)}, backend)
 
 
+def check_rms_norm(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    width: int,
+    stream: torch.dtype = torch.float32,
+    weights: torch.dtype = torch.float32,
+    backend: LayerBackend = "auto",
+) -> list[Finding]:
+    """Check `rms_norm` of `[1, T, width]` with a result in `dtype`. `stream`: type of x. `weights`: of the weight."""
+    draw = _Drawn(device, stream, weights)
+
+    def function(x: Tensor, weight: Tensor, *, backend: LayerBackend) -> Tensor:
+        return rms_norm(x, weight, 1e-5, dtype=x.dtype if x.dtype == torch.float64 else dtype, backend=backend)
+
+    return _compare(function, {"x": draw.activation(width), "weight": draw.parameter(width)}, backend, dtype)
+
+
 def check_scaled_heads(
     device: torch.device, dtype: torch.dtype, *, heads: int, value_dim: int, backend: LayerBackend = "auto"
 ) -> list[Finding]:
@@ -135,16 +154,20 @@ def check_swiglu(
     return _compare(swiglu, {"x": _Drawn(device, dtype).activation(2 * width)}, backend)
 
 
-def _compare(function: Callable[..., Tensor], inputs: dict[str, Tensor], backend: LayerBackend) -> list[Finding]:
+def _compare(
+    function: Callable[..., Tensor], inputs: dict[str, Tensor], backend: LayerBackend, dtype: torch.dtype | None = None
+) -> list[Finding]:
+    """`dtype`: the type that results and their gradient are rounded to, that of x if None."""
+    dtype = dtype or inputs["x"].dtype
     results = []
     for chosen, wide in (("torch", torch.float64), (backend, None)):
         leaves = {name: x.detach().to(wide or x.dtype).requires_grad_() for name, x in inputs.items()}
         y = function(**leaves, backend=chosen)
-        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(inputs["x"].dtype)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         gradients = torch.autograd.grad(y, list(leaves.values()), dy.to(y))
         results.append({"output": y} | {f"d {name}": x for name, x in zip(leaves, gradients, strict=True)})
     exact, found = results
-    allowed = LAYER_ROUNDINGS[inputs["x"].dtype]
+    allowed = LAYER_ROUNDINGS[dtype]
     return [
         finding for name, x in found.items() for finding in compared(name, x, exact[name], allowed, int(x.dim() > 1))
     ]

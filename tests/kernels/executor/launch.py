@@ -88,7 +88,15 @@ def executing(target: str) -> Iterator[set[str]]:
     ):
         for module in ("segmentation.op", "reader.op", "dynamic"):
             patches.enter_context(mock.patch(f"dla_kernels.{module}.resolve_backend", resolved))
-        for module in ("convolution", "gated_norm", "gated_activation", "l2_norm", "scaled_heads", "softplus"):
+        for module in (
+            "convolution",
+            "gated_norm",
+            "gated_activation",
+            "l2_norm",
+            "rms_norm",
+            "scaled_heads",
+            "softplus",
+        ):
             patches.enter_context(mock.patch(f"dla_kernels.layers.{module}.torch_or_triton", chosen))
         patches.enter_context(mock.patch("dla_kernels.positional_plans.torch_or_triton", chosen))
         yield ran
