@@ -89,10 +89,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
         dhidden, dweight, count = ctx.saved_tensors
-        factor = dloss / count
-        dhidden = None if dhidden is None else dhidden * factor.to(dhidden.dtype)
-        dweight = None if dweight is None else dweight * dloss.to(dweight.dtype)
+        dhidden = None if dhidden is None else _scaled(dhidden, dloss / count)
+        dweight = None if dweight is None else _scaled(dweight, dloss)
         return dhidden, dweight, None, None, None
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """`gradient * factor` in the type of the gradient, with a factor that is not rounded to it."""
+    return torch.mul(gradient, factor[None], out=torch.empty_like(gradient))
 
 
 def _operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
