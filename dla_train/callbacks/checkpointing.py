@@ -42,7 +42,7 @@ class Checkpointing(Callback):
         saved_step: the step that training continues from, if `store` has it (or it is 0). None if only another run's
             store has it: it is then saved before the first step, so that `store` has something to continue from.
         ranks: all of them; they save together, and rank 0 manages the store.
-        is_validated: whether a validation that is due by the checkpoint that the run goes on from was done since.
+        is_validated: whether the step that the run goes on from was validated, be it after its checkpoint.
     Attributes:
         seconds: how long training has stood still for saving so far.
     """
@@ -78,12 +78,13 @@ class Checkpointing(Callback):
         self._validation_is_due = state_dict["validation_is_due"] and not self._is_validated
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """See to it that a run whose steps are all done has the validation that is due; Lightning would do nothing."""
+        """See to it that a run whose steps are all done has its last validation; Lightning would do nothing. It may be
+        due, or never have been planned after that step: the run may go on to fewer steps than it had before."""
         loop = trainer.fit_loop
         run = loop.run
 
         def validate_and_run() -> None:
-            if self._validation_is_due and trainer.global_step >= trainer.max_steps:
+            if not self._is_validated and trainer.global_step >= trainer.max_steps:
                 self._validate(trainer)
             run()
 

@@ -92,6 +92,23 @@ def test_it_may_fail_again_and_with_fewer_windows_it_may_succeed(fit_auto, compu
     assert "this run is finished, and was 2 when it was validated last" in done.err
 
 
+@pytest.mark.parametrize("windows", [2, 4])
+def test_a_run_that_ends_earlier_than_planned_is_validated_there(fit_auto, computed, monkeypatch, tmp_path, windows):
+    """Its last step is one after which no validation was planned."""
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelTraining, "on_train_batch_end", lambda self, *given: 1 / (self.global_step - 18))
+        assert fit_auto().code == 1
+    done = fit_auto("training.steps=16", f"training.validation_windows={windows}")
+    assert done.code == 0, done.err
+    assert computed.validated[-windows // 2 :] == [16] * (windows // 2)
+    rows = [(row["step"], row["split"]) for row in exact_rows(tmp_path / "run")]
+    assert rows[-2:] == [("16", "train"), ("16", "validation")]
+    assert "no validation" not in (tmp_path / "run" / "report.md").read_text()
+    before = computed.validated.copy()
+    assert fit_auto("training.steps=16", f"training.validation_windows={windows}").code == 0
+    assert computed.validated == before
+
+
 def test_the_last_step_is_written_once(fit_auto, monkeypatch):
     written = []
     new = CheckpointStore.new
