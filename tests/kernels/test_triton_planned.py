@@ -140,12 +140,12 @@ def test_a_cache_of_another_shape_is_refused(draw_inputs, make_plan, read):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("capacity", [1, 2, 3, 15, 64])
+@pytest.mark.parametrize("capacity", [1, 2, 3, 15, 64, 67, 200])
 @pytest.mark.parametrize("block", [0, 1, 7, 16])
 def test_a_single_token_has_the_shift_of_the_whole_plan(capacity, block, dtype):
     start = torch.tensor([0, 1, 2, 3, 4, 7, 8, 14, 15, 16, 48, 64, 105, 112, 1000, 1024, 1 << 20], dtype=dtype)
     if dtype == torch.int64:
-        start = torch.cat((start, torch.tensor([1 << 31, 1 << 40, 3 << 44])))
+        start = torch.cat((start, torch.tensor([1 << 31, 1 << 40, 3 << 44, 1 << 62])))
     sizes: dict[str, Any] = {"capacity": capacity, "start": start} | ({"block": block} if block else {})
     expected = (fixed_plan if block else fenwick_plan)(start.numel(), 1, 3, **sizes)
     shift, score = plan_token(start, 3, capacity, block)
