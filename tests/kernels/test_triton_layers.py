@@ -90,6 +90,23 @@ def test_rms_norm(dtype, stream, shape):
     cases.check_rms_norm("cpu", dtype, shape, stream=stream, weights=stream)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy tells of what the rows beside them come to
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+def test_without_an_epsilon_only_the_rows_that_there_are_count(gated):
+    x, gate, dy = (torch.randn(3, 12, dtype=torch.float64) for _ in range(3))
+
+    def gradients(dtype, backend):
+        leaves = [x.to(dtype).requires_grad_(), torch.ones(12, dtype=dtype, requires_grad=True)]
+        if gated:
+            y = gated_rms_norm(leaves[0], gate.to(dtype), leaves[1], 0.0, gate_first=True, backend=backend)
+        else:
+            y = rms_norm(*leaves, 0.0, backend=backend)
+        return torch.autograd.grad(y, leaves, dy.to(dtype))
+
+    for found, expected in zip(gradients(torch.float32, "triton"), gradients(torch.float64, "torch"), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_rms_norm_of_more_rows_than_programs(monkeypatch):
     monkeypatch.setattr("dla_kernels.layers.fused.rms_norm.PROGRAMS", 3)
     monkeypatch.setattr("dla_kernels.layers.fused.rows.NUMBERS", 32)

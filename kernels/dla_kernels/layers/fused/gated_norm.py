@@ -118,7 +118,7 @@ def gated_norm_backward_kernel(
         sigmoid = 1.0 / (1.0 + tl.exp(-gate))
         opening = gate * sigmoid
         u = x * opening if GATE_FIRST else x
-        r = tl.rsqrt(tl.sum(u * u, 1) / N + eps)[:, None]
+        r = tl.where(row < rows, tl.rsqrt(tl.sum(u * u, 1) / N + eps), 0.0)[:, None]  # no row: infinite with eps 0
         g = dy * weight[None, :]
         if GATE_FIRST:
             du = r * (g - u * (r * r * (tl.sum(g * u, 1) / N)[:, None]))

@@ -99,7 +99,7 @@ def rms_norm_backward_kernel(
         row = (program * steps + step) * BR + tl.arange(0, BR)
         dy = load_rows(dy_ptr, row, rows, inner, dy_outer, dy_inner, channel, channel < N)
         x = load_rows(x_ptr, row, rows, inner, x_outer, x_inner, channel, channel < N)
-        r = tl.rsqrt(tl.sum(x * x, 1) / N + eps)[:, None]
+        r = tl.where(row < rows, tl.rsqrt(tl.sum(x * x, 1) / N + eps), 0.0)[:, None]  # no row: infinite with eps 0
         g = dy * weight[None, :]
         dx = r * (g - x * (r * r * (tl.sum(g * x, 1) / N)[:, None]))
         dweight += dy * x * r
