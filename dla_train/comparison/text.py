@@ -83,11 +83,14 @@ def _results(runs: Sequence[Compared]) -> str:
 
 
 def _unread(run: Compared) -> str:
-    keys = "its keys are compared as they are written there" if run.recipe else "its keys are not compared"
-    return (
-        f"{_in_a_cell(run.name)}: this version cannot read the recipe, so its parameters are not counted, and {keys}. "
-        f"The version that trained it can. ({_in_a_cell(run.unread or '')})"
-    )
+    if run.recipe:
+        what = (
+            "this version cannot read the recipe, so its parameters are not counted, and its keys are compared as they "
+            "are written there. The version that trained it can."
+        )
+    else:
+        what = "the recipe cannot be read, so its parameters are not counted, and its keys are not compared."
+    return f"{_in_a_cell(run.name)}: {what} ({_in_a_cell(run.unread or '')})"
 
 
 def _step(run: Compared) -> str:
