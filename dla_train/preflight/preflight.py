@@ -159,9 +159,8 @@ def _beside(loaded: LoadedRecipe, trial: Trial, meeting: Meeting) -> list[Check]
     placement = trial.placement
     with stoppable(), contextlib.suppress(FirstHasEnded):
         code = accompany(trial, meeting)
-        if code == REFUSED:
-            return []
-        checks = [check for check in _kernels(loaded, placement) if check.is_right is False]
+        is_refused = code == REFUSED  # it has said why; if the first one was refused, too, that one does not ask
+        checks = [] if is_refused else [check for check in _kernels(loaded, placement) if check.is_right is False]
         if code:
             checks.insert(0, Check(what="run", found=how_it_ended(code), is_right=False))
         meeting.tell(placement.rank, checks)

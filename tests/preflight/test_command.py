@@ -202,10 +202,14 @@ def test_all_is_well_on_two_ranks(as_rank, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rank_that_is_refused_says_nothing(as_rank, monkeypatch):
-    assert as_rank(1, code=2).code == 0
-    monkeypatch.setattr(preflight, "_PATIENCE_SECONDS", 0.1)
-    assert "rank 1: has not said" in as_rank(0).out.replace(" | ", ": ")
+def test_a_rank_that_alone_is_refused_is_not_waited_for(as_rank):
+    def compare():
+        raise AssertionError("no kernel is of interest")
+
+    assert as_rank(1, code=2, kernels=compare).code == 0
+    done = as_rank(0)
+    assert done.code == 1
+    assert "rank 1: run | ended with exit code 2" in done.out
 
 
 def test_a_rank_that_never_says_what_it_found_is_wrong(as_rank, monkeypatch):
