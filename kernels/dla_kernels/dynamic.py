@@ -33,7 +33,7 @@ def dynamic_linear_attention(
 
     Args, Returns, Raises: as in these two functions; the score is computed from the k and v given here. With the cache
     of one call passed to the next, prefill in pieces and token-by-token decode equal one call over everything. With the
-    Triton backend, a single token that continues a cache and needs no gradient takes one launch (decode.py).
+    Triton backend, a single token that continues a cache and needs no gradient takes one launch (decode/).
     """
     inputs = [q, k, v, slot_weight, log_decay, beta]
     if cache is not None and _decodes(inputs, threshold, cache, capacity, cu_seqlens, backend):

@@ -1,7 +1,7 @@
 """One token of the recurrence as a compiled loop over the states, on the host: what decoding on the CPU waits for.
 
 Every state is read once, and only those that change are written. Slots stay where they are and change their age, as in
-decode.py. The equations are those of naive.py.
+decode/. The equations are those of naive.py.
 """
 
 from __future__ import annotations
