@@ -179,8 +179,14 @@ def require_fitting_state(point: ResumePoint, recipe: dict[str, Any]) -> None:
         )
 
 
-def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
+def require_same_data(
+    point: ResumePoint, data: Mapping[str, str], otherwise: str = "start a new run with --run-dir"
+) -> None:
     """Refuse to continue with other text: its windows would not be the ones that the finished steps left unseen.
+
+    Args:
+        point: what is continued from. data: the fingerprints of the text that is there now.
+        otherwise: what to do if the other text is meant.
 
     Raises:
         UsageError: says what changed.
@@ -189,12 +195,11 @@ def require_same_data(point: ResumePoint, data: Mapping[str, str]) -> None:
         if part.startswith("revision of "):
             raise UsageError(
                 f"the {part} changed since {point.checkpoint.folder} was written ({before} there, {now or 'none'} "
-                f"here): the text is another one. Write @{before} behind the data set's name, or start a new run with "
-                "--run-dir."
+                f"here): the text is another one. Write @{before} behind the data set's name, or {otherwise}."
             )
         raise UsageError(
             f"the {part} changed since {point.checkpoint.folder} was written (fingerprint {before[:16]}, now "
-            f"{(now or 'none')[:16]}): the text is another one. Restore it, or start a new run with --run-dir."
+            f"{(now or 'none')[:16]}): the text is another one. Restore it, or {otherwise}."
         )
 
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from dla_train.cli.missing_recipe import missing_recipe
 from dla_train.errors import UsageError
 
 _EXAMPLES = """\
@@ -49,7 +50,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Print the estimate."""
     if options.recipe is None:
-        raise UsageError("dla-train estimate needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
+        raise missing_recipe("estimate", settings)
     if options.devices is not None and options.devices < 1:
         raise UsageError(f"--devices is {options.devices}; it must be at least 1.")
     if not 0 < options.utilization <= 1:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dla_train.cli.missing_recipe import missing_recipe
 from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
@@ -106,9 +107,7 @@ def _load(options: argparse.Namespace, settings: list[str]) -> "LoadedRecipe":
         file = find(options.recipe)
         return load(file, settings, begun=is_begun(options.run_dir or Path("runs") / file.name))
     if options.run_dir is None:
-        if settings and "=" not in settings[0]:
-            raise UsageError(f"dla-train fit needs --recipe NAME_OR_PATH. Did you mean --recipe {settings[0]}?")
-        raise UsageError("dla-train fit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
+        raise missing_recipe("fit", settings)
     folder = RunFolder(options.run_dir)
     if not folder.is_run():
         raise UsageError(f"{options.run_dir} holds no run to take the recipe from: give --recipe NAME_OR_PATH.")

@@ -61,6 +61,10 @@ examples:
 """
 
 
+_ELSEWHERE = {"config": "recipe", "config-file": "recipe", "job.config-file": "recipe", "out-dir": "run-dir"}
+"""What other programs for training call our options."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _open_closed_output()
@@ -234,9 +238,11 @@ def _hint(text: str, known: Sequence[str]) -> str:
     name = option.lstrip("-")
     if name == "set":
         return " To set a key of the recipe, write key=value."
+    by_name = {other.lstrip("-"): other for other in known}
+    if (ours := _ELSEWHERE.get(name.replace("_", "-"))) in by_name:
+        return f" Did you mean --{ours}?"
     if "." in name:
         return f" To set a key of the recipe, write {name}=VALUE."
-    by_name = {other.lstrip("-"): other for other in known}
     if guess := difflib.get_close_matches(name, by_name, n=1, cutoff=0.7):
         return f" Did you mean {by_name[guess[0]]}?"
     from dla_train.config.load import recipe_keys

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dla_train.cli.missing_recipe import missing_recipe
 from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
@@ -54,7 +55,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Print what was found; 1 if anything is wrong."""
     if options.recipe is None:
-        raise UsageError("dla-train preflight needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
+        raise missing_recipe("preflight", settings)
     if options.steps < _LEAST_STEPS:
         raise UsageError(
             f"--steps is {options.steps}; it must be at least {_LEAST_STEPS}, of which the last is repeated."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dla_train.cli.missing_recipe import missing_recipe
 from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 from dla_train.runs.program import this_program
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
         print(template, end="")
         return 0
     if not options.recipe:
-        raise UsageError("dla-train submit needs --recipe NAME_OR_PATH; `dla-train recipes` lists the shipped ones.")
+        raise missing_recipe("submit", settings)
     request = _request(options)
     runs = [_checked(recipe, options, settings, request) for recipe in options.recipe]
     _require_different(runs)

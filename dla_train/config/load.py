@@ -97,6 +97,9 @@ def _located(problem: KeyProblem, loaded: LoadedRecipe, others: Sequence[Key] = 
         return f"{loaded._shown_as}: the recipe{problem.text}"
     if any(_parents(key) & loaded._overridden for key in (problem.key, *others, *_named(problem))):
         return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
+    if problem.key not in loaded._tree.lines and (places := _whole_names(problem, loaded)):
+        plain = re.sub(r" Did you mean \S+\?", "", str(problem))
+        return f"on the command line: {plain} Did you mean {' or '.join(places)}?"
     written_below = any(key[: len(problem.key)] == problem.key for key in loaded._overridden)
     if problem.key not in loaded._tree.lines and written_below:  # `treining.steps=3`: treining is the problem
         return f"on the command line: {problem}"
@@ -130,6 +133,13 @@ def _same_name_elsewhere(problem: KeyProblem) -> str:
     wanted = last if last in known.values() else nearest(last, set(known.values()), cutoff=0.78)
     places = [key for key, name in known.items() if name == wanted]
     return f" Did you mean {' or '.join(places)}?" if places else ""
+
+
+def _whole_names(problem: KeyProblem, loaded: LoadedRecipe) -> list[str]:
+    """For `memory.steer=0.1` on the command line: the keys that end like this."""
+    given = [dotted(key) for key in loaded._overridden if len(key) > 1 and key[: len(problem.key)] == problem.key]
+    known = [] if " is not a key" not in problem.text else recipe_keys()
+    return [key for key in known if any(key.endswith(f".{end}") for end in given)]
 
 
 def recipe_keys() -> list[str]:

@@ -156,7 +156,7 @@ def _require_steps_left(loaded: LoadedRecipe, point: ResumePoint, is_branch: boo
 def _branch(point: ResumePoint, recipe: dict[str, Any], data: RecipeData) -> Branch:
     before = point.manifest.identity.recipe
     if not any(key.startswith("data.") for key in differences(before, recipe)):
-        require_same_data(point, data.fingerprints)
+        require_same_data(point, data.fingerprints, "name the other text in the recipe's data section")
     changed = forbidden_changes(before, recipe)
     is_other_order = any(key == "seed" or key.startswith("data.") for key in changed)
     is_other_text = bool(changed_data(point.manifest.identity.data, data.fingerprints))

@@ -36,6 +36,21 @@ def other_validation_text(tmp_path, text_corpus):
     return other
 
 
+def test_a_branch_over_text_that_was_changed_in_place_is_refused_and_another_file_is_read(
+    cli, micro_recipe, run, tmp_path, text_corpus, rewrite
+):
+    other = tmp_path / "other.txt"
+    other.write_text(text_corpus.read_text() + "\nomega alpha token state\n" * 3)
+    branch = ["fit", "--recipe", micro_recipe, "training.steps=8", "--resume", "runs/micro", "--run-dir", "branch"]
+    rewrite(other.read_text())
+    done = cli(*branch)
+    assert done.code == 2
+    assert "Restore it, or name the other text in the recipe's data section." in done.err
+    done = cli(*branch, f"data.path={other}")
+    assert done.code == 0, done.err
+    assert "the data or its order is another one than there" in done.err
+
+
 def test_other_validation_text_is_named_and_read(cli, micro_recipe, run, other_validation_text):
     done = cli("fit", "--recipe", micro_recipe, "training.steps=8", "--resume", "auto")
     assert done.code == 0, done.err

@@ -87,6 +87,10 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
     [
         ("steps=5", "steps is not a key (given 5). Keys at the top level: "),
         ("lr=5", "Did you mean optimizer.lr?"),
+        (
+            "memory.steer=0.1",
+            "profile, report. Did you mean model.mixer.memory.steer or model.hybrid.mixer.memory.steer?",
+        ),
         ("treining.steps=5", "treining is not a key (given {'steps': 5}). Did you mean training?"),
         ("training.stepps=5", "Did you mean training.steps?"),
         ("training.STEPS=5", "training.STEPS is not a key (given 5). Did you mean training.steps?"),
