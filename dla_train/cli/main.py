@@ -24,6 +24,7 @@ from dla_train.cli import (
     generate,
     import_,
     inspect,
+    keys,
     preflight,
     prepare,
     recipes,
@@ -45,18 +46,20 @@ _COMMANDS = (
     import_,
     recipes,
     show,
+    keys,
     submit,
 )
 _EXAMPLES = """\
 examples:
   dla-train recipes                                           list what is there
   dla-train show tiny                                         print a recipe with every value
+  dla-train keys training                                     what its keys mean
   dla-train estimate --recipe mamba2-dla-780m --devices 8     what it costs: memory, FLOPs, days
   dla-train preflight --recipe tiny                           whether it will train here
   dla-train fit --recipe tiny                                 train it, in runs/tiny
   dla-train fit --recipe tiny --resume auto                   go on after a stop of any kind
-  dla-train generate --checkpoint runs/tiny --prompt "def "     let it write
-  dla-train eval --checkpoint runs/tiny --tasks lambada_openai  what it has learned
+  dla-train generate --checkpoint runs/tiny --prompt "def "   let it write
+  dla-train eval --checkpoint runs/tiny --tasks needles       what it has learned
   dla-train fit --recipe tiny training.steps=50 --run-dir runs/short
 """
 

@@ -23,8 +23,8 @@ class Recipe:
     Attributes:
         description: one line for `dla-train recipes`.
         seed: of the initial weights, of the order of the windows and of everything else that is random.
-        model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, profile, report: see their
-            classes.
+        model, data, optimizer, schedule, training, strategy, checkpoint, logging, watchdog, profile, report:
+            sections.
         initial_weights: a run folder, a checkpoint in one, or an exported model, whose weights the run begins with at
             step 0, with a fresh optimizer; null draws them at random. A memory that those weights do not fit begins as
             a single state (all slots weigh 1).

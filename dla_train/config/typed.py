@@ -60,7 +60,7 @@ def build(
             (ValueError).
     """
     fields = {field.name: field for field in dataclasses.fields(config_class) if field.init}  # type: ignore[arg-type]
-    annotations = _annotations(config_class)
+    annotations = annotations_of(config_class)
     if not isinstance(values, dict):
         raise KeyProblem(key, f" must be a section with keys ({', '.join(fields)}), but is {_shown(values)}.")
     for name in values:
@@ -84,7 +84,7 @@ def build(
 
 def _wanted(annotation: Any, key: Key) -> str:
     """What to do about a key that has no value."""
-    choices = _section_choices(annotation)
+    choices = section_choices(annotation)
     if not choices:
         return f"set it in the recipe or with {dotted(key)}={_example(annotation)}."
     if "" in choices:
@@ -96,9 +96,9 @@ def _wanted(annotation: Any, key: Key) -> str:
 
 def known_keys(config_class: type) -> Iterator[Key]:
     """Every key that may exist below `config_class`, for any kinds of its sections."""
-    for name, annotation in _annotations(config_class).items():
+    for name, annotation in annotations_of(config_class).items():
         yield (name,)
-        for choice in _section_choices(annotation).values():
+        for choice in section_choices(annotation).values():
             for inner in known_keys(choice):
                 yield (name, *inner)
 
@@ -119,10 +119,10 @@ def _plain_value(value: Any) -> Any:
 
 
 def _convert(annotation: Any, value: Any, key: Key, written: Mapping[Key, str], default_kind: str = "") -> Any:
-    if (section := _named_sections(annotation)) is not None:
+    if (section := named_sections(annotation)) is not None:
         is_left_out = value is None and type(None) in typing.get_args(annotation)
         return None if is_left_out else _convert_named(section, value, key, written)
-    choices = _section_choices(annotation)
+    choices = section_choices(annotation)
     if not choices:
         return _convert_plain(annotation, _as_written(annotation, value, key, written), key)
     if value is None and type(None) in typing.get_args(annotation):
@@ -215,12 +215,13 @@ def _leaf(annotation: Any) -> Any:
 
 
 @functools.cache
-def _annotations(config_class: type) -> dict[str, Any]:
+def annotations_of(config_class: type) -> dict[str, Any]:
+    """The fields of a dataclass that a recipe may set, with their types."""
     hints = typing.get_type_hints(config_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class) if field.init}
 
 
-def _named_sections(annotation: Any) -> Any | None:
+def named_sections(annotation: Any) -> Any | None:
     """The class `Section` of `dict[str, Section]` or `dict[str, Section] | None`; None for anything else, including
     `dict[str, Any]`."""
     bare = _without_none(annotation)
@@ -230,7 +231,7 @@ def _named_sections(annotation: Any) -> Any | None:
 
 
 @functools.cache
-def _section_choices(annotation: Any) -> dict[str, type]:
+def section_choices(annotation: Any) -> dict[str, type]:
     """The dataclasses that `annotation` admits, by kind ("" for one without kinds); empty for a plain field."""
     members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     sections = [member for member in members if dataclasses.is_dataclass(member) and isinstance(member, type)]
@@ -264,7 +265,7 @@ def _has_default(field: "dataclasses.Field[Any]") -> bool:
 def _unknown(
     section: Key, name: str, values: dict[str, Any], allowed: list[str], kinds: Mapping[str, type]
 ) -> KeyProblem:
-    fields = {kind: list(_annotations(choice)) for kind, choice in kinds.items()}
+    fields = {kind: list(annotations_of(choice)) for kind, choice in kinds.items()}
     of_all = list(dict.fromkeys([*allowed, *(field for own in fields.values() for field in own)]))
     # What only another kind has must be nearer to be meant.
     meant = name if name in of_all else nearest(name, of_all, cutoff=0.78) or nearest(name, allowed)
@@ -326,9 +327,9 @@ def _described(annotation: Any) -> str:
 
 def _example(annotation: Any) -> str:
     bare = _without_none(annotation)
-    if _named_sections(annotation) is not None:
+    if named_sections(annotation) is not None:
         return "{NAME: {...}}"
-    if choices := _section_choices(annotation):
+    if choices := section_choices(annotation):
         return next(iter(choices)) or "..."
     if typing.get_origin(bare) is Literal:
         return str(typing.get_args(bare)[0])

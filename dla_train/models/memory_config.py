@@ -36,7 +36,7 @@ class FixedMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class FenwickMemory:
-    """The levels of Log-Linear attention (arXiv 2506.04761); 15 levels hold 16,384 tokens."""
+    """The levels of Log-Linear attention (arXiv 2506.04761), `capacity` of them; 15 hold 16,384 tokens."""
 
     kind: Literal["fenwick"] = "fenwick"
     capacity: int = 15

@@ -101,7 +101,7 @@ def test_without_a_command_it_says_what_there_is(cli):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["recipes"], ["show", "tiny"], ["fit", "--recipe", "tiny", "steps=1"]]
+    "arguments", [["--help"], ["recipes"], ["show", "tiny"], ["keys"], ["fit", "--recipe", "tiny", "steps=1"]]
 )
 def test_what_trains_nothing_does_not_wait_for_torch(arguments):
     script = (

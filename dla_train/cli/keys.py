@@ -1,0 +1,47 @@
+"""`dla-train keys`: what the keys of a recipe mean."""
+
+import argparse
+from typing import Any
+
+from dla_train.errors import UsageError
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "keys",
+        help="what the keys of a recipe mean, with their defaults",
+        description=__doc__,
+        usage="dla-train keys [SECTION_OR_KEY]",
+        epilog="examples: dla-train keys; dla-train keys training; dla-train keys model.mixer.memory.steer",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="SECTION_OR_KEY", nargs="?", help="these sections, or those with that key")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    """Print the sections."""
+    from dla_train.config.explain import sections
+    from dla_train.config.overrides import nearest
+
+    if settings:
+        raise UsageError(f"dla-train keys takes one section or key, given {settings[0]} as well.")
+    found = sections()
+    if options.name is not None:
+        name = options.name.partition("=")[0]
+        below = [section for section in found if any(f"{place}.".startswith(f"{name}.") for place in section.places)]
+        having = [
+            section
+            for section in found
+            if any(f".{place}.{key}".endswith(f".{name}") for place in section.places for key in section.keys)
+        ]
+        chosen = below or having
+        if not chosen:
+            known = {key for section in found for key in section.keys}
+            guess = nearest(name.rpartition(".")[2], known)
+            hint = f" Did you mean {guess}?" if guess else ""
+            raise UsageError(f"a recipe has no section or key {name}.{hint} `dla-train keys` lists all.")
+        found = chosen
+    print("\n\n".join(section.text() for section in found))
+    return 0
