@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     request = _request(options)
     runs = [_checked(recipe, options, settings, request) for recipe in options.recipe]
     _require_different(runs)
-    _warn_of_drawbacks(runs)
+    _warn(runs)
     if not options.dry_run:
         require_sbatch()
 
@@ -135,12 +135,12 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Run:
-    """One of the submitted runs; `command` trains the recipe `name` in `folder`, `drawbacks` slow it down."""
+    """One of the submitted runs; `command` trains the recipe `name` in `folder`, `warnings` are about it."""
 
     name: str
     folder: "RunFolder"
     command: list[str]
-    drawbacks: list[str]
+    warnings: list[str]
 
     @property
     def script(self) -> Path:
@@ -175,6 +175,7 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
     from dla_train.checkpoints.resume import AUTO_FROM
     from dla_train.config.catalog import find
     from dla_train.config.extras import require_extras
+    from dla_train.data.presence import require_text
     from dla_train.distributed.drawbacks import drawbacks
     from dla_train.runs.folder import RunFolder
     from dla_train.slurm.script import require_printable
@@ -202,8 +203,12 @@ def _checked(recipe: str, options: argparse.Namespace, settings: list[str], requ
         check_beginning(loaded, CheckpointStore(folder.checkpoints), options.resume)
     fit = [*this_program(), "fit", f"--recipe={recipe}"]
     command = [*fit, f"--run-dir={folder}", "--resume", resume, *settings]
-    slow = drawbacks(loaded.recipe.strategy, loaded.recipe.model, request.nodes, request.tasks_per_node)
-    return _Run(loaded.name, folder, command, list(slow))
+    warnings = [*drawbacks(loaded.recipe.strategy, loaded.recipe.model, request.nodes, request.tasks_per_node)]
+    try:
+        require_text(loaded)
+    except UsageError as error:  # no refusal: it may be made while the job waits
+        warnings.append(f"{error} As it is, the job will be refused when it starts.")
+    return _Run(loaded.name, folder, command, warnings)
 
 
 def _require_different(runs: "list[_Run]") -> None:
@@ -215,11 +220,11 @@ def _require_different(runs: "list[_Run]") -> None:
         )
 
 
-def _warn_of_drawbacks(runs: "list[_Run]") -> None:
+def _warn(runs: "list[_Run]") -> None:
     """Each one once; of several runs, with the recipes that have it."""
-    for drawback in dict.fromkeys(drawback for run in runs for drawback in run.drawbacks):
-        names = ", ".join(run.name for run in runs if drawback in run.drawbacks)
-        print(f"warning: {f'{names}: ' if len(runs) > 1 else ''}{drawback}", file=sys.stderr)
+    for warning in dict.fromkeys(warning for run in runs for warning in run.warnings):
+        names = ", ".join(run.name for run in runs if warning in run.warnings)
+        print(f"warning: {f'{names}: ' if len(runs) > 1 else ''}{warning}", file=sys.stderr)
 
 
 def _say_submitted(job: str, script: Path, runs: "list[_Run]") -> None:

@@ -185,6 +185,19 @@ def test_what_slows_several_recipes_down_is_said_once_with_their_names(cli, sbat
     ]
 
 
+def test_data_that_is_not_there_yet_is_said(cli, sbatch):
+    asked = ["submit", "--recipe", "gdn-dla-130m", "--gpus-per-node", 1]
+    done = cli(*asked)
+    assert done.code == 0, done.err
+    assert sbatch() is not None
+    assert re.search(
+        r"^warning: .*gdn-dla-130m.yaml:\d+: data.path: no prepared tokens at tokens/long-data-collections: .* "
+        r"As it is, the job will be refused when it starts\.$",
+        done.err,
+        re.MULTILINE,
+    )
+
+
 def test_no_sbatch(cli, micro_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = cli("submit", "--recipe", micro_recipe, "--gpus-per-node", 0)
