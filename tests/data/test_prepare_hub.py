@@ -88,7 +88,7 @@ def test_a_preparation_goes_on_with_the_commit_that_it_began_with(
     tagged = prepare("tagged", f"{NAME}@v1")
     assert tagged.request["versions"][f"{NAME}@v1"] == straight.request["versions"][NAME]
     assert tokens(tmp_path / "tagged") == tokens(tmp_path / "straight")
-    with pytest.raises(DataError, match="holds shards of another preparation: sources, versions differ"):
+    with pytest.raises(DataError, match="holds shards of another preparation: what differs is sources, versions; "):
         prepare("stopped", f"{NAME}@v1")
 
 
@@ -104,7 +104,7 @@ def test_a_changed_folder_that_is_read_as_a_data_set_is_not_gone_on_with(
     stop_in_second_shard(lambda: prepare("out", source))
     for name, content in files([*SECOND, "one more"]).items():
         (tmp_path / "set" / name).write_text(content)
-    with pytest.raises(DataError, match="holds shards of another preparation: versions differ"):
+    with pytest.raises(DataError, match="holds shards of another preparation: what differs is versions; "):
         prepare("out", source)
 
 

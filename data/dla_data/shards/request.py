@@ -52,10 +52,16 @@ class Request:
         changed = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
         if not changed:
             return
+        numbers = {
+            key: f" ({found[key]} then, {asked[key]} now)"
+            for key in changed
+            if isinstance(found.get(key), int | float) and isinstance(asked.get(key), int | float)
+        }
+        named = ", ".join(f"{key}{numbers.get(key, '')}" for key in changed)
         detail = f": {self._file_changes(found, path)}" if "files" in changed else ""
         raise DataError(
-            f"{directory} holds shards of another preparation: {', '.join(changed)} differ "
-            f"({path.name} has what was asked for then){detail}. Ask for the same, or choose another output directory."
+            f"{directory} holds shards of another preparation: what differs is {named}; {path.name} "
+            f"has what was asked for then{detail}. Ask for the same, or choose another output directory."
         )
 
     def _file_changes(self, found: dict[str, Any], path: Path) -> str:
