@@ -133,7 +133,7 @@ def test_a_text_that_changed_is_named_and_one_only_written_again_can_be_told(
     manifest = prepare(tmp_path / "out")
     os.utime(source, ns=(1, 1_700_000_000_123_456_789))
     with pytest.raises(
-        DataError, match=r"files differ .*texts\.jsonl has the same size, but was .*: touch -d"
+        DataError, match=r"differs is files; .*texts\.jsonl has the same size, but was .*: touch -d"
     ) as caught:
         prepare(tmp_path / "out")
     subprocess.run(str(caught.value).split("back: ")[1].split(". Ask")[0], shell=True, check=True)
