@@ -55,6 +55,7 @@ class Watchdog(Callback):
             self._thread = threading.Thread(
                 target=self._watch, args=(trainer, self.limit), name="watchdog", daemon=True
             )
+            _arm(self.limit)  # here: the thread may not run before the lock is held for good
             self._thread.start()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -115,7 +116,7 @@ class Watchdog(Callback):
             # Counts intervals in which this thread was awake, because a suspended process has not hung. The timer below
             # only knows the clock; it serves for the case that no Python thread can run.
             seen, idle = (self._signs, 0.0) if self._signs != seen else (seen, idle + interval)
-            faulthandler.dump_traceback_later(2 * limit, file=_STANDARD_ERROR, exit=True)
+            _arm(limit)
             if idle >= limit:
                 self._give_up(trainer, limit)
         faulthandler.cancel_dump_traceback_later()
@@ -136,3 +137,8 @@ class Watchdog(Callback):
         with suppress(OSError):  # the disk of the run folder may be what hangs
             announce_exit(EXIT_CODE)
         os._exit(EXIT_CODE)
+
+
+def _arm(limit: float) -> None:
+    """Set the timer for the case that no Python thread can run."""
+    faulthandler.dump_traceback_later(2 * limit, file=_STANDARD_ERROR, exit=True)
