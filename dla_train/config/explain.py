@@ -34,7 +34,7 @@ class Section:
         """Its heading, what it is for, its keys, and their defaults."""
         heading = " and ".join(place or "(top level)" for place in self.places)
         doc = inspect.getdoc(self.config) or ""
-        what = "\n".join(line for line in doc.splitlines() if line != "Attributes:")
+        explained = [line for line in doc.splitlines() if line != "Attributes:"]
         needed, defaults = [], []
         for field in dataclasses.fields(self.config):
             if field.name not in self.keys:
@@ -43,9 +43,10 @@ class Section:
                 defaults.append(f"{field.name}: {json.dumps(field.default)}")
             elif field.default_factory is dataclasses.MISSING:
                 needed.append(field.name)
-        ends = [f"No default: {', '.join(needed)}." if needed else "", f"Defaults: {', '.join(defaults)}."]
-        wrapped = textwrap.wrap(" ".join(filter(None, ends)), 116) if needed or defaults else []
-        lines = [*what.splitlines(), *([""] if wrapped else []), *wrapped]
+        named = {"No default": needed, "Defaults": defaults}
+        ends = " ".join(f"{what}: {', '.join(names)}." for what, names in named.items() if names)
+        wrapped = textwrap.wrap(ends, 116)
+        lines = [*explained, *([""] if wrapped else []), *wrapped]
         kind = f" (kind {self.kind})" if self.kind else ""
         return f"{heading}{kind}\n" + "\n".join(f"    {line}".rstrip() for line in lines)
 

@@ -25,6 +25,7 @@ def test_a_section_shows_its_keys_with_their_defaults(cli):
     assert "\n        keep_last: how many of the newest stay." in done.out
     assert done.out.endswith("\n    Defaults: every: 100, keep_last: 2, keep_every: null, background: true.\n")
     assert "No default: heads, memory. Defaults: head_dim: 64" in cli("keys", "model.mixer").out
+    assert cli("keys", "data.curriculum").out.endswith("\n    No default: windows, steps.\n")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """A run that hangs ends by itself and says where it hung."""
 
+import faulthandler
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
 
-from dla_train.callbacks.watchdog import EXIT_CODE
+from dla_train.callbacks.watchdog import EXIT_CODE, Watchdog
 from dla_train.runs.metrics_file import read_rows
 from dla_train.training.module import LanguageModelTraining
 
@@ -77,6 +79,16 @@ def test_a_run_that_was_stopped_for_longer_than_the_limit_has_not_hung(fork_proc
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
+
+
+def test_the_timer_is_set_before_training(monkeypatch, tmp_path):
+    """Code that holds the interpreter's lock from the first step on lets no thread set it."""
+    timers = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: timers.append(seconds))
+    watchdog = Watchdog(10, tmp_path)  # whose thread first looks after 5 s
+    watchdog.setup(Mock(), Mock(), "fit")
+    assert timers == [1200]
+    watchdog.teardown(Mock(), Mock(), "fit")
 
 
 def test_minutes_must_be_positive(cli, micro_recipe):

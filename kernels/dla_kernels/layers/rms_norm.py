@@ -21,7 +21,7 @@ def rms_norm(
     dtype: torch.dtype | None = None,
     backend: Literal["auto", "torch", "triton"] = "auto",
 ) -> Tensor:
-    """`y = weight * x / sqrt(mean(x^2) + eps)` over the last dimension, in the type that is wanted of y.
+    """RMSNorm (arXiv 1910.07467): `y = weight * x / sqrt(mean(x^2) + eps)` over the last dimension, in a wanted type.
 
     Everything is computed in float32 (float64 for float64 inputs), and only the result is rounded. Backend "triton"
     keeps only x and weight for the backward, which reads the gradient of y in y's type. Differentiable with respect to
