@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.device import device_named
+from dla_train.cli.needed import TRAINED, Needed, require_options
 from dla_train.cli.out_folder import a_folder, require_unused
 from dla_train.errors import UsageError
 from dla_train.evaluation.built_in.catalog import BUILT_IN
@@ -67,7 +68,7 @@ def add_to(commands: Any) -> None:
         "--checkpoint",
         metavar="RUN",
         type=Path,
-        help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
+        help=TRAINED,
     )
     parser.add_argument("--tasks", metavar="NAME[,NAME...]", help="tasks, groups or task files; `list` shows them")
     parser.add_argument("--limit", metavar="N", type=int, help="ask only N examples (windows) of each kind")
@@ -123,15 +124,11 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 def _check(options: argparse.Namespace, settings: list[str]) -> tuple[list[str], tuple[int, ...] | None]:
     """Check the options; returns the names of the tasks, each once, and the lengths."""
     names = [name for part in (options.tasks or "").split(",") if (name := part.strip())]
-    if options.checkpoint is None:
-        raise UsageError(
-            "dla-train eval needs --checkpoint RUN: a run folder, one of its checkpoints/step-..., or an exported "
-            "model."
-        )
-    if not names:
-        raise UsageError(
-            "dla-train eval needs --tasks, for example --tasks needles or --tasks piqa,fda; --tasks list shows them."
-        )
+    needed = (
+        Needed("--checkpoint RUN", TRAINED, options.checkpoint),
+        Needed("--tasks NAME[,NAME...]", "for example needles or piqa,fda; --tasks list shows them", names or None),
+    )
+    require_options("eval", needed, settings)
     if settings:
         raise UsageError(f"dla-train eval takes no key=value (given {settings[0]}): the run has its recipe.")
     if options.limit is not None and options.limit < 1:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dla_train.cli.needed import Needed, require_options
 from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
@@ -43,10 +44,11 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Write the folder."""
-    if options.checkpoint is None:
-        raise UsageError("dla-train export needs --checkpoint RUN: a run folder, or one of its checkpoints/step-...")
-    if options.to is None:
-        raise UsageError("dla-train export needs --to DIR: a new folder for the model.")
+    needed = (
+        Needed("--checkpoint RUN", "a run folder, or one of its checkpoints/step-...", options.checkpoint),
+        Needed("--to DIR", "a new folder for the model", options.to),
+    )
+    require_options("export", needed, settings)
     if settings:
         raise UsageError(f"dla-train export takes no key=value (given {settings[0]}): the run has its recipe.")
     from dla_train.evaluation.find import find_trained

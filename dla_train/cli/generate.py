@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla_train.cli.device import device_named
+from dla_train.cli.needed import TRAINED, Needed, require_options
 from dla_train.errors import UsageError
 from dla_train.runs.compilations import told_of_compilations
 
@@ -45,7 +46,7 @@ def add_to(commands: Any) -> None:
         "--checkpoint",
         metavar="RUN",
         type=Path,
-        help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
+        help=TRAINED,
     )
     parser.add_argument("--prompt", metavar="TEXT|-", help="what to continue; - reads standard input")
     parser.add_argument(
@@ -100,13 +101,14 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, settings: list[str]) -> None:
-    if options.checkpoint is None:
-        raise UsageError(
-            "dla-train generate needs --checkpoint RUN: a run folder, one of its checkpoints/step-..., or an exported "
-            "model."
-        )
-    if (options.prompt is None) == (options.prompts is None):
-        raise UsageError("dla-train generate needs either --prompt TEXT (- for standard input) or --prompts FILE.")
+    prompted = options.prompt if options.prompt is not None else options.prompts
+    needed = (
+        Needed("--checkpoint RUN", TRAINED, options.checkpoint),
+        Needed("--prompt TEXT", "- for standard input; or --prompts FILE", prompted),
+    )
+    require_options("generate", needed, settings)
+    if options.prompt is not None and options.prompts is not None:
+        raise UsageError("dla-train generate takes either --prompt TEXT (- for standard input) or --prompts FILE.")
     if settings:
         raise UsageError(f"dla-train generate takes no key=value (given {settings[0]}): the run has its recipe.")
     if options.stream and options.prompts is not None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dla_train.cli.needed import Needed, require_options
 from dla_train.cli.out_folder import a_folder
 from dla_train.errors import UsageError
 
@@ -40,10 +41,11 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Write the folder."""
-    if options.source is None:
-        raise UsageError("dla-train import needs --from DIR: the folder with the files of a published model.")
-    if options.to is None:
-        raise UsageError("dla-train import needs --to DIR: a new folder for the model.")
+    needed = (
+        Needed("--from DIR", "the folder with the files of a published model", options.source),
+        Needed("--to DIR", "a new folder for the model", options.to),
+    )
+    require_options("import", needed, settings)
     if settings:
         raise UsageError(f"dla-train import takes no key=value (given {settings[0]}): the model is what it is.")
     if not options.source.is_dir():

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dla_train.cli.needed import TRAINED, Needed, require_options
 from dla_train.cli.out_folder import a_folder, require_unused
 from dla_train.errors import UsageError
 from dla_train.inspection.files import FILES
@@ -33,7 +34,7 @@ def add_to(commands: Any) -> None:
         "--checkpoint",
         metavar="RUN",
         type=Path,
-        help="a run folder, one of its checkpoints/step-..., or a folder that dla-train export made",
+        help=TRAINED,
     )
     parser.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text; - for standard input")
     parser.add_argument("--out", metavar="DIR", type=a_folder, help="where the page goes; without an earlier one")
@@ -45,13 +46,12 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace, settings: list[str]) -> int:
     """Write the page and the pictures."""
-    for name, value in (
-        ("--checkpoint RUN", options.checkpoint),
-        ("--text FILE", options.text),
-        ("--out DIR", options.out),
-    ):
-        if value is None:
-            raise UsageError(f"dla-train inspect needs {name}.")
+    needed = (
+        Needed("--checkpoint RUN", TRAINED, options.checkpoint),
+        Needed("--text FILE", "UTF-8 text, or - for standard input", options.text),
+        Needed("--out DIR", "where the page goes", options.out),
+    )
+    require_options("inspect", needed, settings)
     if settings:
         raise UsageError(f"dla-train inspect takes no key=value (given {settings[0]}): the run has its recipe.")
     if options.max_tokens < 2:

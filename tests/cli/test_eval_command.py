@@ -63,7 +63,7 @@ def test_what_is_wrong_is_named(cli, tmp_path, hide_lm_eval):
     words = ["--tasks", "words.yaml"]
     for arguments, message in [
         (words, "needs --checkpoint RUN"),
-        (checkpoint, "needs --tasks, for example"),
+        (checkpoint, "needs --tasks NAME[,NAME...] (for example needles"),
         ([*checkpoint, *words, "--limit", 0], "--limit is 0; it must be at least 1"),
         ([*checkpoint, *words, "--out", "file"], "--out file cannot be made: File exists"),
         ([*checkpoint, *words, "model.layers=2"], "takes no key=value (given model.layers=2)"),

@@ -96,8 +96,9 @@ def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     prompt = ["--prompt", "alpha"]
     for arguments, message in [
-        (["--checkpoint", "run"], "needs either --prompt TEXT"),
-        (["--checkpoint", "run", *prompt, "--prompts", "x"], "needs either --prompt TEXT"),
+        (["--checkpoint", "run"], "needs --prompt TEXT (- for standard input; or --prompts FILE)."),
+        (["--checkpoint", "run", *prompt, "--prompts", "x"], "takes either --prompt TEXT"),
+        (["runs/tiny"], "needs --checkpoint RUN, --prompt TEXT. Did you mean --checkpoint runs/tiny?"),
         (prompt, "needs --checkpoint RUN"),
         (["--checkpoint", "runs", *prompt], "there is no folder runs"),
         (["--checkpoint", "run", "--prompts", "none.txt"], "cannot read the prompts none.txt: No such file"),

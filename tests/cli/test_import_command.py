@@ -60,7 +60,7 @@ def test_a_published_model_is_imported_and_trained_with_a_dynamic_memory(cli, te
 @pytest.mark.usefixtures("published")
 def test_what_is_missing_is_named(cli, tmp_path):
     for arguments, said in [
-        ([], "needs --from DIR"),
+        ([], "needs --from DIR (the folder with the files of a published model), --to DIR (a new folder"),
         (["--from", "published"], "needs --to DIR"),
         (["--from", "nowhere", "--to", "start"], "there is no folder nowhere"),
         (["--from", "published", "--to", "published"], "published is not empty"),
