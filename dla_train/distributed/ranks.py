@@ -231,7 +231,8 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
     Args:
         placement: of this process; None for a run of one process. arguments: of `dla-train`, for processes to start.
     Raises:
-        RunError: not all processes have arrived within 10 minutes, or another program has the port of rank 0.
+        RunError: not all processes have arrived within 10 minutes, another program has the port of rank 0, or rank 0
+            was lost while this process waited for what it decides.
     """
     if placement is None:
         yield Ranks()
@@ -251,6 +252,11 @@ def joined(placement: Placement | None, arguments: Sequence[str]) -> Iterator[Ra
         try:
             yield Ranks(placement.rank, placement.world_size, store, placement.local_rank)
             take_leave(store, placement, LEAVE_TIME)
+        except torch.distributed.DistError as error:
+            raise RunError(
+                f"rank {placement.rank} lost contact with rank 0, because that one failed or its node did: see its "
+                "message or its log. --resume auto goes on with the run, or begins it anew if it had not begun."
+            ) from error
         except Exception:
             take_leave(store, placement, LEAVE_TIME_AFTER_FAILURE)
             raise

@@ -16,6 +16,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@torch.compiler.assume_constant_result  # before torch 2.13, compiled graphs would break here
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     """Runs `function` with autocast off on the device of its first tensor.
 
@@ -28,7 +33,7 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         tensors = (x for x in itertools.chain(args, kwargs.values()) if isinstance(x, Tensor))
         device = next((x.device.type for x in tensors), "cpu")
-        if not torch.amp.is_autocast_available(device):  # "meta", for one
+        if not _has_autocast(device):  # "meta", for one
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)

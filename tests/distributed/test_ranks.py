@@ -169,3 +169,27 @@ def test_a_lost_rank_is_not_waited_for_and_the_store_does_not_complain(capfd):
     take_leave(store, place, timedelta(seconds=0.5))
     assert 0.5 <= time.monotonic() - began < 5
     assert capfd.readouterr().err == ""
+
+
+def test_a_rank_that_waits_for_a_lost_rank_0_says_so(fork_process):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = """
+import os, sys
+from dla_train.distributed.placement import Placement
+from dla_train.distributed.ranks import joined
+rank, port = map(int, sys.argv[1:])
+place = Placement(
+    rank=rank, local_rank=rank, devices=2, nodes=1, address="127.0.0.1", port=port, launcher="Slurm", is_child=True
+)
+try:
+    with joined(place, []) as ranks:
+        ranks.first(lambda: os._exit(9))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+    _, other = processes = [fork_process("-c", script, str(rank), str(port)) for rank in range(2)]
+    _, err = other.communicate(timeout=60)
+    assert [process.wait() for process in processes] == [9, 1]
+    assert "RunError: rank 1 lost contact with rank 0, because that one failed or its node did" in err

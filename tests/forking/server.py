@@ -46,6 +46,8 @@ class Program:
         os.chdir(self.folder)
         os.environ.clear()
         os.environ.update(self.environment)
+        # What the interpreter began with: a library may have wrapped it (numba 0.61 with colorama).
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
         _see_anew(sys.stdin, 0, "rb")
         _see_anew(sys.stdout, 1, "wb")
         _see_anew(sys.stderr, 2, "wb")

@@ -31,9 +31,9 @@ struct CUDAHooks : at::CUDAHooksInterface {
   c10::DeviceIndex deviceCount() const override { return 1; }
 };
 
-using at::CUDAHooksRegistry;
-using at::RegistererCUDAHooksRegistry;
-REGISTER_CUDA_HOOKS(CUDAHooks)
+// Before those of a torch that was built for CUDA.
+at::RegistererCUDAHooksRegistry hooks(
+    "CUDAHooks", c10::REGISTRY_PREFERRED, at::CUDAHooksRegistry(), at::RegistererCUDAHooksRegistry::DefaultCreator<CUDAHooks>);
 
 c10::impl::DeviceGuardImplRegistrar registrar(kGpu, new Guard);
 

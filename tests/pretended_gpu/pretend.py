@@ -33,8 +33,9 @@ def compile_library(path: Path) -> None:
 
 def pretend(library: Path) -> None:
     """Must come before torch is imported: it asks once what GPUs there are."""
-    for name in ("libc10.so", "libtorch_cpu.so"):
-        ctypes.CDLL(str(_torch_folder() / "lib" / name), ctypes.RTLD_GLOBAL)
+    for name in ("libc10.so", "libtorch_cpu.so", "libtorch_cuda.so"):
+        if (part := _torch_folder() / "lib" / name).exists():  # the last one only where torch was built for CUDA
+            ctypes.CDLL(str(part), ctypes.RTLD_GLOBAL)
     ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     import torch
     from torch.cuda.amp import common
@@ -43,10 +44,20 @@ def pretend(library: Path) -> None:
 
     torch.cuda.get_device_capability = lambda *_: (9, 0)
     torch.cuda.is_bf16_supported = lambda *_: True
+    torch.cuda.is_current_stream_capturing = lambda: False
+    torch.nn.functional.scaled_dot_product_attention = _attention
     common.amp_definitely_not_available = lambda: False
     arguments._obstacle_on_gpu = lambda device: None
     operators.gpu_of = lambda arguments: contextlib.nullcontext()
     torch.Tensor.pin_memory = _pinned  # pyright: ignore[reportAttributeAccessIssue]  # fake tensors have no such memory
+
+
+def _attention(q: Any, k: Any, v: Any, mask: Any = None, is_causal: bool = False, enable_gqa: bool = False) -> Any:
+    """A torch that was built for CUDA would ask the GPU which of its kernels it can run."""
+    import torch
+
+    attend: Any = getattr(torch, "_scaled_dot_product_attention_math")  # noqa: B009  it is no part of the interface
+    return attend(q, k, v, mask, is_causal=is_causal, enable_gqa=enable_gqa)[0]
 
 
 def _pinned(x: Any) -> Any:
