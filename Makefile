@@ -51,6 +51,19 @@ test: $(INSTALLED_DEV) ## run the tests (CPU only)
 	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and not slow' $(INTERPRETED) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 	$(TEST_ENV) $(PYTEST) $(ARGS)
 
+# The ends of the ranges in pyproject.toml: lowest-direct for the oldest versions, highest for the newest.
+RESOLUTION ?= lowest-direct
+RANGE_VENV = .venv-$(RESOLUTION)
+
+.PHONY: test-ranges
+test-ranges: ## run the tests with the oldest versions that pyproject.toml allows; RESOLUTION=highest: with the newest (6 GB)
+	$(PYTHON) -m venv --clear $(RANGE_VENV)
+	$(RANGE_VENV)/bin/python -m pip install --quiet uv
+	$(RANGE_VENV)/bin/uv pip install --python $(RANGE_VENV)/bin/python --resolution $(RESOLUTION) -r pyproject.toml --extra dev
+	$(RANGE_VENV)/bin/uv pip install --python $(RANGE_VENV)/bin/python --no-deps -e .
+	@touch $(RANGE_VENV)/installed $(RANGE_VENV)/installed-dev
+	$(MAKE) test VENV=$(RANGE_VENV)
+
 .PHONY: test-slow
 test-slow: $(INSTALLED_DEV) ## run the tests that take minutes
 	$(TEST_ENV) TRITON_INTERPRET=1 $(PYTEST) -m 'interpret and slow' --timeout=3600 $(INTERPRETED) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
@@ -135,7 +148,7 @@ build: $(INSTALLED_DEV) ## build sdist and wheel into dist/
 
 .PHONY: clean
 clean: ## remove .venv, build products and tool caches; runs and prepared data stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find dla_train kernels data recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv without a stamp may be incomplete, or its interpreter may be gone: it is kept if its pip runs, else made anew.

@@ -179,6 +179,7 @@ def _judge_gradients(zero: Any, module: LanguageModelTraining) -> None:
 
 
 def _combined(norms: list[Tensor]) -> Tensor:
-    from deepspeed.runtime.utils import combine_grad_norm_groups
-
-    return combine_grad_norm_groups(norms)
+    """The norm of all groups, infinite if that of one is not finite; DeepSpeed says -1 then."""
+    groups = torch.stack(norms)
+    are_finite = (torch.isfinite(groups) & (groups >= 0)).all()
+    return torch.where(are_finite, torch.linalg.vector_norm(groups), math.inf)

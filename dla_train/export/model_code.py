@@ -2,7 +2,7 @@
 
 The files are those that training used: `modeling_dla` and every module of dla-train that it imports, directly or
 indirectly, with these imports made relative. transformers copies the files that it finds through relative imports
-within one folder.
+within one folder; before version 5, of a local folder, only those that `modeling_dla` itself names.
 """
 
 import ast
@@ -26,6 +26,8 @@ def model_code() -> dict[str, str]:
             source = source.replace(f"from {name} import", f"from .{file_name(name).removesuffix('.py')} import")
         files[file_name(module)] = f"# Part of dla-train {metadata.version('dla-train')}, Apache-2.0.\n{source}"
         waiting += imported
+    entry = file_name(ENTRY)
+    files[entry] += _naming(sorted(files.keys() - {entry}))
     return files
 
 
@@ -34,6 +36,13 @@ def file_name(module: str) -> str:
     their name."""
     room, name = module.rsplit(".", 1)
     return f"{name}.py" if room.endswith("hugging_face") else f"dla_{name}.py"
+
+
+def _naming(names: list[str]) -> str:
+    """Relative imports that are only read, never executed."""
+    imports = [f"    from .{name.removesuffix('.py')} import __name__" for name in names]
+    beginning = ["", "", "if False:  # transformers before version 5 copies only the files that are named here"]
+    return "\n".join([*beginning, *imports, ""])
 
 
 def own_imports(source: str) -> list[str]:

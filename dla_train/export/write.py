@@ -98,8 +98,8 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # An error of the operating system is given only as text: `I/O error: ... (os error 28)`.
-        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+        # An error of the operating system is given only as text: `(os error 28)`, before safetensors 0.6 `code: 28`.
+        if (number := re.search(r"\b(?:os error|code:) (\d+)\b", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
@@ -139,6 +139,7 @@ def _tokenizer_config(end: int | None) -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": torch.iinfo(torch.int64).max,
+        "model_input_names": ["input_ids", "attention_mask"],  # before version 5 token_type_ids are given by default
         "split_special_tokens": True,  # what looks like one in a text is text, as in training and for `generate`
         **special,
     }

@@ -194,7 +194,9 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: str) -> Tensor:
         ctx.group = group
-        return _all_to_all(x, group)
+        received = _all_to_all(x, group)
+        # What is waited for is the tensor itself, and torch.compile of 2.11 loses the gradient of what has two names.
+        return received.view_as(received)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

@@ -11,7 +11,7 @@ from torch import Tensor
 from dla_kernels.documents import ends_of, positions
 
 
-@dataclass(frozen=True)
+@dataclass  # if it were frozen, torch.compile of 2.11 would make graphs anew where there are one or several documents
 class Documents:
     """Several documents packed into one row `[1, T]`; nothing may cross from one into the next.
 

@@ -10,13 +10,13 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from dla_kernels.compiled_graphs import with_graphs_of_its_own
+from dla_kernels.compiled_graphs import constant_in_compiled_graphs, with_graphs_of_its_own
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@torch.compiler.assume_constant_result  # before torch 2.13, compiled graphs would break here
+@constant_in_compiled_graphs  # before torch 2.13, they would break here
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 

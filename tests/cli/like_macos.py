@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import builtins
 import ctypes
-import importlib.abc
 import json
 import multiprocessing
 import os
@@ -15,12 +14,17 @@ import sys
 from typing import Any
 
 
-class NoTriton(importlib.abc.MetaPathFinder):
-    """There are no wheels of Triton."""
+class WithoutTriton:
+    """What finds modules, but not Triton, of which there are no wheels."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        if fullname.split(".")[0] == "triton":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
+
+    def find_spec(self, fullname: str, *rest: Any) -> Any:
+        return None if fullname.split(".")[0] == "triton" else self._finder.find_spec(fullname, *rest)
 
 
 class OtherLibrary(ctypes.CDLL):
@@ -50,7 +54,7 @@ def refused(which: int, limits: tuple[int, int]) -> None:
 
 def become_macos() -> None:
     """From now on, this process and those that it spawns."""
-    sys.meta_path.insert(0, NoTriton())
+    sys.meta_path[:] = [WithoutTriton(finder) for finder in sys.meta_path]
     del os.sched_getaffinity, os.sched_setaffinity
     ctypes.CDLL = OtherLibrary
     os.readlink, builtins.open = without_proc(os.readlink), without_proc(builtins.open)

@@ -41,7 +41,12 @@ def moved(module: torch.nn.Module) -> Any:
     return module.eval()
 
 
-@pytest.mark.parametrize("tied", [False, True])
+SAVES_TIED_WEIGHTS = pytest.mark.skipif(
+    transformers.__version__.startswith("4."), reason="version 4 of transformers cannot save tied weights of Mamba-2"
+)
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=SAVES_TIED_WEIGHTS)])
 def test_mamba2_of_transformers_gives_the_same_logits(tmp_path: Path, tied: bool) -> None:
     torch.manual_seed(0)
     theirs = moved(transformers.Mamba2ForCausalLM(transformers.Mamba2Config(**MAMBA2, tie_word_embeddings=tied)))

@@ -45,7 +45,7 @@ class LocalHub:
 def served(hub: LocalHub, cache: Path) -> Iterator[None]:
     """Be the hub for this process; what the libraries keep goes to `cache`."""
     import datasets.config
-    from huggingface_hub import HfFileSystem, constants
+    from huggingface_hub import HfFileSystem, constants, file_download
 
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -56,7 +56,9 @@ def served(hub: LocalHub, cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setattr(constants, "ENDPOINT", address)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        for module in (constants, file_download):  # the latter before version 1 of huggingface_hub
+            template = address + "/{repo_id}/resolve/{revision}/{filename}"
+            patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(datasets.config, "HF_ENDPOINT", address)

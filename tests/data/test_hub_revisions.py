@@ -105,7 +105,8 @@ def test_a_part_of_a_commit_is_read_and_is_another_version(hub: LocalHub, caplog
     with offline():
         readers = Source(path=NAME).readers()
     assert texts(readers) == ["a"]
-    assert f"owner/set: the hub's cache has only a part of commit {whole.revision}" in caplog.text
+    if hasattr(huggingface_hub.errors, "IncompleteSnapshotError"):  # older versions do not know
+        assert f"owner/set: the hub's cache has only a part of commit {whole.revision}" in caplog.text
     part = version(readers)
     assert part.revision == whole.revision
     assert part.files != whole.files

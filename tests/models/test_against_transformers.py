@@ -9,7 +9,7 @@ import os
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no word about kernels that this machine does not have
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -125,6 +125,13 @@ def llama_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def rope(base: float | None) -> dict[str, Any]:
+    """In the words of the installed version."""
+    if transformers.__version__.startswith("4."):
+        return {"rope_theta": base}
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": base}}
+
+
 def test_the_transformer_is_llama() -> None:
     """The whole model: embedding, rotary attention, SwiGLU, norms and head."""
     mine = ours(AttentionConfig(heads=4), layers=2)
@@ -133,7 +140,7 @@ def test_the_transformer_is_llama() -> None:
     config = transformers.LlamaConfig(
         hidden_size=HIDDEN, intermediate_size=mine.config.mlp_hidden, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, vocab_size=50, rms_norm_eps=mine.config.norm_eps, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": base.rope_base},
+        **rope(base.rope_base),
     )  # fmt: skip
     theirs = transformers.LlamaForCausalLM(config)
     theirs.load_state_dict(llama_names(mine.state_dict()))
@@ -148,7 +155,7 @@ def test_with_grouped_queries_and_a_window_it_is_mistral() -> None:
     config = transformers.MistralConfig(
         hidden_size=HIDDEN, intermediate_size=mine.config.mlp_hidden, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=HIDDEN // 4, vocab_size=50, rms_norm_eps=mine.config.norm_eps,
-        tie_word_embeddings=False, sliding_window=7, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        tie_word_embeddings=False, sliding_window=7, **rope(500_000.0),
     )  # fmt: skip
     theirs = transformers.MistralForCausalLM(config)
     theirs.load_state_dict(llama_names(mine.state_dict()))

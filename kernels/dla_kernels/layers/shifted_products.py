@@ -26,7 +26,8 @@ class ShiftedProducts(torch.autograd.Function):
         y = x * taps[0] if bias is None else torch.addcmul(at_least_float32(bias), x, taps[0])
         for lag in range(1, min(len(taps), x.shape[1])):
             y[:, lag:].addcmul_(_inside(x[:, :-lag], positions, lag), taps[lag])
-        return y.to(x.dtype)
+        # `to` may return y itself, and torch.compile of 2.11 loses the gradient of what has two names.
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @staticmethod
     @first_derivative_only
