@@ -159,6 +159,8 @@ def torch_or_triton(backend: str, name: str, x: Tensor, obstacle: str | None = N
     if backend == "torch" or (backend == "auto" and x.device.type != "cuda"):
         return "torch"
     obstacle = obstacle or _obstacle_on(name, x.device) or _obstacle_of_type(name, x)
+    if obstacle is None and not x.numel():
+        obstacle = f"{name} is empty; it takes at least one number"
     if obstacle is None:
         return "triton"
     if backend == "auto":

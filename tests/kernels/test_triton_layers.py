@@ -137,6 +137,24 @@ def test_swiglu(dtype, tokens, width):
     cases.check_swiglu("cpu", dtype, tokens=tokens, width=width)
 
 
+@pytest.mark.parametrize("shape", [(0, 6), (2, 0)], ids=["no sequence", "no token"])
+def test_nothing_is_no_task_for_a_kernel(shape):
+    x, heads, weight = torch.empty(*shape, 8), torch.empty(*shape, 2, 4), torch.ones(8)
+    for call in (
+        lambda backend: short_convolution(x, torch.ones(8, 4), backend=backend),
+        lambda backend: gated_rms_norm(x, x, weight, 1e-5, gate_first=True, backend=backend),
+        lambda backend: rms_norm(x, weight, 1e-5, backend=backend),
+        lambda backend: l2_normalize(x, backend=backend),
+        lambda backend: shifted_softplus(x, 0.5, backend=backend),
+        lambda backend: scale_heads(heads, torch.empty(*shape, 2), backend=backend),
+        lambda backend: add_skip(heads, heads, torch.ones(2), backend=backend),
+        lambda backend: swiglu(x, backend=backend),
+    ):
+        assert call("auto").numel() == 0
+        with pytest.raises(ValueError, match="x is empty; it takes at least one number; pass backend='torch' or"):
+            call("triton")
+
+
 def test_opcheck():
     from dla_kernels.layers.fused.convolution import convolution
     from dla_kernels.layers.fused.gated_activation import gated_halves
