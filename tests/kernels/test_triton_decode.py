@@ -85,6 +85,24 @@ def test_a_cache_that_lags_goes_into_any_other_call(draw_inputs):
     torch.testing.assert_close(o, exact[:, 12:13], rtol=1e-5, atol=1e-5)
 
 
+def test_a_cache_that_lags_goes_on_with_the_delta_rule(draw_inputs):
+    """Which changes every slot, so none may stay as it is."""
+    inputs = draw_inputs(24, 4, delta=True, batch=2, heads=2, groups=1, key_dim=5, value_dim=20).to(torch.float32)
+    options = {"capacity": 4, "threshold": 0.4, "return_cache": True}
+    plain = dataclasses.replace(inputs, beta=None)
+    _, cache = dynamic_linear_attention(**plain.tokens(0, 6).named(), **options, backend="reference")
+    cache, token = cache.donated(), inputs.tokens(12, 13).named()
+    with torch.no_grad():
+        for t in range(6, 12):
+            now = plain.tokens(t, t + 1).named()
+            _, cache = dynamic_linear_attention(**now, **options, cache=cache, backend="triton")
+        assert (cache.lag < 0).any()
+        exact, after = dynamic_linear_attention(**token, **options, cache=cache.settled(), backend="reference")
+        o, ended = dynamic_linear_attention(**token, **options, cache=cache, backend="triton")
+    torch.testing.assert_close(o, exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ended.state_by_age(), after.state_by_age(), rtol=1e-5, atol=1e-5)
+
+
 def test_decay_over_many_steps_loses_nothing_to_rounding(draw_inputs):
     """A slot that is only read for long lags by a sum of small numbers, each below what float32 would still see."""
     inputs = draw_inputs(2, 2, delta=False, batch=1, heads=1, groups=1, key_dim=5, value_dim=20).to(torch.float32)

@@ -110,6 +110,25 @@ def test_a_cache_that_lags_goes_into_any_other_call(draw_inputs, make_plan, read
     torch.testing.assert_close(o, exact[:, 12:13], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["fixed", "fenwick", "dynamic"])
+def test_a_cache_that_lags_goes_on_with_the_delta_rule(draw_inputs, make_plan, read, kind):
+    """Which changes every slot, so none may stay as it is."""
+    inputs = draw_inputs(24, 4, delta=True, **SIZES).to(torch.float32)
+    begin, now = replace(inputs.tokens(0, 20), beta=None), inputs.tokens(20, 21)
+    _, cache = read(begin.tokens(0, 8), make_plan(kind, begin.tokens(0, 8)), return_cache=True, backend="reference")
+    cache = cache.donated()
+    for t in range(8, 20):
+        token = begin.tokens(t, t + 1)
+        _, cache = read(token, make_plan(kind, token, cache=cache), cache=cache, return_cache=True, backend="triton")
+    assert (cache.lag < 0).any()
+    plan = make_plan(kind, now, cache=cache)
+    o, after = read(now, plan, cache=cache.settled(), return_cache=True, backend="reference")
+    found, ended = read(now, plan, cache=cache, return_cache=True, backend="triton")
+    torch.testing.assert_close(found, o, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ended.state_by_age(), after.state_by_age(), rtol=1e-5, atol=1e-5)
+    assert ended.lag is None
+
+
 @pytest.mark.parametrize("what", ["v", "state", "gate"])
 def test_what_needs_a_gradient_takes_the_chunks(draw_inputs, make_plan, read, watched_memory, what):
     inputs = draw_inputs(9, 3, **SIZES).to(torch.float32)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.cache import Cache
-from dla_kernels.decode.slots import AHEAD, advance, age_after, blocks_of, lag_after, lag_of, later
+from dla_kernels.decode.slots import AHEAD, advance, age_after, blocks_of, lag_after, later, past_of
 from dla_kernels.operators import operator
 from dla_kernels.plan import SegmentState
 from dla_kernels.segmentation.fused.merges import age_slots, youngest_of_sparsest_pair
@@ -37,7 +37,7 @@ def decode_step(
     segment = cache.segment.open_sum, cache.segment.score_sum, cache.segment.count
     lag = None
     if cache.is_donated:
-        state, lag = cache.state.contiguous(), lag_of(cache, delta=beta is not None)
+        state, lag = past_of(cache, delta=beta is not None)
         o, age, open_sum, score_sum, count, following = decode_in_place(
             *tensors, threshold, state, cache.age, *segment, lag, scale
         )

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dla_kernels.cache import Cache
-from dla_kernels.decode.slots import AHEAD, advance, age_after, blocks_of, lag_after, lag_of, later
+from dla_kernels.decode.slots import AHEAD, advance, age_after, blocks_of, lag_after, later, past_of
 from dla_kernels.operators import operator
 from dla_kernels.plan import Plan
 
@@ -33,7 +33,7 @@ def decode_planned_step(
     tensors = [None if x is None else x[:, 0] for x in (q, k, v, slot_weight, plan.shift, log_decay, beta)]
     lag = None
     if cache.is_donated:
-        state, lag = cache.state.contiguous(), lag_of(cache, delta=beta is not None)
+        state, lag = past_of(cache, delta=beta is not None)
         o, age, following = decode_planned_in_place(*tensors, state, cache.age, lag, plan.collapse, scale)
         lag = None if lag is None else following
     else:

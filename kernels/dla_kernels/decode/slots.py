@@ -20,11 +20,14 @@ def blocks_of(key_dim: int, value_dim: int) -> tuple[int, int]:
     return block_k, 32 if block_k <= 128 and value_dim > 16 else 16
 
 
-def lag_of(cache: Cache, *, delta: bool) -> Tensor | None:
-    """`[N, H, M, 2]` for a step that updates `cache` in place; None if it writes all slots."""
-    if delta or cache.lag is not None:
-        return cache.lag
-    return torch.zeros(*cache.age.shape, 2, dtype=torch.float32, device=cache.state.device)
+def past_of(cache: Cache, *, delta: bool) -> tuple[Tensor, Tensor | None]:
+    """States and lag `[N, H, M, 2]` for a step that updates `cache` in place; the lag is None if it writes all slots."""
+    if delta:
+        return cache.settled().state.contiguous(), None
+    lag = cache.lag
+    if lag is None:
+        lag = torch.zeros(*cache.age.shape, 2, dtype=torch.float32, device=cache.state.device)
+    return cache.state.contiguous(), lag
 
 
 def lag_after(lag: Tensor | None, age: Tensor) -> Tensor:
