@@ -16,7 +16,9 @@ def add_to(commands: Any) -> None:
         epilog="examples: dla-train keys; dla-train keys training; dla-train keys model.mixer.memory.steer",
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="SECTION_OR_KEY", nargs="?", help="these sections, or those with that key")
+    parser.add_argument(
+        "name", metavar="SECTION_OR_KEY", nargs="?", help="these sections, or those with that key or kind"
+    )
     parser.set_defaults(run=run)
 
 
@@ -28,15 +30,12 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
     if settings:
         raise UsageError(f"dla-train keys takes one section or key, given {settings[0]} as well.")
     found = sections()
-    if options.name is not None:
-        name = options.name.partition("=")[0]
-        below = [section for section in found if any(f"{place}.".startswith(f"{name}.") for place in section.places)]
-        having = [
-            section
-            for section in found
-            if any(f".{place}.{key}".endswith(f".{name}") for place in section.places for key in section.keys)
-        ]
-        chosen = below or having
+    if name := (options.name or "").partition("=")[0].strip("."):
+        chosen = (
+            [section for section in found if section.is_below(name)]
+            or [section for section in found if section.has(name)]
+            or [section for section in found if section.kind == name]
+        )
         if not chosen:
             known = {key for section in found for key in section.keys}
             guess = nearest(name.rpartition(".")[2], known)

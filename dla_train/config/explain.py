@@ -16,7 +16,8 @@ class Section:
     """One kind of section.
 
     Attributes:
-        places: where it may stand, such as `model.mixer` and `model.hybrid.mixer`; the top level is "".
+        places: where it may stand, such as `model.mixer` and `model.hybrid.mixer`; the top level is "". NAME stands for
+            a name of the user's choice.
         kind: "" for a section without kinds.
         config: its dataclass.
     """
@@ -29,6 +30,17 @@ class Section:
     def keys(self) -> list[str]:
         """Its keys, without the place."""
         return [name for name in annotations_of(self.config) if name != "kind"]
+
+    def is_below(self, name: str) -> bool:
+        """Whether it is the section `name`, or a part of it."""
+        words = name.split(".")
+        return any(_is(words, place.split(".")[: len(words)]) for place in self.places)
+
+    def has(self, name: str) -> bool:
+        """Whether one of its keys ends like `name`: `clip`, `memory.steer`, `optimizer.kind`."""
+        words = name.split(".")
+        keys = [*self.keys, *(["kind"] if self.kind else [])]
+        return any(_is(words, [*place.split("."), key][-len(words) :]) for place in self.places for key in keys)
 
     def text(self) -> str:
         """Its heading, what it is for, its keys, and their defaults."""
@@ -49,6 +61,10 @@ class Section:
         lines = [*explained, *([""] if wrapped else []), *wrapped]
         kind = f" (kind {self.kind})" if self.kind else ""
         return f"{heading}{kind}\n" + "\n".join(f"    {line}".rstrip() for line in lines)
+
+
+def _is(words: list[str], known: list[str]) -> bool:
+    return len(words) == len(known) and all(those in (word, "NAME") for word, those in zip(words, known, strict=True))
 
 
 def sections() -> list[Section]:

@@ -37,14 +37,24 @@ def test_a_section_shows_its_keys_with_their_defaults(cli):
         ("memory.steer", ["model.mixer.memory and model.hybrid.mixer.memory (kind dynamic)"]),
         ("seed=3", ["(top level)"]),
         ("logging", ["logging", "logging.wandb"]),
+        ("logging.", ["logging", "logging.wandb"]),
+        ("optimizer.kind", ["optimizer (kind adamw)", "optimizer (kind muon)"]),
+        ("muon", ["optimizer (kind muon)"]),
+        ("data.sources.web", ["data.sources.NAME", "data.sources.NAME"]),
+        ("data.sources.web.at_end", ["data.sources.NAME"]),
     ],
 )
 def test_a_name_chooses_the_sections_with_it(cli, name, headings):
     assert re.findall(r"^\S.*", cli("keys", name).out, re.MULTILINE) == headings
 
 
+def test_no_name_is_all_sections(cli):
+    assert cli("keys", "").out == cli("keys").out
+
+
 def test_an_unknown_name_is_refused(cli):
     done = cli("keys", "training.clp")
     assert done.code == 2
     assert "a recipe has no section or key training.clp. Did you mean clip? `dla-train keys` lists all." in done.err
+    assert "a recipe has no section or key sources.web.at." in cli("keys", "sources.web.at").err
     assert "takes one section or key, given steps=3 as well." in cli("keys", "training", "steps=3").err
