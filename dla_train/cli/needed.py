@@ -1,5 +1,6 @@
 """What a command says that lacks options which it cannot do without."""
 
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,5 +35,5 @@ def require_options(command: str, needed: Sequence[Needed], others: Sequence[str
     if meant is not None:
         option = missing[0].option.partition(" ")[0]
         names = ", ".join(each.option for each in missing)
-        raise UsageError(f"dla-train {command} needs {names}. Did you mean {option} {meant}?")
+        raise UsageError(f"dla-train {command} needs {names}. Did you mean {option} {shlex.quote(meant)}?")
     raise UsageError(f"dla-train {command} needs {', '.join(f'{each.option} ({each.meaning})' for each in missing)}.")

@@ -98,7 +98,7 @@ def test_what_is_missing_or_damaged_is_named(cli, tmp_path):
     for arguments, message in [
         (["--checkpoint", "run"], "needs --prompt TEXT (- for standard input; or --prompts FILE)."),
         (["--checkpoint", "run", *prompt, "--prompts", "x"], "takes either --prompt TEXT"),
-        (["runs/tiny"], "needs --checkpoint RUN, --prompt TEXT. Did you mean --checkpoint runs/tiny?"),
+        (["my run"], "needs --checkpoint RUN, --prompt TEXT. Did you mean --checkpoint 'my run'?"),
         (prompt, "needs --checkpoint RUN"),
         (["--checkpoint", "runs", *prompt], "there is no folder runs"),
         (["--checkpoint", "run", "--prompts", "none.txt"], "cannot read the prompts none.txt: No such file"),
