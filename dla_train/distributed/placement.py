@@ -84,11 +84,17 @@ def _launched() -> Placement | None:
         )
     if "TORCHELASTIC_RUN_ID" in env:
         devices = _number("LOCAL_WORLD_SIZE", "torchrun", least=1)
+        processes = _number("WORLD_SIZE", "torchrun", least=1)
+        if processes % devices:
+            raise UsageError(
+                f"torchrun has started {processes} processes, {devices} of them on this node, but each node must have "
+                "as many as any other. Give all the same --nproc-per-node."
+            )
         return Placement(
             rank=_number("RANK", "torchrun"),
             local_rank=_number("LOCAL_RANK", "torchrun"),
             devices=devices,
-            nodes=_number("WORLD_SIZE", "torchrun", least=1) // devices,
+            nodes=processes // devices,
             address=env["MASTER_ADDR"],
             port=_number("MASTER_PORT", "torchrun", least=1, most=_LAST_PORT),
             launcher="torchrun",
@@ -106,8 +112,12 @@ def _launched() -> Placement | None:
         except RuntimeError as error:  # --ntasks without --ntasks-per-node
             raise UsageError(f"srun started this in a way that Lightning does not take: {error}") from error
         rank, local_rank = _number("SLURM_PROCID", "Slurm"), _number("SLURM_LOCALID", "Slurm")
-        if processes % nodes == 0:
-            _require_blocks(rank, local_rank, processes // nodes)
+        if processes % nodes:
+            raise UsageError(
+                f"srun has started {processes} processes on {nodes} nodes, but each node must have as many as any "
+                "other. Leave out --ntasks, and give --nodes and --ntasks-per-node."
+            )
+        _require_blocks(rank, local_rank, processes // nodes)
         return Placement(
             rank=rank,
             local_rank=local_rank,

@@ -93,6 +93,12 @@ def test_more_processes_than_gpus_are_refused_unless_they_need_none(place, monke
         ({}, ["strategy={kind: fsdp, replicas: null}"], "replicas must be a whole number or nodes, but is null."),
         ({}, ["strategy={kind: ddp, devices: 0}"], "strategy.devices is 0; it must be at least 1, or null"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, ["strategy=ddp"], "WORLD_SIZE says that this is one of 2 processes, but"),
+        (
+            SLURM | {"SLURM_NTASKS": "7"},
+            ["strategy=ddp"],
+            "srun has started 7 processes on 2 nodes, but each node must",
+        ),
+        (TORCHRUN | {"WORLD_SIZE": "7"}, ["strategy=ddp"], "torchrun has started 7 processes, 4 of them on this node,"),
         ({}, ["strategy=dpd"], "must be one of single, ddp, deepspeed, fsdp"),
     ],
 )
