@@ -45,6 +45,7 @@ class Checkpointing(Callback):
         is_validated: whether the step that the run goes on from was validated, be it after its checkpoint.
     Attributes:
         seconds: how long training has stood still for saving so far.
+        validation_is_due: whether the validation of the newest step is still to come, or under way.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class Checkpointing(Callback):
         self.seconds = 0.0
         self._saved_step = saved_step
         self._is_validated = is_validated
-        self._validation_is_due = False
+        self.validation_is_due = False
         self._writing: Writing | None = None
         self._is_slow_disk_known = False
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint."""
-        return {"validation_is_due": self._validation_is_due}
+        return {"validation_is_due": self.validation_is_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._validation_is_due = state_dict["validation_is_due"] and not self._is_validated
+        self.validation_is_due = state_dict["validation_is_due"] and not self._is_validated
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """See to it that a run whose steps are all done has its last validation; Lightning would do nothing. It may be
@@ -103,7 +104,7 @@ class Checkpointing(Callback):
         if not begins_step(trainer, batch_idx):
             return
         self._finish_if_written(trainer)
-        if self._validation_is_due:
+        if self.validation_is_due:
             self._validate(trainer)
         self._stop_if_told(trainer)
         if self._saved_step is None or (self.config.every and trainer.global_step % self.config.every == 0):
@@ -115,7 +116,7 @@ class Checkpointing(Callback):
         Raises:
             RunError: the checkpoint cannot be written.
         """
-        self._validation_is_due = True
+        self.validation_is_due = True
         if trainer.global_step >= trainer.max_steps or trainer.should_stop:
             self.save(trainer)
             self._finish()
@@ -139,7 +140,7 @@ class Checkpointing(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note that the validation was done."""
-        self._validation_is_due = False
+        self.validation_is_due = False
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the last step, unless that was done before its validation."""
@@ -163,7 +164,7 @@ class Checkpointing(Callback):
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = is_first
-        self._validation_is_due = False  # also where the recipe has none any more
+        self.validation_is_due = False  # also where the recipe has none any more
 
     def _stop_if_told(self, trainer: lightning.Trainer) -> None:
         told = self.stop.agreed(trainer)

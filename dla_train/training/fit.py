@@ -249,16 +249,16 @@ def _run(
         if kind := memory_lacked(error):
             shared = ", share windows among more GPUs (strategy.context_parallel)" if kind == "GPU" else ""
             raise RunError(
-                f"out of {kind} memory at step {trainer.global_step + 1}. Lower training.micro_batch (now "
+                f"out of {kind} memory {_where(trainer.global_step, checkpointing)}. Lower training.micro_batch (now "
                 f"{recipe.training.micro_batch}; the result stays the same) or data.window{shared}, or take a smaller "
                 f"model; `dla-train estimate` says what it needs. {store.last_words()}"
             ) from error
         if isinstance(error, MemoryError) or not is_lost_peer(error):
             raise
         raise RunError(
-            f"rank {ranks.rank} lost contact with another process at step {trainer.global_step + 1}, because that one "
-            f"failed or its node did: see its message or its log in {folder.log.parent}. {store.last_words()} Go on "
-            "with --resume auto."
+            f"rank {ranks.rank} lost contact with another process {_where(trainer.global_step, checkpointing)}, "
+            f"because that one failed or its node did: see its message or its log in {folder.log.parent}. "
+            f"{store.last_words()} Go on with --resume auto."
         ) from error
     finally:
         if mirror is not None:
@@ -272,6 +272,13 @@ def _run(
         )
     report = ranks.first(lambda: _report(loaded, folder, start, model, store, is_new=start.step != trainer.global_step))
     return Outcome(None, trainer.global_step, trainer.global_step, report, is_told=ranks.is_first)
+
+
+def _where(step: int, checkpointing: Checkpointing) -> str:
+    """What the run was at when it failed; `step` is the newest finished one."""
+    if checkpointing.validation_is_due:
+        return f"in the validation after step {step}"
+    return f"at step {step + 1}"
 
 
 def _require_validation_that_was(loaded: LoadedRecipe, folder: RunFolder, start: Start) -> None:

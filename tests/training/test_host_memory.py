@@ -40,6 +40,16 @@ def test_a_step_that_python_finds_no_memory_for_is_no_fault_of_the_program(cli, 
     assert "out of main memory at step 1. Lower training.micro_batch (now 2" in done.err
 
 
+def test_nor_is_a_validation(cli, micro_recipe, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(LanguageModelTraining, "validation_step", no_memory)
+    done = cli("fit", "--recipe", micro_recipe, "training.steps=6", "training.validate_every=null")
+    assert done.code == 1
+    assert "out of main memory in the validation after step 6. Lower training.micro_batch (now 2" in done.err
+
+
 def test_neither_is_another_command(cli, micro_recipe, monkeypatch):
     def no_memory(*_: object) -> None:
         raise MemoryError
