@@ -74,8 +74,9 @@ def require_no_checkpoint(folder: RunFolder, steps: int) -> None:
     """
     if newest := CheckpointStore(folder.checkpoints).all()[:1]:
         done = newest[0].step
-        state = f"finished at step {done}" if done >= steps else f"at step {done} of {steps}"
-        goes_on = "shows its report again" if done >= steps else "goes on with it"
+        is_finished = done >= steps and folder.report_text.is_file()  # else its last validation may still be to come
+        state = f"finished at step {done}" if is_finished else f"at step {done} of {steps}"
+        goes_on = "shows its report again" if is_finished else "goes on with it"
         raise UsageError(
             f"{folder} already holds this run, {state}: --resume auto {goes_on}. "
             "Another run needs another folder: --run-dir DIR."

@@ -78,6 +78,14 @@ def test_a_last_validation_that_failed_is_all_that_is_done_again(fit_auto, compu
     require_straight_run(fit_auto, tmp_path, *settings)
 
 
+def test_a_run_without_its_last_validation_is_not_said_to_be_finished(cli, fit_auto, computed, micro_recipe):
+    computed.failing = 20
+    assert fit_auto("training.validate_every=null").code == 1
+    done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.validate_every=null")
+    assert done.code == 2
+    assert "run already holds this run, at step 20 of 20: --resume auto goes on with it." in done.err
+
+
 def test_it_may_fail_again_and_with_fewer_windows_it_may_succeed(fit_auto, computed):
     computed.failing = 20
     assert fit_auto().code == 1
