@@ -98,7 +98,7 @@ def read_run(folder: RunFolder) -> Compared:
         unread=unread,
         unit="answer" if values.get("data.kind") == SyntheticData.kind or _has_answers(rows) else "token",
         step=max((row["step"] for row in rows if row["split"] == TRAIN), default=0),
-        planned_steps=planned_steps if isinstance(planned_steps, int) else None,
+        planned_steps=planned_steps if type(planned_steps) is int else None,  # `true` is an int, too
         tokens=train[-1]["tokens"] if train else 0,
         training=[(row["tokens"], row["loss"]) for row in train],
         validation=[(row["tokens"], row["loss"]) for row in validations],

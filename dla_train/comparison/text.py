@@ -104,7 +104,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _short(value: Any) -> str:
     """A value as it may be written in a recipe, on one line."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)  # bytes, too
     text = _in_a_cell(text)
     return text if len(text) <= 40 else f"{text[:37]}..."
 

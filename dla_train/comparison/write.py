@@ -24,7 +24,9 @@ def write_comparison(folder: Path, runs: Sequence[Compared], text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         draw_comparison(folder / "losses.png", runs)
         data = [finite({**asdict(run), "training_loss": run.training_loss}) for run in runs]
-        atomic_files.write_text(folder / "comparison.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+        atomic_files.write_text(
+            folder / "comparison.json", json.dumps(data, indent=1, allow_nan=False, default=str) + "\n"
+        )
         atomic_files.write_text(folder / "comparison.md", f"{text}\n![loss curves](losses.png)\n")
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}. Give another folder with --out.") from error

@@ -263,6 +263,21 @@ def test_a_recipe_that_this_version_cannot_read(cli, make_run, tmp_path, written
     assert json.loads((tmp_path / "there" / "comparison.json").read_text())[1]["unread"]
 
 
+@pytest.mark.parametrize("written", ["sead: !!binary aGVsbG8=", "sead: 2020-01-01"])
+def test_values_that_no_recipe_has(cli, make_run, tmp_path, written):
+    make_run("a")
+    make_run("b")
+    recipe = tmp_path / "b" / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("\nseed: 0\n", f"\n{written}\n").replace("steps: 4\n", "steps: true\n", 1)
+    )
+    done = cli("compare", "a", "b", "--out", "there")
+    assert done.code == 0, done.err
+    results, keys = tables(done.out)
+    assert results["b"]["step"] == "4"
+    assert set(keys) == {"seed", "sead", "training.steps"}
+
+
 def test_a_long_value_is_cut_and_a_bar_does_not_break_the_table(cli, make_run):
     make_run("a", 'report.prompt="x | y"')
     make_run("b", f"report.prompt={'long ' * 20}")
