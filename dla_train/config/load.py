@@ -96,10 +96,9 @@ def _located(problem: KeyProblem, loaded: LoadedRecipe, others: Sequence[Key] = 
     if not problem.key:
         return f"{loaded._shown_as}: the recipe{problem.text}"
     if any(_parents(key) & loaded._overridden for key in (problem.key, *others, *_named(problem))):
-        return f"on the command line: {problem}{_same_name_elsewhere(problem)}"
+        return f"on the command line: {_with_same_name_elsewhere(problem)}"
     if problem.key not in loaded._tree.lines and (places := _whole_names(problem, loaded)):
-        plain = re.sub(r" Did you mean \S+\?", "", str(problem))
-        return f"on the command line: {plain} Did you mean {' or '.join(places)}?"
+        return f"on the command line: {_without_guess(problem)} Did you mean {' or '.join(places)}?"
     written_below = any(key[: len(problem.key)] == problem.key for key in loaded._overridden)
     if problem.key not in loaded._tree.lines and written_below:  # `treining.steps=3`: treining is the problem
         return f"on the command line: {problem}"
@@ -124,15 +123,24 @@ def _parents(key: Key) -> set[Key]:
     return {key[:depth] for depth in range(1, len(key) + 1)}
 
 
-def _same_name_elsewhere(problem: KeyProblem) -> str:
-    """For `steps=5` on the command line: the keys of other sections that end in `steps`."""
+def _with_same_name_elsewhere(problem: KeyProblem) -> str:
+    """For `steps=5` on the command line: with the keys of other sections that end in `steps`."""
     known = {dotted(key): str(key[-1]) for key in known_keys(Recipe)}
-    if " is not a key" not in problem.text or "Did you mean" in problem.text or dotted(problem.key) in known:
-        return ""
+    if " is not a key" not in problem.text or dotted(problem.key) in known:
+        return str(problem)
     last = str(problem.key[-1])
-    wanted = last if last in known.values() else nearest(last, set(known.values()), cutoff=0.78)
+    if last in known.values():
+        wanted = last  # a better guess than a similar name in the same section
+    elif "Did you mean" in problem.text:
+        return str(problem)
+    else:
+        wanted = nearest(last, set(known.values()), cutoff=0.78)
     places = [key for key, name in known.items() if name == wanted]
-    return f" Did you mean {' or '.join(places)}?" if places else ""
+    return f"{_without_guess(problem)} Did you mean {' or '.join(places)}?" if places else str(problem)
+
+
+def _without_guess(problem: KeyProblem) -> str:
+    return re.sub(r" Did you mean \S+\?", "", str(problem))
 
 
 def _whole_names(problem: KeyProblem, loaded: LoadedRecipe) -> list[str]:

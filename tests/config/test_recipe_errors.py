@@ -91,6 +91,7 @@ def test_an_error_names_file_line_key_value_and_what_is_allowed(recipe_text, tmp
             "memory.steer=0.1",
             "profile, report. Did you mean model.mixer.memory.steer or model.hybrid.mixer.memory.steer?",
         ),
+        ("memory=fenwick", "profile, report. Did you mean model.mixer.memory or model.hybrid.mixer.memory?"),
         ("treining.steps=5", "treining is not a key (given {'steps': 5}). Did you mean training?"),
         ("training.stepps=5", "Did you mean training.steps?"),
         ("training.STEPS=5", "training.STEPS is not a key (given 5). Did you mean training.steps?"),
