@@ -86,6 +86,21 @@ def test_plans_by_position_are_read_right(kind, slots):
     assert not wrong(found)
 
 
+@pytest.mark.parametrize("slots", [4, 32, 64])
+def test_slots_of_a_fixed_memory_merge_in_calls_of_every_kind(slots, monkeypatch):
+    read = op.multi_state_attention
+    merging = set()
+
+    def noted(q: Any, *args: Any, plan: Any, **options: Any) -> Any:
+        if (plan.shift == slots - 2).any():
+            merging.add(q.shape[1] == 1)
+        return read(q, *args, plan=plan, **options)
+
+    monkeypatch.setattr(op, "multi_state_attention", noted)
+    assert not wrong(check_op(replace(PLAIN, slots=slots), CPU, torch.float32, kind="fixed", tokens=300))
+    assert merging == {True, False}, "a token by itself, and many"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("check", "sizes"), LAYERS)
 def test_layers_in_torch_are_right(check, sizes, dtype):

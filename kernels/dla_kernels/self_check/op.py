@@ -33,7 +33,7 @@ PlanKind = Literal["dynamic", "fenwick", "fixed", "single"]
 _TOKENS = 1_100
 """More than two chunks of 512, and no multiple of any tile."""
 _DOCUMENTS = (0, 5, 300, 301)
-_BLOCK = 64
+_MOST_IN_BLOCK = 64
 _NEAR = 1e-4
 """Distance of a score to the threshold within which both decisions are right."""
 _DRAWS = 20
@@ -66,7 +66,8 @@ def check_op(
         cu_seqlens = torch.tensor([*(start for start in _DOCUMENTS if start < tokens), tokens], device=device)
     if kind != "dynamic":
         inputs = draw(shape, tokens, dtype, device, seed=0)
-        found = _reading(inputs, _plan_by_position(kind, shape, tokens, cu_seqlens, device), cu_seqlens, backend)
+        plan = _plan_by_position(kind, shape, tokens, cu_seqlens, device, block=_block(tokens, shape.slots))
+        found = _reading(inputs, plan, cu_seqlens, backend)
         return found + _decoding(shape, device, dtype, kind, min(tokens, 72), backend)
     inputs, plan, sure = _sure_inputs(shape, tokens, dtype, device, cu_seqlens)
     plan = replace(plan, gate=(plan.shift != JOIN).float(), final=None)
@@ -78,14 +79,19 @@ def check_op(
 
 def _plan_by_position(
     kind: PlanKind, shape: OpShape, tokens: int, cu_seqlens: Tensor | None, device: torch.device,
-    start: int | Tensor = 0,
+    start: int | Tensor = 0, *, block: int,
 ) -> Plan:  # fmt: skip
     sizes = 1, tokens, shape.heads
     if kind == "single":
         return single_plan(*sizes, device=device)
     if kind == "fenwick":
         return fenwick_plan(*sizes, capacity=shape.slots, cu_seqlens=cu_seqlens, start=start, device=device)
-    return fixed_plan(*sizes, block=_BLOCK, capacity=shape.slots, cu_seqlens=cu_seqlens, start=start, device=device)
+    return fixed_plan(*sizes, block=block, capacity=shape.slots, cu_seqlens=cu_seqlens, start=start, device=device)
+
+
+def _block(tokens: int, slots: int) -> int:
+    """Tokens in a block of the fixed memory, so few that about half of all tokens come when all slots are in use."""
+    return max(1, min(tokens // (2 * slots), _MOST_IN_BLOCK))
 
 
 def _sure_inputs(
@@ -212,6 +218,7 @@ def _decoding(
     shape: OpShape, device: torch.device, dtype: torch.dtype, kind: PlanKind, tokens: int, backend: Backend
 ) -> list[Finding]:
     """Token after token behind a prompt, against one call of the definition."""
+    block = _block(tokens, shape.slots)
     if kind == "dynamic":
         inputs, _, sure = _sure_inputs(shape, tokens, dtype, device)
     else:
@@ -223,7 +230,7 @@ def _decoding(
                 **given, capacity=shape.slots, threshold=THRESHOLD, cache=cache, return_cache=True, backend=backend
             )
         start = 0 if cache is None else cache.tokens
-        plan = _plan_by_position(kind, shape, given["v"].shape[1], None, device, start)
+        plan = _plan_by_position(kind, shape, given["v"].shape[1], None, device, start, block=block)
         return multi_state_attention(**given, plan=plan, cache=cache, return_cache=True, backend=backend)
 
     whole, _ = read({name: x.float() for name, x in inputs.items()}, None, "reference")
