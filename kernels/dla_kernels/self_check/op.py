@@ -26,7 +26,7 @@ from dla_kernels import (
 from dla_kernels.arguments import Backend
 from dla_kernels.plan import JOIN
 from dla_kernels.self_check.finding import OP_ROUNDINGS, Finding, allowed_of_op, compared
-from dla_kernels.self_check.inputs import THRESHOLD, OpShape, draw
+from dla_kernels.self_check.inputs import RUN, THRESHOLD, OpShape, draw
 
 PlanKind = Literal["dynamic", "fenwick", "fixed", "single"]
 
@@ -34,6 +34,8 @@ _TOKENS = 1_100
 """More than two chunks of 512, and no multiple of any tile."""
 _DOCUMENTS = (0, 5, 300, 301)
 _MOST_IN_BLOCK = 64
+_DECODED = 36
+"""Tokens that are read one by one: in more than two runs, so that a boundary is among them."""
 _NEAR = 1e-4
 """Distance of a score to the threshold within which both decisions are right."""
 _DRAWS = 20
@@ -68,13 +70,13 @@ def check_op(
         inputs = draw(shape, tokens, dtype, device, seed=0)
         plan = _plan_by_position(kind, shape, tokens, cu_seqlens, device, block=_block(tokens, shape.slots))
         found = _reading(inputs, plan, cu_seqlens, backend)
-        return found + _decoding(shape, device, dtype, kind, min(tokens, 72), backend)
+        return found + _decoding(shape, device, dtype, kind, tokens, backend)
     inputs, plan, sure = _sure_inputs(shape, tokens, dtype, device, cu_seqlens)
     plan = replace(plan, gate=(plan.shift != JOIN).float(), final=None)
     found = _decisions(inputs, plan, sure, cu_seqlens, backend) + _reading(inputs, plan, cu_seqlens, backend)
     if shape.slots > 1:  # one slot has no boundary
         found += _gates(shape, device, dtype, min(tokens, 300), backend)
-    return found + _decoding(shape, device, dtype, kind, min(tokens, 72), backend)
+    return found + _decoding(shape, device, dtype, kind, tokens, backend)
 
 
 def _plan_by_position(
@@ -217,7 +219,8 @@ def _gates(shape: OpShape, device: torch.device, dtype: torch.dtype, tokens: int
 def _decoding(
     shape: OpShape, device: torch.device, dtype: torch.dtype, kind: PlanKind, tokens: int, backend: Backend
 ) -> list[Finding]:
-    """Token after token behind a prompt, against one call of the definition."""
+    """Token after token behind a prompt that fills all slots, against one call of the definition."""
+    tokens = min(tokens, RUN * (shape.slots + 1) + _DECODED)
     block = _block(tokens, shape.slots)
     if kind == "dynamic":
         inputs, _, sure = _sure_inputs(shape, tokens, dtype, device)
@@ -234,7 +237,7 @@ def _decoding(
         return multi_state_attention(**given, plan=plan, cache=cache, return_cache=True, backend=backend)
 
     whole, _ = read({name: x.float() for name, x in inputs.items()}, None, "reference")
-    prompt = tokens // 2
+    prompt = max(tokens - _DECODED, tokens // 2)
     cache, outputs = None, []
     for begin, end in (*([(0, prompt)] if prompt else []), *((t, t + 1) for t in range(prompt, tokens))):
         piece = {name: x[:, begin:end] for name, x in inputs.items()}
