@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from dla_train.checkpoints.store import CheckpointStore
+from dla_train.checkpoints.writing import Writing
 from dla_train.training import fit
 from dla_train.training.module import LanguageModelTraining
 from tests.training.exact_rows import exact_rows
@@ -115,6 +116,21 @@ def test_a_run_that_ends_earlier_than_planned_is_validated_there(fit_auto, compu
     before = computed.validated.copy()
     assert fit_auto("training.steps=16", f"training.validation_windows={windows}").code == 0
     assert computed.validated == before
+
+
+def test_the_last_validation_begins_when_the_last_step_is_on_disk(fit_auto, monkeypatch, tmp_path):
+    """However slow the disk is: a kill in the validation finds the whole checkpoint."""
+    monkeypatch.setattr(Writing, "is_written", lambda self: False)
+    step, found = LanguageModelTraining.validation_step, []
+
+    def validated(self, batch, batch_idx):
+        if self.global_step == 20:
+            found.append((tmp_path / "run" / "checkpoints" / "step-00000020").is_dir())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LanguageModelTraining, "validation_step", validated)
+    assert fit_auto("training.validate_every=null").code == 0
+    assert found == [True, True]
 
 
 def test_the_last_step_is_written_once(fit_auto, monkeypatch):
