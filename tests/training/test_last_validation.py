@@ -6,6 +6,8 @@ import pytest
 
 from dla_train.checkpoints.store import CheckpointStore
 from dla_train.checkpoints.writing import Writing
+from dla_train.runs.memory_file import MemoryFile
+from dla_train.runs.metrics_file import MetricsFile
 from dla_train.training import fit
 from dla_train.training.module import LanguageModelTraining
 from tests.training.exact_rows import exact_rows
@@ -85,6 +87,25 @@ def test_a_run_without_its_last_validation_is_not_said_to_be_finished(cli, fit_a
     done = cli("fit", "--recipe", micro_recipe, "--run-dir", "run", "training.validate_every=null")
     assert done.code == 2
     assert "run already holds this run, at step 20 of 20: --resume auto goes on with it." in done.err
+
+
+@pytest.mark.parametrize("lost", [MemoryFile, MetricsFile])
+def test_a_run_that_dies_between_its_files_has_each_line_once(fit_auto, computed, monkeypatch, tmp_path, lost):
+    """What the last validation found of the memories is written, its row is not; or neither."""
+    append = lost.append
+
+    def append_or_die(self, *given):
+        if computed.validated[-1:] == [20]:
+            raise ConnectionError("the disk is gone")
+        append(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lost, "append", append_or_die)
+        assert fit_auto("training.validate_every=null").code == 1
+    written = '"step": 20, "split": "validation"' in (tmp_path / "run" / "memory.jsonl").read_text()
+    assert written == (lost is MetricsFile)
+    assert fit_auto("training.validate_every=null").code == 0
+    require_straight_run(fit_auto, tmp_path, "training.validate_every=null")
 
 
 def test_it_may_fail_again_and_with_fewer_windows_it_may_succeed(fit_auto, computed):
