@@ -210,3 +210,18 @@ def test_a_validation_that_was_made_up_for_is_not_done_again(fit_auto, computed,
     assert fit_auto().code == 0
     assert computed.validated.count(5) == 2
     require_straight_run(fit_auto, tmp_path)
+
+
+def test_a_validation_that_is_due_is_forgotten_by_a_run_without_any(fit_auto, computed, monkeypatch):
+    """It would be made up for at a later step, if the run goes on with validations once more."""
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelTraining, "on_validation_start", lambda self: signal.raise_signal(signal.SIGINT))
+        assert fit_auto().code == 130
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelTraining, "on_train_batch_end", lambda self, *given: 1 / (self.global_step - 9))
+        assert fit_auto("training.validation_windows=0", "training.validate_every=null").code == 1
+    assert computed.validated == []
+    done = fit_auto()
+    assert done.code == 0, done.err
+    assert "going on from step 8" in done.err
+    assert sorted(set(computed.validated)) == [10, 15, 20]
