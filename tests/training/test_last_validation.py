@@ -225,3 +225,11 @@ def test_a_validation_that_is_due_is_forgotten_by_a_run_without_any(fit_auto, co
     assert done.code == 0, done.err
     assert "going on from step 8" in done.err
     assert sorted(set(computed.validated)) == [10, 15, 20]
+
+
+def test_a_branch_does_not_validate_what_the_other_run_has_validated(cli, fit_auto, computed, micro_recipe):
+    assert fit_auto("training.validate_every=null").code == 0
+    branch = ("--recipe", micro_recipe, "--run-dir", "branch", "--resume", "run", "training.validate_every=null")
+    done = cli("fit", *branch, "training.threads=1", "training.steps=22")
+    assert done.code == 0, done.err
+    assert computed.validated == [20, 20, 22, 22]
