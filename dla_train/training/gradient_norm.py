@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
@@ -14,9 +14,18 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     for each tensor and again for the total. And of sharded gradients it asks one by one; here, a GPU has a few kernels
     for all.
     """
-    is_narrow = any(gradient.dtype.itemsize < torch.float32.itemsize for gradient in gradients)
+    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    is_narrow = any(gradient.dtype.itemsize < torch.float32.itemsize for gradient in own)
     norms = torch._foreach_norm(  # pyright: ignore[reportPrivateImportUsage]
-        list(gradients), 2, dtype=torch.float32 if is_narrow else None
+        own, 2, dtype=torch.float32 if is_narrow else None
     )
-    total = torch.linalg.vector_norm(torch.stack(norms))
-    return total.full_tensor() if isinstance(total, DTensor) else total
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    first = gradients[0]
+    return _of_all_ranks(norm, first) if isinstance(first, DTensor) else norm
+
+
+def _of_all_ranks(norm: Tensor, gradient: DTensor) -> Tensor:
+    """The norm of all shards from that of this rank's; all gradients are divided as `gradient` is."""
+    placements = [Partial() if placement.is_shard() else Replicate() for placement in gradient.placements]
+    square = DTensor.from_local(norm.double().square(), gradient.device_mesh, placements, run_check=False)
+    return square.full_tensor().sqrt().to(norm.dtype)

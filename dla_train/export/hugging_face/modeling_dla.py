@@ -18,6 +18,8 @@ from dla_train.models.language_model import LanguageModel
 FIXED_VOCABULARY = "the vocabulary of this model is fixed: train it with the tokenizer that it is to have"
 REFUSED = ("inputs_embeds", "position_ids", "cu_seqlens", "cu_seq_lens_q")
 """Arguments of `forward` that would change the result; the last two are borders of documents packed into a row."""
+PAST = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""How the installed transformers calls the past: since 5.24 `cache`."""
 
 
 class Past:
@@ -67,6 +69,7 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        cache: Past | None = None,
         **others: Any,
     ) -> Any:
         """Logits after every token.
@@ -83,29 +86,31 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache: whether to return the past; None returns it unless in training mode or given labels.
             logits_to_keep: logits of this many last tokens only; 0 for all.
             return_dict: False returns a tuple.
+            cache: another name of `past_key_values`, as transformers calls it since 5.24.
             others: arguments that callers pass to every model; ignored, except for those that would change the result,
                 which are refused.
         Returns:
-            `loss` (with labels), `logits` `[B, T, vocab]` and `past_key_values`.
+            `loss` (with labels), `logits` `[B, T, vocab]` and the past, by the name that transformers has for it.
         Raises:
             ValueError: padding that would enter a state, or an input that this model does not know.
         """
         if unknown := [name for name in REFUSED if others.get(name) is not None]:
             raise ValueError(f"{unknown[0]} is given; this model reads input_ids alone, each row in order as one text")
         use_cache = (not self.training and labels is None) if use_cache is None else use_cache
-        _check_mask(attention_mask, has_cache=use_cache or past_key_values is not None)
-        hidden, cache = self.model.hidden_states(
-            input_ids, cache=None if past_key_values is None else past_key_values.cache, return_cache=use_cache
+        given = _the_one(past_key_values, cache)
+        _check_mask(attention_mask, has_cache=use_cache or given is not None)
+        hidden, grown = self.model.hidden_states(
+            input_ids, cache=None if given is None else given.cache, return_cache=use_cache
         )
         logits = self.model.head(hidden[:, -logits_to_keep:])
         loss = None if labels is None else _loss(logits, labels, num_items_in_batch)
-        past = None if cache is None else Past(cache)
+        past = None if grown is None else Past(grown)
         if return_dict is False:
             return tuple(part for part in (loss, logits, past) if part is not None)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)  # type: ignore[arg-type]
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{PAST: past})  # type: ignore[arg-type]
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, past_key_values: Past | None = None, **kwargs: Any
+        self, input_ids: Tensor, past_key_values: Past | None = None, cache: Past | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """The inputs of `forward`, with only the tokens that the past does not hold yet. The parameter must be named
         `kwargs`: by that name transformers knows that arguments of `forward` may be passed.
@@ -113,16 +118,17 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the past holds all of `input_ids`.
         """
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past = _the_one(past_key_values, cache)
+        seen = 0 if past is None else past.get_seq_length()
         if seen >= input_ids.shape[1]:
             raise ValueError(
-                f"past_key_values holds {seen} tokens and input_ids {input_ids.shape[1]}; give the whole text, which "
+                f"{PAST} holds {seen} tokens and input_ids {input_ids.shape[1]}; give the whole text, which "
                 "must be longer than its past"
             )
         passed_on = ("attention_mask", "use_cache", "logits_to_keep", "inputs_embeds")
         return {
             "input_ids": input_ids[:, seen:],
-            "past_key_values": past_key_values,
+            PAST: past,
             **{name: kwargs[name] for name in passed_on if name in kwargs},
         }
 
@@ -160,6 +166,12 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         for parameter in module.parameters(recurse=False):
             if not getattr(parameter, "_is_hf_initialized", False):
                 nn.init.constant_(parameter, torch.nan)
+
+
+def _the_one(past_key_values: Past | None, cache: Past | None) -> Past | None:
+    if past_key_values is not None and cache is not None:
+        raise ValueError("past_key_values and cache are both given; they are two names of one thing: give one")
+    return cache if past_key_values is None else past_key_values
 
 
 def _check_mask(mask: Tensor | None, *, has_cache: bool) -> None:
