@@ -25,6 +25,7 @@ RIGHT = (12, 9)
 """The first version of ptxas that is known to be free of the bug."""
 VARIABLE = "TRITON_PTXAS_PATH"
 """Environment variable that tells Triton which ptxas to use. A user's setting stays if that ptxas is new enough."""
+_HOPPER = 90
 PACKAGE = "nvidia-cuda-nvcc-cu12"
 """Contains ptxas 12.9, which is needed for Triton 3.7 on a driver for CUDA 12."""
 
@@ -56,12 +57,14 @@ def driver_version() -> int:
 def use_right_assembler(driver: int) -> None:
     """Sets `TRITON_PTXAS_PATH` if the ptxas for Hopper is too old. driver: what `driver_version` returns.
 
+    Triton from 3.9 on calls the newer one for Hopper by itself.
+
     Raises:
         RuntimeError: as `choose_assembler`.
     """
-    from triton import knobs
+    from triton.backends.nvidia import compiler
 
-    given = knobs.nvidia.ptxas
+    given = compiler.get_ptxas(_HOPPER)
     if _version(given) >= RIGHT:
         return
     newer = [tool for tool in (_of_blackwell(), _of_package()) if tool is not None and _version(tool) >= RIGHT]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import functools
 import json
 import multiprocessing
 import os
@@ -62,7 +63,7 @@ def become_macos() -> None:
     import torch
 
     platform.processor = lambda: "arm"
-    torch.backends.mps.is_available = lambda: True
+    torch.backends.mps.is_available = functools.cache(lambda: True)  # some versions ask for what is in the cache
 
 
 become_macos()

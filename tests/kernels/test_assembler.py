@@ -14,6 +14,10 @@ from dla_kernels.assembler import RIGHT, VARIABLE, choose_assembler, use_right_a
 OF_BLACKWELL = "TRITON_PTXAS_BLACKWELL_PATH"
 
 
+def as_called_by_triton_3_7(arch):
+    return knobs.nvidia.ptxas_blackwell if arch >= 100 else knobs.nvidia.ptxas
+
+
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch):
     for variable in (VARIABLE, OF_BLACKWELL):
@@ -21,6 +25,7 @@ def nothing_chosen(monkeypatch):
         monkeypatch.delenv(variable)
     choose_assembler.cache_clear()
     compiler.get_ptxas_version.cache_clear()
+    monkeypatch.setattr(compiler, "get_ptxas", as_called_by_triton_3_7)
     yield
     choose_assembler.cache_clear()
     compiler.get_ptxas_version.cache_clear()
@@ -53,6 +58,15 @@ def test_an_old_one_is_replaced_and_its_version_forgotten(give):
     use_right_assembler(driver=13)
     assert os.environ[VARIABLE] == knobs.nvidia.ptxas.path == newer
     assert "13.1" in compiler.get_ptxas_version(90)
+
+
+def test_where_triton_calls_the_newer_one_for_hopper_itself(give, monkeypatch):
+    """As 3.9 does; the older one is then of no concern."""
+    given = give(VARIABLE, "12.8")
+    give(OF_BLACKWELL, "13.1")
+    monkeypatch.setattr(compiler, "get_ptxas", lambda arch: as_called_by_triton_3_7(arch + 10))
+    use_right_assembler(driver=12)
+    assert os.environ[VARIABLE] == given
 
 
 @pytest.mark.parametrize("version", ["12.9", "13.0", "14.2"])

@@ -101,6 +101,14 @@ def _least_or_most(array: str, single: str) -> Callable[[Operation], str]:
     return lambda op: f"{array if op.tensor else single}({', '.join(op.operands)})"
 
 
+def _part_of_shared_memory(op: Operation) -> str:
+    offsets = re.search(r"\[(\d+(?:, \d+)*)\]", op.text)
+    assert offsets is not None
+    starts = map(int, offsets[1].split(", "))
+    parts = [f"{start}:{start + size}" for start, size in zip(starts, op.type.shape, strict=True)]
+    return f"{op.operands[0]}[{', '.join(parts)}]"
+
+
 SIGNED = {"eq": "==", "ne": "!=", "slt": "<", "sle": "<=", "sgt": ">", "sge": ">="}
 UNSIGNED = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">="}
 FLOATING = {
@@ -255,7 +263,8 @@ EXPRESSIONS: dict[str, Callable[[Operation], str]] = {
     "arith.andi": _of_bits("{0} & {1}"), "arith.ori": _of_bits("{0} | {1}"), "arith.xori": _of_bits("{0} ^ {1}"),
     "arith.minsi": _least_or_most("np.minimum", "min"), "arith.maxsi": _least_or_most("np.maximum", "max"),
     "arith.addf": _of_floats("{0} + {1}"), "arith.subf": _of_floats("{0} - {1}"), "arith.mulf": _of_floats("{0} * {1}"),
-    "arith.divf": _of_floats("{0} / {1}"), "tt.precise_divf": _of_floats("{0} / {1}"), "arith.negf": _of_bits("-{0}"),
+    "arith.divf": _of_floats("{0} / {1}"), "tt.precise_divf": _of_floats("{0} / {1}"),
+    "tt.approx_divf": _of_floats("{0} / {1}"), "arith.negf": _of_bits("-{0}"),
     "arith.maxnumf": _of_bits("np.fmax({0}, {1})"), "arith.minnumf": _of_bits("np.fmin({0}, {1})"),
     "arith.maximumf": _of_bits("np.maximum({0}, {1})"), "arith.minimumf": _of_bits("np.minimum({0}, {1})"),
     "math.exp": _of_floats("np.exp({0})"), "math.exp2": _of_floats("np.exp2({0})"),
@@ -283,6 +292,7 @@ EXPRESSIONS: dict[str, Callable[[Operation], str]] = {
     "ttg.convert_layout": _of_bits("{0}"), "ttg.local_alloc": _allocate,
     "ttg.local_load": _of_bits("{0}.copy()"), "ttg.local_store": _of_bits("np.copyto({1}, {0})"),
     "ttg.local_dealloc": _of_bits("poisoned({0})"), "ttg.memdesc_index": _of_bits("{0}[{1}]"),
+    "ttg.memdesc_subslice": _part_of_shared_memory,
     "ttg.async_copy_global_to_local": _copy, "ttg.async_commit_group": _of_bits("program.commit()"),
     "ttg.async_wait": lambda op: f"program.wait({op.number('num')})",
     "ttng.tmem_alloc": _allocate, "ttng.tmem_load": _of_bits("{0}.copy()"), "ttng.tmem_store": _store_in_tensor_memory,
