@@ -127,7 +127,8 @@ class Launch:
 @contextmanager
 def checking_memory() -> Iterator[set[str]]:
     """Check all kernels that are interpreted within the context; yields the names of those that ran."""
-    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
+    from triton.language import int1
+    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
     launches: list[Launch] = []
     ran: set[str] = set()
@@ -169,13 +170,17 @@ def checking_memory() -> Iterator[set[str]]:
         addresses = np.asarray(pointers.data).astype(np.int64)
         return addresses[np.broadcast_to(mask.data, addresses.shape).astype(bool)]
 
+    def of_bits(mask: Any) -> Any:
+        """A scalar that was compared is a number in the interpreter of Triton 3.9, which then refuses it as a mask."""
+        return mask if mask.data.dtype == bool else TensorHandle(mask.data.astype(bool), int1)
+
     def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         launches[-1].read(touched(pointers, mask))
-        return load(self, pointers, mask, *rest)
+        return load(self, pointers, of_bits(mask), *rest)
 
     def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         launches[-1].write(touched(pointers, mask))
-        return store(self, pointers, value, mask, *rest)
+        return store(self, pointers, value, of_bits(mask), *rest)
 
     with _patched(
         (GridExecutor, "__call__", checked_call),

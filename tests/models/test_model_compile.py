@@ -40,11 +40,12 @@ def test_no_graph_break_outside_the_op(
     x, targets = tokens(2, 9), tokens(2, 9, seed=1)
     torch.compiler.reset()
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)
-    loss = compiled(x, targets)
-    torch.testing.assert_close(loss, model.loss(x, targets))
-    loss.backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None]
-    assert not silent
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    losses = [compiled(x, targets), model.loss(x, targets)]
+    torch.testing.assert_close(*losses)
+    gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
+    for name, one, other in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
 
 
 # Each mixer, each memory, and the product's own with both: the code of a mixer does not depend on its memory, and the
