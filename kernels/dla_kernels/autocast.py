@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@constant_in_compiled_graphs  # before torch 2.13, they would break here
+@constant_in_compiled_graphs  # those of torch 2.11 would break here
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 

@@ -182,6 +182,48 @@ def test_the_code_that_travels_is_that_of_the_models_and_imports_nothing_else():
     assert "dla_initialization.py" not in files, "a trained model is not drawn"
 
 
+def test_the_entry_names_every_file_that_travels():
+    """transformers before version 5 copies no others."""
+    files = model_code()
+    named = re.findall(r"^\s*from\s+\.(\S+)\s+import", files["modeling_dla.py"], flags=re.MULTILINE)
+    assert {f"{name}.py" for name in named} == files.keys() - {"modeling_dla.py"}
+
+
+def test_tokenizers_give_what_the_model_reads_and_nothing_else(exported):
+    """By default, transformers before version 5 gives token_type_ids, which `generate` then refuses."""
+    written = json.loads((exported / "single" / "tokenizer_config.json").read_text())
+    assert written["model_input_names"] == ["input_ids", "attention_mask"]
+
+
+def test_the_past_goes_by_both_names_that_transformers_has_for_it(exported):
+    model = DlaForCausalLM.from_pretrained(exported / "dynamic")
+    with torch.no_grad():
+        past = model(TOKENS[:, :20])[1]
+        expected = model(TOKENS).logits[:, 20:]
+        for name in ("past_key_values", "cache"):
+            torch.testing.assert_close(model(TOKENS[:, 20:], **{name: past}).logits, expected)
+            prepared = model.prepare_inputs_for_generation(TOKENS, **{name: past})
+            assert torch.equal(prepared["input_ids"], TOKENS[:, 20:])
+            assert past in prepared.values()
+    for ask in (model, model.prepare_inputs_for_generation):
+        with pytest.raises(ValueError, match="two names of one thing: give one"):
+            ask(TOKENS, past_key_values=past, cache=past)
+
+
+@pytest.mark.parametrize(
+    "said", ["I/O error: No space left on device (os error 28)", "IoError(Os { code: 28, kind: S })"]
+)
+def test_a_full_disk_is_recognized_in_the_words_of_every_safetensors(models, tmp_path, monkeypatch, said):
+    import dla_train.export.write as write
+
+    def full(*arguments, **options):
+        raise write.SafetensorError(f"Error while serializing: {said}")
+
+    monkeypatch.setattr(write, "save_file", full)
+    with pytest.raises(write.UsageError, match="No space left on device"):
+        write_export(tmp_path / "m", models["single"], tokenizer=None, description="", step=1, recipe="")
+
+
 def test_a_folder_is_complete_or_absent(models, tmp_path, monkeypatch):
     import dla_train.export.write as write
 

@@ -92,7 +92,8 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         Returns:
             `loss` (with labels), `logits` `[B, T, vocab]` and the past, by the name that transformers has for it.
         Raises:
-            ValueError: padding that would enter a state, or an input that this model does not know.
+            ValueError: padding that would enter a state, an input that this model does not know, or the past given by
+                both names.
         """
         if unknown := [name for name in REFUSED if others.get(name) is not None]:
             raise ValueError(f"{unknown[0]} is given; this model reads input_ids alone, each row in order as one text")
@@ -116,7 +117,7 @@ class DlaForCausalLM(PreTrainedModel, GenerationMixin):
         `kwargs`: by that name transformers knows that arguments of `forward` may be passed.
 
         Raises:
-            ValueError: the past holds all of `input_ids`.
+            ValueError: the past holds all of `input_ids`, or is given by both names.
         """
         past = _the_one(past_key_values, cache)
         seen = 0 if past is None else past.get_seq_length()
